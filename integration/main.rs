@@ -1,0 +1,3 @@
+//! Tests against real processes, a real nats-server and the built binary.
+
+mod layering;

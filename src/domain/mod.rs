@@ -1,0 +1,6 @@
+//! The rules of smgr, pure and synchronous: no clock, no randomness, no IO.
+//!
+//! Times and ids come in as arguments; what would be done comes out as values.
+#![deny(clippy::disallowed_methods)]
+
+pub mod id;

@@ -1,0 +1,22 @@
+//! smgr: a service manager for one machine or a whole fleet.
+//!
+//! The picture, the code map and the invariants are in `ARCHITECTURE.md`. Modules in reading order:
+
+pub mod domain;
+
+pub mod wire;
+
+pub mod store;
+
+pub mod bus;
+pub mod ipc;
+
+pub mod keeper;
+
+pub mod agent;
+
+pub mod uplink;
+
+pub mod config;
+
+pub mod cli;
