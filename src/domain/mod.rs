@@ -4,3 +4,10 @@
 #![deny(clippy::disallowed_methods)]
 
 pub mod id;
+pub mod time;
+
+pub mod intent;
+
+pub mod event;
+
+pub mod policy;
