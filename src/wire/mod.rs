@@ -1,1 +1,10 @@
-//! (being written)
+//! What travels: envelopes, payloads and subjects. No IO.
+
+pub mod codec;
+pub mod key;
+
+pub mod envelope;
+
+pub mod payload;
+
+pub mod status;
