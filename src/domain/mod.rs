@@ -4,3 +4,6 @@
 #![deny(clippy::disallowed_methods)]
 
 pub mod id;
+pub mod signal;
+pub mod spec;
+pub mod template;
