@@ -8,3 +8,6 @@ pub mod envelope;
 pub mod payload;
 
 pub mod status;
+//! (being written)
+
+pub mod subject;
