@@ -4,3 +4,4 @@
 #![deny(clippy::disallowed_methods)]
 
 pub mod id;
+pub mod tree;
