@@ -15,3 +15,4 @@ pub mod policy;
 pub mod signal;
 pub mod spec;
 pub mod template;
+pub mod tree;

@@ -11,3 +11,4 @@ pub mod status;
 //! (being written)
 
 pub mod subject;
+pub mod note;
