@@ -5,10 +5,7 @@ pub mod key;
 
 pub mod envelope;
 
-pub mod payload;
-
-pub mod status;
-//! (being written)
-
-pub mod subject;
 pub mod note;
+pub mod payload;
+pub mod status;
+pub mod subject;
