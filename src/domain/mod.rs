@@ -5,6 +5,8 @@
 
 pub mod code;
 pub mod id;
+pub mod origin;
 pub mod signal;
 pub mod spec;
 pub mod template;
+pub mod text;
