@@ -1,3 +1,5 @@
 //! Tests against real processes, a real nats-server and the built binary.
 
+mod bus;
 mod layering;
+mod support;
