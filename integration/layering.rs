@@ -9,7 +9,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     ("wire", &["wire", "domain"], &["rmp_serde", "ed25519_dalek", "sha2"]),
     ("store", &["store", "wire", "domain"], &["redb", "sha2"]),
     ("bus", &["bus", "wire", "domain"], &["async_nats", "tokio"]),
-    ("ipc", &["ipc", "wire", "domain"], &["rustix", "libc", "tokio"]),
+    ("ipc", &["ipc", "wire", "domain"], &["rustix", "libc", "tokio", "rmp_serde"]),
     ("keeper", &["keeper", "ipc", "wire", "domain"], &["rustix", "libc"]),
     (
         "agent",
