@@ -3,3 +3,4 @@
 mod bus;
 mod layering;
 mod support;
+mod uplink;

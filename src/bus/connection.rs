@@ -229,14 +229,26 @@ impl Connection {
         }
     }
 
-    /// Waits until all that was handed over has been written to the server.
+    /// Waits until the server has read all that was handed over: messages, and filters too.
+    ///
+    /// It takes a message to an inbox of one's own, which one must be allowed to publish on: what the library calls a
+    /// flush ends at the socket.
     ///
     /// # Errors
-    /// Fails when that takes too long.
+    /// Fails when the bus is down or that takes too long.
     pub async fn flush(&self) -> Result<(), SendError> {
-        match timeout(SEND_TIMEOUT, self.shared.client.flush()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(SendError::Stalled),
+        let inbox = self.shared.client.new_inbox();
+        let round_trip = async {
+            let mut echo = self.shared.client.subscribe(inbox.clone()).await.ok()?;
+            self.send(inbox, None, Vec::new()).await.ok()?;
+            echo.next().await
+        };
+        if let BusState::Down { why } = &*self.shared.state.borrow() {
+            return Err(SendError::Down { why: why.clone() });
+        }
+        match timeout(SEND_TIMEOUT, round_trip).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) | Err(_) => Err(SendError::Stalled),
         }
     }
 
