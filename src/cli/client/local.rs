@@ -34,7 +34,7 @@ pub(super) enum Frame {
 
 impl Road {
     pub(super) async fn connect(context: &Context, own: NodeId) -> Result<Self, CliError> {
-        let path = context.folder.local_socket();
+        let path = context.folder.place().local_socket();
         let (sender, mut receiver) =
             channel::connect(&path).map_err(|error| match error.kind() {
                 io::ErrorKind::PermissionDenied => {
