@@ -1,3 +1,6 @@
 //! Tests against real processes, a real nats-server and the built binary.
 
+mod bus;
 mod layering;
+mod support;
+mod uplink;
