@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::ipc::place::Place;
+
 /// A state folder: all that one node keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateFolder {
@@ -49,7 +51,12 @@ impl StateFolder {
 
     /// Returns the specs of services that smgr itself needs, such as nats-server.
     pub fn internal_services(&self) -> PathBuf {
-        self.root.join("services.d")
+        self.root.join("internal/services.d")
+    }
+
+    /// Returns the log files of services, where the set-up names no other folder.
+    pub fn service_logs(&self) -> PathBuf {
+        self.root.join("logs")
     }
 
     /// Returns what the command line remembers: the heads that it has seen.
@@ -62,19 +69,14 @@ impl StateFolder {
         self.root.join("run")
     }
 
-    /// Returns the socket by which the command line reaches the agent.
-    pub fn local_socket(&self) -> PathBuf {
-        self.run().join("local.sock")
+    /// Returns where the parts of the node find each other.
+    pub fn place(&self) -> Place {
+        Place::of(&self.root)
     }
 
-    /// Returns the lock that a foreground `smgr up` holds as long as it is attached.
+    /// Returns the lock that `smgr up` holds as long as it is there.
     pub fn up_lock(&self) -> PathBuf {
         self.run().join("up.lock")
-    }
-
-    /// Returns the lock that the launcher holds as long as it lives.
-    pub fn launcher_lock(&self) -> PathBuf {
-        self.run().join("launcher.lock")
     }
 
     /// Returns where the parts write what they have to say for themselves.

@@ -26,17 +26,25 @@ pub struct NodeSetup {
     pub node: NodeId,
     /// Where its services are described.
     pub specs: SpecSources,
+    /// The folder with a folder of log files for each service that names none.
+    pub service_logs: PathBuf,
     /// How its bus is reached; `None` is a node without a bus.
     pub bus: Option<BusSetup>,
 }
 
-/// Where services are described. The same service in two of them is a mistake.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where services are described, by layer. A folder that does not exist is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpecSources {
-    /// Folders of `NAME.toml`; one that does not exist is empty.
-    pub folders: Vec<PathBuf>,
-    /// A project's `smgr.toml`.
+    /// Services that came with smgr or were made by it, such as its nats-server.
+    pub vendor: Option<PathBuf>,
+    /// Services that people of this machine wrote: `services.d`.
+    pub host: Option<PathBuf>,
+    /// What the services of a group have in common: `groups.d`.
+    pub group: Option<PathBuf>,
+    /// This machine's last word: `override.d`.
+    pub node: Option<PathBuf>,
+    /// A project's `smgr.toml`, absolute.
     pub project: Option<PathBuf>,
 }
 
@@ -83,8 +91,8 @@ pub enum ReadSetupError {
 
 impl NodeSetup {
     /// Describes a node without a bus.
-    pub fn new(fleet: FleetId, node: NodeId, specs: SpecSources) -> Self {
-        Self { v: VERSION, fleet, node, specs, bus: None }
+    pub fn new(fleet: FleetId, node: NodeId, specs: SpecSources, service_logs: PathBuf) -> Self {
+        Self { v: VERSION, fleet, node, specs, service_logs, bus: None }
     }
 
     /// Reads the set-up of a state folder.
@@ -127,10 +135,12 @@ mod tests {
 
     fn setup() -> NodeSetup {
         let specs = SpecSources {
-            folders: vec!["/etc/smgr/services.d".into()],
+            host: Some("/etc/smgr/services.d".into()),
             project: Some("/srv/shop/smgr.toml".into()),
+            ..SpecSources::default()
         };
-        NodeSetup::new("local".parse().unwrap(), "n1".parse().unwrap(), specs)
+        let (fleet, node) = ("local".parse().unwrap(), "n1".parse().unwrap());
+        NodeSetup::new(fleet, node, specs, "/var/log/smgr".into())
     }
 
     #[test]
