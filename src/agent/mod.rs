@@ -1,1 +1,5 @@
-//! (being written)
+//! The head: verifies, decides and remembers; opens no network connection and never forks.
+
+pub mod detached;
+pub mod launch;
+pub mod logs;
