@@ -24,7 +24,7 @@ pub struct Mistake {
     /// The file, as it is shown.
     pub path: String,
     /// Where in the file, if at a place.
-    pub mark: Option<Mark>,
+    pub mark: Option<Box<Mark>>,
     /// What is wrong, said under the mark.
     pub label: String,
     /// What is wrong, said without the mark.
@@ -62,6 +62,7 @@ impl Mistake {
         label: impl Into<String>,
     ) -> Self {
         let label = label.into();
+        let mark = mark.map(Box::new);
         Self { code, path: path.into(), mark, what: label.clone(), label, hint: None }
     }
 
@@ -293,8 +294,12 @@ all keys: smgr help spec
     fn what_a_file_holds_cannot_command_the_terminal() {
         let mut mistake = misspelt().hint("\x1b[31mred");
         mistake.path = "a\x1b]0;title\x07".to_owned();
-        mistake.mark =
-            Some(Mark { line: 1, snippet: "\x1b[2J\u{202e}x".to_owned(), start: 0, len: 1 });
+        mistake.mark = Some(Box::new(Mark {
+            line: 1,
+            snippet: "\x1b[2J\u{202e}x".to_owned(),
+            start: 0,
+            len: 1,
+        }));
         for text in [
             render(&[mistake.clone()], "nothing was started", Some(80)),
             json(&[mistake]).to_string(),

@@ -5,20 +5,26 @@
 
 mod assemble;
 mod build;
+mod env_file;
 pub mod keys;
 mod load;
 mod merge;
 pub mod mistake;
+mod node;
 pub mod owner;
 pub mod params;
 mod quantity;
 mod read;
 mod source;
+mod write;
 
 pub use assemble::{Input, Loaded, LoadedService, Options, Part, assemble, canonical};
+pub use env_file::{load_env_file, parse_env_file};
 pub use load::{Roots, load};
 pub use merge::Effective;
 pub use mistake::{Mark, Mistake, json, render};
+pub use node::{NodeConfig, NodeDefaults, load_node, parse_node};
+pub use write::{Command, TEMPLATE, service_text, write_new, write_service_file};
 
 #[cfg(test)]
 mod tests;

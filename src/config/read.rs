@@ -247,19 +247,8 @@ impl Reader<'_> {
         let name = last(path);
         let shown = printable(name);
         if path.first().is_some_and(|block| block == "env") {
-            let first_is_letter = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-            let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-            if !first_is_letter || !plain {
-                let label = format!("`{shown}` is not the name of a variable");
-                let hint = "letters, digits and `_`, not starting with a digit";
-                return Some(key.mistake(Code::BAD_ENV_NAME, label).hint(hint));
-            }
-            let ours = ENV_RESERVED.contains(&name)
-                || ENV_RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-            return ours.then(|| {
-                let label = format!("`{shown}` is set by smgr itself");
-                key.mistake(Code::BAD_ENV_NAME, label).hint("choose another name")
-            });
+            return env_name_mistake(name)
+                .map(|(label, hint)| key.mistake(Code::BAD_ENV_NAME, label).hint(hint));
         }
         if path.get(2).is_some_and(|block| block == "params") && self.names.contains(&name) {
             let label = format!("`${{{shown}}}` already stands for something");
@@ -287,6 +276,19 @@ impl Reader<'_> {
             full => format!("[{full}]"),
         }
     }
+}
+
+/// Says what is wrong with the name of a variable, and what to do.
+pub(super) fn env_name_mistake(name: &str) -> Option<(String, &'static str)> {
+    let shown: String = printable(name).chars().take(80).collect();
+    let first_is_letter = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if !first_is_letter || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        let hint = "letters, digits and `_`, not starting with a digit";
+        return Some((format!("`{shown}` is not the name of a variable"), hint));
+    }
+    let ours = ENV_RESERVED.contains(&name)
+        || ENV_RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    ours.then(|| (format!("`{shown}` is set by smgr itself"), "choose another name"))
 }
 
 /// Reads a value that is built in.

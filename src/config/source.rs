@@ -59,7 +59,10 @@ impl Place {
         let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
         let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
         let line = text[line_start..line_end].trim_end_matches('\r');
-        let end = floor(text, self.span.end.clamp(start, line_start + line.len()).max(start));
+        // A carriage return, where reading stopped, is not part of what is shown.
+        let line_end = line_start + line.len();
+        let start = start.min(line_end);
+        let end = floor(text, self.span.end.clamp(start, line_end));
         let mark = Mark {
             line: self.line(),
             snippet: line.to_owned(),

@@ -154,10 +154,8 @@ pub(super) fn typed(kind: Kind, key: &str, value: &Value, names: Names) -> Resul
         }
         Kind::EnvName => {
             let text = text(kind, key, value)?;
-            let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-            if text.is_empty() || !plain || text.starts_with(|c: char| c.is_ascii_digit()) {
-                let hint = "letters, digits and `_`, not starting with a digit";
-                return Err(wrong(Code::BAD_ENV_NAME, "not the name of a variable", hint));
+            if let Some((label, hint)) = super::env_name_mistake(text) {
+                return Err(wrong(Code::BAD_ENV_NAME, label, hint));
             }
             Ok(Typed::Text(text.to_owned()))
         }
