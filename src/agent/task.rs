@@ -67,6 +67,8 @@ pub(super) enum Deadline {
     Core(Timer),
     /// The next heartbeat.
     Beat,
+    /// Somebody has waited long enough for the next event.
+    Ranges,
 }
 
 /// Everything that one node's agent owns.
@@ -225,6 +227,7 @@ impl Agent {
         while let Some(deadline) = self.timers.pop(clock::now().mono_ns) {
             match deadline {
                 Deadline::Beat => self.beat(),
+                Deadline::Ranges => self.tire_ranges(),
                 Deadline::Core(timer) => {
                     if let Some(at) = self.recorded.remove(&timer) {
                         self.decide(Input::Timer { timer, at });
