@@ -6,6 +6,11 @@
 pub mod id;
 pub mod time;
 
+pub mod signal;
+pub mod template;
+
+pub mod spec;
+
 pub mod intent;
 
 pub mod event;
