@@ -3,6 +3,7 @@
 //! Times and ids come in as arguments; what would be done comes out as values.
 #![deny(clippy::disallowed_methods)]
 
+pub mod code;
 pub mod id;
 pub mod time;
 

@@ -23,7 +23,7 @@ pub struct Log {
     pub compress: Compress,
     /// The longest line; longer ones are split and marked.
     pub max_line: Bytes,
-    /// How many lines a second are written; 0 means all of them.
+    /// How many lines a second are written, at least 1.
     pub rate_limit: u32,
     /// What happens to lines beyond `rate_limit`, or that a full disk refuses.
     pub on_full: OnFull,
