@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 
-use super::id::{ActionName, InstanceId, IntentId, RunId, ServiceId};
 use super::event::Outcome;
+use super::id::{ActionName, Digest, InstanceId, IntentId, RunId, ServiceId};
 use super::time::UnixMicros;
 
 /// Something to be done, with the one thing that the shell has to know about it.
@@ -37,6 +37,8 @@ pub enum Act {
         instance: InstanceId,
         /// The number of the start.
         run: RunId,
+        /// The spec to start it from; comes back with `Started`.
+        spec: Digest,
     },
     /// Send a signal to the main process of a run; answered by `SignalDelivered` when an intent asked.
     Signal {
@@ -98,6 +100,11 @@ pub enum Act {
         action: ActionName,
         /// Its parameters, defaults not filled in.
         params: BTreeMap<String, String>,
+    },
+    /// Tell the keeper that the end of an action is durable, so that it may forget it.
+    AcknowledgeAction {
+        /// The wish that asked for it.
+        intent: IntentId,
     },
     /// Kill every process of an action.
     KillAction {

@@ -124,6 +124,8 @@ pub enum Input {
         pid: u32,
         /// The pidfs inode.
         pidfd_inode: u64,
+        /// The spec that the spawn named.
+        spec: Digest,
     },
     /// No process could be made.
     StartFailed {

@@ -17,3 +17,14 @@ pub mod intent;
 pub mod event;
 
 pub mod policy;
+
+pub mod effect;
+pub mod input;
+pub mod rejection;
+
+mod decide;
+pub mod node;
+
+pub mod backoff;
+pub mod instance;
+pub mod seen;
