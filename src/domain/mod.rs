@@ -5,8 +5,10 @@
 
 pub mod code;
 pub mod id;
+pub mod text;
 pub mod time;
 
+pub mod origin;
 pub mod signal;
 pub mod template;
 
@@ -17,15 +19,6 @@ pub mod intent;
 pub mod event;
 
 pub mod policy;
-pub mod signal;
-pub mod spec;
-pub mod template;
-pub mod tree;
-pub mod origin;
-pub mod signal;
-pub mod spec;
-pub mod template;
-pub mod text;
 
 pub mod effect;
 pub mod input;
@@ -37,3 +30,5 @@ pub mod node;
 pub mod backoff;
 pub mod instance;
 pub mod seen;
+
+pub mod tree;
