@@ -1,3 +1,7 @@
 //! Tests against real processes, a real nats-server and the built binary.
 
+mod bus;
 mod layering;
+mod shop;
+mod support;
+mod uplink;

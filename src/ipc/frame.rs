@@ -1,13 +1,13 @@
 //! One message is one packet of named MessagePack maps. Bodies too large for a packet travel in a
 //! sealed memfd beside it; see `sealed`.
 
-use std::io::Cursor;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::sealed;
+use crate::wire::codec::{self, CodecError};
 
 /// The largest packet, in bytes: small enough for every socket buffer of a default kernel.
 pub const PACKET_BYTES_MAX: usize = 64 * 1024;
@@ -18,9 +18,6 @@ pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// The most descriptors beside one message; an instance has four and its runs one each.
 pub const DESCRIPTORS_MAX: usize = 16;
 
-/// The deepest nesting of a message; deeper input is refused before it can exhaust a stack.
-pub const DEPTH_MAX: usize = 16;
-
 /// The packet that says "the message is in the memfd that comes as the first descriptor".
 ///
 /// It is MessagePack's `nil`, which no message encodes to.
@@ -29,15 +26,9 @@ const IN_MEMFD: &[u8] = &[0xc0];
 /// Says why a message could not become a packet or a packet no message.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The message does not encode.
-    #[error("failed to encode a message")]
-    Encode(#[source] rmp_serde::encode::Error),
     /// The bytes are not the message that was expected.
     #[error("failed to decode a message")]
-    Decode(#[source] rmp_serde::decode::Error),
-    /// Bytes follow the message.
-    #[error("{0} bytes follow the message")]
-    Trailing(usize),
+    Decode(#[from] CodecError),
     /// The message is larger than any may be.
     #[error("a message of {bytes} bytes is larger than {MESSAGE_BYTES_MAX}")]
     TooLarge {
@@ -58,12 +49,9 @@ pub enum FrameError {
 /// Encodes a message as a named map.
 ///
 /// # Errors
-/// When the value does not encode or is larger than [`MESSAGE_BYTES_MAX`].
+/// When it is larger than [`MESSAGE_BYTES_MAX`].
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
-    let mut bytes = Vec::with_capacity(256);
-    let mut serializer =
-        rmp_serde::Serializer::new(&mut bytes).with_struct_map().with_human_readable();
-    message.serialize(&mut serializer).map_err(FrameError::Encode)?;
+    let bytes = codec::encode(message);
     match bytes.len() {
         ..=MESSAGE_BYTES_MAX => Ok(bytes),
         bytes => Err(FrameError::TooLarge { bytes }),
@@ -78,15 +66,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
     if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(FrameError::TooLarge { bytes: bytes.len() });
     }
-    let mut deserializer = rmp_serde::Deserializer::new(Cursor::new(bytes)).with_human_readable();
-    deserializer.set_max_depth(DEPTH_MAX);
-    let message = T::deserialize(&mut deserializer).map_err(FrameError::Decode)?;
-    let read =
-        usize::try_from(deserializer.get_ref().position()).expect("a position within a slice");
-    match bytes.len() - read {
-        0 => Ok(message),
-        trailing => Err(FrameError::Trailing(trailing)),
-    }
+    Ok(codec::decode(bytes)?)
 }
 
 /// A message ready to be sent, with the descriptors that go with it.
@@ -110,7 +90,7 @@ impl Packet {
     /// Builds the packet of a message; what does not fit into it goes into a sealed memfd.
     ///
     /// # Errors
-    /// When the message does not encode, is too large, or has too many descriptors.
+    /// When the message is too large or has too many descriptors.
     pub fn with_descriptors<T: Serialize>(
         message: &T,
         mut descriptors: Vec<OwnedFd>,
@@ -199,7 +179,7 @@ mod tests {
     fn bytes_behind_a_message_are_refused() {
         let mut bytes = encode(&Body { text: "a".into() }).unwrap();
         bytes.push(0);
-        assert!(matches!(decode::<Body>(&bytes), Err(FrameError::Trailing(1))));
+        assert!(matches!(decode::<Body>(&bytes), Err(FrameError::Decode(CodecError::Trailing))));
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod frame;
 pub mod hello;
 pub mod keeper;
 pub mod local;
+pub mod place;
 pub mod sealed;
 pub mod socket;
 pub mod uplink;
