@@ -18,9 +18,6 @@ pub mod event;
 
 pub mod origin;
 pub mod policy;
-pub mod signal;
-pub mod spec;
-pub mod template;
 pub mod text;
 pub mod tree;
 

@@ -154,6 +154,13 @@ impl Accounts {
     }
 }
 
+/// Returns the number of a user of this machine, or `None` when there is none of this name.
+pub fn account_uid(name: &str) -> Option<u32> {
+    let mut accounts = Accounts::new();
+    accounts.refresh().ok()?;
+    accounts.user(name).map(|user| user.uid)
+}
+
 fn version(path: &Path) -> io::Result<Version> {
     let about = fs::metadata(path)?;
     Ok((about.ino(), about.len(), about.mtime(), about.mtime_nsec()))

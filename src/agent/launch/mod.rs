@@ -28,6 +28,7 @@ use account::{Accounts, Identity};
 use environment::Environment;
 use folder::RunFolder;
 
+pub use account::account_uid;
 pub use fault::{ActionRefusal, Degradation, LaunchFault};
 pub use names::{HelperKind, helper_name, instance_and_run, run_name, slot_name};
 
