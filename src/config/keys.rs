@@ -155,14 +155,18 @@ impl Kind {
         }
     }
 
+    /// Says whether its words need no article.
+    fn is_bare(self) -> bool {
+        matches!(self, Self::Version | Self::Bool | Self::Choice(_) | Self::Rate | Self::Other(_))
+    }
+
     /// Returns what the key takes, as the object of a sentence.
     pub fn object(self) -> String {
         let words = self.words();
-        match self {
-            Self::Integer(..) | Self::Mode => format!("an {words}"),
-            Self::Version | Self::Bool | Self::Choice(_) | Self::Rate | Self::Other(_) => words,
-            _ => format!("a {words}"),
+        if matches!(self, Self::Integer(..) | Self::Mode) {
+            return format!("an {words}");
         }
+        if self.is_bare() { words } else { format!("a {words}") }
     }
 
     /// Returns a value as an example of how it is written.
@@ -319,6 +323,11 @@ pub fn did_you_mean(table: &'static [Key], path: &[&str], name: &str) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_two_tables_share_no_path() {
+        assert!(NODE.iter().all(|key| SERVICE.iter().all(|other| other.path != key.path)));
+    }
 
     #[test]
     fn no_key_stands_twice_or_is_also_a_block() {

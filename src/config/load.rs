@@ -154,10 +154,13 @@ pub(super) fn read_text(path: &Path) -> Result<String, Mistake> {
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Mistake {
-    let label = match error.kind() {
-        io::ErrorKind::NotFound => "no such file".to_owned(),
-        io::ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
-        _ => error.to_string(),
+    let kind = error.kind();
+    let label = if kind == io::ErrorKind::NotFound {
+        "no such file".to_owned()
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "this user may not read it".to_owned()
+    } else {
+        error.to_string()
     };
     Mistake::new(Code::FILE_UNREADABLE, path.display().to_string(), None, label)
 }

@@ -1,16 +1,38 @@
 //! Layers of settings laid over each other: tables merge, scalars and lists replace.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use serde::de::IntoDeserializer as _;
 use serde::de::value::{Error as NoError, StrDeserializer};
 
-use super::keys::{self, Default, Found, Key};
+use super::keys::{self, Default, Found, Key, NODE, SERVICE, Status};
 use super::read::{Setting, Settings, Typed};
 use super::source::Place;
 use crate::domain::origin::{Layer, Origin};
 use crate::domain::spec::{Bytes, Millis};
 use crate::domain::template::Template;
+
+/// The keys without free names, by path. Thousands of services ask for each of them.
+static PLAIN: LazyLock<BTreeMap<&str, &Key>> = LazyLock::new(|| {
+    let all = SERVICE.iter().chain(NODE);
+    all.filter(|key| !key.path.contains('*')).map(|key| (key.path, key)).collect()
+});
+
+/// The built-in values, by the path of their key.
+static DEFAULTS: LazyLock<BTreeMap<&str, Typed>> = LazyLock::new(|| {
+    let served = SERVICE.iter().chain(NODE).filter(|key| key.status == Status::Served);
+    let with_value = served.filter_map(|key| match key.default {
+        Default::Toml(value) => Some((key.path, parsed(key, value))),
+        Default::Required | Default::None | Default::Words(_) => None,
+    });
+    with_value.collect()
+});
+
+fn parsed(key: &Key, value: &str) -> Typed {
+    let value = value.parse().expect("invariant: built-in values are TOML");
+    super::read::built_in(key.kind, &value)
+}
 
 /// An effective value, where it comes from, and what it hides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +129,7 @@ impl Merged {
         }
         for key in self.table.iter().filter(|key| !key.path.contains('*')) {
             let path: Vec<&str> = key.path.split('.').collect();
-            if let (Some(value), keys::Status::Served) = (self.built_in(&path), key.status) {
+            if let (Some(value), Status::Served) = (self.built_in(&path), key.status) {
                 all.entry(key.path.to_owned()).or_insert_with(|| Effective {
                     value,
                     origin: Origin::built_in(),
@@ -124,12 +146,21 @@ impl Merged {
     }
 
     fn built_in(&self, path: &[&str]) -> Option<String> {
-        if let Some(value) = self.built_in.get(path.join(".").as_str()) {
-            return Some(value.clone());
+        let name = path.join(".");
+        match (self.built_in.get(name.as_str()), self.key(&name, path)?.default) {
+            (Some(value), _) => Some(value.clone()),
+            (None, Default::Toml(value)) => Some(value.to_owned()),
+            (None, Default::Required | Default::None | Default::Words(_)) => None,
+        }
+    }
+
+    fn key(&self, name: &str, path: &[&str]) -> Option<&'static Key> {
+        if let Some(key) = PLAIN.get(name) {
+            return Some(key);
         }
         match keys::find(self.table, path) {
-            Found::Key(Key { default: Default::Toml(value), .. }) => Some((*value).to_owned()),
-            Found::Key(_) | Found::Block(_) | Found::Nothing => None,
+            Found::Key(key) => Some(key),
+            Found::Block(_) | Found::Nothing => None,
         }
     }
 
@@ -138,9 +169,12 @@ impl Merged {
         if let Some(setting) = self.setting(path) {
             return Some(setting.value.clone());
         }
-        let Found::Key(key) = keys::find(self.table, path) else { return None };
-        let value = self.built_in(path)?.parse().expect("invariant: built-in values are TOML");
-        Some(super::read::built_in(key.kind, &value))
+        let name = path.join(".");
+        let key = self.key(&name, path)?;
+        match self.built_in.get(name.as_str()) {
+            Some(value) => Some(parsed(key, value)),
+            None => DEFAULTS.get(key.path).cloned(),
+        }
     }
 
     pub(super) fn text(&self, path: &[&str]) -> Option<String> {

@@ -15,6 +15,7 @@ pub mod owner;
 pub mod params;
 mod quantity;
 mod read;
+mod reference;
 mod source;
 mod write;
 
@@ -24,6 +25,7 @@ pub use load::{Roots, load};
 pub use merge::Effective;
 pub use mistake::{Mark, Mistake, json, render};
 pub use node::{NodeConfig, NodeDefaults, load_node, parse_node};
+pub use reference::{node_schema, project_schema, service_schema, spec_help, spec_markdown};
 pub use write::{Command, TEMPLATE, service_text, write_new, write_service_file};
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Checks what can be said about a key alone: that it is known and served, and that its value is of
 //! its kind. What needs other keys, or other files, is checked when a spec is built.
 
+mod shell;
 mod value;
 
 use std::collections::BTreeMap;

@@ -110,7 +110,12 @@ fn the_realistic_file_of_the_documentation_has_no_mistake_but_reserved_keys() {
     let redis = body("redis", r#"exec = ["redis-server"]"#);
     let mistakes = assemble(vec![body("web", &text), redis], &Options::default()).unwrap_err();
     for mistake in &mistakes {
-        assert_eq!(mistake.code, Code::RESERVED_KEY, "{}", render(&[mistake.clone()], "-", None));
+        assert_eq!(
+            mistake.code,
+            Code::RESERVED_KEY,
+            "{}",
+            render(std::slice::from_ref(mistake), "-", None)
+        );
     }
 }
 

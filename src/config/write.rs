@@ -70,11 +70,12 @@ pub fn write_new(path: &Path, text: &str) -> Result<(), Mistake> {
     });
     // Its absence is as good.
     drop(fs::remove_file(&beside));
-    written.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => {
+    written.map_err(|error| {
+        if error.kind() == io::ErrorKind::AlreadyExists {
             refuse(Code::FILE_IN_THE_WAY, "there is a file already".to_owned())
+        } else {
+            failed(error)
         }
-        _ => failed(error),
     })
 }
 

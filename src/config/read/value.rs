@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use toml_edit::{Array, Value};
 
+use super::shell::{as_list, quoted};
 use crate::config::keys::{Choice, Kind, Status};
 use crate::config::quantity;
 use crate::domain::code::Code;
@@ -92,7 +93,7 @@ pub(super) fn typed(kind: Kind, key: &str, value: &Value, names: Names) -> Resul
             name(text)?;
             Ok(Typed::Text(text.to_owned()))
         }
-        Kind::Names => texts(kind, key, value, |text| account_part(text)),
+        Kind::Names => texts(kind, key, value, account_part),
         Kind::Bool => value.as_bool().map(Typed::Bool).ok_or_else(|| mismatch(kind, key, value)),
         Kind::Integer(min, max) => {
             let number = value.as_integer().ok_or_else(|| mismatch(kind, key, value))?;
@@ -188,14 +189,13 @@ fn mismatch(kind: Kind, key: &str, value: &Value) -> Wrong {
     let hint = match (kind, value) {
         (Kind::Bool | Kind::Integer(..), Value::String(text)) => {
             let text: String = text.value().chars().take(40).collect();
-            match kind {
-                Kind::Bool if text == "true" || text == "false" => {
-                    format!("without quotes: {key} = {text}")
-                }
-                Kind::Integer(..) if text.parse::<i64>().is_ok() => {
-                    format!("without quotes: {key} = {text}")
-                }
-                _ => format!("{key} = {}", kind.example()),
+            let fits = match matches!(kind, Kind::Bool) {
+                true => text.parse::<bool>().is_ok(),
+                false => text.parse::<i64>().is_ok(),
+            };
+            match fits {
+                true => format!("without quotes: {key} = {text}"),
+                false => format!("{key} = {}", kind.example()),
             }
         }
         (Kind::Paths | Kind::Texts | Kind::Names | Kind::Regexes, Value::String(text)) => {
@@ -257,11 +257,10 @@ fn texts(
         let at = |wrong: Wrong| Wrong { span: value.span(), ..wrong };
         let text = value.as_str().ok_or_else(|| {
             let what = format!("every element of `{key}` is a text, not {}", type_words(value));
-            let hint = match value {
-                Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => {
-                    format!("with quotes: \"{}\"", value.clone().decorated("", ""))
-                }
-                _ => format!("{key} = {}", kind.example()),
+            let plain = value.is_integer() || value.is_float() || value.is_bool();
+            let hint = match plain {
+                true => format!("with quotes: \"{}\"", value.clone().decorated("", "")),
+                false => format!("{key} = {}", kind.example()),
             };
             at(wrong(Code::WRONG_TYPE, what, hint))
         })?;
@@ -277,56 +276,13 @@ fn argv(key: &str, value: &Value, names: Names) -> Result<Typed, Wrong> {
         return Err(wrong(Code::EXEC_IS_TEXT, "a list of arguments, not one text", hint));
     }
     let typed = texts(Kind::Argv, key, value, |argument| template(argument, names))?;
-    match &typed {
-        Typed::Texts(arguments) if arguments.first().is_none_or(String::is_empty) => {
-            let hint = format!("{key} = {}", Kind::Argv.example());
-            Err(wrong(Code::EMPTY_VALUE, "no program is named", hint))
-        }
-        _ => Ok(typed),
+    if let Typed::Texts(arguments) = &typed
+        && arguments.first().is_none_or(String::is_empty)
+    {
+        let hint = format!("{key} = {}", Kind::Argv.example());
+        return Err(wrong(Code::EMPTY_VALUE, "no program is named", hint));
     }
-}
-
-/// Returns a command line as the TOML list to paste: its words, or a shell where it needs one.
-pub(in crate::config) fn as_list(line: &str) -> String {
-    let line: String = printable(line).chars().take(400).collect();
-    let needs_shell = line.contains(['|', '&', ';', '<', '>', '`', '*', '$', '~']);
-    let words = match needs_shell {
-        true => vec!["/bin/sh".to_owned(), "-c".to_owned(), line.replace('$', "$$")],
-        false => words(&line),
-    };
-    let quoted: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-    format!("[{}]", quoted.join(", "))
-}
-
-/// Takes a command line apart as a shell would, as far as blanks, quotes and backslashes go.
-fn words(line: &str) -> Vec<String> {
-    let (mut words, mut word, mut quote, mut any) = (Vec::new(), String::new(), None, false);
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        match (c, quote) {
-            (c, Some(q)) if c == q => quote = None,
-            ('"' | '\'', None) => {
-                quote = Some(c);
-                any = true;
-            }
-            ('\\', None | Some('"')) => word.extend(chars.next()),
-            (c, None) if c.is_whitespace() => {
-                if any || !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                }
-                any = false;
-            }
-            (c, _) => word.push(c),
-        }
-    }
-    if any || !word.is_empty() {
-        words.push(word);
-    }
-    words
-}
-
-fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
+    Ok(typed)
 }
 
 fn template(text: &str, names: Names) -> Result<(), Wrong> {
@@ -398,26 +354,21 @@ fn quantity<T>(
     unit: &str,
     other: &str,
 ) -> Result<T, Wrong> {
-    match value {
-        Value::String(text) => {
-            read(text.value()).map_err(|hint| wrong(code, "not readable as written", hint))
-        }
-        Value::Integer(number) if *number.value() >= 0 => {
-            let n = number.value();
-            let hint = if unit.is_empty() {
-                format!("write {key} = \"{n:04}\"")
-            } else if unit == other {
-                format!("write {key} = \"{n}{unit}\"")
-            } else {
-                format!("write {key} = \"{n}{unit}\" or \"{n}{other}\"")
-            };
-            Err(wrong(code, "a bare number", hint))
-        }
-        _ => {
-            let hint = read("").err().unwrap_or_default();
-            Err(wrong(code, format!("not {}", type_words(value)), hint))
-        }
+    if let Some(text) = value.as_str() {
+        return read(text).map_err(|hint| wrong(code, "not readable as written", hint));
     }
+    if let Some(n) = value.as_integer().filter(|n| *n >= 0) {
+        let hint = if unit.is_empty() {
+            format!("write {key} = \"{n:04}\"")
+        } else if unit == other {
+            format!("write {key} = \"{n}{unit}\"")
+        } else {
+            format!("write {key} = \"{n}{unit}\" or \"{n}{other}\"")
+        };
+        return Err(wrong(code, "a bare number", hint));
+    }
+    let hint = read("").err().unwrap_or_default();
+    Err(wrong(code, format!("not {}", type_words(value)), hint))
 }
 
 fn choices_hint(choices: &[Choice]) -> String {
@@ -486,17 +437,5 @@ fn source(text: &str, names: Names) -> Result<Typed, Wrong> {
             "not the source of a credential",
             "write \"file:/absolute/path\"; secrets themselves do not belong into a spec",
         )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_line_becomes_the_list_to_paste() {
-        assert_eq!(as_list("./server --port 8080"), r#"["./server", "--port", "8080"]"#);
-        assert_eq!(as_list(r#"a 'b c' "d" '' e\ f"#), r#"["a", "b c", "d", "", "e f"]"#);
-        assert_eq!(as_list("a | b $X"), r#"["/bin/sh", "-c", "a | b $$X"]"#);
     }
 }
