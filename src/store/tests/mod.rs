@@ -1,7 +1,9 @@
 //! What the tests of the store share: a log in a folder of its own, and rows that can be told apart.
 
 mod damage;
+mod disk;
 mod lifecycle;
+mod power_cut;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -30,7 +32,7 @@ pub(super) struct Open {
     pub(super) log: Log,
     pub(super) notices: Receiver<LogNotice>,
     /// Closes the log when it is dropped, so it must not be dropped before.
-    pub(super) writer: Writer,
+    _writer: Writer,
 }
 
 pub(super) fn epoch(n: u64) -> EpochId {
@@ -77,7 +79,7 @@ impl Place {
             Opened::Continues(log) => log,
             Opened::NeedsEpoch(vacant) => vacant.begin(epoch(1)).unwrap(),
         };
-        Open { log, notices, writer }
+        Open { log, notices, _writer: writer }
     }
 
     pub(super) fn open_vacant(&self) -> (Vacant, Writer) {
