@@ -4,6 +4,7 @@ mod damage;
 mod disk;
 mod lifecycle;
 mod power_cut;
+mod speed;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -11,7 +12,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use ed25519_dalek::SigningKey;
 use tempfile::TempDir;
 
 use crate::domain::id::{EpochId, Seq};
@@ -46,7 +46,7 @@ pub(super) fn row(seq: u64) -> Vec<u8> {
 }
 
 pub(super) fn signer() -> Ed25519Signer {
-    Ed25519Signer::new("smgr/demo/n1", SigningKey::from_bytes(&[5; 32])).unwrap()
+    Ed25519Signer::from_secret("smgr/demo/n1", &[5; 32]).unwrap()
 }
 
 pub(super) fn key() -> NoteKey {
