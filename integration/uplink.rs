@@ -232,9 +232,9 @@ fn a_connected_uplink_with_nothing_to_carry_sleeps() {
         agent.listen_to_calls(&node).await;
         // A fresh connection is measured by the server with a few pings.
         tokio::time::sleep(Duration::from_secs(3)).await;
-        let before = switches_of("uplink");
+        let before = switches_of(&node.thread_name());
         tokio::time::sleep(Duration::from_secs(6)).await;
-        let switches = switches_of("uplink") - before;
+        let switches = switches_of(&node.thread_name()) - before;
         assert!(switches <= 2, "woke {switches} times in 6 s");
     });
 }
@@ -334,13 +334,18 @@ impl Node {
         let node = Self { server: NatsServer::start(), folder, listener };
         let options = node.options();
         // Ends with the test's process: an uplink stops only when it is told to.
-        let named = thread::Builder::new().name("uplink".to_owned());
+        let named = thread::Builder::new().name(node.thread_name());
         named.spawn(move || smgr::uplink::run(&options)).unwrap();
         node
     }
 
     fn options(&self) -> UplinkOptions {
         UplinkOptions { state_dir: self.folder.path().to_owned() }
+    }
+
+    /// Returns what its thread is called: the kernel keeps 15 bytes, and another test may run beside.
+    fn thread_name(&self) -> String {
+        format!("uplink-{}", self.server.port())
     }
 
     /// Waits for the uplink to come, and exchanges hellos.
