@@ -16,3 +16,8 @@ pub mod signal;
 pub mod spec;
 pub mod template;
 pub mod tree;
+pub mod origin;
+pub mod signal;
+pub mod spec;
+pub mod template;
+pub mod text;

@@ -73,8 +73,8 @@ codes! {
     UNKNOWN_TYPE = 303, NotAuthorised, "an unknown kind of message",
         "The envelope is well formed but its kind is not one that this version takes here.";
     UNKNOWN_SIGNER = 304, NotAuthorised, "signed by a key that is not known here",
-        "The key is not in this node's trust envelope. Was it made on another machine, or after the last update \
-         of trust?";
+        "The key is not in this node's trust envelope. It may have been made on another machine, or after \
+         the last update of trust.";
     KEY_REVOKED = 305, NotAuthorised, "signed by a revoked key",
         "The key was taken back. History says by whom and when. Sign with another one.";
     KEY_OUT_OF_TIME = 306, NotAuthorised, "the key's certificate is not valid at that time",
@@ -150,7 +150,7 @@ codes! {
     SPEC_VERSION = 409, Invalid, "another version of the format",
         "This version reads `spec = 1`.";
     OVERRIDE_OF_NOTHING = 410, Invalid, "this file changes a service that does not exist",
-        "A file in `override.d` is named after a service of `services.d`. Is the name misspelt?";
+        "A file in `override.d` is named after a service of `services.d`. Perhaps the name is misspelt.";
     RESERVED_KEY = 411, Invalid, "known, not in this version",
         "The key, or this value of it, is reserved: its name and meaning are fixed, the function comes in a later \
          version. It is refused rather than ignored, so that a file never promises what is not kept.";
