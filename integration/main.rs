@@ -2,5 +2,6 @@
 
 mod bus;
 mod layering;
+mod shop;
 mod support;
 mod uplink;

@@ -7,6 +7,11 @@ pub mod code;
 pub mod id;
 pub mod time;
 
+pub mod signal;
+pub mod template;
+
+pub mod spec;
+
 pub mod intent;
 
 pub mod event;
@@ -21,3 +26,14 @@ pub mod signal;
 pub mod spec;
 pub mod template;
 pub mod text;
+
+pub mod effect;
+pub mod input;
+pub mod rejection;
+
+mod decide;
+pub mod node;
+
+pub mod backoff;
+pub mod instance;
+pub mod seen;

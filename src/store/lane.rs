@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::domain::id::{EpochId, Seq};
 use crate::domain::tree::{self, Frontier};
 use crate::store::reserve::Reserve;
+use crate::store::seal::{Sealer, Unsealed};
 use crate::store::segment::{Addition, Birth, Predecessor, Row, SegmentError, SegmentFile};
 use crate::store::writer::Hub;
 use crate::store::{LogNotice, LogOptions, Outage, layout};
@@ -27,7 +29,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// What an owner asks of the writer, in the order in which it was asked.
-#[derive(Debug)]
 pub(crate) enum Request {
     Row(Row),
     /// Begins the next segment with these rows.
@@ -36,14 +37,19 @@ pub(crate) enum Request {
     Epoch(EpochId),
     /// Signs the head at once.
     Checkpoint,
+    /// Lets go of the log: closes the file and gives the signer back.
+    Detach(SyncSender<Option<Box<dyn NoteSigner>>>),
 }
+
+/// Whoever is told of what happens to a log.
+pub(crate) type Notices = Arc<dyn Fn(LogNotice) + Send + Sync>;
 
 /// What the handle and the writer share.
 pub(crate) struct LaneShared {
     pub(crate) number: u64,
     inbox: Mutex<Inbox>,
     progress: Condvar,
-    notices: Box<dyn Fn(LogNotice) + Send + Sync>,
+    pub(crate) notices: Notices,
 }
 
 /// The requests that wait, and how far the log has come.
@@ -63,16 +69,11 @@ pub(crate) struct Inbox {
     pub(crate) active: Arc<SegmentFile>,
     pub(crate) active_first: u64,
     pub(crate) outage: Option<Outage>,
-    /// Counts the segments that were begun, so that an owner can wait for a roll.
     pub(crate) closed: bool,
 }
 
 impl LaneShared {
-    pub(crate) fn new(
-        number: u64,
-        inbox: Inbox,
-        notices: Box<dyn Fn(LogNotice) + Send + Sync>,
-    ) -> Self {
+    pub(crate) fn new(number: u64, inbox: Inbox, notices: Notices) -> Self {
         Self { number, inbox: Mutex::new(inbox), progress: Condvar::new(), notices }
     }
 
@@ -148,7 +149,7 @@ pub(crate) struct Lane {
     checkpoint_due: Option<Instant>,
     reserve: Reserve,
     full_told: bool,
-    segments: crate::store::seal::Sealer,
+    sealer: Sealer,
 }
 
 impl Lane {
@@ -159,7 +160,7 @@ impl Lane {
         active: Arc<SegmentFile>,
         head: Frontier,
         epoch: EpochId,
-        sealer: crate::store::seal::Sealer,
+        sealer: Sealer,
     ) -> Self {
         let reserve = Reserve::new(&options);
         Self {
@@ -175,7 +176,7 @@ impl Lane {
             checkpoint_due: None,
             reserve,
             full_told: false,
-            segments: sealer,
+            sealer,
         }
     }
 
@@ -218,7 +219,7 @@ impl Lane {
             self.work = self.sign();
             self.write(hub);
         }
-        self.segments.join();
+        self.sealer.join();
         // What could not be closed is repaired when it is opened.
         drop(self.active.close());
         self.shared.lock().closed = true;
@@ -239,6 +240,15 @@ impl Lane {
             }
             Some(Request::Checkpoint) => self.sign(),
             Some(Request::Epoch(epoch)) => Some(Work::Epoch(epoch)),
+            Some(Request::Detach(reply)) => {
+                inbox.closed = true;
+                drop(inbox);
+                self.sealer.join();
+                drop(self.active.close());
+                // Whoever asked may have given up waiting; the log is closed all the same.
+                drop(reply.send(self.signer.take()));
+                return false;
+            }
             Some(Request::Roll(rows)) => {
                 drop(inbox);
                 let (bytes, head) = self.hashed(&rows);
@@ -379,7 +389,7 @@ impl Lane {
         let birth = Birth { epoch, base: &base, baseline: head.size(), predecessor };
         let fresh = create_segment(&self.options, &birth, rows, head)?;
         let sealed = std::mem::replace(&mut self.active, Arc::new(fresh));
-        self.segments.seal(sealed, self.shared.clone());
+        self.sealer.seal(Unsealed::Open(sealed), self.shared.clone());
         Ok(())
     }
 

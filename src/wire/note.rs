@@ -332,6 +332,13 @@ impl Checkpoint {
     }
 }
 
+impl Checkpoint {
+    /// Returns the size that a note speaks of, before anything is believed of it.
+    pub fn parse_size(note: &[u8]) -> Option<u64> {
+        Some(Self::parse(&Note::parse(note).ok()?.text).ok()?.size)
+    }
+}
+
 impl fmt::Display for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n{}\n{}", self.origin, self.size, BASE64.encode(self.root.0))
