@@ -17,14 +17,8 @@ pub mod intent;
 pub mod event;
 
 pub mod policy;
-pub mod signal;
-pub mod spec;
-pub mod template;
 pub mod tree;
 pub mod origin;
-pub mod signal;
-pub mod spec;
-pub mod template;
 pub mod text;
 
 pub mod effect;
