@@ -279,6 +279,55 @@ fn deep_nesting_is_one_mistake() {
     assert_eq!(codes(vec![body("web", &deep)]), [Code::BAD_TOML]);
 }
 
+#[test]
+fn every_fuzz_seed_gets_an_answer() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/spec");
+    let mut seen = 0;
+    for entry in fs::read_dir(seeds).unwrap() {
+        let bytes = fs::read(entry.unwrap().path()).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        for input in [body("web", &text), project(&text)] {
+            if let Err(mistakes) = assemble(vec![input], &Options::default()) {
+                let screen = render(&mistakes, "nothing was started", Some(80));
+                assert!(!screen.contains(|c: char| c.is_control() && c != '\n'), "{screen:?}");
+            }
+        }
+        seen += 1;
+    }
+    assert!(seen > 40);
+}
+
+#[test]
+fn a_mark_stands_under_what_it_marks_whatever_the_file_begins_with() {
+    let mistakes = assemble(vec![body("web", "\u{feff}exce = [\"a\"]\r\n")], &Options::default());
+    let mistakes = mistakes.unwrap_err();
+    let mark = mistakes[0].mark.as_ref().unwrap();
+    assert_eq!(&mark.snippet[mark.start..mark.start + mark.len], "exce");
+}
+
+#[test]
+fn files_that_others_could_change_are_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    let project = dir.path().join("smgr.toml");
+    fs::write(&project, "[service.web]\nexec = [\"a\"]").unwrap();
+    let me = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&project).unwrap());
+    let roots = Roots { project: Some(project.clone()), ..Roots::default() };
+    let try_with = |mode, uid| {
+        fs::set_permissions(&project, fs::Permissions::from_mode(mode)).unwrap();
+        load(&roots, &Options::default(), Some(uid)).map(drop).map_err(|found| found[0].code)
+    };
+    assert_eq!(try_with(0o644, me), Ok(()));
+    assert_eq!(try_with(0o666, me), Err(Code::OPEN_TO_OTHERS));
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(try_with(0o644, me), Err(Code::OPEN_TO_OTHERS));
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    // Root's files may be run by everybody, another user's by nobody.
+    let expected = if me == 0 { Ok(()) } else { Err(Code::FOREIGN_OWNER) };
+    assert_eq!(try_with(0o644, me + 1), expected);
+}
+
 fn line() -> impl Strategy<Value = String> {
     let keys: Vec<&str> = SERVICE.iter().map(|key| key.path).collect();
     let value = prop_oneof![
