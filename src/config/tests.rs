@@ -231,6 +231,26 @@ fn a_service_is_defined_once_and_only_what_exists_is_overridden() {
 }
 
 #[test]
+fn two_services_never_write_one_log() {
+    let text = "exec = [\"a\"]\n[log]\ndir = \"/var/log/${instance}\"\n";
+    assert_eq!(codes(vec![body("a", text), body("b", text)]), [Code::SHARED_LOG]);
+}
+
+#[test]
+fn a_secret_in_the_environment_is_a_warning() {
+    let text = "exec = [\"a\"]\n[credential.key]\nsource = \"file:/k\"\nenv = \"KEY\"\n";
+    let loaded = assemble(vec![body("web", text)], &Options::default()).unwrap();
+    let screen = render_warnings(&loaded.warnings, Some(80));
+    let expected = "\
+warning: a secret is copied into the environment
+  /etc/smgr/services.d/web.toml:4:7  env = \"KEY\"
+                                           ^^^^^ every child of the service inherits this secret  [E0441]
+hint: read the file $CREDENTIALS_DIRECTORY/key if you can
+";
+    assert_eq!(screen, expected);
+}
+
+#[test]
 fn root_runs_nothing_that_does_not_say_as_whom() {
     let options = Options { user_required: true, ..Options::default() };
     let refused = assemble(vec![body("web", "exec = [\"a\"]")], &options).unwrap_err();
