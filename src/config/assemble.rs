@@ -341,7 +341,9 @@ fn outside(name: &str, key: &Place) -> Mistake {
         .mistake(Code::UNKNOWN_KEY, "unknown key outside of [service.NAME]")
         .what(format!("unknown key `{shown}` outside of [service.NAME]"));
     match name {
-        "services" => mistake.hint("did you mean `service`?"),
+        name if strsim::osa_distance(name, "service") <= 2 => {
+            mistake.hint("did you mean `service`?")
+        }
         name if known.contains(&name) => {
             mistake.hint("in a project the keys of a service stand in [service.NAME]")
         }
