@@ -491,7 +491,8 @@ impl Agent {
             if let (Event::InstanceExited(body), Some(instance)) = (event, context.instance_id())
                 && body.tail.is_none()
             {
-                body.tail = self.launchers.keep_tail(&self.logs, &instance);
+                let lines = Vec::new();
+                body.tail = self.launchers.keep_tail(&instance, lines);
             }
         }
     }
