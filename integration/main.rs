@@ -1,4 +1,9 @@
 //! Tests against real processes, a real nats-server and the built binary.
 
 mod keeper;
+mod bus;
 mod layering;
+mod shop;
+mod support;
+mod uplink;
+mod store;

@@ -269,8 +269,8 @@ pub(super) fn in_both_modes(test: impl Fn(&Rig)) {
 }
 
 pub(super) fn in_both_modes_launched(test: impl Fn(&Rig)) {
-    test(&Rig::start(&["--part", "launcher"]));
-    test(&Rig::start(&["--part", "launcher", "--no-cgroups"]));
+    test(&Rig::start(&["--part=launcher"]));
+    test(&Rig::start(&["--part=launcher", "--no-cgroups"]));
 }
 
 pub(super) fn start(state: &Path, arguments: &[String]) -> Child {

@@ -161,6 +161,8 @@ events! {
     "log.recovered" optional LogRecovered(LogRecovered),
     /// The agent began to work.
     "agent.started" optional AgentStarted(PartStarted),
+    /// The agent is on its way down; nothing is started any more.
+    "agent.stopping" critical AgentStopping(AgentStopping),
     /// The agent ended in good order.
     "agent.stopped" optional AgentStopped(PartStopped),
     /// A keeper began to work.
@@ -175,6 +177,8 @@ events! {
     "service.desired_changed" critical DesiredChanged(DesiredChanged),
     /// An instance wants to run and waits for something.
     "instance.waiting" critical InstanceWaiting(InstanceWaiting),
+    /// A process was asked of the keeper; from here on the run's number is used up.
+    "instance.starting" critical InstanceStarting(InstanceStarting),
     /// A process was started for an instance.
     "instance.started" critical InstanceStarted(InstanceStarted),
     /// No process could be started.
@@ -191,6 +195,8 @@ events! {
     "instance.reloading" critical InstanceReloading(InstanceReloading),
     /// A reload ended.
     "instance.reloaded" critical InstanceReloaded(InstanceReloaded),
+    /// A signal that somebody asked for reached the main process, or could not.
+    "instance.signalled" critical InstanceSignalled(InstanceSignalled),
     /// A run that outlived a part of the manager is supervised again.
     "instance.adopted" optional InstanceAdopted(InstanceAdopted),
     /// A wish was verified and taken; nothing ran before this was durable.
@@ -323,6 +329,17 @@ pub struct PartStarted {
     /// How long the part was away, in milliseconds.
     #[serde(default)]
     pub away_ms: u64,
+    /// Drawn anew at each start of the part: two starts never share it.
+    #[serde(default)]
+    pub incarnation: u64,
+}
+
+/// Body of `agent.stopping`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AgentStopping {
+    /// Whether services go on without it.
+    pub leave_running: bool,
 }
 
 /// Body of `agent.stopped`.
@@ -492,6 +509,19 @@ pub struct InstanceWaiting {
     pub from: StateName,
     /// The services that it waits for.
     pub on: Vec<ServiceId>,
+    /// Those of them that nobody wants up: without an act of somebody the wait does not end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<ServiceId>,
+}
+
+/// Body of `instance.starting`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct InstanceStarting {
+    /// The state before.
+    pub from: StateName,
+    /// Whether somebody asked for it, so that delay and restart count begin anew.
+    pub fresh: bool,
 }
 
 /// Body of `instance.started`.
@@ -510,6 +540,12 @@ pub struct InstanceStarted {
     pub spec: Digest,
     /// Restarts by policy since the last operator act or stable run, this one included.
     pub restarts: u32,
+    /// When it has failed to be ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_by: Option<UnixMicros>,
+    /// When it counts as stable again; present only while its restart alert fires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable_at: Option<UnixMicros>,
 }
 
 /// Body of `instance.start_failed`.
@@ -531,6 +567,15 @@ pub struct InstanceStartFailed {
     /// When the next start is tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<UnixMicros>,
+    /// The delay before jitter, in milliseconds: what the next one is computed from.
+    #[serde(default)]
+    pub base_ms: u64,
+    /// When the window began in which restarts are counted against the limit.
+    #[serde(default)]
+    pub window_since: UnixMicros,
+    /// Restarts by policy in that window.
+    #[serde(default)]
+    pub window_restarts: u32,
 }
 
 /// Body of `instance.ready`.
@@ -590,6 +635,21 @@ pub struct InstanceExited {
     /// Its last log lines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail: Option<Detached>,
+    /// With `next` = `stopping`: what follows once the rest of the tree is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub then: Option<Next>,
+    /// With `next` = `stopping`: when killing the rest is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixMicros>,
+    /// The delay before jitter, in milliseconds: what the next one is computed from.
+    #[serde(default)]
+    pub base_ms: u64,
+    /// When the window began in which restarts are counted against the limit.
+    #[serde(default)]
+    pub window_since: UnixMicros,
+    /// Restarts by policy in that window.
+    #[serde(default)]
+    pub window_restarts: u32,
 }
 
 /// How far a stop has come.
@@ -607,6 +667,22 @@ pub enum StopPhase {
     Kill,
 }
 
+/// Why a run is stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// It is not wanted any more, or it is to be started anew.
+    #[default]
+    Wish,
+    /// It was not ready in time; counts as a failure.
+    ReadyTimeout,
+    /// It runs from an older spec.
+    Update,
+    /// Its main process ended and left others behind.
+    Leftover,
+}
+
 /// Body of `instance.stopping`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -619,6 +695,9 @@ pub struct InstanceStopping {
     pub until: UnixMicros,
     /// Whether a start follows.
     pub then_start: bool,
+    /// Why it is stopped.
+    #[serde(default)]
+    pub reason: StopReason,
 }
 
 /// Body of `instance.stopped`.
@@ -650,6 +729,19 @@ pub struct InstanceReloaded {
     pub took_ms: u64,
 }
 
+/// Body of `instance.signalled`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct InstanceSignalled {
+    /// The wish that asked for it.
+    pub intent: IntentId,
+    /// The signal's number.
+    pub signal: i32,
+    /// Why it did not reach the process, when it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
 /// Body of `instance.adopted`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -676,6 +768,9 @@ pub struct IntentAccepted {
     pub expires_at: UnixMicros,
     /// The instances it works on, decided at acceptance.
     pub instances: Vec<InstanceId>,
+    /// When it has failed for want of an outcome.
+    #[serde(default)]
+    pub until: UnixMicros,
 }
 
 /// Body of `intent.refused`.

@@ -4,10 +4,14 @@
 //! Neither side can flood the other: each may have as many `Publish` or `Delivered` under way as the
 //! other has granted by `Credit`, and begins with [`CREDIT_AT_START`]. All else is not counted.
 
+use std::fmt;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::hello::Hello;
+use crate::domain::id::{FleetId, Principal};
 
 /// The messages a side may have under way before the first `Credit`.
 pub const CREDIT_AT_START: u32 = 64;
@@ -18,8 +22,8 @@ pub const CREDIT_MAX: u32 = 1024;
 /// The subscriptions that an agent may hold at one time.
 pub const SUBSCRIPTIONS_MAX: usize = 64;
 
-/// The longest subject, in bytes.
-pub const SUBJECT_BYTES_MAX: usize = 512;
+/// The filters of one subscription.
+pub const FILTERS_MAX: usize = 16;
 
 /// Names a subscription or a publication; chosen by the agent, unique within a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -32,17 +36,22 @@ pub struct Ticket(pub u64);
 pub enum ToUplink {
     /// The first frame.
     Hello(Hello),
-    /// Publish bytes, or answer a request at its reply subject. Costs one credit.
+    /// Which bus to connect to. Subscriptions begin after it; a different one ends them.
+    Configure(BusConfig),
+    /// Publish bytes, or answer a request at its inbox. Costs one credit.
+    ///
+    /// What is sent while the bus is up is published in order.
     Publish {
         /// Comes back in `Published` or `Refused`.
         ticket: Ticket,
-        /// Where to.
-        subject: String,
-        /// Where an answer should go.
-        reply: Option<String>,
+        /// A subject, or the inbox of a principal.
+        to: String,
         /// The envelope.
         bytes: ByteBuf,
-        /// What counts as published.
+        /// How long it may wait for a bus that is down, in milliseconds. 0 for what can be fetched later: a live
+        /// event. For an answer the time that its caller still waits.
+        keep_ms: u32,
+        /// What is told of it.
         confirm: Confirm,
     },
     /// Receive what is published on the subjects that the filters match, until `Unsubscribe`;
@@ -50,10 +59,8 @@ pub enum ToUplink {
     Subscribe {
         /// Names it; a repeat replaces the filters.
         ticket: Ticket,
-        /// NATS subject filters.
+        /// The filters, as text.
         filters: Vec<String>,
-        /// Where to read from.
-        from: Source,
     },
     /// Receive no more.
     Unsubscribe {
@@ -64,26 +71,55 @@ pub enum ToUplink {
     Credit(u32),
 }
 
-/// What counts as published.
+/// Which bus, and who the node is on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BusConfig {
+    /// `nats://HOST:PORT` or `tls://HOST:PORT`; none means that there is no bus.
+    pub urls: Vec<String>,
+    /// How the node proves to the server who it is.
+    pub credentials: BusCredentials,
+    /// The only authorities that are trusted with `tls://`, as a PEM file; `None` means those of the system.
+    pub ca: Option<PathBuf>,
+    /// The node's certificate and its key, as PEM files.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Under whose inbox the node is answered.
+    pub principal: Principal,
+    /// The fleet whose events a stream of the server should retain, for stock consumers. Best effort.
+    pub retain_events: Option<FleetId>,
+}
+
+/// Proves to the server who the node is. Never the key that signs envelopes.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BusCredentials {
+    /// Nothing is shown.
+    Anonymous,
+    /// An NKey seed.
+    NkeySeed(String),
+    /// The text of a `.creds` file.
+    Creds(String),
+}
+
+impl fmt::Debug for BusCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Anonymous => "Anonymous",
+            Self::NkeySeed(_) => "NkeySeed([redacted])",
+            Self::Creds(_) => "Creds([redacted])",
+        })
+    }
+}
+
+/// What the agent is told of a publication that came to something. What came to nothing is always `Refused`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Confirm {
-    /// Handed to the connection.
+    /// Nothing.
+    Nothing,
+    /// `Published`, when it was handed to the connection.
     Sent,
-    /// The server has read it: a flush came back.
+    /// `Published`, when the server has read it: a flush came back.
     Flushed,
-    /// A stream has stored it.
-    Stored,
-}
-
-/// Where a subscription reads from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Source {
-    /// What is published from then on.
-    Live,
-    /// First the last message per subject that the stream retains, then what follows.
-    Retained,
 }
 
 /// Uplink to agent.
@@ -115,27 +151,35 @@ pub enum FromUplink {
         /// Why, for people.
         why: String,
     },
-    /// Connected.
+    /// Connected. Sent after every `Configure` and at every change.
     BusUp {
-        /// The server's name.
-        server: String,
-        /// Its version.
+        /// The server's version.
         version: String,
+        /// Counts the connections: a higher one than before means that messages may have been missed between.
+        session: u64,
+        /// Says whether the server had to prove its name.
+        encrypted: bool,
     },
     /// Not connected. The uplink goes on trying.
     BusDown {
         /// Why, for people.
         why: String,
     },
-    /// Messages were dropped, since the agent granted no credit for too long.
-    Dropped {
-        /// By which subscription.
-        ticket: Ticket,
-        /// How many.
-        count: u64,
-    },
+    /// Messages were not delivered. Counted since the last such frame; at most one frame a second.
+    Dropped(DropCounts),
     /// The uplink can take so many further `Publish`.
     Credit(u32),
+}
+
+/// Why messages were not delivered, and how many.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropCounts {
+    /// They were no envelopes of this version, by their first two bytes.
+    pub malformed: u64,
+    /// They were larger than any that is read.
+    pub oversize: u64,
+    /// The agent granted no credit, or the bus was faster than this part. At least so many.
+    pub overflow: u64,
 }
 
 /// Counts what may still be sent.
@@ -207,13 +251,22 @@ mod tests {
     fn every_message_reads_what_it_wrote() {
         let message = ToUplink::Publish {
             ticket: Ticket(1),
-            subject: "a".into(),
-            reply: None,
+            to: "a".into(),
             bytes: ByteBuf::from(vec![1, 2]),
-            confirm: Confirm::Stored,
+            keep_ms: 0,
+            confirm: Confirm::Flushed,
         };
         assert_eq!(decode::<ToUplink>(&encode(&message).unwrap()).unwrap(), message);
-        let message = FromUplink::BusDown { why: "x".into() };
+        let message = ToUplink::Configure(BusConfig {
+            urls: vec!["tls://a".into()],
+            credentials: BusCredentials::NkeySeed("SU".into()),
+            ca: Some("/etc/ca.pem".into()),
+            client: None,
+            principal: "n1".parse().unwrap(),
+            retain_events: None,
+        });
+        assert_eq!(decode::<ToUplink>(&encode(&message).unwrap()).unwrap(), message);
+        let message = FromUplink::Dropped(DropCounts { malformed: 1, oversize: 2, overflow: 3 });
         assert_eq!(decode::<FromUplink>(&encode(&message).unwrap()).unwrap(), message);
     }
 }

@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::domain::id::{EpochId, Seq};
 use crate::domain::tree::{self, Frontier};
 use crate::store::reserve::Reserve;
+use crate::store::seal::{Sealer, Unsealed};
 use crate::store::segment::{Addition, Birth, Predecessor, Row, SegmentError, SegmentFile};
 use crate::store::writer::Hub;
 use crate::store::{LogNotice, LogOptions, Outage, layout};
@@ -27,7 +29,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// What an owner asks of the writer, in the order in which it was asked.
-#[derive(Debug)]
 pub(crate) enum Request {
     Row(Row),
     /// Begins the next segment with these rows.
@@ -36,14 +37,19 @@ pub(crate) enum Request {
     Epoch(EpochId),
     /// Signs the head at once.
     Checkpoint,
+    /// Lets go of the log: closes the file and gives the signer back.
+    Detach(SyncSender<Option<Box<dyn NoteSigner>>>),
 }
+
+/// Whoever is told of what happens to a log.
+pub(crate) type Notices = Arc<dyn Fn(LogNotice) + Send + Sync>;
 
 /// What the handle and the writer share.
 pub(crate) struct LaneShared {
     pub(crate) number: u64,
     inbox: Mutex<Inbox>,
     progress: Condvar,
-    notices: Box<dyn Fn(LogNotice) + Send + Sync>,
+    pub(crate) notices: Notices,
 }
 
 /// The requests that wait, and how far the log has come.
@@ -63,16 +69,11 @@ pub(crate) struct Inbox {
     pub(crate) active: Arc<SegmentFile>,
     pub(crate) active_first: u64,
     pub(crate) outage: Option<Outage>,
-    /// Counts the segments that were begun, so that an owner can wait for a roll.
     pub(crate) closed: bool,
 }
 
 impl LaneShared {
-    pub(crate) fn new(
-        number: u64,
-        inbox: Inbox,
-        notices: Box<dyn Fn(LogNotice) + Send + Sync>,
-    ) -> Self {
+    pub(crate) fn new(number: u64, inbox: Inbox, notices: Notices) -> Self {
         Self { number, inbox: Mutex::new(inbox), progress: Condvar::new(), notices }
     }
 
@@ -144,11 +145,11 @@ pub(crate) struct Lane {
     work: Option<Work>,
     trouble: Option<Trouble>,
     /// The owner was told of an outage that has not ended.
-    told: bool,
+    told: Option<Outage>,
     checkpoint_due: Option<Instant>,
     reserve: Reserve,
     full_told: bool,
-    segments: crate::store::seal::Sealer,
+    sealer: Sealer,
 }
 
 impl Lane {
@@ -159,7 +160,7 @@ impl Lane {
         active: Arc<SegmentFile>,
         head: Frontier,
         epoch: EpochId,
-        sealer: crate::store::seal::Sealer,
+        sealer: Sealer,
     ) -> Self {
         let reserve = Reserve::new(&options);
         Self {
@@ -171,11 +172,11 @@ impl Lane {
             head,
             work: None,
             trouble: None,
-            told: false,
+            told: None,
             checkpoint_due: None,
             reserve,
             full_told: false,
-            segments: sealer,
+            sealer,
         }
     }
 
@@ -218,7 +219,7 @@ impl Lane {
             self.work = self.sign();
             self.write(hub);
         }
-        self.segments.join();
+        self.sealer.join();
         // What could not be closed is repaired when it is opened.
         drop(self.active.close());
         self.shared.lock().closed = true;
@@ -239,6 +240,15 @@ impl Lane {
             }
             Some(Request::Checkpoint) => self.sign(),
             Some(Request::Epoch(epoch)) => Some(Work::Epoch(epoch)),
+            Some(Request::Detach(reply)) => {
+                inbox.closed = true;
+                drop(inbox);
+                self.sealer.join();
+                drop(self.active.close());
+                // Whoever asked may have given up waiting; the log is closed all the same.
+                drop(reply.send(self.signer.take()));
+                return false;
+            }
             Some(Request::Roll(rows)) => {
                 drop(inbox);
                 let (bytes, head) = self.hashed(&rows);
@@ -283,7 +293,7 @@ impl Lane {
         hub.commit_begins(&self.shared);
         let mut result = self.attempt(&work);
         let was_full = matches!(&result, Err(error) if error.outage() == Outage::Full);
-        if was_full && self.reserve.release() {
+        if was_full && self.reserve.release(&*self.options.disk) {
             self.outage(Outage::Full, "no space is left; writing on the reserve".to_owned());
             self.trouble = Some(Trouble {
                 kind: Outage::Full,
@@ -294,15 +304,14 @@ impl Lane {
             result = self.attempt(&work);
         }
         let stalled = hub.commit_ends();
-        self.told |= stalled;
+        if stalled {
+            self.told.get_or_insert(Outage::Stalled);
+        }
         match result {
             Ok(()) => {
                 self.trouble = None;
                 self.adopt(work);
-                if self.told && self.reserve.is_whole() {
-                    self.told = false;
-                    self.shared.tell(LogNotice::Recovered);
-                }
+                self.recover();
                 true
             }
             Err(error) => {
@@ -320,14 +329,27 @@ impl Lane {
         let retry_at = Instant::now() + wait;
         let news = self.trouble.as_ref().is_none_or(|trouble| trouble.kind != kind);
         self.trouble = Some(Trouble { kind, retry_at, attempt, reopen: true });
-        if news || !self.told {
+        if news || self.told.is_none() {
             self.outage(kind, crate::store::chain(error));
         }
     }
 
     fn outage(&mut self, kind: Outage, why: String) {
-        self.told = true;
+        self.told = Some(kind);
         self.shared.tell(LogNotice::Unavailable { kind, why });
+    }
+
+    /// Tells the owner that an outage is over: for a full disk, when the reserve is whole again.
+    fn recover(&mut self) {
+        let is_over = match self.told {
+            None => false,
+            Some(Outage::Full) => self.trouble.is_none() && self.reserve.is_whole(),
+            Some(Outage::Stalled | Outage::Failed) => self.trouble.is_none(),
+        };
+        if is_over {
+            self.told = None;
+            self.shared.tell(LogNotice::Recovered);
+        }
     }
 
     fn attempt(&mut self, work: &Work) -> Result<(), SegmentError> {
@@ -379,7 +401,7 @@ impl Lane {
         let birth = Birth { epoch, base: &base, baseline: head.size(), predecessor };
         let fresh = create_segment(&self.options, &birth, rows, head)?;
         let sealed = std::mem::replace(&mut self.active, Arc::new(fresh));
-        self.segments.seal(sealed, self.shared.clone());
+        self.sealer.seal(Unsealed::Open(sealed), self.shared.clone());
         Ok(())
     }
 
@@ -445,9 +467,8 @@ impl Lane {
     }
 
     fn mend_reserve(&mut self) {
-        if self.reserve.mend(&*self.options.disk) && self.told && self.trouble.is_none() {
-            self.told = false;
-            self.shared.tell(LogNotice::Recovered);
+        if self.reserve.mend(&*self.options.disk) {
+            self.recover();
         }
     }
 }

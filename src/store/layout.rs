@@ -79,7 +79,10 @@ fn with_extension(dir: &Path, epoch: EpochId, extension: &str) -> io::Result<Vec
 pub(crate) fn quarantined(dir: &Path, epoch: EpochId) -> io::Result<Vec<PathBuf>> {
     let folder = epoch_dir(dir, epoch);
     let is_aside = |name: &std::ffi::OsString| name.to_string_lossy().contains(".quarantined");
-    Ok(names(&folder)?.into_iter().filter(is_aside).map(|name| folder.join(name)).collect())
+    let names = names(&folder)?.into_iter().filter(is_aside);
+    let mut aside: Vec<_> = names.map(|name| folder.join(name)).collect();
+    aside.sort();
+    Ok(aside)
 }
 
 fn names(dir: &Path) -> io::Result<Vec<std::ffi::OsString>> {

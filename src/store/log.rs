@@ -1,14 +1,20 @@
 //! The handle of an open log: append, roll, read. All of it may be called from any thread.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use crate::domain::id::{EpochId, Seq};
 use crate::store::lane::{Inbox, LaneShared, Request};
 use crate::store::segment::{EVENTS, Row};
 use crate::store::writer::Hub;
-use crate::store::{Head, LogOptions, Outage, Predecessor, SegmentError};
+use crate::store::{
+    EventPos, Head, LogOptions, LogReader, Outage, Predecessor, ReadError, SegmentError, layout,
+    read,
+};
+use crate::wire::note::NoteSigner;
 
 /// The largest row, in bytes; larger things are detached from the log.
 pub const ROW_BYTES_MAX: usize = 1 << 20;
@@ -63,6 +69,37 @@ impl Ticket {
             inbox.durable.0 != self.epoch || inbox.durable.1.size() >= self.seq.0
         })
     }
+}
+
+/// How much one [`Log::range`] gives at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RangeLimits {
+    /// Rows.
+    pub rows: usize,
+    /// Bytes of rows; one longer row is given alone.
+    pub bytes: usize,
+}
+
+/// Where a [`Log::range`] came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeEnd {
+    /// At the limits, or because the reader said so: go on at `next`.
+    More {
+        /// The first row that was not given.
+        next: EventPos,
+    },
+    /// At the durable head: `next` comes with the next notice.
+    Head {
+        /// The row that comes next.
+        next: EventPos,
+        /// The durable head when the reading began.
+        head: Seq,
+    },
+    /// At the end of an epoch that was followed by another.
+    EpochOver {
+        /// Its last row that is kept.
+        last: Seq,
+    },
 }
 
 /// An open log. Clones are handles of the same log.
@@ -170,6 +207,62 @@ impl Log {
         scan(&active, first, fold)
     }
 
+    /// Gives `visit` the durable rows of one epoch from `from` on, as far as `limits` allow.
+    ///
+    /// May be called while the log is written; older epochs and segments are read from their files.
+    pub fn range(
+        &self,
+        from: EventPos,
+        limits: RangeLimits,
+        mut visit: impl FnMut(EventPos, &[u8]) -> ControlFlow<()>,
+    ) -> Result<RangeEnd, ReadError> {
+        let (active, active_first, (epoch, tree)) = {
+            let inbox = self.lane.lock();
+            (inbox.active.clone(), inbox.active_first, inbox.durable.clone())
+        };
+        let mut next = from.seq.0.max(1);
+        let mut left = limits;
+        let stopped = Cell::new(false);
+        let mut take = |pos: EventPos, row: &[u8]| {
+            // The first row goes out whatever its size, or a reader could be stuck before it.
+            if left.rows == 0 || (left.bytes < row.len() && left.rows != limits.rows) {
+                stopped.set(true);
+                return ControlFlow::Break(());
+            }
+            left.rows -= 1;
+            left.bytes = left.bytes.saturating_sub(row.len());
+            next = pos.seq.0 + 1;
+            let flow = visit(pos, row);
+            stopped.set(flow.is_break());
+            flow
+        };
+        let is_newest = from.epoch == epoch;
+        if !is_newest || from.seq.0.max(1) < active_first {
+            let segments = layout::segments(&self.options.dir, from.epoch);
+            let mut segments = segments.map_err(ReadError::io(&self.options.dir))?;
+            segments.retain(|name| !is_newest || name.first < active_first);
+            if segments.is_empty() {
+                return Err(ReadError::UnknownEpoch(from.epoch));
+            }
+            read::epoch_rows(from.epoch, &segments, Seq(from.seq.0.max(1)), &mut take)?;
+        }
+        if is_newest && !stopped.get() {
+            let first = from.seq.0.max(active_first);
+            scan(&active, first, |seq, row| take(EventPos { epoch, seq }, row))?;
+        }
+        let next = EventPos { epoch: from.epoch, seq: Seq(next) };
+        Ok(match (stopped.get(), is_newest) {
+            (true, _) => RangeEnd::More { next },
+            (false, true) => RangeEnd::Head { next, head: Seq(tree.size()) },
+            (false, false) => RangeEnd::EpochOver { last: Seq(next.seq.0 - 1) },
+        })
+    }
+
+    /// Returns a reader of the files of this log, for what spans epochs.
+    pub fn reader(&self) -> LogReader {
+        LogReader::new(&self.options.dir)
+    }
+
     fn admit(&self, inbox: &Inbox, first: Seq, rows: &[Arc<[u8]>]) -> Result<(), AppendError> {
         if inbox.closed {
             return Err(AppendError::Closed);
@@ -187,6 +280,10 @@ impl Log {
             return Err(AppendError::Busy { rows, outage: inbox.outage });
         }
         Ok(())
+    }
+
+    pub(crate) fn detach(&self, reply: SyncSender<Option<Box<dyn NoteSigner>>>) {
+        self.submit(self.lane.lock(), Request::Detach(reply));
     }
 
     fn submit(&self, mut inbox: std::sync::MutexGuard<'_, Inbox>, request: Request) {

@@ -11,10 +11,19 @@ mod lane;
 mod layout;
 mod log;
 mod open;
+mod pages;
+mod quarantine;
+mod read;
 mod reserve;
+mod retention;
 mod seal;
 mod segment;
+#[cfg(test)]
+mod tests;
+mod tiles;
+mod verify;
 mod writer;
+mod xxh3;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -25,10 +34,13 @@ use crate::wire::note::Note;
 
 pub use disk::{Disk, FileDisk};
 pub use layout::SegmentName;
-pub use log::{AppendError, Log, ROW_BYTES_MAX, Ticket};
+pub use log::{AppendError, Log, ROW_BYTES_MAX, RangeEnd, RangeLimits, Ticket};
 pub use open::{EpochReason, OpenLogError, Opened, Vacant};
+pub use read::{EpochOnDisk, EventPos, LogReader, ReadError};
+pub use retention::{Expired, Retention, expired};
 pub use seal::Indexer;
 pub use segment::{Outage, Predecessor, SegmentError};
+pub use verify::{Fault, Pin, Report, verify};
 pub use writer::{STALL_AFTER, Writer};
 
 /// The size at which a segment counts as full, in bytes on the disk.
@@ -59,6 +71,8 @@ pub struct LogOptions {
     pub waiting_rows_max: usize,
     /// The most bytes that are accepted and not yet durable.
     pub waiting_bytes_max: usize,
+    /// Makes what indexes a segment when it is sealed; `None` for no index.
+    pub indexer: Option<fn() -> Box<dyn Indexer>>,
     /// What the segments are written to.
     pub disk: Arc<dyn Disk>,
 }
@@ -76,6 +90,7 @@ impl LogOptions {
             // A second of rows at the speed of a slow disk; beyond it the owner has to hold back.
             waiting_rows_max: 16 * 1024,
             waiting_bytes_max: 16 << 20,
+            indexer: None,
             disk: Arc::new(FileDisk),
         }
     }

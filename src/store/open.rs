@@ -1,17 +1,24 @@
 //! Opening a log: which epoch goes on, or why another must begin.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::thread;
+use std::time::Duration;
 
-use crate::domain::id::EpochId;
+use crate::domain::id::{EpochId, Seq};
 use crate::domain::tree::Frontier;
-use crate::store::lane::{Inbox, Lane, LaneShared, create_segment};
-use crate::store::seal::Sealer;
+use crate::store::lane::{Inbox, Lane, LaneShared, Notices, create_segment};
+use crate::store::quarantine::{self, Salvage};
+use crate::store::read;
+use crate::store::seal::{Sealer, Unsealed};
 use crate::store::segment::{Birth, Predecessor, SegmentError, SegmentFile, SegmentMeta};
 use crate::store::writer::{Hub, Writer};
-use crate::store::{Log, LogNotice, LogOptions, chain, check, layout};
+use crate::store::{
+    EventPos, Log, LogNotice, LogOptions, LogReader, ReadError, SegmentName, chain, check, layout,
+};
 use crate::wire::note::NoteSigner;
 
 /// Says why a log could not be opened. Damage is no error: it leads to [`Opened::NeedsEpoch`].
@@ -33,6 +40,12 @@ pub enum OpenLogError {
         /// What happened.
         source: SegmentError,
     },
+    /// The files of the log cannot be read.
+    #[error("failed to read the log")]
+    Read(#[from] ReadError),
+    /// The writer did not let go of the log in time.
+    #[error("the writer is busy with the disk")]
+    WriterBusy,
     /// The epoch that should begin exists already.
     #[error("the epoch {0:?} is already there")]
     EpochExists(EpochId),
@@ -43,11 +56,9 @@ pub enum OpenLogError {
 pub enum EpochReason {
     /// There is no log yet.
     FirstStart,
-    /// The file of the active segment was damaged and has been set aside.
+    /// The log does not hold what was written. Damaged files were set aside, none was deleted.
     Damaged {
-        /// Where it lies.
-        aside: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong.
         why: String,
     },
 }
@@ -65,17 +76,15 @@ pub enum Opened {
 #[derive(Debug)]
 pub struct Vacant {
     parts: Parts,
-    /// Why there is none.
-    pub reason: EpochReason,
-    /// The epoch before, as far as it is sound.
-    pub predecessor: Option<Predecessor>,
+    reason: EpochReason,
+    salvage: Option<Salvage>,
 }
 
 struct Parts {
     options: Arc<LogOptions>,
     hub: Arc<Hub>,
     signer: Option<Box<dyn NoteSigner>>,
-    notices: Box<dyn Fn(LogNotice) + Send + Sync>,
+    notices: Notices,
 }
 
 impl std::fmt::Debug for Parts {
@@ -96,37 +105,86 @@ impl Log {
         notices: impl Fn(LogNotice) + Send + Sync + 'static,
     ) -> Result<Opened, OpenLogError> {
         let options = Arc::new(options);
-        let notices = Box::new(notices);
+        let notices = Arc::new(notices);
         let parts = Parts { options: options.clone(), hub: writer.hub(), signer, notices };
         let folder = |source| OpenLogError::Folder { path: options.dir.clone(), source };
         std::fs::create_dir_all(&options.dir).map_err(folder)?;
 
-        let mut newest = None;
-        for epoch in layout::epochs(&options.dir).map_err(folder)? {
-            let segments = layout::segments(&options.dir, epoch).map_err(folder)?;
-            newest = segments.last().cloned().or(newest);
-        }
-        let Some(newest) = newest else {
+        let epochs = LogReader::new(&options.dir).epochs()?;
+        let Some(newest) = epochs.last() else {
             let reason = EpochReason::FirstStart;
-            return Ok(Opened::NeedsEpoch(Vacant { parts, reason, predecessor: None }));
+            return Ok(Opened::NeedsEpoch(Vacant { parts, reason, salvage: None }));
         };
-        match open_active(&options, &newest) {
-            Ok((segment, meta)) => {
-                let older = layout::segments(&options.dir, newest.epoch).map_err(folder)?;
-                let older = older.into_iter().rev().skip(1).map(|name| name.path).collect();
-                Ok(Opened::Continues(go_on(parts, segment, &meta, older)))
-            }
-            Err(source) if source.is_damage() => {
-                let aside = layout::quarantine(&newest.path).map_err(folder)?;
-                let reason = EpochReason::Damaged { aside, why: chain(&source) };
-                Ok(Opened::NeedsEpoch(Vacant { parts, reason, predecessor: None }))
-            }
-            Err(source) => Err(OpenLogError::Segment { path: newest.path, source }),
+        let damaged = |parts, why: String| -> Result<Opened, OpenLogError> {
+            let salvage = quarantine::set_aside(&options.dir, newest, None)?;
+            let reason = EpochReason::Damaged { why };
+            Ok(Opened::NeedsEpoch(Vacant { parts, reason, salvage: Some(salvage) }))
+        };
+        // A file that was set aside and no epoch after it: the start that did so went no further.
+        if !newest.aside.is_empty() {
+            return damaged(parts, "a segment of the newest epoch was set aside".to_owned());
         }
+        let Some((active, older)) = newest.segments.split_last() else {
+            return damaged(parts, "the newest epoch has no segment".to_owned());
+        };
+        match open_active(&options, active) {
+            Ok((_, meta)) if meta.sealed => {
+                damaged(parts, "the segment after the last one is missing".to_owned())
+            }
+            Ok((segment, meta)) => Ok(Opened::Continues(go_on(parts, segment, &meta, older))),
+            Err(source) if source.is_damage() => damaged(parts, chain(&source)),
+            Err(source) => Err(OpenLogError::Segment { path: active.path.clone(), source }),
+        }
+    }
+
+    /// Closes the log because row `from` cannot be believed, and sets its file aside.
+    ///
+    /// The owner has folded its state up to the row before, and begins another epoch from there.
+    /// Waits for the writer at most so long.
+    pub fn quarantine_from(
+        self,
+        from: Seq,
+        why: String,
+        at_most: Duration,
+    ) -> Result<Vacant, OpenLogError> {
+        let (reply, detached) = sync_channel(1);
+        self.detach(reply);
+        let signer = detached.recv_timeout(at_most).map_err(|_| OpenLogError::WriterBusy)?;
+        let epoch = self.head().epoch;
+        let epochs = self.reader().epochs()?;
+        let found = epochs.iter().find(|found| found.epoch == epoch);
+        let found = found.ok_or(ReadError::UnknownEpoch(epoch))?;
+        let salvage = quarantine::set_aside(&self.options.dir, found, Some(from))?;
+        let parts = Parts {
+            options: self.options.clone(),
+            hub: self.hub.clone(),
+            signer,
+            notices: self.lane.notices.clone(),
+        };
+        let reason = EpochReason::Damaged { why };
+        Ok(Vacant { parts, reason, salvage: Some(salvage) })
     }
 }
 
 impl Vacant {
+    /// Returns why another epoch must begin.
+    pub fn reason(&self) -> &EpochReason {
+        &self.reason
+    }
+
+    /// Returns the epoch before, as far as it is sound.
+    pub fn predecessor(&self) -> Option<Predecessor> {
+        self.salvage.as_ref().map(|salvage| salvage.predecessor)
+    }
+
+    /// Gives `fold` the sound rows of the newest segment that has any, its baseline first.
+    pub fn replay(
+        &self,
+        fold: impl FnMut(EventPos, &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        self.salvage.as_ref().map_or(Ok(()), |salvage| salvage.replay(fold))
+    }
+
     /// Begins `epoch` with an empty log; its first row is number 1.
     pub fn begin(self, epoch: EpochId) -> Result<Log, OpenLogError> {
         let options = &self.parts.options;
@@ -135,19 +193,20 @@ impl Vacant {
             return Err(OpenLogError::EpochExists(epoch));
         }
         let empty = Frontier::default();
-        let birth = Birth { epoch, base: &empty, baseline: 0, predecessor: self.predecessor };
+        let birth = Birth { epoch, base: &empty, baseline: 0, predecessor: self.predecessor() };
         let failed = |source| OpenLogError::Segment { path, source };
         let made = create_segment(options, &birth, &[], &empty)
             .and_then(|segment| segment.meta().map(|meta| (segment, meta)));
         let (segment, meta) = made.map_err(failed)?;
-        Ok(go_on(self.parts, segment, &meta, Vec::new()))
+        Ok(go_on(self.parts, segment, &meta, &[]))
     }
 }
 
 fn open_active(
     options: &LogOptions,
-    name: &layout::SegmentName,
+    name: &SegmentName,
 ) -> Result<(SegmentFile, SegmentMeta), SegmentError> {
+    quarantine::pre_check(&name.path)?;
     let segment = SegmentFile::open(&name.path, &options.disk, options.cache_bytes)?;
     let meta = segment.meta()?;
     if meta.epoch != name.epoch || meta.first() != name.first {
@@ -157,7 +216,7 @@ fn open_active(
 }
 
 /// Gives an open segment to the writer and makes the handle.
-fn go_on(parts: Parts, segment: SegmentFile, meta: &SegmentMeta, unsealed: Vec<PathBuf>) -> Log {
+fn go_on(parts: Parts, segment: SegmentFile, meta: &SegmentMeta, older: &[SegmentName]) -> Log {
     let Parts { options, hub, signer, notices } = parts;
     let segment = Arc::new(segment);
     let inbox = Inbox {
@@ -175,7 +234,13 @@ fn go_on(parts: Parts, segment: SegmentFile, meta: &SegmentMeta, unsealed: Vec<P
     };
     let lane = Arc::new(LaneShared::new(hub.number_lane(), inbox, notices));
     check_behind(&lane, &segment, meta);
-    drop(unsealed);
+    let mut sealer = Sealer::new(options.clone());
+    for name in older {
+        // A start or a crash may have come between a segment and its sealing.
+        if read::read_meta(&name.path).is_ok_and(|meta| !meta.sealed) {
+            sealer.seal(Unsealed::Closed(name.path.clone()), lane.clone());
+        }
+    }
     hub.attach(Lane::new(
         lane.clone(),
         options.clone(),
@@ -183,7 +248,7 @@ fn go_on(parts: Parts, segment: SegmentFile, meta: &SegmentMeta, unsealed: Vec<P
         segment,
         meta.head.clone(),
         meta.epoch,
-        Sealer::default(),
+        sealer,
     ));
     Log { lane, hub, options, predecessor: meta.predecessor }
 }
@@ -194,48 +259,5 @@ fn check_behind(lane: &Arc<LaneShared>, segment: &Arc<SegmentFile>, meta: &Segme
     let check = move || lane.tell(check::check_roots(&segment, &meta));
     if let Err(error) = thread::Builder::new().name("log-check".to_owned()).spawn(check) {
         tracing::warn!(%error, "the rows of the log are not checked against their root");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::id::Seq;
-    use std::ops::ControlFlow;
-    use std::time::Duration;
-
-    #[test]
-    fn rows_that_were_acknowledged_are_there_after_reopening() {
-        let dir = tempfile::tempdir().unwrap();
-        let options = || {
-            let mut o = LogOptions::new(dir.path(), "f".parse().unwrap(), "n1".parse().unwrap());
-            o.reserve_bytes = 1 << 20;
-            o
-        };
-        let writer = Writer::start().unwrap();
-        let opened = Log::open(options(), &writer, None, |_| ()).unwrap();
-        let Opened::NeedsEpoch(vacant) = opened else { panic!("there was no log") };
-        assert_eq!(vacant.reason, EpochReason::FirstStart);
-        let log = vacant.begin(EpochId::new(1_795_000_000_000, 1)).unwrap();
-        for seq in 1..=1000 {
-            log.append(Seq(seq), format!("row {seq}").into_bytes()).unwrap();
-        }
-        let ticket = log.append(Seq(1001), b"last".to_vec()).unwrap();
-        assert!(ticket.wait(Duration::from_secs(10)));
-        let head = log.head();
-        assert_eq!(head.seq, Seq(1001));
-        drop(writer);
-
-        let writer = Writer::start().unwrap();
-        let opened = Log::open(options(), &writer, None, |_| ()).unwrap();
-        let Opened::Continues(log) = opened else { panic!("the epoch goes on") };
-        assert_eq!(log.head(), head);
-        let mut rows = 0;
-        log.replay(|_, _| {
-            rows += 1;
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-        assert_eq!(rows, 1001);
     }
 }
