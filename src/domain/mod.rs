@@ -16,10 +16,10 @@ pub mod intent;
 
 pub mod event;
 
-pub mod policy;
-pub mod tree;
 pub mod origin;
+pub mod policy;
 pub mod text;
+pub mod tree;
 
 pub mod effect;
 pub mod input;
