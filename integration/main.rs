@@ -5,3 +5,4 @@ mod layering;
 mod shop;
 mod support;
 mod uplink;
+mod store;

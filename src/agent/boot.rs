@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::authority::Authority;
 use super::folder::StateFolder;
@@ -14,7 +14,7 @@ use super::logs::LogThread;
 use super::queries::Queries;
 use super::recorder::Recorder;
 use super::services::Services;
-use super::setup::NodeSetup;
+use super::setup::{BusSetup, NodeSetup};
 use super::task::{Agent, FOLD_VERSION, Parts, hash_of};
 use super::voice::Voice;
 use super::wake::{QUEUE, Wake, Waker};
@@ -22,16 +22,16 @@ use super::{clock, keeper_link, keyfile, local, uplink_link};
 use crate::domain::event::{
     Baseline, Context, EpochReason, Event, LogOpened, PartStarted, Predecessor,
 };
-use crate::domain::id::{BootId, EpochId, Seq};
+use crate::domain::id::{BootId, EpochId, FleetId, NodeId, Seq};
 use crate::domain::input::Decision;
 use crate::domain::node::{Node, NodePart};
 use crate::domain::time::UnixMicros;
 use crate::ipc::hello::{Incarnation, Part};
 use crate::ipc::place::Place;
+use crate::ipc::uplink::{BusConfig, BusCredentials};
 use crate::store::{self, Log, LogNotice, LogOptions, Opened, Writer};
 use crate::wire::codec;
 use crate::wire::envelope;
-use crate::wire::key::Signer;
 use crate::wire::payload::{Body, EventRecord};
 
 /// How the agent is started.
@@ -59,7 +59,7 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
     let boot = clock::boot_id()?;
     let (trust, ring) = keyfile::load_trust(&state)?;
     let signer = Arc::new(keyfile::load_key(&keyfile::KeyName::Node.path(&state))?);
-    let note_key = keyfile::load_note_signer(&state, &setup)?;
+    let note_key = Box::new(signer.for_notes(&note_name(&setup.fleet, &setup.node))?);
 
     let (waker, wakes) = mpsc::channel(QUEUE);
     let writer = Writer::start()?;
@@ -73,7 +73,7 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
         Authority::new(setup.fleet.clone(), setup.node.clone(), ring, trust.revoked.clone());
     authority.raise_floor(epoch.last_at);
     let incarnation = Incarnation::draw();
-    let bus = setup.bus.as_ref().map(|bus| keyfile::bus_config(bus, &setup)).transpose()?;
+    let bus = setup.bus.as_ref().map(|bus| bus_config(bus, &setup)).transpose()?;
     let agent = Agent::new(Parts {
         launchers: Launchers::new(&state, &setup)?,
         logs: start_logs(waker.clone())?,
@@ -183,16 +183,19 @@ fn fold_log(opened: Opened, state: &StateFolder) -> anyhow::Result<(Log, Node, E
             Ok((log, node, epoch))
         }
         Opened::NeedsEpoch(vacant) => {
-            let (reason, predecessor) = match &vacant.reason {
-                store::EpochReason::FirstStart => (EpochReason::FirstStart, None),
-                store::EpochReason::Damaged { aside, why } => {
-                    error!(aside = %aside.display(), why, "the log was damaged and is set aside");
-                    (EpochReason::Integrity, vacant.predecessor.map(predecessor_of))
+            let mut node = Node::default();
+            let (reason, last_at) = match vacant.reason() {
+                store::EpochReason::FirstStart => (EpochReason::FirstStart, clock::now().at),
+                store::EpochReason::Damaged { why } => {
+                    error!(why, "the log was damaged: the files are set aside, a new epoch begins");
+                    let mut fold = Fold::new(&mut node);
+                    vacant.replay(|at, row| fold.row(at.seq, row))?;
+                    (EpochReason::Integrity, fold.last_at)
                 }
             };
+            let predecessor = vacant.predecessor().map(predecessor_of);
             let log = vacant.begin(fresh())?;
-            let last_at = clock::now().at;
-            Ok((log, Node::default(), Epoch { begins: Some(reason), predecessor, last_at }))
+            Ok((log, node, Epoch { begins: Some(reason), predecessor, last_at }))
         }
     }
 }
@@ -299,6 +302,26 @@ pub(super) fn baseline(node: &Node) -> Vec<Event> {
         .collect()
 }
 
+/// The name under which a node signs the heads of its log; each names its epoch in its text.
+pub(crate) fn note_name(fleet: &FleetId, node: &NodeId) -> String {
+    format!("smgr/{fleet}/{node}")
+}
+
+fn bus_config(bus: &BusSetup, setup: &NodeSetup) -> anyhow::Result<BusConfig> {
+    let credentials = match &bus.nkey {
+        Some(path) => BusCredentials::NkeySeed(std::fs::read_to_string(path)?.trim().to_owned()),
+        None => BusCredentials::Anonymous,
+    };
+    Ok(BusConfig {
+        urls: bus.urls.clone(),
+        credentials,
+        ca: None,
+        client: None,
+        principal: setup.node.as_str().parse()?,
+        retain_events: bus.own_server.then(|| setup.fleet.clone()),
+    })
+}
+
 fn start_logs(waker: Waker) -> std::io::Result<LogThread> {
     LogThread::start(move |notice| {
         // The log thread waits for the agent here, and services for the log thread: nothing is lost.
@@ -309,7 +332,11 @@ fn start_logs(waker: Waker) -> std::io::Result<LogThread> {
 /// Whose uplink is spoken to: the account of its own, or this one where there are no accounts.
 fn uplink_uids() -> Vec<u32> {
     let own = rustix::process::geteuid().as_raw();
-    let account = super::launch::account_uid("smgr-uplink");
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let account = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some("smgr-uplink")).then(|| fields.nth(1)?.parse().ok()).flatten()
+    });
     std::iter::once(own).chain(account).collect()
 }
 

@@ -26,7 +26,7 @@ impl Agent {
     /// Does one thing. What follows from it at once is queued, never decided in the middle of a decision.
     pub(super) fn act(&mut self, act: Act) {
         match act {
-            Act::Spawn { instance, run } => self.spawn(instance, run),
+            Act::Spawn { instance, run, .. } => self.spawn(instance, run),
             Act::Signal { instance, run, signal, operation } => {
                 let asked = match &operation {
                     Operation::Wish(intent, _) => Asked::Signal(*intent, instance.clone()),
@@ -36,7 +36,6 @@ impl Agent {
                     run: names::run(&instance, run),
                     signal,
                     to: Target::Main,
-                    operation: Some(operation.id()),
                 };
                 self.hands.ask(asked, verb);
             }
@@ -49,6 +48,7 @@ impl Agent {
             }
             // A fact is acknowledged by its number, when everything that it led to is durable.
             Act::Acknowledge { instance, run } => self.launchers.forget(&instance, run),
+            Act::AcknowledgeAction { .. } => {}
             Act::SetTimer { timer, at, after_ms } => {
                 let due = clock::now().mono_ns + after_ms.saturating_mul(1_000_000);
                 self.timers.set(Deadline::Core(timer.clone()), due);
@@ -410,9 +410,8 @@ impl Agent {
             return None;
         };
         match (memo, fact.what) {
-            (Memo::Run { instance, run, .. }, What::Spawned { pid, inode }) => {
-                self.launchers.started(&instance, run, fact.at);
-                Some(Input::Started { instance, run, pid, pidfd_inode: inode })
+            (Memo::Run { instance, run, spec }, What::Spawned { pid, inode }) => {
+                Some(Input::Started { instance, run, pid, pidfd_inode: inode, spec })
             }
             (Memo::Run { instance, run, .. }, What::NotSpawned(failure)) => {
                 let step = failure.step.to_string();
@@ -492,7 +491,8 @@ impl Agent {
             if let (Event::InstanceExited(body), Some(instance)) = (event, context.instance_id())
                 && body.tail.is_none()
             {
-                body.tail = self.launchers.keep_tail(&self.logs, &instance);
+                let lines = Vec::new();
+                body.tail = self.launchers.keep_tail(&instance, lines);
             }
         }
     }

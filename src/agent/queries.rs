@@ -1,5 +1,7 @@
 //! Answers readings: status, ranges of the log, lines of services' logs, outcomes. Nothing of it is logged.
 
+use std::ops::ControlFlow;
+
 use serde_bytes::ByteBuf;
 use tracing::debug;
 
@@ -9,11 +11,12 @@ use super::task::Agent;
 use super::clock;
 use super::wake::Wake;
 use crate::domain::code::Code;
-use crate::domain::id::{EventId, IntentId, ServiceId};
+use crate::domain::id::{EventId, IntentId, Seq, ServiceId};
 use crate::domain::seen::Progress;
 use crate::ipc::hello::Hello;
 use crate::ipc::local::RequestId;
 use crate::ipc::place::Place;
+use crate::store::{EpochOnDisk, EventPos, Log, RangeEnd, RangeLimits, ReadError};
 use crate::wire::codec;
 use crate::wire::payload::{Ask, Query, Reply};
 
@@ -92,7 +95,7 @@ impl Agent {
 
     fn outcome(&self, intent: IntentId) -> Reply {
         match self.node.seen().get(&intent).map(|record| &record.progress) {
-            Some(Progress::Done(outcome)) => {
+            Some(Progress::Executed(outcome)) => {
                 let event = self.recorder.event_id(self.recorder.head().seq);
                 Reply::Outcome { outcome: outcome.clone(), event }
             }
@@ -179,16 +182,11 @@ impl Agent {
         let waker = self.waker.clone();
         tokio::task::spawn_blocking(move || {
             let events_max = events_max.clamp(1, RANGE_EVENTS_MAX) as usize;
-            let cursor = after.map(|cursor| (cursor.epoch, cursor.seq));
             let head = log.head();
             let head = EventId { origin: origin.clone(), epoch: head.epoch, seq: head.seq };
-            let reply = match log.range(cursor, events_max, RANGE_BYTES_MAX) {
-                Ok(range) => Reply::Range {
-                    epoch: range.epoch,
-                    first: range.first,
-                    rows: range.rows.into_iter().map(|row| ByteBuf::from(row.to_vec())).collect(),
-                    head,
-                },
+            let limits = RangeLimits { rows: events_max, bytes: RANGE_BYTES_MAX };
+            let reply = match page_after(&log, after.as_ref(), limits) {
+                Ok((first, rows)) => Reply::Range { epoch: first.epoch, first: first.seq, rows, head },
                 Err(why) => refused(Code::BAD_CURSOR, why.to_string()),
             };
             if waker.blocking_send(Wake::Ranged(Page { to, cause, reply })).is_err() {
@@ -228,6 +226,46 @@ impl Agent {
             self.timers.set(super::task::Deadline::Ranges, until_ns);
         }
     }
+}
+
+/// Reads the rows behind a cursor, or the first that are kept. A page never spans two epochs.
+fn page_after(
+    log: &Log,
+    after: Option<&EventId>,
+    limits: RangeLimits,
+) -> Result<(EventPos, Vec<ByteBuf>), ReadError> {
+    let mut from = match after {
+        Some(cursor) => EventPos { epoch: cursor.epoch, seq: Seq(cursor.seq.0 + 1) },
+        None => first_kept(log)?,
+    };
+    loop {
+        let mut rows = Vec::new();
+        let end = log.range(from, limits, |_, row| {
+            rows.push(ByteBuf::from(row.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        if !rows.is_empty() || !matches!(end, RangeEnd::EpochOver { .. }) {
+            return Ok((from, rows));
+        }
+        let epochs = log.reader().epochs()?;
+        let next = epochs.iter().skip_while(|known| known.epoch != from.epoch).nth(1);
+        match next {
+            Some(next) => from = first_of(next),
+            None => return Ok((from, rows)),
+        }
+    }
+}
+
+fn first_kept(log: &Log) -> Result<EventPos, ReadError> {
+    let epochs = log.reader().epochs()?;
+    let oldest = epochs.iter().find(|epoch| !epoch.segments.is_empty());
+    let newest = EventPos { epoch: log.head().epoch, seq: Seq(1) };
+    Ok(oldest.map_or(newest, first_of))
+}
+
+fn first_of(epoch: &EpochOnDisk) -> EventPos {
+    let first = epoch.segments.first().map_or(1, |segment| segment.first);
+    EventPos { epoch: epoch.epoch, seq: Seq(first) }
 }
 
 /// Keeps the newest lines that fit an answer.

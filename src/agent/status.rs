@@ -42,7 +42,7 @@ impl Agent {
                 Some(Trees::ProcessGroup) => "process_group".to_owned(),
                 None => "unknown".to_owned(),
             },
-            log_bytes: self.recorder.log().allocated_bytes(),
+            log_bytes: self.recorder.log().reader().allocated_bytes(),
             log_bytes_max: LOG_BYTES_MAX,
             log_unavailable: self.outage().map(str::to_owned),
             services: services.iter().map(|(id, known)| self.service_status(id, known)).collect(),
@@ -103,7 +103,7 @@ impl Agent {
             since: slot.since,
             started_at: main.map(|main| main.started_at),
             pid: main.map(|main| main.pid),
-            restarts: slot.backoff.restarts(),
+            restarts: slot.backoff.restarts,
             exit: slot.last.as_ref().and_then(|last| {
                 let process = last.process.as_ref()?;
                 Some(ExitStatus {
@@ -150,7 +150,9 @@ impl Agent {
         let mut alerts = Vec::new();
         for (service, known) in self.node.services() {
             for (index, slot) in known.slots() {
-                let Some(alert) = slot.alert.as_ref() else { continue };
+                if !slot.backoff.alerting {
+                    continue;
+                }
                 let place = match known.wanted {
                     0 | 1 => service.to_string(),
                     _ => format!("{service}/{index}"),
@@ -159,8 +161,8 @@ impl Agent {
                     alert: format!("{service}/restart-limit"),
                     severity: "warning".to_owned(),
                     place,
-                    since: alert.since,
-                    summary: alert.summary.clone(),
+                    since: slot.backoff.window_since,
+                    summary: format!("{} restarts; still trying", slot.backoff.restarts),
                 });
             }
         }

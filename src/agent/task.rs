@@ -179,7 +179,7 @@ impl Agent {
         self.follow_up();
     }
 
-    fn follow_up(&mut self) {
+    pub(super) fn follow_up(&mut self) {
         while let Some(input) = self.inbox.pop_front() {
             self.decide(input);
         }

@@ -112,8 +112,8 @@ impl Voice {
                 self.credit.grant(count);
                 None
             }
-            FromUplink::Dropped { count, .. } => {
-                self.dropped += count;
+            FromUplink::Dropped(counts) => {
+                self.dropped += counts.malformed + counts.oversize + counts.overflow;
                 None
             }
             FromUplink::Hello(_) | FromUplink::Published { .. } | FromUplink::Refused { .. } => None,

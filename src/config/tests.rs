@@ -158,6 +158,14 @@ fn a_spec_reads_back_from_its_canonical_text_and_its_digest_is_stable() {
 }
 
 #[test]
+fn the_canonical_form_does_not_change_by_itself() {
+    // Every node would call its configuration outdated. A field that is added has to be left out
+    // of the text while it has its default.
+    let digest = one("exec = [\"a\"]").digest.to_string();
+    assert_eq!(digest, "adcd20aa1ce8d2eb3a026e2784f96b4c42442856d433aec0c266cf9e5c140555");
+}
+
+#[test]
 fn layers_merge_tables_replace_the_rest_and_every_value_knows_its_origin() {
     let inputs = || {
         vec![
@@ -228,6 +236,26 @@ fn a_service_is_defined_once_and_only_what_exists_is_overridden() {
     let nothing = vec![layered(Part::Override, "/o", "web", "instances = 2")];
     assert_eq!(codes(nothing), [Code::OVERRIDE_OF_NOTHING]);
     assert_eq!(codes(vec![body("php-fpm8.2", "exec = [\"a\"]")]), [Code::BAD_NAME]);
+}
+
+#[test]
+fn two_services_never_write_one_log() {
+    let text = "exec = [\"a\"]\n[log]\ndir = \"/var/log/${instance}\"\n";
+    assert_eq!(codes(vec![body("a", text), body("b", text)]), [Code::SHARED_LOG]);
+}
+
+#[test]
+fn a_secret_in_the_environment_is_a_warning() {
+    let text = "exec = [\"a\"]\n[credential.key]\nsource = \"file:/k\"\nenv = \"KEY\"\n";
+    let loaded = assemble(vec![body("web", text)], &Options::default()).unwrap();
+    let screen = render_warnings(&loaded.warnings, Some(80));
+    let expected = "\
+warning: a secret is copied into the environment
+  /etc/smgr/services.d/web.toml:4:7  env = \"KEY\"
+                                           ^^^^^ every child of the service inherits this secret  [E0441]
+hint: read the file $CREDENTIALS_DIRECTORY/key if you can
+";
+    assert_eq!(screen, expected);
 }
 
 #[test]

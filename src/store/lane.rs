@@ -145,7 +145,7 @@ pub(crate) struct Lane {
     work: Option<Work>,
     trouble: Option<Trouble>,
     /// The owner was told of an outage that has not ended.
-    told: bool,
+    told: Option<Outage>,
     checkpoint_due: Option<Instant>,
     reserve: Reserve,
     full_told: bool,
@@ -172,7 +172,7 @@ impl Lane {
             head,
             work: None,
             trouble: None,
-            told: false,
+            told: None,
             checkpoint_due: None,
             reserve,
             full_told: false,
@@ -293,7 +293,7 @@ impl Lane {
         hub.commit_begins(&self.shared);
         let mut result = self.attempt(&work);
         let was_full = matches!(&result, Err(error) if error.outage() == Outage::Full);
-        if was_full && self.reserve.release() {
+        if was_full && self.reserve.release(&*self.options.disk) {
             self.outage(Outage::Full, "no space is left; writing on the reserve".to_owned());
             self.trouble = Some(Trouble {
                 kind: Outage::Full,
@@ -304,15 +304,14 @@ impl Lane {
             result = self.attempt(&work);
         }
         let stalled = hub.commit_ends();
-        self.told |= stalled;
+        if stalled {
+            self.told.get_or_insert(Outage::Stalled);
+        }
         match result {
             Ok(()) => {
                 self.trouble = None;
                 self.adopt(work);
-                if self.told && self.reserve.is_whole() {
-                    self.told = false;
-                    self.shared.tell(LogNotice::Recovered);
-                }
+                self.recover();
                 true
             }
             Err(error) => {
@@ -330,14 +329,27 @@ impl Lane {
         let retry_at = Instant::now() + wait;
         let news = self.trouble.as_ref().is_none_or(|trouble| trouble.kind != kind);
         self.trouble = Some(Trouble { kind, retry_at, attempt, reopen: true });
-        if news || !self.told {
+        if news || self.told.is_none() {
             self.outage(kind, crate::store::chain(error));
         }
     }
 
     fn outage(&mut self, kind: Outage, why: String) {
-        self.told = true;
+        self.told = Some(kind);
         self.shared.tell(LogNotice::Unavailable { kind, why });
+    }
+
+    /// Tells the owner that an outage is over: for a full disk, when the reserve is whole again.
+    fn recover(&mut self) {
+        let is_over = match self.told {
+            None => false,
+            Some(Outage::Full) => self.trouble.is_none() && self.reserve.is_whole(),
+            Some(Outage::Stalled | Outage::Failed) => self.trouble.is_none(),
+        };
+        if is_over {
+            self.told = None;
+            self.shared.tell(LogNotice::Recovered);
+        }
     }
 
     fn attempt(&mut self, work: &Work) -> Result<(), SegmentError> {
@@ -455,9 +467,8 @@ impl Lane {
     }
 
     fn mend_reserve(&mut self) {
-        if self.reserve.mend(&*self.options.disk) && self.told && self.trouble.is_none() {
-            self.told = false;
-            self.shared.tell(LogNotice::Recovered);
+        if self.reserve.mend(&*self.options.disk) {
+            self.recover();
         }
     }
 }

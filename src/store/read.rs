@@ -94,6 +94,14 @@ impl LogReader {
         Self { dir: dir.into() }
     }
 
+    /// Returns what the files of the log take on the disk, in bytes.
+    pub fn allocated_bytes(&self) -> u64 {
+        let epochs = layout::epochs(&self.dir).unwrap_or_default();
+        let segments = epochs.iter().flat_map(|epoch| layout::segments(&self.dir, *epoch));
+        let files = segments.flatten().map(|segment| layout::allocated_bytes(&segment.path));
+        files.flatten().sum()
+    }
+
     /// Lists the epochs, the oldest first: in the order of their links, not of their numbers.
     pub fn epochs(&self) -> Result<Vec<EpochOnDisk>, ReadError> {
         let mut epochs = Vec::new();
