@@ -9,9 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::fs::inotify;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::client::{Client, Whom};
 use super::context::Context;
@@ -93,33 +92,6 @@ pub async fn status(client: &mut Client) -> Option<NodeStatus> {
     None
 }
 
-/// Waits until no part of the node is left. Says whether that was in time.
-pub async fn until_down(context: &Context, within: Duration) -> bool {
-    let deadline = Instant::now() + within;
-    let place = context.folder.place();
-    loop {
-        let Some(pid) = alive(context) else { return true };
-        let pidfd = Pid::from_raw(pid.cast_signed())
-            .and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK).ok())
-            .filter(|_| place.is_locked(Part::Keeper).unwrap_or(false))
-            .and_then(|pidfd| watch(pidfd).ok());
-        let turn = match pidfd {
-            Some(pidfd) => timeout_at(deadline, async { drop(pidfd.readable().await) }).await,
-            None => timeout_at(deadline, sleep_until(Instant::now() + LOOK_AGAIN)).await,
-        };
-        if turn.is_err() {
-            return false;
-        }
-    }
-}
-
-/// Returns the process of the keeper, or of the agent, that goes on here.
-pub fn alive(context: &Context) -> Option<u32> {
-    let place = context.folder.place();
-    let held = |part: &Part| place.is_locked(*part).unwrap_or(false);
-    [Part::Keeper, Part::Agent].into_iter().find(held).map(|part| place.pid(part).unwrap_or(0))
-}
-
 /// Tells when something changes where the parts make their sockets.
 struct Changes {
     notify: Option<AsyncFd<OwnedFd>>,
@@ -142,7 +114,7 @@ impl Changes {
         let Some(notify) = &self.notify else { return };
         for folder in folders {
             // One that is missing shows itself in the one above it; the backstop covers the rest.
-            drop(inotify::add_watch(notify.get_ref(), folder, wanted));
+            let _watched = inotify::add_watch(notify.get_ref(), folder, wanted);
         }
     }
 

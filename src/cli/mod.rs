@@ -12,6 +12,8 @@ pub mod launch;
 pub mod nats;
 pub mod out;
 pub mod selector;
+pub mod session;
+pub mod specs;
 pub mod time;
 pub mod verdict;
 pub mod wish;
