@@ -287,6 +287,9 @@ codes! {
         "The kernel refused to execute it: no such file, no permission, or a limit. The reason stands beside it.";
     NO_SUCH_USER = 617, Refused, "no such user on this node",
         "The user or group that the spec names does not exist here.";
+    NOT_STOPPED = 630, NotReady, "the service did not end",
+        "Processes of it are still there, after the stop signal and after KILL. `smgr status SERVICE` shows them; a \
+         process in an uninterruptible call of the kernel ends when that returns.";
 
     INTERNAL = 901, Internal, "a defect of smgr",
         "This should not happen. Please report it with the text that was printed.";
