@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const RULES: &[(&str, &[&str], &[&str])] = &[
     ("domain", &["domain"], &["sha2"]),
     ("wire", &["wire", "domain"], &["rmp_serde", "ed25519_dalek", "sha2"]),
-    ("store", &["store", "wire", "domain"], &["redb", "sha2"]),
+    ("store", &["store", "wire", "domain"], &["redb", "rustix", "sha2"]),
     ("bus", &["bus", "wire", "domain"], &["async_nats", "tokio"]),
     ("ipc", &["ipc", "wire", "domain"], &["rustix", "libc", "tokio"]),
     ("keeper", &["keeper", "ipc", "wire", "domain"], &["rustix", "libc"]),

@@ -1,3 +1,8 @@
 //! Tests against real processes, a real nats-server and the built binary.
 
+mod bus;
 mod layering;
+mod shop;
+mod support;
+mod uplink;
+mod store;

@@ -1,3 +1,17 @@
-//! The one binary.
+//! The one binary: sets up tracing, hands the command line over, and exits with the number that comes back.
 
-fn main() {}
+use std::io;
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_env("SMGR_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .init();
+    let exit = smgr::cli::run(std::env::args_os().collect());
+    ExitCode::from(exit.number())
+}

@@ -1,1 +1,18 @@
-//! (being written)
+//! Speaks NATS, and is the only part that does.
+//!
+//! The bus only transports. It may lose, repeat, reorder, redirect and invent messages, so nothing here verifies or
+//! decides anything; that is done on the signed bytes by whoever reads them.
+
+mod answers;
+mod connection;
+mod options;
+mod retained;
+mod server;
+
+pub use answers::{Answers, NobodyListens};
+pub use connection::{
+    BusState, Connection, Delivered, DialError, SendError, SubscribeError, Subscription,
+};
+pub use options::{BusOptions, Credentials, InvalidOptions, ReadCredentialsError, TlsFiles};
+pub use retained::{EnsureStreamError, ensure_event_stream, event_stream_name};
+pub use server::{SERVER_VERSION_FLOOR, ServerVersion};

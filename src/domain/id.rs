@@ -129,6 +129,14 @@ token!(
     /// Names a person, a job or a part that holds a key.
     Principal
 );
+token!(
+    /// Names a type of event where a dot does not fit: `instance-started` for `instance.started`.
+    EventKind
+);
+token!(
+    /// Names a retained trust document.
+    DocumentName
+);
 
 /// Names one slot of a service: `web/0`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -5,8 +5,30 @@
 
 pub mod code;
 pub mod id;
+pub mod text;
+pub mod time;
+
 pub mod origin;
 pub mod signal;
-pub mod spec;
 pub mod template;
-pub mod text;
+
+pub mod spec;
+
+pub mod intent;
+
+pub mod event;
+
+pub mod policy;
+
+pub mod effect;
+pub mod input;
+pub mod rejection;
+
+mod decide;
+pub mod node;
+
+pub mod backoff;
+pub mod instance;
+pub mod seen;
+
+pub mod tree;

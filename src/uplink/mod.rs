@@ -1,1 +1,120 @@
-//! (being written)
+//! The voice of a node: carries envelopes between the bus and the agent.
+//!
+//! It holds no signing key, decides nothing and remembers nothing: which bus, which filters and what is published
+//! comes from the agent at every start of either. Killed at any moment it loses what the agent's log still holds.
+
+mod bus_link;
+mod incoming;
+mod outgoing;
+mod session;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::ipc::channel;
+use crate::ipc::hello::Incarnation;
+
+use bus_link::BusLink;
+use session::SessionEnd;
+
+/// The delay before the agent's socket is tried again; it doubles with each failure.
+const REDIAL_DELAY_MS: u64 = 20;
+
+/// The longest such delay. An agent is away for longer only when it cannot start.
+const REDIAL_DELAY_MS_MAX: u64 = 2_000;
+
+/// Where the uplink finds its agent.
+#[derive(Clone, Debug)]
+pub struct UplinkOptions {
+    /// The state folder of the node; socket and lock lie in `run` below it.
+    pub state_dir: PathBuf,
+}
+
+/// Says why the uplink did not start or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    /// The lock cannot be opened.
+    #[error("failed to open the lock `{path}`")]
+    Lock { path: PathBuf, source: io::Error },
+    /// Another uplink of this node is running.
+    #[error("an uplink already runs in this state folder (`{path}` is held)")]
+    AlreadyRunning { path: PathBuf },
+    /// The runtime or its signal handlers could not be made.
+    #[error("failed to start the runtime of the uplink")]
+    Runtime { source: io::Error },
+    /// The agent speaks another protocol.
+    #[error("the agent cannot be spoken with")]
+    Protocol { source: crate::ipc::hello::NoCommonProtocol },
+}
+
+/// Runs the uplink until it is told to stop with SIGTERM or SIGINT.
+///
+/// # Errors
+/// Fails when another uplink holds the lock, or the agent speaks a protocol that this build does not know.
+pub fn run(options: &UplinkOptions) -> Result<(), UplinkError> {
+    let run = options.state_dir.join("run");
+    let _lock = lock(&run.join("uplink.lock"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| UplinkError::Runtime { source })?;
+    runtime.block_on(async {
+        let stop = |kind| signal(kind).map_err(|source| UplinkError::Runtime { source });
+        let (mut terminate, mut interrupt) =
+            (stop(SignalKind::terminate())?, stop(SignalKind::interrupt())?);
+        let (mut bus, socket) = (BusLink::default(), run.join("uplink.sock"));
+        let ended = tokio::select! {
+            ended = serve(&socket, &mut bus) => ended,
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        };
+        bus.close().await;
+        ended
+    })
+}
+
+/// Serves one agent after the other.
+async fn serve(socket: &Path, bus: &mut BusLink) -> Result<(), UplinkError> {
+    let incarnation = Incarnation::draw();
+    let mut failures = 0;
+    loop {
+        match channel::connect(socket) {
+            Ok((sender, receiver)) => {
+                match session::serve(sender, receiver, incarnation, bus).await {
+                    SessionEnd::Protocol(source) => return Err(UplinkError::Protocol { source }),
+                    // A session that worked starts the delays anew; one that was refused does not.
+                    SessionEnd::Served(why) => {
+                        tracing::info!(%why, "the agent is gone");
+                        failures = 0;
+                    }
+                    SessionEnd::NoHello => failures += 1,
+                }
+            }
+            Err(_) => failures += 1,
+        }
+        tokio::time::sleep(redial_delay(failures)).await;
+    }
+}
+
+fn redial_delay(failures: u32) -> Duration {
+    let ceiling = (REDIAL_DELAY_MS << failures.min(16)).min(REDIAL_DELAY_MS_MAX);
+    let spread = getrandom::u32().unwrap_or(u32::MAX / 2);
+    Duration::from_millis(ceiling / 2 + ceiling / 2 * u64::from(spread) / u64::from(u32::MAX))
+}
+
+fn lock(path: &Path) -> Result<File, UplinkError> {
+    let failed = |source| UplinkError::Lock { path: path.to_owned(), source };
+    let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(UplinkError::AlreadyRunning { path: path.to_owned() })
+        }
+        Err(errno) => Err(failed(errno.into())),
+    }
+}

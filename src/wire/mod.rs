@@ -1,1 +1,11 @@
-//! (being written)
+//! What travels: envelopes, payloads and subjects. No IO.
+
+pub mod codec;
+pub mod key;
+
+pub mod envelope;
+
+pub mod note;
+pub mod payload;
+pub mod status;
+pub mod subject;

@@ -1,0 +1,10 @@
+//! What the tests stand on: real servers and a runtime.
+
+pub(crate) mod nats;
+
+use std::future::Future;
+
+/// Runs a test on the kind of runtime that the agent and the uplink have.
+pub(crate) fn block_on<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
+}

@@ -1,0 +1,129 @@
+//! Signs answers and sends each to whom it was promised: an inbox on the bus, or a caller at the local socket.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::clock;
+use super::local::Caller;
+use super::voice::Voice;
+use crate::domain::id::{IntentId, NodeId};
+use crate::domain::policy::Kind;
+use crate::ipc::local::RequestId;
+use crate::wire::codec;
+use crate::wire::envelope;
+use crate::wire::key::Signer;
+use crate::wire::payload::{Answer, PAYLOAD_VERSION, Reply};
+use crate::wire::subject::Inbox;
+
+/// Intents whose callers wait for an outcome, and callers of one intent: beyond it they ask again.
+const INTENTS_MAX: usize = 4096;
+const CALLERS_MAX: usize = 16;
+
+/// Whom to answer.
+#[derive(Debug, Clone)]
+pub(super) enum ReplyTo {
+    /// An inbox on the bus that belongs to whoever signed.
+    Bus(Inbox),
+    /// A request at the local socket.
+    Local(Caller, RequestId),
+    /// Nobody asked for an answer.
+    Nobody,
+}
+
+/// The one who answers for a node.
+#[derive(Debug)]
+pub(super) struct Answers {
+    node: NodeId,
+    signer: Arc<Signer>,
+    waiting: BTreeMap<IntentId, Vec<ReplyTo>>,
+}
+
+impl Answers {
+    pub(super) fn new(node: NodeId, signer: Arc<Signer>) -> Self {
+        Self { node, signer, waiting: BTreeMap::new() }
+    }
+
+    /// Remembers who waits for the outcome of an intent.
+    pub(super) fn wait(&mut self, intent: IntentId, to: ReplyTo) {
+        if self.waiting.len() >= INTENTS_MAX && !self.waiting.contains_key(&intent) {
+            return;
+        }
+        let callers = self.waiting.entry(intent).or_default();
+        if callers.len() < CALLERS_MAX && !matches!(to, ReplyTo::Nobody) {
+            callers.push(to);
+        }
+    }
+
+    /// Tells all who wait for an intent something on the way.
+    pub(super) fn tell(&mut self, intent: IntentId, reply: &Reply, voice: &mut Voice) {
+        let callers = self.waiting.get(&intent).cloned().unwrap_or_default();
+        self.send_all(&callers, intent, reply, false, voice);
+    }
+
+    /// Tells all who wait for an intent how it ended.
+    pub(super) fn finish(&mut self, intent: IntentId, reply: &Reply, voice: &mut Voice) {
+        let callers = self.waiting.remove(&intent).unwrap_or_default();
+        self.send_all(&callers, intent, reply, true, voice);
+    }
+
+    /// Answers one caller with one last answer.
+    pub(super) fn reply(&self, to: &ReplyTo, cause: IntentId, reply: Reply, voice: &mut Voice) {
+        let parts = [reply];
+        self.reply_parts(to, cause, parts, voice);
+    }
+
+    /// Answers one caller in parts.
+    pub(super) fn reply_parts(
+        &self,
+        to: &ReplyTo,
+        cause: IntentId,
+        replies: impl IntoIterator<Item = Reply>,
+        voice: &mut Voice,
+    ) {
+        let mut replies = replies.into_iter().peekable();
+        let mut part = 0;
+        while let Some(reply) = replies.next() {
+            let last = replies.peek().is_none();
+            let sealed = self.seal(cause, part, last, reply);
+            deliver(to, &sealed, last, voice);
+            part += 1;
+        }
+    }
+
+    fn send_all(
+        &self,
+        callers: &[ReplyTo],
+        cause: IntentId,
+        reply: &Reply,
+        last: bool,
+        voice: &mut Voice,
+    ) {
+        if callers.is_empty() {
+            return;
+        }
+        let sealed = self.seal(cause, u32::from(last), last, reply.clone());
+        for to in callers {
+            deliver(to, &sealed, last, voice);
+        }
+    }
+
+    fn seal(&self, cause: IntentId, part: u32, last: bool, reply: Reply) -> Arc<[u8]> {
+        let at = clock::now().at;
+        let node = self.node.clone();
+        let answer = Answer { v: PAYLOAD_VERSION, node, cause, at, part, last, reply };
+        envelope::seal(Kind::Answer, &codec::encode(&answer), &self.signer).into()
+    }
+}
+
+fn deliver(to: &ReplyTo, sealed: &Arc<[u8]>, last: bool, voice: &mut Voice) {
+    match to {
+        ReplyTo::Bus(inbox) => voice.answer(inbox, sealed),
+        ReplyTo::Local(caller, id) => {
+            caller.answer(*id, sealed.to_vec());
+            if last {
+                caller.end(*id);
+            }
+        }
+        ReplyTo::Nobody => {}
+    }
+}

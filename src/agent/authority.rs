@@ -1,0 +1,330 @@
+//! The gate: every wish is checked here, whatever the bus or the sender says of it.
+//!
+//! The checks stand in the order of the research on envelopes: size, shape, type, key, class, rate, signature,
+//! strict decoding, issuer, fleet, audience, time, grant. The first that fails names itself and nothing is changed.
+//! Whether an id was seen before is the core's to say, since it is folded from the log.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+
+use crate::domain::code::Code;
+use crate::domain::event::Actor;
+use crate::domain::id::{Digest, FleetId, IntentId, Kid, NodeId};
+use crate::domain::intent::Verb;
+use crate::domain::policy::{self, Holder, KeyClass, Kind};
+use crate::domain::time::UnixMicros;
+use crate::wire::codec;
+use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX, EnvelopeError};
+use crate::wire::key::Keyring;
+use crate::wire::payload::{Ask, Audience, Intent, Mode, NODES_MAX, PAYLOAD_VERSION, Query};
+
+/// How far two clocks may differ, in milliseconds.
+pub(crate) const SKEW_MS: u64 = 30_000;
+
+/// The longest life of a `once` intent or a query, in milliseconds.
+const LIFE_MS_MAX: u64 = 15 * 60_000;
+
+/// What a signer may say of itself, in bytes.
+const NOTE_BYTES_MAX: usize = 256;
+
+/// Messages that name one key, a second, and the burst above it: each costs a verification of some 50 us.
+const RATE: f64 = 1000.0;
+const BURST: f64 = 2000.0;
+
+/// By which way a message came. A wish is judged the same on all of them, but their floods are kept apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    /// The bus, where anybody may send anything.
+    Bus,
+    /// The local socket.
+    Local,
+}
+
+/// Why a message was refused. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub(super) struct Refusal {
+    /// The check that failed.
+    pub(super) code: Code,
+    /// In words.
+    pub(super) why: String,
+    /// Whether a trusted key signed it: only then may it cost an event and an answer.
+    pub(super) signed: Option<Signed>,
+}
+
+/// Who signed a message whose signature held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Signed {
+    /// The wish, when it could be read.
+    pub(super) id: Option<IntentId>,
+    /// The signer.
+    pub(super) actor: Actor,
+}
+
+/// A wish that passed every check that needs no history.
+#[derive(Clone, Debug)]
+pub(super) struct Verified<T> {
+    /// The payload.
+    pub(super) payload: T,
+    /// SHA-256 of the signed bytes.
+    pub(super) digest: Digest,
+    /// On whose authority.
+    pub(super) actor: Actor,
+    /// What of the checks on time and grants failed. A repeat of a wish that was taken is answered all the same.
+    pub(super) objection: Option<Refusal>,
+}
+
+/// The keys, the grants and the rates of one node.
+#[derive(Debug)]
+pub(super) struct Authority {
+    fleet: FleetId,
+    node: NodeId,
+    ring: Keyring,
+    revoked: Vec<Kid>,
+    buckets: BTreeMap<(Way, Kid), Bucket>,
+    /// The highest time that the log knows: a clock below it is wrong.
+    floor: UnixMicros,
+}
+
+impl Authority {
+    pub(super) fn new(fleet: FleetId, node: NodeId, ring: Keyring, revoked: Vec<Kid>) -> Self {
+        let floor = UnixMicros::default();
+        Self { fleet, node, ring, revoked, buckets: BTreeMap::new(), floor }
+    }
+
+    /// Raises the time below which this machine's clock is known to be wrong.
+    pub(super) fn raise_floor(&mut self, at: UnixMicros) {
+        self.floor = self.floor.max(at);
+    }
+
+    /// Checks an intent.
+    pub(super) fn intent(
+        &mut self,
+        bytes: &[u8],
+        way: Way,
+        now: UnixMicros,
+    ) -> Result<Verified<Intent>, Refusal> {
+        let opened: Open<Intent> = self.open(bytes, Kind::Intent, way)?;
+        let Open { payload: intent, kid, holder, digest } = opened;
+        let mut actor = actor_of(&holder, kid);
+        let refuse = |actor: &Actor, code: Code, why: String| Refusal {
+            code,
+            why,
+            signed: Some(Signed { id: Some(intent.id), actor: actor.clone() }),
+        };
+        if intent.note.len() > NOTE_BYTES_MAX {
+            let why = format!("the note has {} bytes, more than {NOTE_BYTES_MAX}", intent.note.len());
+            return Err(refuse(&actor, Code::BAD_PAYLOAD, why));
+        }
+        actor.note.clone_from(&intent.note);
+        if intent.v != PAYLOAD_VERSION {
+            return Err(refuse(&actor, Code::BAD_PAYLOAD, format!("payload version {}", intent.v)));
+        }
+        if intent.iss != kid {
+            let why = format!("it says key {} and was signed by {kid}", intent.iss);
+            return Err(refuse(&actor, Code::WRONG_ISSUER, why));
+        }
+        if let Err(why) = self.addressed(&intent.fleet, &intent.audience, true) {
+            return Err(refuse(&actor, Code::WRONG_AUDIENCE, why));
+        }
+        if intent.mode == Mode::Desired {
+            let why = "releases and configurations by intent are not in this version".to_owned();
+            return Err(refuse(&actor, Code::NOT_YET, why));
+        }
+        let verb = intent.action.verb();
+        let service = intent.action.service();
+        let objection = self
+            .in_time(intent.iat, intent.exp, way, holder.class, now)
+            .and_then(|()| self.granted(&holder, verb, service))
+            .err()
+            .map(|(code, why)| refuse(&actor, code, why));
+        Ok(Verified { payload: intent, digest, actor, objection })
+    }
+
+    /// Checks a query.
+    pub(super) fn query(
+        &mut self,
+        bytes: &[u8],
+        way: Way,
+        now: UnixMicros,
+    ) -> Result<Verified<Query>, Refusal> {
+        let Open { payload: query, kid, holder, digest } = self.open(bytes, Kind::Query, way)?;
+        let query: Query = query;
+        let actor = actor_of(&holder, kid);
+        let refuse = |code: Code, why: String| Refusal {
+            code,
+            why,
+            signed: Some(Signed { id: Some(query.id), actor: actor.clone() }),
+        };
+        if query.v != PAYLOAD_VERSION {
+            return Err(refuse(Code::BAD_PAYLOAD, format!("payload version {}", query.v)));
+        }
+        if query.iss != kid {
+            let why = format!("it says key {} and was signed by {kid}", query.iss);
+            return Err(refuse(Code::WRONG_ISSUER, why));
+        }
+        self.addressed(&query.fleet, &query.audience, false)
+            .map_err(|why| refuse(Code::WRONG_AUDIENCE, why))?;
+        let (verb, service) = verb_of(&query.ask);
+        self.in_time(query.iat, query.exp, way, holder.class, now)
+            .and_then(|()| self.granted(&holder, verb, service))
+            .map_err(|(code, why)| refuse(code, why))?;
+        Ok(Verified { payload: query, digest, actor, objection: None })
+    }
+
+    fn open<T: DeserializeOwned>(
+        &mut self,
+        bytes: &[u8],
+        kind: Kind,
+        way: Way,
+    ) -> Result<Open<T>, Refusal> {
+        let sealed = envelope::read(bytes, ENVELOPE_BYTES_MAX).map_err(refusal_of)?;
+        if sealed.kind() != kind {
+            let why = format!("{:?} is not taken here", sealed.kind());
+            return Err(unsigned(Code::UNKNOWN_TYPE, why));
+        }
+        let claimed = sealed.claimed();
+        if self.revoked.contains(&claimed) {
+            return Err(unsigned(Code::KEY_REVOKED, format!("key {claimed} was taken back")));
+        }
+        // Only keys of the ring have a bucket, so that strangers cannot fill the memory with kids.
+        if self.ring.get(claimed).is_some()
+            && !self.buckets.entry((way, claimed)).or_default().take(Instant::now())
+        {
+            let why = format!("key {claimed} sends more than {RATE} messages a second");
+            return Err(unsigned(Code::RATE_LIMITED, why));
+        }
+        let opened = sealed.open(&self.ring).map_err(refusal_of)?;
+        let signed = Signed { id: None, actor: actor_of(opened.holder, opened.kid) };
+        let payload = codec::decode(opened.payload).map_err(|error| Refusal {
+            code: Code::BAD_PAYLOAD,
+            why: error.to_string(),
+            signed: Some(signed),
+        })?;
+        Ok(Open { payload, kid: opened.kid, holder: opened.holder.clone(), digest: opened.digest })
+    }
+
+    fn addressed(&self, fleet: &FleetId, audience: &Audience, changes: bool) -> Result<(), String> {
+        if *fleet != self.fleet {
+            return Err(format!("it is for fleet `{fleet}`, this is `{}`", self.fleet));
+        }
+        match audience {
+            Audience::All if changes => {
+                Err("an intent names its nodes; `all` is for queries only".to_owned())
+            }
+            Audience::Nodes(nodes) if nodes.len() > NODES_MAX => {
+                Err(format!("it names {} nodes, more than {NODES_MAX}", nodes.len()))
+            }
+            audience if audience.includes(&self.node) => Ok(()),
+            _ => Err(format!("it does not name this node, `{}`", self.node)),
+        }
+    }
+
+    fn in_time(
+        &self,
+        iat: UnixMicros,
+        exp: UnixMicros,
+        way: Way,
+        class: KeyClass,
+        now: UnixMicros,
+    ) -> Result<(), (Code, String)> {
+        if exp.ms_since(iat) > LIFE_MS_MAX {
+            return Err((Code::EXPIRED, format!("it lives longer than {LIFE_MS_MAX} ms")));
+        }
+        // A wrong clock never locks a machine out of the commands of its own root.
+        let own = way == Way::Local && class == KeyClass::Local;
+        if !own && now.plus_ms(SKEW_MS) < self.floor {
+            let why = "this node's clock is behind its own history, so ages cannot be told".to_owned();
+            return Err((Code::CLOCK_UNSURE, why));
+        }
+        if now > exp.plus_ms(SKEW_MS) {
+            return Err((Code::EXPIRED, format!("it expired {} ms ago", now.ms_since(exp))));
+        }
+        if iat > now.plus_ms(SKEW_MS) {
+            let why = format!("it was signed {} ms in the future", iat.ms_since(now));
+            return Err((Code::NOT_YET_VALID, why));
+        }
+        Ok(())
+    }
+
+    fn granted(
+        &self,
+        holder: &Holder,
+        verb: Verb,
+        service: Option<&crate::domain::id::ServiceId>,
+    ) -> Result<(), (Code, String)> {
+        let request = policy::Request { verb, service, node: &self.node };
+        match policy::allowed_by(&holder.grants, request) {
+            Some(_) => Ok(()),
+            None => Err((
+                Code::NOT_GRANTED,
+                match service {
+                    Some(service) => {
+                        format!("`{}` may not {verb:?} `{service}` on `{}`", holder.name, self.node)
+                    }
+                    None => format!("`{}` may not {verb:?} on `{}`", holder.name, self.node),
+                },
+            )),
+        }
+    }
+}
+
+struct Open<T> {
+    payload: T,
+    kid: Kid,
+    holder: Holder,
+    digest: Digest,
+}
+
+fn actor_of(holder: &Holder, kid: Kid) -> Actor {
+    Actor {
+        kind: holder.class.actor(),
+        name: holder.name.clone(),
+        key: Some(kid),
+        note: String::new(),
+    }
+}
+
+fn verb_of(ask: &Ask) -> (Verb, Option<&crate::domain::id::ServiceId>) {
+    match ask {
+        Ask::Ping | Ask::Status => (Verb::Status, None),
+        Ask::Logs { service, .. } => (Verb::Logs, Some(service)),
+        Ask::Range { .. } | Ask::Outcome { .. } => (Verb::Events, None),
+    }
+}
+
+fn unsigned(code: Code, why: String) -> Refusal {
+    Refusal { code, why, signed: None }
+}
+
+fn refusal_of(error: EnvelopeError) -> Refusal {
+    let code = match &error {
+        EnvelopeError::Size { .. } => Code::TOO_LARGE,
+        EnvelopeError::Shape(_) => Code::BAD_SHAPE,
+        EnvelopeError::UnknownType => Code::UNKNOWN_TYPE,
+        EnvelopeError::UnknownKey { .. } => Code::UNKNOWN_SIGNER,
+        EnvelopeError::Class { .. } => Code::CLASS_MAY_NOT_SIGN,
+        EnvelopeError::Signature { .. } => Code::BAD_SIGNATURE,
+    };
+    unsigned(code, error.to_string())
+}
+
+/// A token bucket that needs no timer.
+#[derive(Debug, Default)]
+struct Bucket {
+    spent: f64,
+    since: Option<Instant>,
+}
+
+impl Bucket {
+    fn take(&mut self, now: Instant) -> bool {
+        let idle = self.since.map_or(Duration::ZERO, |since| now.duration_since(since));
+        self.since = Some(now);
+        self.spent = (self.spent - idle.as_secs_f64() * RATE).max(0.0);
+        let fits = self.spent + 1.0 <= BURST;
+        self.spent += f64::from(u8::from(fits));
+        fits
+    }
+}

@@ -1,0 +1,569 @@
+//! Carries out what was decided, and turns what the keeper, the logs and the services say into inputs of the core.
+
+use std::os::fd::OwnedFd;
+
+use regex::Regex;
+use tracing::{debug, error, info, warn};
+
+use super::hands::{Asked, HeldRun, Standing};
+use super::names::{self, Memo};
+use super::task::{Agent, Deadline, Promise};
+use super::{clock, logs, signs};
+use crate::domain::effect::{Act, Hook, Operation, Timer};
+use crate::domain::event::{Context, Event, Exit, LinesDropped, PartStarted, Usage};
+use crate::domain::id::{InstanceId, IntentId, RunId};
+use crate::domain::input::{
+    ActionEnd, Decision, Delivery, Ended, Input, Kept, KeptAction, KeptRun,
+};
+use crate::domain::spec::ReadyBy;
+use crate::domain::time::UnixMicros;
+use crate::ipc::keeper::{
+    Answer, Channel, Fact, FromKeeper, Moment, Refusal, RunName, RunState, ShutdownMode, Target,
+    Verb, What,
+};
+
+impl Agent {
+    /// Does one thing. What follows from it at once is queued, never decided in the middle of a decision.
+    pub(super) fn act(&mut self, act: Act) {
+        match act {
+            Act::Spawn { instance, run, .. } => self.spawn(instance, run),
+            Act::Signal { instance, run, signal, operation } => {
+                let asked = match &operation {
+                    Operation::Wish(intent, _) => Asked::Signal(*intent, instance.clone()),
+                    _ => Asked::Other("signal"),
+                };
+                let verb = Verb::Signal {
+                    run: names::run(&instance, run),
+                    signal,
+                    to: Target::Main,
+                };
+                self.hands.ask(asked, verb);
+            }
+            Act::KillTree { instance, run } => {
+                let run = names::run(&instance, run);
+                self.hands.ask(Asked::Other("kill a tree"), Verb::KillTree { run });
+            }
+            Act::RunHook { instance, run, hook, operation } => {
+                self.run_hook(instance, run, hook, operation.id());
+            }
+            // A fact is acknowledged by its number, when everything that it led to is durable.
+            Act::Acknowledge { instance, run } => self.launchers.forget(&instance, run),
+            Act::AcknowledgeAction { .. } => {}
+            Act::SetTimer { timer, at, after_ms } => {
+                let due = clock::now().mono_ns + after_ms.saturating_mul(1_000_000);
+                self.timers.set(Deadline::Core(timer.clone()), due);
+                self.recorded.insert(timer, at);
+            }
+            Act::CancelTimer { timer } => {
+                self.timers.cancel(&Deadline::Core(timer.clone()));
+                self.recorded.remove(&timer);
+            }
+            Act::StartAction { intent, service, action, params } => {
+                self.start_action(intent, &service, &action, &params);
+            }
+            Act::KillAction { intent } => {
+                let verb = Verb::KillTree { run: names::action(intent) };
+                self.hands.ask(Asked::Other("kill an action"), verb);
+            }
+            Act::LoadSpecs { intent, services } => self.load_specs(intent, &services),
+            Act::Answer { intent, reply } => self.answer_wish(intent, reply),
+            Act::StopAgent { leave_running } => {
+                let mode = if leave_running { ShutdownMode::Leave } else { ShutdownMode::Drain };
+                info!(?mode, "the node's parts end");
+                self.hands.ask(Asked::Other("shut down"), Verb::Shutdown(mode));
+                self.recorder.promise(Promise::End);
+            }
+        }
+    }
+
+    fn spawn(&mut self, instance: InstanceId, run: RunId) {
+        let Some((spec, digest)) = self.services.spec_of(&instance.service) else {
+            let why = "its spec is not there".to_owned();
+            return self.start_failed(instance, run, "prepare", 0, why);
+        };
+        let memo = Memo::Run { instance: instance.clone(), run, spec: digest };
+        let prepared = self.launchers.run(&spec, &instance, run, memo.encode());
+        match prepared {
+            Ok(spawn) => {
+                self.prepare_logs(&instance, run, &spec.ready.by, None);
+                self.hands.ask(Asked::Spawn(instance, run), Verb::Spawn(Box::new(spawn)));
+            }
+            Err(fault) => {
+                self.start_failed(instance, run, fault.step, fault.errno, fault.why);
+            }
+        }
+    }
+
+    fn start_failed(
+        &mut self,
+        instance: InstanceId,
+        run: RunId,
+        step: &str,
+        errno: i32,
+        why: String,
+    ) {
+        let step = step.to_owned();
+        self.inbox.push_back(Input::StartFailed { instance, run, step, errno, why });
+    }
+
+    /// Tells the log thread whose lines come next, before the first of them can come.
+    fn prepare_logs(
+        &self,
+        instance: &InstanceId,
+        run: RunId,
+        ready: &ReadyBy,
+        since: Option<UnixMicros>,
+    ) {
+        let logs = self.logs.handle();
+        if since.is_none() {
+            told(logs.mark_run(instance.clone(), run));
+        }
+        if let ReadyBy::Log(pattern) = ready {
+            match Regex::new(pattern) {
+                Ok(pattern) => told(logs.watch_ready(instance.clone(), run, pattern, since)),
+                Err(why) => error!(%instance, %why, "a pattern that was checked does not compile"),
+            }
+        }
+    }
+
+    fn run_hook(&mut self, instance: InstanceId, run: RunId, hook: Hook, operation: [u8; 16]) {
+        let memo = Memo::Hook { instance: instance.clone(), run, hook: hook.into() };
+        let name = names::hook(&instance, run, hook, operation);
+        let prepared = match self.services.spec_of(&instance.service) {
+            Some((spec, _)) => {
+                self.launchers.hook(&spec, &instance, run, hook, name, memo.encode())
+            }
+            None => return self.hook_ended(instance, run, hook, Exit::Unknown),
+        };
+        match prepared {
+            Ok(spawn) => {
+                let asked = Asked::Hook(instance, run, hook);
+                self.hands.ask(asked, Verb::Spawn(Box::new(spawn)));
+            }
+            Err(fault) => {
+                warn!(%instance, ?hook, why = fault.why, "a hook could not be prepared");
+                self.hook_ended(instance, run, hook, Exit::Code(127));
+            }
+        }
+    }
+
+    fn hook_ended(&mut self, instance: InstanceId, run: RunId, hook: Hook, exit: Exit) {
+        self.inbox.push_back(Input::HookEnded { instance, run, hook, exit });
+    }
+
+    fn start_action(
+        &mut self,
+        intent: IntentId,
+        service: &crate::domain::id::ServiceId,
+        action: &crate::domain::id::ActionName,
+        params: &std::collections::BTreeMap<String, String>,
+    ) {
+        let instance = InstanceId { service: service.clone(), index: 0 };
+        let memo = Memo::Action { intent, instance: instance.clone() };
+        let prepared = match self.services.spec_of(service) {
+            Some((spec, _)) => self.launchers.action(
+                &spec,
+                &instance,
+                action,
+                params,
+                names::action(intent),
+                memo.encode(),
+            ),
+            None => return self.action_not_started(intent, "its service has no spec".to_owned()),
+        };
+        match prepared {
+            Ok(spawn) => self.hands.ask(Asked::Action(intent), Verb::Spawn(Box::new(spawn))),
+            Err(fault) => self.action_not_started(intent, fault.why),
+        }
+    }
+
+    fn action_not_started(&mut self, intent: IntentId, why: String) {
+        let end = ActionEnd::NotStarted { why };
+        self.inbox.push_back(Input::ActionEnded { intent, end });
+    }
+
+    pub(super) fn keeper_said(&mut self, frame: FromKeeper, descriptors: Vec<OwnedFd>) {
+        match frame {
+            FromKeeper::Hello { .. } => warn!("the keeper says hello twice"),
+            FromKeeper::Answer { number, answer } => {
+                if let Some(asked) = self.hands.answered(number) {
+                    self.answered(asked, answer, descriptors);
+                }
+            }
+            FromKeeper::Fact(fact) => match &mut self.hands.standing {
+                Standing::Meeting(meeting) => meeting.facts.push(fact),
+                Standing::Met | Standing::Apart => self.fact(fact),
+            },
+            FromKeeper::Shutdown(mode) => {
+                let leave_running = mode == ShutdownMode::Leave;
+                self.inbox.push_back(Input::Shutdown { leave_running });
+            }
+        }
+    }
+
+    fn answered(&mut self, asked: Asked, answer: Answer, descriptors: Vec<OwnedFd>) {
+        match (asked, answer) {
+            (Asked::Spawn(instance, run), Answer::Spawned { pid, channels, .. }) => {
+                self.hold(&instance, run, pid, &channels, descriptors);
+            }
+            // The fact that follows says the same, and is the one that is acknowledged.
+            (Asked::Spawn(..) | Asked::Hook(..) | Asked::Action(_), Answer::NotSpawned(_)) => {}
+            (Asked::Hook(..) | Asked::Action(_), Answer::Spawned { .. }) => {}
+            (Asked::Spawn(instance, run), Answer::Refused(refusal)) => match refusal {
+                // It was started before: what it does is told by its facts.
+                Refusal::RunExists => debug!(%instance, %run, "the run is there already"),
+                other => self.start_failed(instance, run, "spawn", 0, other.to_string()),
+            },
+            (Asked::Hook(instance, run, hook), Answer::Refused(refusal)) => {
+                if refusal != Refusal::RunExists {
+                    self.hook_ended(instance, run, hook, Exit::Unknown);
+                }
+            }
+            (Asked::Action(intent), Answer::Refused(refusal)) => {
+                if refusal != Refusal::RunExists {
+                    self.action_not_started(intent, refusal.to_string());
+                }
+            }
+            (Asked::Signal(intent, instance), answer) => {
+                let delivery = match answer {
+                    Answer::Done => Delivery::Delivered,
+                    Answer::Refused(Refusal::NoSuchRun) => Delivery::Gone,
+                    Answer::Refused(Refusal::Kernel { errno, .. }) => Delivery::Refused(errno),
+                    _ => Delivery::Lost,
+                };
+                self.inbox.push_back(Input::SignalDelivered { intent, instance, delivery });
+            }
+            (Asked::List, Answer::Runs { runs, more }) => self.listed(runs, more),
+            (Asked::Descriptors(slot), Answer::Descriptors { channels, runs }) => {
+                let Some(instance) = names::instance_of(&slot) else { return };
+                let known = self.hands.held.entry(slot).or_default();
+                let mut fds = descriptors.into_iter();
+                let taken: Vec<_> = channels.iter().copied().zip(fds.by_ref()).collect();
+                for (run, pidfd) in runs.into_iter().zip(fds) {
+                    let held = HeldRun { pid: 0, memo: Default::default(), pidfd };
+                    known.runs.entry(run).or_insert(held);
+                }
+                self.open_channels(&instance, None, taken);
+            }
+            (Asked::Other(what), Answer::Refused(Refusal::NoSuchRun)) => {
+                debug!(what, "the run is gone");
+            }
+            (asked, Answer::Refused(refusal)) => warn!(?asked, %refusal, "the keeper refused"),
+            (asked, answer) => debug!(?asked, ?answer, "the keeper answered"),
+        }
+    }
+
+    /// Keeps what came with a process: its pidfd, and the channels that were not there yet.
+    fn hold(
+        &mut self,
+        instance: &InstanceId,
+        run: RunId,
+        pid: u32,
+        channels: &[Channel],
+        descriptors: Vec<OwnedFd>,
+    ) {
+        let mut fds = descriptors.into_iter();
+        if let (Some(pidfd), Some((_, digest))) =
+            (fds.next(), self.services.spec_of(&instance.service))
+        {
+            let memo = Memo::Run { instance: instance.clone(), run, spec: digest }.encode();
+            let held = self.hands.held.entry(names::slot(instance)).or_default();
+            held.runs.insert(names::run(instance, run), HeldRun { pid, memo, pidfd });
+        }
+        let taken = channels.iter().copied().zip(fds).collect();
+        self.open_channels(instance, Some(run), taken);
+    }
+
+    /// Puts channels to use: pipes to the log thread, sockets to their listeners. Duplicates are kept for a new keeper.
+    fn open_channels(
+        &mut self,
+        instance: &InstanceId,
+        run: Option<RunId>,
+        taken: Vec<(Channel, OwnedFd)>,
+    ) {
+        let mut pipes = (None, None);
+        for (channel, fd) in taken {
+            if channel == Channel::Ready {
+                if let Some(run) = run {
+                    let waker = self.waker.clone();
+                    report(signs::hear_ready_fd(instance.clone(), run, fd, waker).map(drop));
+                }
+                continue;
+            }
+            let Ok(duplicate) = fd.try_clone() else {
+                error!(%instance, "no descriptor is left");
+                continue;
+            };
+            let held = self.hands.held.entry(names::slot(instance)).or_default();
+            if held.channels.insert(channel, duplicate).is_some() {
+                continue;
+            }
+            match channel {
+                Channel::Stdout => pipes.0 = Some(fd),
+                Channel::Stderr => pipes.1 = Some(fd),
+                Channel::Notify => {
+                    let waker = self.waker.clone();
+                    report(signs::hear_notify(instance.clone(), fd, waker).map(drop));
+                }
+                Channel::Ready => {}
+            }
+        }
+        let (Some(stdout), Some(stderr)) = pipes else { return };
+        let Some((spec, _)) = self.services.spec_of(&instance.service) else { return };
+        match self.launchers.log_setup(&spec, instance) {
+            Ok(setup) => told(self.logs.handle().attach(instance.clone(), setup, stdout, stderr)),
+            Err(why) => error!(%instance, %why, "its output is not written"),
+        }
+    }
+
+    /// Takes a page of the keeper's list; at the end of the last one, agent and keeper have met.
+    fn listed(&mut self, page: Vec<RunState>, more: bool) {
+        let Standing::Meeting(meeting) = &mut self.hands.standing else { return };
+        let after = page.last().map(|run| run.run.clone());
+        meeting.runs.extend(page);
+        if more && after.is_some() {
+            return self.hands.ask(Asked::List, Verb::List { after });
+        }
+        let meeting = std::mem::take(meeting);
+        for state in &meeting.runs {
+            let known = self.hands.held.get(&state.slot).is_some_and(|held| !held.channels.is_empty());
+            if !known && names::instance_of(&state.slot).is_some() {
+                let slot = state.slot.clone();
+                let verb = Verb::TakeDescriptors { slot: slot.clone() };
+                self.hands.ask(Asked::Descriptors(slot), verb);
+            }
+        }
+        let kept = self.kept(&meeting.runs, &meeting.facts);
+        self.met(kept);
+        self.is_new = false;
+        for fact in meeting.facts {
+            self.fact(fact);
+            while let Some(input) = self.inbox.pop_front() {
+                self.decide(input);
+            }
+        }
+    }
+
+    fn kept(&self, runs: &[RunState], facts: &[Fact]) -> Kept {
+        let mut kept = Kept {
+            keeper: self.keeper_started(),
+            agent_is_new: self.is_new,
+            away_ms: clock::now().at.ms_since(self.away_since),
+            runs: Vec::new(),
+            actions: Vec::new(),
+        };
+        for state in runs {
+            let ended = facts.iter().find_map(|fact| match &fact.what {
+                What::Exited { exit, usage, .. } if fact.run == state.run => {
+                    Some((*exit, *usage, fact.at))
+                }
+                _ => None,
+            });
+            match Memo::decode(&state.memo) {
+                Some(Memo::Run { instance, run, spec }) => kept.runs.push(KeptRun {
+                    ended: ended.map(|(exit, usage, at)| {
+                        self.ended(&instance, run, exit, usage, at, !state.tree_lives)
+                    }),
+                    instance,
+                    run,
+                    pid: state.pid,
+                    pidfd_inode: state.inode,
+                    spec,
+                }),
+                Some(Memo::Action { intent, .. }) => kept.actions.push(KeptAction {
+                    intent,
+                    ended: ended.map(|(exit, ..)| (exit_of(exit), 0)),
+                }),
+                Some(Memo::Hook { .. }) => {}
+                None => warn!(run = %state.run, "the keeper holds a run of which nothing is known"),
+            }
+        }
+        kept
+    }
+
+    fn keeper_started(&self) -> PartStarted {
+        let hello = self.queries.keeper.as_ref();
+        PartStarted {
+            version: hello.map(|hello| hello.build.clone()).unwrap_or_default(),
+            incarnation: hello.map_or(0, |hello| hello.incarnation.0),
+            pid: self.queries.place.pid(crate::ipc::hello::Part::Keeper).unwrap_or(0),
+            uid: 0,
+            boot: self.boot,
+            after: None,
+            away_ms: 0,
+        }
+    }
+
+    /// Decides on a fact, and has it acknowledged when what it led to is durable.
+    fn fact(&mut self, fact: Fact) {
+        let number = fact.number;
+        if let Some(input) = self.input_of(fact) {
+            self.decide(input);
+        }
+        self.recorder.promise(Promise::Acknowledge(number));
+        self.let_go(self.recorder.head().seq);
+    }
+
+    fn input_of(&mut self, fact: Fact) -> Option<Input> {
+        let Some(memo) = Memo::decode(&fact.memo) else {
+            warn!(run = %fact.run, "a fact about a run of which nothing is known");
+            return None;
+        };
+        match (memo, fact.what) {
+            (Memo::Run { instance, run, spec }, What::Spawned { pid, inode }) => {
+                Some(Input::Started { instance, run, pid, pidfd_inode: inode, spec })
+            }
+            (Memo::Run { instance, run, .. }, What::NotSpawned(failure)) => {
+                let step = failure.step.to_string();
+                let (errno, why) = (failure.errno, words(failure.errno));
+                Some(Input::StartFailed { instance, run, step, errno, why })
+            }
+            (Memo::Run { instance, run, .. }, What::Exited { pid, exit, usage }) => {
+                let ended = self.ended(&instance, run, exit, usage, fact.at, false);
+                Some(Input::Exited { instance, run, pid, ended })
+            }
+            (Memo::Run { instance, run, .. }, What::TreeGone) => {
+                self.forget_run(&instance, &fact.run);
+                told(self.logs.handle().drained(instance.clone(), run));
+                Some(Input::TreeGone { instance, run })
+            }
+            (Memo::Hook { instance, run, hook }, What::Exited { exit, .. }) => {
+                let exit = exit_of(exit);
+                Some(Input::HookEnded { instance, run, hook: hook.into(), exit })
+            }
+            (Memo::Hook { instance, run, hook }, What::NotSpawned(_)) => {
+                let exit = Exit::Code(127);
+                Some(Input::HookEnded { instance, run, hook: hook.into(), exit })
+            }
+            (Memo::Action { intent, .. }, What::Spawned { .. }) => {
+                self.launchers.action_started(intent, fact.at);
+                Some(Input::ActionStarted { intent })
+            }
+            (Memo::Action { intent, .. }, What::Exited { exit, .. }) => {
+                let ran_ms = self.launchers.action_ran_ms(intent, fact.at);
+                let end = ActionEnd::Exited { exit: exit_of(exit), ran_ms };
+                Some(Input::ActionEnded { intent, end })
+            }
+            (Memo::Action { intent, .. }, What::NotSpawned(failure)) => {
+                let why = format!("{failure}: {}", words(failure.errno));
+                Some(Input::ActionEnded { intent, end: ActionEnd::NotStarted { why } })
+            }
+            (Memo::Hook { .. }, What::Spawned { .. } | What::TreeGone)
+            | (Memo::Action { .. }, What::TreeGone) => None,
+        }
+    }
+
+    fn ended(
+        &self,
+        instance: &InstanceId,
+        run: RunId,
+        exit: crate::ipc::keeper::Exit,
+        usage: Option<crate::ipc::keeper::Usage>,
+        at: Moment,
+        tree_empty: bool,
+    ) -> Ended {
+        let started_at = self
+            .node
+            .instance(instance)
+            .and_then(|known| known.state.main())
+            .filter(|main| main.run == run)
+            .map(|main| main.started_at);
+        let at = UnixMicros(at.unix_us);
+        Ended {
+            exit: exit_of(exit),
+            usage: usage.map(usage_of).unwrap_or_default(),
+            oom_killed: false,
+            ran_ms: started_at.map_or(0, |started| at.ms_since(started)),
+            tree_empty,
+            tail: None,
+        }
+    }
+
+    fn forget_run(&mut self, instance: &InstanceId, run: &RunName) {
+        if let Some(held) = self.hands.held.get_mut(&names::slot(instance)) {
+            held.runs.remove(run);
+        }
+    }
+
+    /// Puts the last lines of a run beside its exit. They are kept apart from the log, which holds their hash.
+    pub(super) fn attach_tails(&mut self, events: &mut [(Context, Event)]) {
+        for (context, event) in events {
+            if let (Event::InstanceExited(body), Some(instance)) = (event, context.instance_id())
+                && body.tail.is_none()
+            {
+                let lines = Vec::new();
+                body.tail = self.launchers.keep_tail(&instance, lines);
+            }
+        }
+    }
+
+    pub(super) fn logs_said(&mut self, notice: logs::LogNotice) {
+        match notice {
+            logs::LogNotice::Ready { slot, run, .. } => {
+                self.decide(Input::Ready { instance: slot, run, how: "log".to_owned() });
+            }
+            logs::LogNotice::Dropped { slot, lines, bytes, why } => {
+                let body = LinesDropped { lines, bytes, why: why.to_string() };
+                let events = vec![(Context::instance(&slot), Event::LinesDropped(body))];
+                self.commit(clock::now(), Decision { events, effects: Vec::new() });
+            }
+            logs::LogNotice::Failed { slot, what, errno } => {
+                warn!(instance = %slot, what, why = words(errno), "the log of a service");
+            }
+            logs::LogNotice::Drained { .. } | logs::LogNotice::Matched { .. } => {}
+        }
+    }
+
+    pub(super) fn notified(&mut self, instance: &InstanceId, pid: u32, text: &str) {
+        let Some(main) = self.node.instance(instance).and_then(|known| known.state.main()) else {
+            return;
+        };
+        if !signs::speaks_for(pid, main.pid) {
+            return debug!(%instance, pid, "a stranger at the notify socket");
+        }
+        let run = main.run;
+        if text.lines().any(|line| line == "READY=1") {
+            let how = "notify".to_owned();
+            self.decide(Input::Ready { instance: instance.clone(), run, how });
+        }
+    }
+
+    /// Makes the listeners and log writers of adopted runs that announce themselves by a line of output.
+    pub(super) fn deadline_of(&self, timer: &Timer) -> bool {
+        self.recorded.contains_key(timer)
+    }
+}
+
+fn told(result: Result<(), logs::LogBusy>) {
+    if let Err(why) = result {
+        error!(%why, "the log thread does not keep up");
+    }
+}
+
+fn report(result: std::io::Result<()>) {
+    if let Err(why) = result {
+        error!(%why, "a channel of a service cannot be heard");
+    }
+}
+
+fn exit_of(exit: crate::ipc::keeper::Exit) -> Exit {
+    match exit {
+        crate::ipc::keeper::Exit::Code(code) => Exit::Code(code),
+        crate::ipc::keeper::Exit::Signal { signal, core } => {
+            Exit::Signal { signal, core_dumped: core }
+        }
+        crate::ipc::keeper::Exit::Unknown => Exit::Unknown,
+    }
+}
+
+fn usage_of(usage: crate::ipc::keeper::Usage) -> Usage {
+    Usage {
+        cpu_user_ms: usage.user_us / 1000,
+        cpu_system_ms: usage.system_us / 1000,
+        memory_peak_bytes: usage.rss_kib_max * 1024,
+    }
+}
+
+fn words(errno: i32) -> String {
+    std::io::Error::from_raw_os_error(errno).to_string()
+}

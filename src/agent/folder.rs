@@ -1,0 +1,162 @@
+//! The names in a state folder: what lies where, and nothing of what is in it.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::ipc::place::Place;
+
+/// A state folder: all that one node keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateFolder {
+    root: PathBuf,
+}
+
+impl StateFolder {
+    /// Names the folder. Nothing is read or made.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Returns the folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns where the key files are.
+    pub fn keys(&self) -> PathBuf {
+        self.root.join("keys")
+    }
+
+    /// Returns the trust envelope.
+    pub fn trust(&self) -> PathBuf {
+        self.root.join("trust.smgr")
+    }
+
+    /// Returns the public root key that this node was told to trust, as a line of hex.
+    pub fn root_pin(&self) -> PathBuf {
+        self.root.join("root.pub")
+    }
+
+    /// Returns the node's set-up, see [`super::setup::NodeSetup`].
+    pub fn setup(&self) -> PathBuf {
+        self.root.join("node.json")
+    }
+
+    /// Returns where the event log is.
+    pub fn log(&self) -> PathBuf {
+        self.root.join("log")
+    }
+
+    /// Returns the specs of services that smgr itself needs, such as nats-server.
+    pub fn internal_services(&self) -> PathBuf {
+        self.root.join("internal/services.d")
+    }
+
+    /// Returns the log files of services, where the set-up names no other folder.
+    pub fn service_logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    /// Returns what the command line remembers: the heads that it has seen.
+    pub fn pins(&self) -> PathBuf {
+        self.root.join("pins")
+    }
+
+    /// Returns what is worthless after a reboot: sockets, locks and pids.
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// Returns where the parts of the node find each other.
+    pub fn place(&self) -> Place {
+        Place::of(&self.root)
+    }
+
+    /// Returns the lock that `smgr up` holds as long as it is there.
+    pub fn up_lock(&self) -> PathBuf {
+        self.run().join("up.lock")
+    }
+
+    /// Returns where the parts write what they have to say for themselves.
+    pub fn parts_log(&self) -> PathBuf {
+        self.run().join("smgr.log")
+    }
+
+    /// Makes the folder and those inside it that everything else expects, closed to other users.
+    ///
+    /// # Errors
+    /// When the disk or the permissions refuse.
+    pub fn make(&self) -> io::Result<()> {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        [self.root.clone(), self.keys(), self.run()]
+            .iter()
+            .try_for_each(|path| builder.create(path))
+    }
+}
+
+/// Puts a file in its place, whole and on disk, or leaves what was there.
+///
+/// # Errors
+/// When the disk or the permissions refuse.
+pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let staged = stage(path, bytes, mode)?;
+    std::fs::rename(&staged, path)?;
+    sync_folder_of(path)
+}
+
+/// Puts a file in its place unless there is one already. Says whether it did.
+///
+/// # Errors
+/// When the disk or the permissions refuse.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<bool> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let staged = stage(path, bytes, mode)?;
+    match renameat_with(CWD, &staged, CWD, path, RenameFlags::NOREPLACE) {
+        Ok(()) => sync_folder_of(path).map(|()| true),
+        Err(rustix::io::Errno::EXIST) => std::fs::remove_file(&staged).map(|()| false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Writes the bytes beside their place. What a killed predecessor left there is overwritten: it was never named.
+fn stage(path: &Path, bytes: &[u8], mode: u32) -> io::Result<PathBuf> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let staged = path.with_file_name(name);
+    drop(std::fs::remove_file(&staged));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&staged)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    Ok(staged)
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_there_is_never_replaced_by_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        assert!(write_new(&path, b"one", 0o600).unwrap());
+        assert!(!write_new(&path, b"two", 0o600).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.json");
+        write_whole(&path, b"one", 0o600).unwrap();
+        write_whole(&path, b"two", 0o600).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+    }
+}

@@ -1,0 +1,182 @@
+//! What the agent holds of the keeper: operations under way, descriptors to give back, and the meeting with a keeper
+//! before which nothing is started or stopped.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use serde_bytes::ByteBuf;
+use tokio::sync::mpsc;
+use tracing::{error, warn};
+
+use crate::domain::effect::Hook;
+use crate::domain::id::{InstanceId, IntentId, RunId};
+use crate::ipc::frame::Packet;
+use crate::ipc::hello::{Hello, Incarnation};
+use crate::ipc::keeper::{
+    Channel, Claim, Fact, FactNumber, Isolation, OperationNumber, RunName, RunState, SlotName,
+    ToKeeper, Trees, Verb,
+};
+
+/// What an operation under way is for, so that its answer finds its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The start of a run.
+    Spawn(InstanceId, RunId),
+    /// The start of a hook.
+    Hook(InstanceId, RunId, Hook),
+    /// The start of an action.
+    Action(IntentId),
+    /// A signal that an intent asked for.
+    Signal(IntentId, InstanceId),
+    /// A page of runs.
+    List,
+    /// The descriptors of a slot.
+    Descriptors(SlotName),
+    /// Something of which only a refusal is news.
+    Other(&'static str),
+}
+
+/// The channels of a slot, and the pidfds of its runs.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) channels: BTreeMap<Channel, OwnedFd>,
+    pub(super) runs: BTreeMap<RunName, HeldRun>,
+}
+
+/// A run's identity, to be claimed at a new keeper.
+#[derive(Debug)]
+pub(super) struct HeldRun {
+    pub(super) pid: u32,
+    pub(super) memo: ByteBuf,
+    pub(super) pidfd: OwnedFd,
+}
+
+/// A meeting that is under way: what the keeper has told so far.
+#[derive(Debug, Default)]
+pub(super) struct Meeting {
+    pub(super) runs: Vec<RunState>,
+    pub(super) facts: Vec<Fact>,
+}
+
+/// How agent and keeper stand.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// There is no keeper.
+    Apart,
+    /// It is being asked what it has.
+    Meeting(Meeting),
+    /// Both know the same.
+    Met,
+}
+
+/// The agent's side of the keeper.
+#[derive(Debug)]
+pub(super) struct Hands {
+    sender: Option<mpsc::Sender<Packet>>,
+    keeper: Option<Incarnation>,
+    number: u64,
+    asked: BTreeMap<OperationNumber, Asked>,
+    pub(super) standing: Standing,
+    pub(super) held: BTreeMap<SlotName, Held>,
+    pub(super) trees: Option<Trees>,
+    pub(super) isolation: Option<Isolation>,
+}
+
+impl Hands {
+    pub(super) fn new() -> Self {
+        Self {
+            sender: None,
+            keeper: None,
+            number: 0,
+            asked: BTreeMap::new(),
+            standing: Standing::Apart,
+            held: BTreeMap::new(),
+            trees: None,
+            isolation: None,
+        }
+    }
+
+    /// Says whether things may be started and stopped.
+    pub(super) fn met(&self) -> bool {
+        matches!(self.standing, Standing::Met)
+    }
+
+    /// Takes a keeper into service: gives it back what an earlier one made, then asks what it has.
+    pub(super) fn connected(
+        &mut self,
+        hello: &Hello,
+        trees: Trees,
+        isolation: Isolation,
+        sender: mpsc::Sender<Packet>,
+    ) {
+        let is_new = self.keeper.replace(hello.incarnation) != Some(hello.incarnation);
+        self.sender = Some(sender);
+        (self.trees, self.isolation) = (Some(trees), Some(isolation));
+        self.standing = Standing::Meeting(Meeting::default());
+        self.asked.clear();
+        if is_new {
+            let slots: Vec<SlotName> = self.held.keys().cloned().collect();
+            for slot in slots {
+                self.give_back(&slot);
+            }
+        }
+        self.ask(Asked::List, Verb::List { after: None });
+    }
+
+    /// The keeper is gone; what was asked of it is asked again when there is one.
+    pub(super) fn disconnected(&mut self) {
+        self.sender = None;
+        self.standing = Standing::Apart;
+    }
+
+    /// Asks for an operation. Without a keeper nothing is sent: the core asks again after the next meeting.
+    pub(super) fn ask(&mut self, asked: Asked, verb: Verb) {
+        self.ask_with(asked, verb, Vec::new());
+    }
+
+    /// Tells the keeper up to which fact everything is durable.
+    pub(super) fn acknowledge(&mut self, through: FactNumber) {
+        self.ask(Asked::Other("acknowledge"), Verb::Acknowledge { through });
+    }
+
+    /// Returns what an answer is the answer to.
+    pub(super) fn answered(&mut self, number: OperationNumber) -> Option<Asked> {
+        self.asked.remove(&number)
+    }
+
+    fn ask_with(&mut self, asked: Asked, verb: Verb, descriptors: Vec<OwnedFd>) {
+        let Some(sender) = &self.sender else { return };
+        self.number += 1;
+        let number = OperationNumber(self.number);
+        let message = ToKeeper::Operate { number, verb };
+        let packet = match Packet::with_descriptors(&message, descriptors) {
+            Ok(packet) => packet,
+            Err(error) => return error!(%error, ?asked, "an operation does not fit a message"),
+        };
+        match sender.try_send(packet) {
+            Ok(()) => drop(self.asked.insert(number, asked)),
+            Err(_) => warn!(?asked, "the keeper does not keep up; asked again at the next meeting"),
+        }
+    }
+
+    fn give_back(&mut self, slot: &SlotName) {
+        let Some(held) = self.held.get(slot) else { return };
+        let mut descriptors = Vec::new();
+        let mut channels = Vec::new();
+        let mut runs = Vec::new();
+        for (channel, fd) in &held.channels {
+            if let Ok(fd) = fd.try_clone() {
+                channels.push(*channel);
+                descriptors.push(fd);
+            }
+        }
+        for (run, known) in &held.runs {
+            if let Ok(fd) = known.pidfd.try_clone() {
+                runs.push(Claim { run: run.clone(), pid: known.pid, memo: known.memo.clone() });
+                descriptors.push(fd);
+            }
+        }
+        let verb = Verb::GiveDescriptors { slot: slot.clone(), channels, runs };
+        self.ask_with(Asked::Other("give descriptors"), verb, descriptors);
+    }
+}

@@ -1,0 +1,84 @@
+//! The connection to the keeper: dials, says hello, carries frames both ways, and dials again.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use super::clock;
+use super::wake::{Wake, Waker};
+use crate::ipc::channel;
+use crate::ipc::frame::Packet;
+use crate::ipc::hello::{Hello, Incarnation, Part};
+use crate::ipc::keeper::{FromKeeper, ToKeeper};
+
+/// Operations under way to the keeper: a start of every service of a full node.
+const OPERATIONS: usize = 8192;
+
+/// The keeper is started again within milliseconds, so dialling begins fast and backs off.
+const RETRY_MS_MIN: u64 = 5;
+const RETRY_MS_MAX: u64 = 500;
+
+/// Dials the keeper for as long as the agent lives.
+pub(super) async fn run(path: PathBuf, incarnation: Incarnation, waker: Waker) {
+    let mut wait_ms = RETRY_MS_MIN;
+    loop {
+        match converse(&path, incarnation, &waker).await {
+            Ok(()) => wait_ms = RETRY_MS_MIN,
+            Err(why) => debug!(%why, "no keeper yet"),
+        }
+        if waker.is_closed() {
+            return;
+        }
+        let jitter = clock::entropy() % (wait_ms / 2 + 1);
+        tokio::time::sleep(Duration::from_millis(wait_ms / 2 + jitter)).await;
+        wait_ms = (wait_ms * 2).min(RETRY_MS_MAX);
+    }
+}
+
+/// Speaks with one keeper until it is gone. Fails when there was none.
+async fn converse(path: &Path, incarnation: Incarnation, waker: &Waker) -> anyhow::Result<()> {
+    let (sender, mut receiver) = channel::connect(path)?;
+    sender.send(&ToKeeper::Hello(Hello::of(Part::Agent, incarnation))).await?;
+    let FromKeeper::Hello { hello, trees, isolation } = receiver.receive().await?.message else {
+        anyhow::bail!("the keeper did not begin with a hello");
+    };
+    hello.agree()?;
+    let (operations, mut queue) = mpsc::channel::<Packet>(OPERATIONS);
+    let up = Wake::KeeperUp { hello, trees, isolation, sender: operations };
+    if waker.send(up).await.is_err() {
+        return Ok(());
+    }
+    let sending = async move {
+        while let Some(packet) = queue.recv().await {
+            if let Err(error) = sender.send_packet(&packet).await {
+                debug!(%error, "the keeper is gone");
+                return;
+            }
+        }
+    };
+    let receiving = async {
+        loop {
+            let received = match receiver.receive::<FromKeeper>().await {
+                Ok(received) => received,
+                Err(error) => {
+                    warn!(%error, "lost the keeper");
+                    return;
+                }
+            };
+            let wake =
+                Wake::Keeper { frame: received.message, descriptors: received.descriptors };
+            if waker.send(wake).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = sending => {}
+        () = receiving => {}
+    }
+    // The queue of the agent is drained in order, so nothing of the old keeper follows this.
+    drop(waker.send(Wake::KeeperDown).await);
+    Ok(())
+}

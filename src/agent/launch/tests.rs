@@ -1,0 +1,1 @@
+//! Starts prepared on real files.

@@ -1,0 +1,166 @@
+//! The agent's starts: what is prepared for the keeper, what is known of each run, and the last words of each.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_bytes::ByteBuf;
+
+use super::detached::{DetachedStore, Retention};
+use super::folder::StateFolder;
+use super::launch::{
+    Helper, HelperOutput, Launch, LaunchFault, Launcher, NodeFacts, PATH_DEFAULT, Start,
+};
+use super::logs::LogSetup;
+use super::names;
+use super::services::Services;
+use super::setup::NodeSetup;
+use crate::domain::effect::Hook;
+use crate::domain::event::Detached;
+use crate::domain::id::{ActionName, InstanceId, IntentId, RunId};
+use crate::domain::spec::Spec;
+use crate::ipc::keeper::{Moment, RunName, Spawn};
+
+/// How long the last lines of runs are kept, and how many bytes of them.
+const TAILS_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+const TAILS_BYTES: u64 = 64 << 20;
+
+/// Prepares starts and keeps what the keeper need not know.
+#[derive(Debug)]
+pub(super) struct Launchers {
+    launcher: Launcher,
+    tails: DetachedStore,
+    /// When each action began, until it ended.
+    actions: BTreeMap<IntentId, Moment>,
+    /// The last lines of the last run that ended, by slot.
+    last_words: BTreeMap<InstanceId, Vec<String>>,
+}
+
+impl Launchers {
+    pub(super) fn new(state: &StateFolder, setup: &NodeSetup) -> std::io::Result<Self> {
+        let keeper_is_root = rustix::process::geteuid().is_root();
+        let path = match keeper_is_root {
+            true => PATH_DEFAULT.to_owned(),
+            false => std::env::var("PATH").unwrap_or_else(|_| PATH_DEFAULT.to_owned()),
+        };
+        let facts = NodeFacts {
+            node: setup.node.clone(),
+            fleet: setup.fleet.clone(),
+            runtime_dir: state.run().join("runtime"),
+            keeper_is_root,
+            path,
+        };
+        let retention = Retention { age: TAILS_AGE, bytes: TAILS_BYTES };
+        Ok(Self {
+            launcher: Launcher::new(facts),
+            tails: DetachedStore::open(&state.root().join("detached"), retention)?,
+            actions: BTreeMap::new(),
+            last_words: BTreeMap::new(),
+        })
+    }
+
+    /// Prepares a run of a service.
+    pub(super) fn run(
+        &mut self,
+        spec: &Spec,
+        instance: &InstanceId,
+        run: RunId,
+        memo: ByteBuf,
+    ) -> Result<Spawn, LaunchFault> {
+        let start = Start { spec, instance, run };
+        self.launcher.service(start, memo.into_vec()).map(told)
+    }
+
+    /// Prepares a command of the service beside a run.
+    pub(super) fn hook(
+        &mut self,
+        spec: &Spec,
+        instance: &InstanceId,
+        run: RunId,
+        hook: Hook,
+        name: RunName,
+        memo: ByteBuf,
+    ) -> Result<Spawn, LaunchFault> {
+        let start = Start { spec, instance, run };
+        let helper = Helper { name, output: HelperOutput::WithService };
+        match hook {
+            Hook::PreStop => self.launcher.before_stop(start, helper, memo.into_vec()),
+            Hook::Reload => self.launcher.reload(start, helper, memo.into_vec()),
+        }
+        .map(told)
+    }
+
+    /// Prepares a declared action.
+    pub(super) fn action(
+        &mut self,
+        spec: &Spec,
+        instance: &InstanceId,
+        action: &ActionName,
+        params: &BTreeMap<String, String>,
+        name: RunName,
+        memo: ByteBuf,
+    ) -> Result<Spawn, LaunchFault> {
+        let fault = |why: String| LaunchFault { step: "action", errno: 0, why };
+        let values = super::launch::bind_action(spec, action, params)
+            .map_err(|refusal| fault(refusal.to_string()))?;
+        let start = Start { spec, instance, run: RunId(0) };
+        let helper = Helper { name, output: HelperOutput::WithService };
+        self.launcher.action(start, helper, action, &values, memo.into_vec()).map(told)
+    }
+
+    /// Remembers when an action began.
+    pub(super) fn action_started(&mut self, intent: IntentId, at: Moment) {
+        self.actions.insert(intent, at);
+    }
+
+    /// Returns how long an action ran, in milliseconds; 0 when another life of the agent saw it begin.
+    pub(super) fn action_ran_ms(&mut self, intent: IntentId, at: Moment) -> u64 {
+        let began = self.actions.remove(&intent);
+        began.map_or(0, |began| at.mono_ns.saturating_sub(began.mono_ns) / 1_000_000)
+    }
+
+    /// Removes what a run left in the folder of its own.
+    pub(super) fn forget(&self, instance: &InstanceId, run: RunId) {
+        if let Err(why) = self.launcher.clean_up(&names::run(instance, run)) {
+            tracing::warn!(%instance, %run, %why, "the folder of a run stays");
+        }
+    }
+
+    /// Returns how the output of a slot is written.
+    ///
+    /// # Errors
+    /// In words, when the folder or a pattern is not one.
+    pub(super) fn log_setup(&self, spec: &Spec, instance: &InstanceId) -> Result<LogSetup, String> {
+        let dir = self.launcher.log_dir(spec, instance).map_err(|fault| fault.to_string())?;
+        LogSetup::new(&spec.log, dir).map_err(|error| error.to_string())
+    }
+
+    /// Returns the live log file of a slot.
+    pub(super) fn log_path(&self, services: &Services, instance: &InstanceId) -> Option<PathBuf> {
+        let (spec, _) = services.spec_of(&instance.service)?;
+        Some(self.launcher.log_dir(&spec, instance).ok()?.join("current"))
+    }
+
+    /// Keeps the last lines of a run beside the log and returns what stands for them in its exit event.
+    pub(super) fn keep_tail(&mut self, instance: &InstanceId, lines: Vec<String>) -> Option<Detached> {
+        if lines.is_empty() {
+            self.last_words.remove(instance);
+            return None;
+        }
+        let detached = self.tails.put(lines.join("\n"));
+        self.last_words.insert(instance.clone(), lines);
+        Some(detached)
+    }
+
+    /// Returns the last lines of the last run of a slot that ended in this life of the agent.
+    pub(super) fn tail_of(&self, instance: &InstanceId) -> Vec<String> {
+        self.last_words.get(instance).cloned().unwrap_or_default()
+    }
+}
+
+fn told(launch: Launch) -> Spawn {
+    for degradation in &launch.degraded {
+        tracing::warn!(run = %launch.spawn.run, key = degradation.key, why = degradation.why, "not as specified");
+    }
+    launch.spawn
+}

@@ -1,0 +1,415 @@
+//! One slot: its two pipes, its file, its limits, and one batch of lines at a time.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use regex::Regex;
+
+use super::format::{Stamp, Writer};
+use super::limit::{Bucket, Paced};
+use super::lines::{self, Piece, Rest};
+use super::pipe::{self, Scratch};
+use super::sink::Sink;
+use super::tail::{self, Tail};
+use super::{Counters, DropReason, LogNotice, LogSetup, Stream};
+use crate::domain::id::{InstanceId, RunId};
+use crate::domain::spec::{LogFormat, OnFull};
+
+/// The most that one batch writes, so that a flood of empty lines does not grow without bound.
+const OUT_BYTES_MAX: usize = 256 << 10;
+
+/// How often dropped lines are told.
+const DROPPED_EVERY: Duration = Duration::from_secs(60);
+
+/// How often the matches of one rule are told.
+const MATCHED_EVERY: Duration = Duration::from_secs(1);
+
+/// When a file that refused a line that must not be dropped is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How the work on a pipe ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// There may be more at once.
+    More,
+    /// Nothing until it is written to.
+    Idle,
+    /// What is there has to wait until then.
+    Held(Instant),
+}
+
+/// What all slots use in turn.
+#[derive(Debug)]
+pub(super) struct Tools {
+    scratch: Scratch,
+    bytes: Vec<u8>,
+    pieces: Vec<Piece>,
+    out: Vec<u8>,
+    ends: Vec<usize>,
+    kept: Vec<usize>,
+    /// What is to be told.
+    pub(super) notices: Vec<LogNotice>,
+    /// Whether a file was rotated.
+    pub(super) rotated: bool,
+}
+
+impl Tools {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            scratch: Scratch::new()?,
+            bytes: Vec::new(),
+            pieces: Vec::new(),
+            out: Vec::new(),
+            ends: Vec::new(),
+            kept: Vec::new(),
+            notices: Vec::new(),
+            rotated: false,
+        })
+    }
+}
+
+/// One of the two pipes.
+#[derive(Debug)]
+pub(super) struct Inlet {
+    pub(super) pipe: OwnedFd,
+    /// Whether it stands in the queue of pipes that want work.
+    pub(super) queued: bool,
+    held: Option<Instant>,
+    within_line: bool,
+}
+
+impl Inlet {
+    pub(super) fn new(pipe: OwnedFd) -> Self {
+        Self { pipe, queued: false, held: None, within_line: false }
+    }
+
+    /// Says whether its work has to wait.
+    pub(super) fn is_held(&self, now: Instant) -> bool {
+        self.held.is_some_and(|until| now < until)
+    }
+}
+
+#[derive(Debug)]
+struct Watch {
+    run: RunId,
+    pattern: Regex,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Loss {
+    lines: u64,
+    bytes: u64,
+    why: DropReason,
+}
+
+/// One attached slot.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) id: InstanceId,
+    pub(super) setup: LogSetup,
+    pub(super) inlets: [Inlet; 2],
+    pub(super) sink: Sink,
+    bucket: Bucket,
+    tail: Tail,
+    run: Option<RunId>,
+    before: Option<(RunId, Vec<String>)>,
+    watch: Option<Watch>,
+    matched: Vec<Paced<(u64, String)>>,
+    lost: Paced<Loss>,
+    draining: Vec<RunId>,
+    failing: bool,
+    /// When it is entered in the thread's timers.
+    pub(super) due: Option<Instant>,
+}
+
+impl Slot {
+    pub(super) fn new(id: InstanceId, setup: LogSetup, inlets: [Inlet; 2], now: Instant) -> Self {
+        let mut slot = Self {
+            id,
+            sink: Sink::new(setup.dir.clone(), setup.spec.format, setup.spec.max_size.0),
+            bucket: Bucket::new(setup.spec.rate_limit, now),
+            setup,
+            inlets,
+            tail: Tail::default(),
+            run: None,
+            before: None,
+            watch: None,
+            matched: Vec::new(),
+            lost: Paced::new(DROPPED_EVERY),
+            draining: Vec::new(),
+            failing: false,
+            due: None,
+        };
+        slot.pace_alerts();
+        slot
+    }
+
+    /// Takes over another setup; the file goes on where its folder is the same.
+    pub(super) fn configure(&mut self, setup: LogSetup, now: Instant) {
+        self.sink = Sink::new(setup.dir.clone(), setup.spec.format, setup.spec.max_size.0);
+        self.bucket = Bucket::new(setup.spec.rate_limit, now);
+        self.setup = setup;
+        self.pace_alerts();
+    }
+
+    fn pace_alerts(&mut self) {
+        self.matched = self.setup.alerts.iter().map(|_| Paced::new(MATCHED_EVERY)).collect();
+    }
+
+    /// Opens the file, so that what is wrong with it is told before a line is lost to it.
+    pub(super) fn open(&mut self, tools: &mut Tools, now: Instant) {
+        if let Err(error) = self.sink.open(now) {
+            self.failed("open the log file", &error, tools);
+        }
+    }
+
+    /// Says that lines from here on belong to `run`.
+    pub(super) fn mark_run(&mut self, run: RunId) {
+        let lines = self.tail.take();
+        self.before = self.run.replace(run).map(|before| (before, lines));
+        self.watch = None;
+    }
+
+    pub(super) fn watch(&mut self, run: RunId, pattern: Regex) {
+        self.watch = Some(Watch { run, pattern });
+    }
+
+    pub(super) fn drain(&mut self, run: RunId) {
+        self.draining.push(run);
+    }
+
+    pub(super) fn tail(&self, n: usize) -> Vec<String> {
+        self.tail.last(n)
+    }
+
+    /// Says whether no process is left that could end an unfinished line.
+    pub(super) fn is_draining(&self) -> bool {
+        !self.draining.is_empty()
+    }
+
+    /// Takes one batch of lines from a pipe: copies, writes, consumes.
+    pub(super) fn step(
+        &mut self,
+        stream: Stream,
+        last: bool,
+        tools: &mut Tools,
+        counters: &Counters,
+        now: Instant,
+    ) -> Step {
+        match self.batch(stream, last, tools, counters, now) {
+            Ok(step) => step,
+            Err(error) => {
+                // The pipe itself fails only by a defect; trying again at once would spin.
+                self.failed("read the log pipe", &error, tools);
+                Step::Held(now + RETRY)
+            }
+        }
+    }
+
+    fn batch(
+        &mut self,
+        stream: Stream,
+        last: bool,
+        tools: &mut Tools,
+        counters: &Counters,
+        now: Instant,
+    ) -> io::Result<Step> {
+        let inlet = &mut self.inlets[stream as usize];
+        inlet.held = None;
+        tools.pieces.clear();
+        let seen = tools.scratch.look(&inlet.pipe, &mut tools.bytes)?;
+        match seen {
+            None if last && inlet.within_line && self.setup.spec.format == LogFormat::Cri => {
+                // Its line was split and will not go on: end it, or it would run into the next one.
+                tools.bytes.clear();
+                tools.pieces.push(Piece { text: 0..0, end: 0, part: false });
+            }
+            None => return Ok(Step::Idle),
+            Some(seen) => {
+                let rest = if last && seen.all { Rest::Line } else { Rest::Wait };
+                lines::split(&tools.bytes, self.setup.max_line(), rest, &mut tools.pieces);
+                if tools.pieces.is_empty() && seen.full {
+                    lines::split(
+                        &tools.bytes,
+                        self.setup.max_line(),
+                        Rest::Part,
+                        &mut tools.pieces,
+                    );
+                }
+            }
+        }
+        if tools.pieces.is_empty() {
+            return Ok(Step::Idle);
+        }
+        let (taken, held) = self.write(stream, tools, counters, now);
+        self.inspect(tools, taken, now);
+        if let Some(piece) = taken.checked_sub(1).map(|at| &tools.pieces[at]) {
+            let inlet = &mut self.inlets[stream as usize];
+            inlet.within_line = piece.part;
+            tools.scratch.consume(&inlet.pipe, piece.end)?;
+            Counters::add(&counters.bytes, piece.end as u64);
+        }
+        self.inlets[stream as usize].held = held;
+        Ok(held.map_or(if seen.is_some() { Step::More } else { Step::Idle }, Step::Held))
+    }
+
+    /// Writes pieces from the front. Returns how many may be consumed, and until when the others wait.
+    fn write(
+        &mut self,
+        stream: Stream,
+        tools: &mut Tools,
+        counters: &Counters,
+        now: Instant,
+    ) -> (usize, Option<Instant>) {
+        let Tools { bytes, pieces, out, ends, kept, .. } = tools;
+        (out.clear(), ends.clear(), kept.clear());
+        let blocks = self.setup.spec.on_full == OnFull::Block;
+        let writer = Writer::new(self.setup.spec.format, &Stamp::now(), stream);
+        let mut held = None;
+        let mut taken = 0;
+        let mut lost = Loss { lines: 0, bytes: 0, why: DropReason::RateLimit };
+        for (at, piece) in pieces.iter().enumerate() {
+            if out.len() >= OUT_BYTES_MAX {
+                break;
+            }
+            if self.bucket.take(now) {
+                writer.push(&self.setup.redacted(&bytes[piece.text.clone()]), piece.part, out);
+                ends.push(out.len());
+                kept.push(at);
+            } else if blocks {
+                held = Some(self.bucket.next(now));
+                break;
+            } else {
+                lost.lines += 1;
+                lost.bytes += piece.text.len() as u64;
+            }
+            taken = at + 1;
+        }
+        let outcome = self.sink.append(out, ends, now);
+        Counters::add(&counters.lines, outcome.lines as u64);
+        tools.rotated |= outcome.rotated;
+        match outcome.error {
+            None if ends.is_empty() => {}
+            None => self.failing = false,
+            Some(error) if blocks => {
+                taken = kept[outcome.lines];
+                held = Some(now + RETRY);
+                self.failed("write the log file", &error, tools);
+            }
+            Some(error) => {
+                for at in &kept[outcome.lines..] {
+                    lost.lines += 1;
+                    lost.bytes += pieces[*at].text.len() as u64;
+                }
+                lost.why = reason(&error);
+                self.failed("write the log file", &error, tools);
+            }
+        }
+        if lost.lines > 0 {
+            Counters::add(&counters.dropped_lines, lost.lines);
+            Counters::add(&counters.dropped_bytes, lost.bytes);
+            self.lost.add(|sum| match sum {
+                None => lost,
+                Some(sum) => Loss {
+                    lines: sum.lines + lost.lines,
+                    bytes: sum.bytes + lost.bytes,
+                    why: sum.why.max(lost.why),
+                },
+            });
+        }
+        (taken, held)
+    }
+
+    /// Looks for patterns in the pieces that are taken, and keeps the last of them.
+    fn inspect(&mut self, tools: &mut Tools, taken: usize, now: Instant) {
+        let keep = usize::from(self.setup.spec.tail_lines);
+        for piece in &tools.pieces[taken.saturating_sub(keep)..taken] {
+            self.tail.push(&self.setup.redacted(&tools.bytes[piece.text.clone()]), keep);
+        }
+        if self.watch.is_some() || !self.setup.alerts.is_empty() {
+            for at in 0..taken {
+                let line = tools.pieces[at].text.clone();
+                let ready = self.look_for_ready(&tools.bytes[line.clone()]);
+                tools.notices.extend(ready);
+                self.look_for_alerts(&tools.bytes[line]);
+            }
+        }
+        self.release(tools, now);
+    }
+
+    /// Returns the notice when a line is the one that is waited for.
+    pub(super) fn look_for_ready(&mut self, line: &[u8]) -> Option<LogNotice> {
+        // The pattern sees what the service wrote; what leaves is redacted.
+        let watch =
+            self.watch.take_if(|watch| watch.pattern.is_match(&String::from_utf8_lossy(line)))?;
+        let line = tail::text(&self.setup.redacted(line));
+        Some(LogNotice::Ready { slot: self.id.clone(), run: watch.run, line })
+    }
+
+    fn look_for_alerts(&mut self, line: &[u8]) {
+        for (rule, paced) in self.setup.alerts.iter().zip(&mut self.matched) {
+            let excluded = || rule.exclude.as_ref().is_some_and(|exclude| exclude.is_match(line));
+            if rule.pattern.is_match(line) && !excluded() {
+                let shown = tail::text(&self.setup.redacted(line));
+                paced.add(|before| (before.map_or(0, |(count, _)| count) + 1, shown));
+            }
+        }
+    }
+
+    /// Tells what may be told now.
+    pub(super) fn release(&mut self, tools: &mut Tools, now: Instant) {
+        if let Some(Loss { lines, bytes, why }) = self.lost.release(now) {
+            let slot = self.id.clone();
+            tools.notices.push(LogNotice::Dropped { slot, lines, bytes, why });
+        }
+        for (rule, paced) in self.setup.alerts.iter().zip(&mut self.matched) {
+            if let Some((lines, line)) = paced.release(now) {
+                let (slot, rule) = (self.id.clone(), rule.name.clone());
+                tools.notices.push(LogNotice::Matched { slot, rule, lines, line });
+            }
+        }
+    }
+
+    /// Answers those who wait for the end of the output, when it is there or cannot come.
+    pub(super) fn finish_draining(&mut self, tools: &mut Tools, now: Instant) {
+        if self.draining.is_empty() {
+            return;
+        }
+        let done = |inlet: &Inlet| inlet.is_held(now) || !inlet.queued;
+        if !self.inlets.iter().all(done) {
+            return;
+        }
+        let left = |inlet: &Inlet| pipe::queued(&inlet.pipe).unwrap_or(0) as u64;
+        let left_bytes = self.inlets.iter().map(left).sum();
+        for run in std::mem::take(&mut self.draining) {
+            let tail = match &self.before {
+                Some((before, lines)) if *before == run => lines.clone(),
+                _ if self.run.is_none_or(|of| of == run) => self.tail.last(usize::MAX),
+                _ => Vec::new(),
+            };
+            tools.notices.push(LogNotice::Drained { slot: self.id.clone(), run, tail, left_bytes });
+        }
+    }
+
+    /// Returns when something has to be done although nothing is written.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let held = self.inlets.iter().filter_map(|inlet| inlet.held);
+        let told = self.matched.iter().filter_map(Paced::due);
+        held.chain(told).chain(self.lost.due()).min()
+    }
+
+    fn failed(&mut self, what: &'static str, error: &io::Error, tools: &mut Tools) {
+        if !std::mem::replace(&mut self.failing, true) {
+            let errno = error.raw_os_error().unwrap_or(0);
+            tools.notices.push(LogNotice::Failed { slot: self.id.clone(), what, errno });
+        }
+    }
+}
+
+fn reason(error: &io::Error) -> DropReason {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DropReason::DiskFull,
+        _ => DropReason::IoError,
+    }
+}

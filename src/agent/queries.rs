@@ -1,0 +1,288 @@
+//! Answers readings: status, ranges of the log, lines of services' logs, outcomes. Nothing of it is logged.
+
+use std::ops::ControlFlow;
+
+use serde_bytes::ByteBuf;
+use tracing::debug;
+
+use super::answers::ReplyTo;
+use super::local::Caller;
+use super::task::Agent;
+use super::clock;
+use super::wake::Wake;
+use crate::domain::code::Code;
+use crate::domain::id::{EventId, IntentId, Seq, ServiceId};
+use crate::domain::seen::Progress;
+use crate::ipc::hello::Hello;
+use crate::ipc::local::RequestId;
+use crate::ipc::place::Place;
+use crate::store::{EpochOnDisk, EventPos, Log, RangeEnd, RangeLimits, ReadError};
+use crate::wire::codec;
+use crate::wire::payload::{Ask, Query, Reply};
+
+/// The most events in one answer to a range, and the most bytes, so that an answer fits a message of the bus.
+const RANGE_EVENTS_MAX: u32 = 1000;
+const RANGE_BYTES_MAX: usize = 48 * 1024;
+
+/// Askers that wait for the next event: beyond it they are answered at once and ask again.
+const WAITING_MAX: usize = 256;
+
+/// The longest wait for the next event, in milliseconds.
+const WAIT_MS_MAX: u32 = 30_000;
+
+/// The most lines of a log in one reading.
+const LINES_MAX: u32 = 10_000;
+
+/// A page of the log, read beside the task.
+#[derive(Debug)]
+pub(super) struct Page {
+    to: ReplyTo,
+    cause: IntentId,
+    reply: Reply,
+}
+
+/// An asker who waits for the next event.
+#[derive(Debug)]
+struct Waiting {
+    to: ReplyTo,
+    cause: IntentId,
+    after: Option<EventId>,
+    events_max: u32,
+    until_ns: u64,
+}
+
+/// What the agent keeps for readings.
+#[derive(Debug)]
+pub(super) struct Queries {
+    waiting: Vec<Waiting>,
+    /// Where the parts meet, for their process ids.
+    pub(super) place: Place,
+    /// The keeper, as it introduced itself.
+    pub(super) keeper: Option<Hello>,
+    /// Messages refused since the start.
+    pub(super) refused: u64,
+}
+
+impl Queries {
+    pub(super) fn new(place: Place) -> Self {
+        Self { waiting: Vec::new(), place, keeper: None, refused: 0 }
+    }
+}
+
+impl Agent {
+    /// Takes an unsigned reading from somebody whom the socket's permissions let in.
+    pub(super) fn local_read(&mut self, bytes: &[u8], caller: Caller, id: RequestId) {
+        match codec::decode::<Query>(bytes) {
+            Ok(query) => self.query(query, ReplyTo::Local(caller, id)),
+            Err(why) => caller.refuse(id, Code::BAD_PAYLOAD.to_string(), why.to_string()),
+        }
+    }
+
+    /// Answers a query that may be answered.
+    pub(super) fn query(&mut self, query: Query, to: ReplyTo) {
+        let cause = query.id;
+        let reply = match query.ask {
+            Ask::Ping => Reply::Pong { version: env!("CARGO_PKG_VERSION").to_owned() },
+            Ask::Status => Reply::Status(Box::new(self.status())),
+            Ask::Outcome { intent } => self.outcome(intent),
+            Ask::Logs { service, index, lines } => return self.lines(to, cause, &service, index, lines),
+            Ask::Range { after, events_max, wait_ms } => {
+                return self.range(to, cause, after, events_max, wait_ms);
+            }
+        };
+        self.answers.reply(&to, cause, reply, &mut self.voice);
+    }
+
+    fn outcome(&self, intent: IntentId) -> Reply {
+        match self.node.seen().get(&intent).map(|record| &record.progress) {
+            Some(Progress::Executed(outcome)) => {
+                let event = self.recorder.event_id(self.recorder.head().seq);
+                Reply::Outcome { outcome: outcome.clone(), event }
+            }
+            Some(Progress::Open(_)) => {
+                Reply::Accepted { event: self.recorder.event_id(self.recorder.head().seq) }
+            }
+            None => refused(Code::EXPIRED, format!("intent {intent} is not known here, or not any more")),
+        }
+    }
+
+    fn lines(
+        &mut self,
+        to: ReplyTo,
+        cause: IntentId,
+        service: &ServiceId,
+        index: Option<u16>,
+        lines: u32,
+    ) {
+        let Some(known) = self.node.services().get(service) else {
+            let reply = refused(Code::NO_SUCH_SERVICE, format!("no service is called `{service}` here"));
+            return self.answers.reply(&to, cause, reply, &mut self.voice);
+        };
+        let slots: Vec<u16> = known
+            .slots()
+            .map(|(slot, _)| slot)
+            .filter(|slot| index.is_none_or(|index| index == *slot))
+            .collect();
+        if slots.is_empty() {
+            let reply = refused(Code::NO_SUCH_INSTANCE, format!("`{service}` has no such instance"));
+            return self.answers.reply(&to, cause, reply, &mut self.voice);
+        }
+        let asked: Vec<_> = slots
+            .into_iter()
+            .filter_map(|index| {
+                let slot = crate::domain::id::InstanceId { service: service.clone(), index };
+                let lines = lines.min(LINES_MAX) as usize;
+                self.logs.handle().read_lines(slot, lines).ok().map(|answer| (index, answer))
+            })
+            .collect();
+        let (waker, service) = (self.waker.clone(), service.clone());
+        tokio::spawn(async move {
+            for (index, answer) in asked {
+                let lines = match answer.await {
+                    Ok(Ok(lines)) => lines,
+                    Ok(Err(why)) => vec![format!("(the log cannot be read: {why})")],
+                    Err(_) => Vec::new(),
+                };
+                let reply = Reply::Lines { service: service.clone(), index, lines: fit(lines) };
+                let page = Page { to: to.clone(), cause, reply };
+                if waker.send(Wake::Ranged(page)).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn range(
+        &mut self,
+        to: ReplyTo,
+        cause: IntentId,
+        after: Option<EventId>,
+        events_max: u32,
+        wait_ms: u32,
+    ) {
+        let head = self.recorder.head();
+        let at_head = after.as_ref().is_some_and(|cursor| {
+            cursor.origin == self.setup.node && cursor.epoch == head.epoch && cursor.seq >= head.seq
+        });
+        let wait_ms = wait_ms.min(WAIT_MS_MAX);
+        if at_head && wait_ms > 0 && self.queries.waiting.len() < WAITING_MAX {
+            let until_ns = clock::now().mono_ns + u64::from(wait_ms) * 1_000_000;
+            let waiting = Waiting { to, cause, after, events_max, until_ns };
+            self.queries.waiting.push(waiting);
+            self.arm_ranges();
+            return;
+        }
+        self.read_page(to, cause, after, events_max);
+    }
+
+    /// Reads a page beside the task, so that a slow disk holds up nobody but the asker.
+    fn read_page(&self, to: ReplyTo, cause: IntentId, after: Option<EventId>, events_max: u32) {
+        let log = self.recorder.log().clone();
+        let origin = self.setup.node.clone();
+        let waker = self.waker.clone();
+        tokio::task::spawn_blocking(move || {
+            let events_max = events_max.clamp(1, RANGE_EVENTS_MAX) as usize;
+            let head = log.head();
+            let head = EventId { origin: origin.clone(), epoch: head.epoch, seq: head.seq };
+            let limits = RangeLimits { rows: events_max, bytes: RANGE_BYTES_MAX };
+            let reply = match page_after(&log, after.as_ref(), limits) {
+                Ok((first, rows)) => Reply::Range { epoch: first.epoch, first: first.seq, rows, head },
+                Err(why) => refused(Code::BAD_CURSOR, why.to_string()),
+            };
+            if waker.blocking_send(Wake::Ranged(Page { to, cause, reply })).is_err() {
+                debug!("a page was read for an agent that has ended");
+            }
+        });
+    }
+
+    /// Sends a page that was read.
+    pub(super) fn ranged(&mut self, page: Page) {
+        let Page { to, cause, reply } = page;
+        self.answers.reply(&to, cause, reply, &mut self.voice);
+    }
+
+    /// Answers those who waited for the next event.
+    pub(super) fn wake_ranges(&mut self) {
+        for waiting in std::mem::take(&mut self.queries.waiting) {
+            self.read_page(waiting.to, waiting.cause, waiting.after, waiting.events_max);
+        }
+    }
+
+    /// Answers those who have waited long enough with an empty page.
+    pub(super) fn tire_ranges(&mut self) {
+        let now_ns = clock::now().mono_ns;
+        let (tired, patient) = std::mem::take(&mut self.queries.waiting)
+            .into_iter()
+            .partition(|waiting: &Waiting| waiting.until_ns <= now_ns);
+        self.queries.waiting = patient;
+        for waiting in tired {
+            self.read_page(waiting.to, waiting.cause, waiting.after, waiting.events_max);
+        }
+        self.arm_ranges();
+    }
+
+    fn arm_ranges(&mut self) {
+        if let Some(until_ns) = self.queries.waiting.iter().map(|waiting| waiting.until_ns).min() {
+            self.timers.set(super::task::Deadline::Ranges, until_ns);
+        }
+    }
+}
+
+/// Reads the rows behind a cursor, or the first that are kept. A page never spans two epochs.
+fn page_after(
+    log: &Log,
+    after: Option<&EventId>,
+    limits: RangeLimits,
+) -> Result<(EventPos, Vec<ByteBuf>), ReadError> {
+    let mut from = match after {
+        Some(cursor) => EventPos { epoch: cursor.epoch, seq: Seq(cursor.seq.0 + 1) },
+        None => first_kept(log)?,
+    };
+    loop {
+        let mut rows = Vec::new();
+        let end = log.range(from, limits, |_, row| {
+            rows.push(ByteBuf::from(row.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        if !rows.is_empty() || !matches!(end, RangeEnd::EpochOver { .. }) {
+            return Ok((from, rows));
+        }
+        let epochs = log.reader().epochs()?;
+        let next = epochs.iter().skip_while(|known| known.epoch != from.epoch).nth(1);
+        match next {
+            Some(next) => from = first_of(next),
+            None => return Ok((from, rows)),
+        }
+    }
+}
+
+fn first_kept(log: &Log) -> Result<EventPos, ReadError> {
+    let epochs = log.reader().epochs()?;
+    let oldest = epochs.iter().find(|epoch| !epoch.segments.is_empty());
+    let newest = EventPos { epoch: log.head().epoch, seq: Seq(1) };
+    Ok(oldest.map_or(newest, first_of))
+}
+
+fn first_of(epoch: &EpochOnDisk) -> EventPos {
+    let first = epoch.segments.first().map_or(1, |segment| segment.first);
+    EventPos { epoch: epoch.epoch, seq: Seq(first) }
+}
+
+/// Keeps the newest lines that fit an answer.
+fn fit(lines: Vec<String>) -> Vec<String> {
+    let mut bytes = 0;
+    let kept = lines
+        .iter()
+        .rev()
+        .take_while(|line| {
+            bytes += line.len() + 5;
+            bytes <= RANGE_BYTES_MAX
+        })
+        .count();
+    lines[lines.len() - kept..].to_vec()
+}
+
+fn refused(code: Code, why: String) -> Reply {
+    Reply::Refused { code: code.to_string(), why }
+}
+

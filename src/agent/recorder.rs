@@ -1,0 +1,251 @@
+//! Turns facts into signed rows, hands them to the log, and keeps promises until they are durable.
+//!
+//! A promise waits for the last row of the decision that made it; a repair does not come here at all. While the
+//! log takes nothing, facts wait in a bounded ring, are marked late, and beyond it fold into one summary a service.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use serde_bytes::ByteBuf;
+
+use crate::domain::event::{Context, Event, Summarized};
+use crate::domain::id::{BootId, EpochId, EventId, NodeId, Seq, ServiceId};
+use crate::domain::policy::Kind;
+use crate::domain::time::{Now, UnixMicros};
+use crate::store::{AppendError, Head, Log};
+use crate::wire::codec;
+use crate::wire::envelope;
+use crate::wire::key::Signer;
+use crate::wire::payload::{EventRecord, PAYLOAD_VERSION};
+
+/// Facts that wait while the log takes none: some minutes of a crashing node, in a few MiB.
+const LATE_MAX: usize = 4096;
+
+/// The version of the shape of every body that this version writes.
+const SCHEMA: u16 = 1;
+
+/// A row on its way to the disk and then to whoever listens.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    /// Its number.
+    pub(super) seq: Seq,
+    /// Its type.
+    pub(super) kind: &'static str,
+    /// The service that it is about.
+    pub(super) service: Option<ServiceId>,
+    /// The envelope.
+    pub(super) row: Arc<[u8]>,
+}
+
+/// What became of the rows up to a watermark.
+#[derive(Debug)]
+pub(super) struct Kept<P> {
+    /// Promises to keep, in the order in which they were made.
+    pub(super) promises: Vec<P>,
+    /// Rows to publish, in order.
+    pub(super) rows: Vec<Live>,
+}
+
+struct Late {
+    now: Now,
+    context: Context,
+    event: Event,
+}
+
+/// The pen of one agent. `P` is a promise.
+pub(super) struct Recorder<P> {
+    log: Log,
+    signer: Arc<Signer>,
+    origin: NodeId,
+    boot: BootId,
+    epoch: EpochId,
+    next: Seq,
+    promises: VecDeque<(Seq, P)>,
+    rows: VecDeque<Live>,
+    late: VecDeque<Late>,
+    summaries: BTreeMap<ServiceId, Summarized>,
+    late_written: u64,
+    summarized: u64,
+}
+
+impl<P> Recorder<P> {
+    /// Goes on behind the last row of `log`.
+    pub(super) fn new(log: Log, signer: Arc<Signer>, origin: NodeId, boot: BootId) -> Self {
+        let (epoch, last) = log.appended();
+        Self {
+            log,
+            signer,
+            origin,
+            boot,
+            epoch,
+            next: Seq(last.0 + 1),
+            promises: VecDeque::new(),
+            rows: VecDeque::new(),
+            late: VecDeque::new(),
+            summaries: BTreeMap::new(),
+            late_written: 0,
+            summarized: 0,
+        }
+    }
+
+    /// Returns the log, for reading.
+    pub(super) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Returns the durable head.
+    pub(super) fn head(&self) -> Head {
+        self.log.head()
+    }
+
+    /// Returns the name of one of this log's events.
+    pub(super) fn event_id(&self, seq: Seq) -> EventId {
+        EventId { origin: self.origin.clone(), epoch: self.epoch, seq }
+    }
+
+    /// Returns the number that the next fact gets.
+    pub(super) fn next(&self) -> Seq {
+        Seq(self.next.0 + self.late.len() as u64)
+    }
+
+    /// Records facts that were already adopted, in order.
+    pub(super) fn record(&mut self, now: Now, facts: Vec<(Context, Event)>) {
+        for (context, event) in facts {
+            let late = Late { now, context, event };
+            if !self.late.is_empty() || !self.write(&late, None) {
+                self.hold(late);
+            }
+        }
+    }
+
+    /// Keeps a promise back until every fact recorded so far is durable.
+    pub(super) fn promise(&mut self, promise: P) {
+        let last = Seq(self.next().0 - 1);
+        self.promises.push_back((last, promise));
+    }
+
+    /// Begins the next segment with a baseline.
+    ///
+    /// # Errors
+    /// When the log takes no rows at this moment; the segment then goes on and is asked about again.
+    pub(super) fn roll(&mut self, now: Now, baseline: Vec<Event>) -> Result<(), AppendError> {
+        let first = self.next;
+        let rows: Vec<Arc<[u8]>> = (first.0..)
+            .zip(&baseline)
+            .map(|(seq, event)| self.seal(Seq(seq), now, &Context::default(), event, None))
+            .collect();
+        let count = rows.len() as u64;
+        self.log.roll(first, rows.clone())?;
+        self.next = Seq(first.0 + count);
+        for (place, (row, event)) in rows.into_iter().zip(&baseline).enumerate() {
+            let seq = Seq(first.0 + place as u64);
+            self.rows.push_back(Live { seq, kind: event.kind(), service: None, row });
+        }
+        Ok(())
+    }
+
+    /// Takes the watermark: everything up to `seq` is on disk.
+    pub(super) fn durable(&mut self, seq: Seq) -> Kept<P> {
+        let due = self.promises.iter().take_while(|(last, _)| *last <= seq).count();
+        let live = self.rows.iter().take_while(|row| row.seq <= seq).count();
+        Kept {
+            promises: self.promises.drain(..due).map(|(_, promise)| promise).collect(),
+            rows: self.rows.drain(..live).collect(),
+        }
+    }
+
+    /// Writes what waited, as far as the log takes it. Returns how many were written late and how many summarized,
+    /// once nothing waits any more.
+    pub(super) fn catch_up(&mut self, now: Now) -> Option<(u64, u64)> {
+        while let Some(late) = self.late.pop_front() {
+            if !self.write(&late, Some(now.at)) {
+                self.late.push_front(late);
+                return None;
+            }
+            self.late_written += 1;
+        }
+        while let Some((service, summary)) = self.summaries.pop_first() {
+            let context = Context::service(&service);
+            let late = Late { now, context, event: Event::Summarized(summary.clone()) };
+            if !self.write(&late, Some(now.at)) {
+                self.summaries.insert(service, summary);
+                return None;
+            }
+        }
+        let counts = (self.late_written, self.summarized);
+        (self.late_written, self.summarized) = (0, 0);
+        (counts != (0, 0)).then_some(counts)
+    }
+
+    fn write(&mut self, late: &Late, recorded_at: Option<UnixMicros>) -> bool {
+        let seq = self.next;
+        let row = self.seal(seq, late.now, &late.context, &late.event, recorded_at);
+        if self.log.append(seq, row.clone()).is_err() {
+            return false;
+        }
+        self.next = Seq(seq.0 + 1);
+        let service = late.context.service.clone();
+        self.rows.push_back(Live { seq, kind: late.event.kind(), service, row });
+        true
+    }
+
+    fn hold(&mut self, late: Late) {
+        if self.late.len() < LATE_MAX {
+            self.late.push_back(late);
+            return;
+        }
+        self.summarized += 1;
+        let Some(service) = late.context.service else { return };
+        let at = late.now.at;
+        let summary = self.summaries.entry(service).or_insert_with(|| Summarized {
+            starts: 0,
+            exits: 0,
+            first_at: at,
+            last_at: at,
+            live: None,
+        });
+        summary.last_at = at;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "only starts and exits are counted")]
+        match late.event {
+            Event::InstanceStarted(started) => {
+                summary.starts += 1;
+                summary.live = late.context.run.map(|run| (run, started.pid));
+            }
+            Event::InstanceExited(_) => {
+                summary.exits += 1;
+                summary.live = None;
+            }
+            _ => {}
+        }
+    }
+
+    fn seal(
+        &self,
+        seq: Seq,
+        now: Now,
+        context: &Context,
+        event: &Event,
+        recorded_at: Option<UnixMicros>,
+    ) -> Arc<[u8]> {
+        let record = EventRecord {
+            v: PAYLOAD_VERSION,
+            origin: self.origin.clone(),
+            epoch: self.epoch,
+            seq,
+            at: now.at,
+            mono_ns: now.mono_ns,
+            boot: self.boot,
+            kind: event.kind().to_owned(),
+            schema: SCHEMA,
+            critical: event.critical(),
+            service: context.service.clone(),
+            index: context.index,
+            run: context.run,
+            cause: context.cause.clone(),
+            by: context.by.clone(),
+            recorded_at,
+            body: ByteBuf::from(codec::encode_body(event)),
+        };
+        envelope::seal(Kind::Event, &codec::encode(&record), &self.signer).into()
+    }
+}

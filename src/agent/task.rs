@@ -1,0 +1,570 @@
+//! The agent's one task: it owns the state, takes one wake after the other, and lets promises go when they are durable.
+//!
+//! The order within a decision is the guarantee. Events are folded into the state; repairs are done at once; then the
+//! events are signed and handed to the log; promises wait for the watermark. So a restart costs no disk, and nobody is
+//! told what the log does not hold.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::answers::{Answers, ReplyTo};
+use super::authority::{Authority, Refusal, Way};
+use super::clock;
+use super::hands::{Hands, Standing};
+use super::launcher::Launchers;
+use super::logs::LogThread;
+use super::queries::Queries;
+use super::recorder::Recorder;
+use super::services::Services;
+use super::setup::NodeSetup;
+use super::timers::Timers;
+use super::voice::Voice;
+use super::wake::{Wake, Waker};
+use crate::domain::code::Code;
+use crate::domain::effect::{Act, Effect, Reply as WishReply, Timer};
+use crate::domain::event::{Context, Event, IntentRefused, LogRecovered, LogUnavailable, Outcome};
+use crate::domain::id::{BootId, Digest, IntentId, Seq};
+use crate::domain::input::{Decision, Input, Wish, World};
+use crate::domain::node::Node;
+use crate::domain::policy::Kind;
+use crate::domain::time::{Now, UnixMicros};
+use crate::ipc::keeper::FactNumber;
+use crate::store::{LogNotice, Outage};
+use crate::wire::codec;
+use crate::wire::envelope;
+use crate::wire::key::{Signer, digest_of};
+use crate::wire::payload::{Beat, PAYLOAD_VERSION, Reply};
+
+/// How often the head of the log is told while the bus is there.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// How often a refusal of one kind may cost an event.
+const REFUSED_EVERY_MS: u64 = 60_000;
+
+/// The version of the folding rules; state hashes compare only between equals.
+pub(crate) const FOLD_VERSION: u32 = 1;
+
+/// Something that waits until what was recorded before it is durable.
+#[derive(Debug)]
+pub(super) enum Promise {
+    /// An effect of a decision.
+    Act(Act),
+    /// The keeper may forget.
+    Acknowledge(FactNumber),
+    /// Whoever sent the wish is told that it was taken.
+    Accepted(IntentId, Seq),
+    /// The process may end.
+    End,
+}
+
+/// A deadline of the agent.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Deadline {
+    /// One that the core asked for.
+    Core(Timer),
+    /// The next heartbeat.
+    Beat,
+    /// Somebody has waited long enough for the next event.
+    Ranges,
+}
+
+/// Everything that one node's agent owns.
+pub(super) struct Agent {
+    pub(super) setup: NodeSetup,
+    pub(super) boot: BootId,
+    pub(super) node: Node,
+    pub(super) services: Services,
+    pub(super) launchers: Launchers,
+    pub(super) hands: Hands,
+    pub(super) logs: LogThread,
+    pub(super) recorder: Recorder<Promise>,
+    pub(super) answers: Answers,
+    pub(super) authority: Authority,
+    pub(super) voice: Voice,
+    pub(super) queries: Queries,
+    pub(super) signer: std::sync::Arc<Signer>,
+    pub(super) timers: Timers<Deadline>,
+    /// The deadlines of the core as it recorded them.
+    pub(super) recorded: BTreeMap<Timer, UnixMicros>,
+    pub(super) waker: Waker,
+    /// Which refusals were recorded lately, and how many since.
+    refusals: BTreeMap<Code, (UnixMicros, u64)>,
+    outage: Option<(Now, Outage, String)>,
+    state_hash: Option<(Seq, Digest)>,
+    /// When the agent before was last known to live, for the time that nobody supervised.
+    pub(super) away_since: UnixMicros,
+    pub(super) is_new: bool,
+    pub(super) ending: bool,
+    /// Inputs that an effect led to at once. They are decided after the decision whose effect it was.
+    pub(super) inbox: VecDeque<Input>,
+}
+
+/// The parts that [`super::boot`] puts together.
+pub(super) struct Parts {
+    pub(super) setup: NodeSetup,
+    pub(super) boot: BootId,
+    pub(super) node: Node,
+    pub(super) services: Services,
+    pub(super) launchers: Launchers,
+    pub(super) logs: LogThread,
+    pub(super) recorder: Recorder<Promise>,
+    pub(super) authority: Authority,
+    pub(super) voice: Voice,
+    pub(super) queries: Queries,
+    pub(super) signer: std::sync::Arc<Signer>,
+    pub(super) waker: Waker,
+    pub(super) away_since: UnixMicros,
+}
+
+impl Agent {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            answers: Answers::new(parts.setup.node.clone(), parts.signer.clone()),
+            setup: parts.setup,
+            boot: parts.boot,
+            node: parts.node,
+            services: parts.services,
+            launchers: parts.launchers,
+            hands: Hands::new(),
+            logs: parts.logs,
+            recorder: parts.recorder,
+            authority: parts.authority,
+            voice: parts.voice,
+            queries: parts.queries,
+            signer: parts.signer,
+            timers: Timers::default(),
+            recorded: BTreeMap::new(),
+            waker: parts.waker,
+            refusals: BTreeMap::new(),
+            outage: None,
+            state_hash: None,
+            away_since: parts.away_since,
+            is_new: true,
+            ending: false,
+            inbox: VecDeque::new(),
+        }
+    }
+
+    /// Works until it is told to end.
+    pub(super) async fn run(mut self, mut wakes: mpsc::Receiver<Wake>) {
+        while !self.ending {
+            let now_ns = clock::now().mono_ns;
+            let sleep = self.timers.next().map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
+            let wake = match sleep {
+                None => wakes.recv().await,
+                Some(sleep) => match tokio::time::timeout(sleep, wakes.recv()).await {
+                    Ok(wake) => wake,
+                    Err(_elapsed) => {
+                        self.deadlines();
+                        continue;
+                    }
+                },
+            };
+            let Some(wake) = wake else { return };
+            self.turn(wake);
+            // What came in the meantime is taken in the same turn, so that one commit serves it all.
+            while let Ok(wake) = wakes.try_recv() {
+                self.turn(wake);
+            }
+            self.deadlines();
+        }
+        self.logs.stop();
+    }
+
+    fn turn(&mut self, wake: Wake) {
+        self.take(wake);
+        self.follow_up();
+    }
+
+    pub(super) fn follow_up(&mut self) {
+        while let Some(input) = self.inbox.pop_front() {
+            self.decide(input);
+        }
+    }
+
+    fn take(&mut self, wake: Wake) {
+        match wake {
+            Wake::KeeperUp { hello, trees, isolation, sender } => {
+                self.hands.connected(&hello, trees, isolation, sender);
+                self.queries.keeper = Some(hello);
+            }
+            Wake::Keeper { frame, descriptors } => self.keeper_said(frame, descriptors),
+            Wake::KeeperDown => self.hands.disconnected(),
+            Wake::UplinkUp { sender } => self.voice.connected(sender),
+            Wake::Uplink { frame } => {
+                let was_connected = self.voice.is_connected();
+                if let Some(heard) = self.voice.hear(frame) {
+                    self.heard(&heard.bytes, Way::Bus, heard.reply.map_or(ReplyTo::Nobody, ReplyTo::Bus));
+                }
+                if self.voice.is_connected() && !was_connected {
+                    self.beat();
+                }
+            }
+            Wake::UplinkDown => self.voice.disconnected(),
+            Wake::LocalEnvelope { caller, id, bytes } => {
+                self.heard(&bytes, Way::Local, ReplyTo::Local(caller, id));
+            }
+            Wake::LocalRead { caller, id, bytes } => self.local_read(&bytes, caller, id),
+            Wake::Store(notice) => self.store_said(notice),
+            Wake::Logs(notice) => self.logs_said(notice),
+            Wake::Notify { instance, pid, text } => self.notified(&instance, pid, &text),
+            Wake::ReadyFd { instance, run } => {
+                self.decide(Input::Ready { instance, run, how: "fd".to_owned() });
+            }
+            Wake::Ranged(page) => self.ranged(page),
+            Wake::Terminate => {
+                info!("asked to end; services go on");
+                self.recorder.promise(Promise::End);
+                self.let_go(self.recorder.head().seq);
+            }
+        }
+    }
+
+    fn deadlines(&mut self) {
+        while let Some(deadline) = self.timers.pop(clock::now().mono_ns) {
+            match deadline {
+                Deadline::Beat => self.beat(),
+                Deadline::Ranges => self.tire_ranges(),
+                Deadline::Core(timer) => {
+                    if let Some(at) = self.recorded.remove(&timer) {
+                        self.decide(Input::Timer { timer, at });
+                        self.follow_up();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Decides on an input that cannot be refused.
+    pub(super) fn decide(&mut self, input: Input) {
+        let now = clock::now();
+        let world = World {
+            now,
+            specs: self.services.specs(),
+            entropy: clock::entropy(),
+            reconciled: self.hands.met(),
+        };
+        match self.node.decide(&world, input) {
+            Ok(decision) => self.commit(now, decision),
+            Err(rejection) => error!(%rejection, "an input that is no wish was refused"),
+        }
+    }
+
+    /// Adopts a decision: folds, repairs, records, promises.
+    pub(super) fn commit(&mut self, now: Now, decision: Decision) {
+        let Decision { mut events, effects } = decision;
+        for (context, event) in &events {
+            if let Err(illegal) = self.node.evolve(now.at, context, event) {
+                // The core contradicts itself. What was folded stays; nothing of the rest is done.
+                error!(%illegal, kind = event.kind(), "an event does not follow; nothing was done");
+                return;
+            }
+        }
+        let mut promises = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Repair(act) => self.act(act),
+                Effect::Promise(act) => promises.push(act),
+            }
+        }
+        self.attach_tails(&mut events);
+        self.recorder.record(now, events);
+        for act in promises {
+            self.recorder.promise(Promise::Act(act));
+        }
+        // A promise behind nothing new may be due already.
+        self.let_go(self.recorder.head().seq);
+    }
+
+    /// Takes the log's watermark: keeps promises and publishes what is durable.
+    pub(super) fn let_go(&mut self, durable: Seq) {
+        let kept = self.recorder.durable(durable);
+        for live in &kept.rows {
+            self.voice.publish(live);
+        }
+        if !kept.rows.is_empty() {
+            self.wake_ranges();
+        }
+        for promise in kept.promises {
+            match promise {
+                Promise::Act(act) => self.act(act),
+                Promise::Acknowledge(fact) => self.hands.acknowledge(fact),
+                Promise::Accepted(intent, seq) => {
+                    let reply = Reply::Accepted { event: self.recorder.event_id(seq) };
+                    self.answers.tell(intent, &reply, &mut self.voice);
+                }
+                Promise::End => self.ending = true,
+            }
+        }
+    }
+
+    fn store_said(&mut self, notice: LogNotice) {
+        match notice {
+            LogNotice::Durable { seq, .. } => {
+                self.let_go(seq);
+                self.catch_up();
+            }
+            LogNotice::SegmentFull => self.roll(),
+            LogNotice::Unavailable { kind, why } => {
+                warn!(?kind, why, "the log takes nothing: no wish is accepted, repairs go on");
+                let since = self.outage.take().map_or_else(clock::now, |(since, ..)| since);
+                self.outage = Some((since, kind, why));
+            }
+            LogNotice::Recovered => self.recovered(),
+            LogNotice::Damaged { at, why } => {
+                error!(?at, why, "the log does not hold what was written; `smgr audit verify` names the place");
+            }
+            LogNotice::Sealed { first, last } => info!(%first, %last, "a segment of the log is sealed"),
+            LogNotice::Checkpoint { .. } | LogNotice::RootChecked { .. } => {}
+        }
+    }
+
+    fn recovered(&mut self) {
+        let Some((since, kind, why)) = self.outage.take() else { return };
+        let now = clock::now();
+        let counts = self.recorder.catch_up(now).unwrap_or_default();
+        let unavailable = LogUnavailable { kind: format!("{kind:?}").to_lowercase(), why };
+        let recovered = LogRecovered {
+            unavailable_ms: now.at.ms_since(since.at),
+            late: counts.0,
+            summarized: counts.1,
+        };
+        info!(unavailable_ms = recovered.unavailable_ms, "the log takes events again");
+        let events = vec![
+            (Context::default(), Event::LogUnavailable(unavailable)),
+            (Context::default(), Event::LogRecovered(recovered)),
+        ];
+        self.commit(now, Decision { events, effects: Vec::new() });
+    }
+
+    fn catch_up(&mut self) {
+        if self.outage.is_none() {
+            self.recorder.catch_up(clock::now());
+        }
+    }
+
+    fn roll(&mut self) {
+        let baseline = super::boot::baseline(&self.node);
+        if let Err(why) = self.recorder.roll(clock::now(), baseline) {
+            warn!(%why, "the segment of the log goes on beyond its size");
+        }
+    }
+
+    /// Says why the log takes nothing, when it does not.
+    pub(super) fn outage(&self) -> Option<&str> {
+        self.outage.as_ref().map(|(_, _, why)| why.as_str())
+    }
+
+    fn heard(&mut self, bytes: &[u8], way: Way, to: ReplyTo) {
+        let now = clock::now();
+        let kind = match envelope::read(bytes, envelope::ENVELOPE_BYTES_MAX) {
+            Ok(sealed) => sealed.kind(),
+            // The gate names what is wrong with it.
+            Err(_) => Kind::Intent,
+        };
+        match kind {
+            Kind::Query => match self.authority.query(bytes, way, now.at) {
+                Ok(verified) => {
+                    let to = own_inbox(to, &verified.actor.name);
+                    self.query(verified.payload, to);
+                }
+                Err(refusal) => self.refuse(now, refusal, &to),
+            },
+            Kind::Intent
+            | Kind::Order
+            | Kind::Answer
+            | Kind::Event
+            | Kind::Beat
+            | Kind::Trust => match self.authority.intent(bytes, way, now.at) {
+                Ok(verified) => {
+                    let to = own_inbox(to, &verified.actor.name);
+                    self.wish(now, verified, to);
+                }
+                Err(refusal) => self.refuse(now, refusal, &to),
+            },
+        }
+    }
+
+    fn wish(
+        &mut self,
+        now: Now,
+        verified: super::authority::Verified<crate::wire::payload::Intent>,
+        to: ReplyTo,
+    ) {
+        let super::authority::Verified { payload: intent, digest, actor, objection } = verified;
+        let seen = self.node.seen().get(&intent.id).is_some();
+        // A repeat of a wish that was taken is answered from the log, however late it comes.
+        if let Some(refusal) = objection
+            && !seen
+        {
+            return self.refuse(now, refusal, &to);
+        }
+        if let Some((_, _, why)) = &self.outage
+            && !seen
+            && !self.may_pass_an_outage(&actor, &intent.action)
+        {
+            let why = format!("the history cannot be written: {why}");
+            let signed = Some(super::authority::Signed { id: Some(intent.id), actor });
+            return self.refuse(now, Refusal { code: Code::LOG_UNAVAILABLE, why, signed }, &to);
+        }
+        let wish = Wish {
+            id: intent.id,
+            digest,
+            action: intent.action,
+            issued_at: intent.iat,
+            expires_at: intent.exp,
+            by: actor.clone(),
+        };
+        let world = World {
+            now,
+            specs: self.services.specs(),
+            entropy: clock::entropy(),
+            reconciled: self.hands.met(),
+        };
+        match self.node.decide(&world, Input::Wish(wish)) {
+            Ok(decision) => {
+                self.answers.wait(intent.id, to);
+                let accepted = self.recorder.next();
+                let is_new = !decision.events.is_empty();
+                if is_new {
+                    // Queued before the effects of the decision, so that it is told before its outcome.
+                    self.commit_accepted(now, decision, intent.id, accepted);
+                } else {
+                    self.commit(now, decision);
+                }
+            }
+            Err(rejection) => {
+                let signed = Some(super::authority::Signed { id: Some(intent.id), actor });
+                let refusal =
+                    Refusal { code: rejection.code(), why: rejection.to_string(), signed };
+                self.refuse(now, refusal, &to);
+            }
+        }
+    }
+
+    fn commit_accepted(&mut self, now: Now, decision: Decision, intent: IntentId, seq: Seq) {
+        let Decision { events, effects } = decision;
+        // The events first and alone: the promise to say `accepted` stands behind them and before the effects.
+        self.commit(now, Decision { events, effects: Vec::new() });
+        self.recorder.promise(Promise::Accepted(intent, seq));
+        self.commit(now, Decision { events: Vec::new(), effects });
+    }
+
+    /// On a full disk the owner of the machine can still stop and restart.
+    fn may_pass_an_outage(
+        &self,
+        actor: &crate::domain::event::Actor,
+        action: &crate::domain::intent::Action,
+    ) -> bool {
+        use crate::domain::intent::{Action, ActorKind};
+        actor.kind == ActorKind::Local
+            && matches!(
+                action,
+                Action::Stop { .. } | Action::Restart { .. } | Action::Shutdown { .. }
+            )
+    }
+
+    /// Refuses a message: a counter, at most one event a minute and code, and an answer to a known signer.
+    pub(super) fn refuse(&mut self, now: Now, refusal: Refusal, to: &ReplyTo) {
+        self.queries.refused += 1;
+        let Refusal { code, why, signed } = refusal;
+        match (&signed, to) {
+            (Some(signed), to) => {
+                let to = own_inbox(to.clone(), &signed.actor.name);
+                let cause = signed.id.unwrap_or(IntentId([0; 16]));
+                let reply = Reply::Refused { code: code.to_string(), why: why.clone() };
+                self.answers.reply(&to, cause, reply, &mut self.voice);
+            }
+            // Somebody at the local socket is told why; a stranger on the bus is not answered.
+            (None, ReplyTo::Local(caller, id)) => {
+                caller.refuse(*id, code.to_string(), why.clone());
+            }
+            (None, ReplyTo::Bus(_) | ReplyTo::Nobody) => {}
+        }
+        // Before a signature has held, a message may not cost a row: anybody could fill the log.
+        let Some(signed) = signed else { return };
+        if self.outage.is_some() {
+            return;
+        }
+        let (last, count) = self.refusals.entry(code).or_insert((UnixMicros(0), 0));
+        *count += 1;
+        if now.at.ms_since(*last) < REFUSED_EVERY_MS {
+            return;
+        }
+        *last = now.at;
+        let count = std::mem::take(count);
+        let body = IntentRefused { intent: signed.id, code: code.to_string(), why, count };
+        let context = Context::default().because(None, Some(signed.actor));
+        let events = vec![(context, Event::IntentRefused(body))];
+        self.commit(now, Decision { events, effects: Vec::new() });
+    }
+
+    /// Says what came of a wish to whoever waits for it.
+    pub(super) fn answer_wish(&mut self, intent: IntentId, reply: WishReply) {
+        match reply {
+            WishReply::InProgress => {}
+            WishReply::Outcome(outcome) => {
+                let event = self.recorder.event_id(self.recorder.head().seq);
+                let outcome: Outcome = outcome;
+                let reply = Reply::Outcome { outcome, event };
+                self.answers.finish(intent, &reply, &mut self.voice);
+            }
+        }
+    }
+
+    /// Returns the hash of the folded state, computed anew only when something was folded.
+    pub(super) fn state_hash(&mut self) -> Digest {
+        let next = self.recorder.next();
+        match self.state_hash {
+            Some((at, hash)) if at == next => hash,
+            _ => {
+                let hash = hash_of(&self.node);
+                self.state_hash = Some((next, hash));
+                hash
+            }
+        }
+    }
+
+    fn beat(&mut self) {
+        if !self.voice.is_connected() {
+            return;
+        }
+        let now = clock::now();
+        let head = self.recorder.head();
+        let beat = Beat {
+            v: PAYLOAD_VERSION,
+            origin: self.setup.node.clone(),
+            epoch: head.epoch,
+            seq: head.seq,
+            root: head.root,
+            state_hash: self.state_hash(),
+            fold: FOLD_VERSION,
+            at: now.at,
+        };
+        let sealed = envelope::seal(Kind::Beat, &codec::encode(&beat), &self.signer);
+        self.voice.beat(&sealed);
+        self.timers.set(Deadline::Beat, now.mono_ns + BEAT.as_nanos() as u64);
+    }
+
+    /// Turns a meeting that is complete into the core's own knowledge.
+    pub(super) fn met(&mut self, kept: crate::domain::input::Kept) {
+        self.hands.standing = Standing::Met;
+        self.decide(Input::Reconcile(kept));
+    }
+}
+
+/// SHA-256 over the parts of the folded state.
+pub(crate) fn hash_of(node: &Node) -> Digest {
+    digest_of(&codec::encode(&node.parts()))
+}
+
+/// An answer goes to an inbox of whoever signed, and nowhere else: or a caller could have it delivered as a call.
+fn own_inbox(to: ReplyTo, signer: &crate::domain::id::Principal) -> ReplyTo {
+    match to {
+        ReplyTo::Bus(inbox) if inbox.principal() != signer => ReplyTo::Nobody,
+        other => other,
+    }
+}

@@ -1,0 +1,79 @@
+//! The uplink's connection, seen from the agent: accepts one uplink at a time and carries frames both ways.
+
+use std::path::Path;
+
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::wake::{Wake, Waker};
+use crate::ipc::channel::{Listener, Receiver, Sender};
+use crate::ipc::hello::{Hello, Incarnation, Part};
+use crate::ipc::uplink::{FromUplink, ToUplink};
+
+/// Frames on their way to the uplink. One that lets them pile up is cut off.
+const FRAMES: usize = 4096;
+
+/// Accepts uplinks for as long as the agent lives; a newer one takes the place of an older one.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub(super) fn listen(
+    path: &Path,
+    incarnation: Incarnation,
+    uids: Vec<u32>,
+    waker: Waker,
+) -> std::io::Result<()> {
+    let listener = Listener::bind(path)?;
+    tokio::spawn(async move {
+        let mut current: Option<tokio::task::JoinHandle<()>> = None;
+        while let Ok((sender, receiver, peer)) = listener.accept().await {
+            if !uids.contains(&peer.uid) {
+                warn!(uid = peer.uid, "refused an uplink of a foreign account");
+                continue;
+            }
+            if let Some(older) = current.take() {
+                older.abort();
+            }
+            let waker = waker.clone();
+            current = Some(tokio::spawn(async move {
+                if let Err(error) = converse(sender, receiver, incarnation, &waker).await {
+                    warn!(%error, "lost the uplink");
+                }
+                drop(waker.send(Wake::UplinkDown).await);
+            }));
+        }
+    });
+    Ok(())
+}
+
+async fn converse(
+    sender: Sender,
+    mut receiver: Receiver,
+    incarnation: Incarnation,
+    waker: &Waker,
+) -> anyhow::Result<()> {
+    sender.send(&ToUplink::Hello(Hello::of(Part::Agent, incarnation))).await?;
+    let FromUplink::Hello(hello) = receiver.receive().await?.message else {
+        anyhow::bail!("the uplink did not begin with a hello");
+    };
+    hello.agree()?;
+    info!(build = hello.build, "the uplink is here");
+    let (frames, mut queue) = mpsc::channel::<ToUplink>(FRAMES);
+    waker.send(Wake::UplinkUp { sender: frames }).await?;
+    let sending = async {
+        while let Some(frame) = queue.recv().await {
+            sender.send(&frame).await?;
+        }
+        anyhow::Ok(())
+    };
+    let receiving = async {
+        loop {
+            let frame = receiver.receive::<FromUplink>().await?.message;
+            waker.send(Wake::Uplink { frame }).await?;
+        }
+    };
+    tokio::select! {
+        ended = sending => ended,
+        ended = receiving => ended,
+    }
+}

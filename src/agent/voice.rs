@@ -1,0 +1,174 @@
+//! The agent's side of the bus: what it says through the uplink, and what it hears.
+//!
+//! The uplink may be away for days. A live event that cannot be said is not kept: whoever listens sees the gap and
+//! fetches the range. An answer is kept by the uplink for as long as its caller still waits.
+
+use std::sync::Arc;
+
+use serde_bytes::ByteBuf;
+use tokio::sync::mpsc;
+
+use super::recorder::Live;
+use crate::domain::id::{FleetId, NodeId};
+use crate::ipc::uplink::{BusConfig, Confirm, Credit, FromUplink, Granting, Ticket, ToUplink};
+use crate::wire::status::BusState;
+use crate::wire::subject::{Callee, Filter, Inbox, Scope, Subject, event_kind};
+
+/// How long an answer may wait for a bus that is down, in milliseconds.
+const ANSWER_KEEP_MS: u32 = 30_000;
+
+/// The one subscription of an agent.
+const CALLS: Ticket = Ticket(1);
+
+/// A message from the bus.
+#[derive(Debug)]
+pub(super) struct Heard {
+    /// Where an answer goes, when it is an inbox at all.
+    pub(super) reply: Option<Inbox>,
+    /// The envelope.
+    pub(super) bytes: ByteBuf,
+}
+
+/// What the agent knows of its uplink.
+#[derive(Debug)]
+pub(super) struct Voice {
+    fleet: FleetId,
+    node: NodeId,
+    config: Option<BusConfig>,
+    uplink: Option<mpsc::Sender<ToUplink>>,
+    credit: Credit,
+    granting: Granting,
+    next: u64,
+    state: BusState,
+    /// Messages that the uplink dropped because the agent was slow.
+    pub(super) dropped: u64,
+}
+
+impl Voice {
+    pub(super) fn new(fleet: FleetId, node: NodeId, config: Option<BusConfig>) -> Self {
+        let state = match &config {
+            Some(_) => BusState::Away { why: "the uplink is not here yet".to_owned() },
+            None => BusState::Off,
+        };
+        Self {
+            fleet,
+            node,
+            config,
+            uplink: None,
+            credit: Credit::default(),
+            granting: Granting::default(),
+            next: 2,
+            state,
+            dropped: 0,
+        }
+    }
+
+    /// Returns how the node stands to the bus.
+    pub(super) fn state(&self) -> &BusState {
+        &self.state
+    }
+
+    /// Takes a new uplink into service.
+    pub(super) fn connected(&mut self, uplink: mpsc::Sender<ToUplink>) {
+        (self.credit, self.granting) = (Credit::default(), Granting::default());
+        self.uplink = Some(uplink);
+        let Some(config) = self.config.clone() else { return };
+        self.say(ToUplink::Configure(config));
+        let node = Callee::node(self.node.clone()).expect("the node's name was checked at start");
+        let filters = [node, Callee::EVERY_NODE]
+            .map(|to| Filter::Calls { fleet: self.fleet.clone(), to }.to_string());
+        self.say(ToUplink::Subscribe { ticket: CALLS, filters: filters.to_vec() });
+    }
+
+    /// The uplink is gone.
+    pub(super) fn disconnected(&mut self) {
+        self.uplink = None;
+        if self.config.is_some() {
+            self.state = BusState::Away { why: "the uplink is away".to_owned() };
+        }
+    }
+
+    /// Takes in what the uplink said; returns a message to be judged.
+    pub(super) fn hear(&mut self, frame: FromUplink) -> Option<Heard> {
+        match frame {
+            FromUplink::Delivered { reply, bytes, .. } => {
+                if let Some(grant) = self.granting.done() {
+                    self.say(ToUplink::Credit(grant));
+                }
+                Some(Heard { reply: reply.and_then(|text| text.parse().ok()), bytes })
+            }
+            FromUplink::BusUp { version, .. } => {
+                self.state = BusState::Connected { server: version };
+                None
+            }
+            FromUplink::BusDown { why } => {
+                self.state = match self.config {
+                    Some(_) => BusState::Away { why },
+                    None => BusState::Off,
+                };
+                None
+            }
+            FromUplink::Credit(count) => {
+                self.credit.grant(count);
+                None
+            }
+            FromUplink::Dropped(counts) => {
+                self.dropped += counts.malformed + counts.oversize + counts.overflow;
+                None
+            }
+            FromUplink::Hello(_) | FromUplink::Published { .. } | FromUplink::Refused { .. } => None,
+        }
+    }
+
+    /// Publishes a durable event, if there is anybody to say it to.
+    pub(super) fn publish(&mut self, live: &Live) {
+        let Ok(kind) = event_kind(live.kind) else { return };
+        let subject = Subject::Event {
+            fleet: self.fleet.clone(),
+            origin: self.node.clone(),
+            scope: Scope::from(live.service.clone()),
+            kind,
+        };
+        self.publish_bytes(&subject.to_string(), &live.row, 0);
+    }
+
+    /// Publishes a heartbeat.
+    pub(super) fn beat(&mut self, envelope: &[u8]) {
+        let subject = Subject::Beat { fleet: self.fleet.clone(), origin: self.node.clone() };
+        self.publish_bytes(&subject.to_string(), envelope, 0);
+    }
+
+    /// Answers at an inbox.
+    pub(super) fn answer(&mut self, to: &Inbox, envelope: &Arc<[u8]>) {
+        self.publish_bytes(&to.to_string(), envelope, ANSWER_KEEP_MS);
+    }
+
+    /// Says whether anybody can hear.
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self.state, BusState::Connected { .. })
+    }
+
+    fn publish_bytes(&mut self, to: &str, bytes: &[u8], keep_ms: u32) {
+        let wanted = keep_ms > 0 || self.is_connected();
+        if self.uplink.is_none() || !wanted || !self.credit.take() {
+            return;
+        }
+        self.next += 1;
+        self.say(ToUplink::Publish {
+            ticket: Ticket(self.next),
+            to: to.to_owned(),
+            bytes: ByteBuf::from(bytes),
+            keep_ms,
+            confirm: Confirm::Nothing,
+        });
+    }
+
+    fn say(&mut self, frame: ToUplink) {
+        if let Some(uplink) = &self.uplink
+            && uplink.try_send(frame).is_err()
+        {
+            // It does not read: the link cuts it off and the next one begins anew.
+            self.disconnected();
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! All that can wake the agent, in one closed list, and the one queue through which it comes.
+
+use std::os::fd::OwnedFd;
+
+use serde_bytes::ByteBuf;
+use tokio::sync::mpsc;
+
+use super::local::Caller;
+use super::logs;
+use crate::domain::id::{InstanceId, RunId};
+use crate::ipc::frame::Packet;
+use crate::ipc::keeper::{FromKeeper, Isolation, Trees};
+use crate::ipc::hello::Hello;
+use crate::ipc::local::RequestId;
+use crate::ipc::uplink::{FromUplink, ToUplink};
+use crate::store::LogNotice;
+
+/// What may wait for the agent: a burst of facts of every service of a full node. Sources wait when it is full.
+pub(super) const QUEUE: usize = 4096;
+
+/// The receiving end belongs to the task, the others to its sources.
+pub(super) type Waker = mpsc::Sender<Wake>;
+
+/// One reason to wake.
+#[derive(Debug)]
+pub(super) enum Wake {
+    /// A keeper was reached; operations go to `sender`.
+    KeeperUp { hello: Hello, trees: Trees, isolation: Isolation, sender: mpsc::Sender<Packet> },
+    /// The keeper said something.
+    Keeper { frame: FromKeeper, descriptors: Vec<OwnedFd> },
+    /// The connection to the keeper ended.
+    KeeperDown,
+    /// An uplink connected.
+    UplinkUp { sender: mpsc::Sender<ToUplink> },
+    /// The uplink said something.
+    Uplink { frame: FromUplink },
+    /// The uplink went away.
+    UplinkDown,
+    /// Somebody at the local socket sends an envelope.
+    LocalEnvelope { caller: Caller, id: RequestId, bytes: ByteBuf },
+    /// Somebody at the local socket asks for a reading.
+    LocalRead { caller: Caller, id: RequestId, bytes: ByteBuf },
+    /// The log tells how it stands.
+    Store(LogNotice),
+    /// The logs of services tell something.
+    Logs(logs::LogNotice),
+    /// A datagram of a service, and the process that sent it.
+    Notify { instance: InstanceId, pid: u32, text: String },
+    /// A run wrote to its readiness descriptor.
+    ReadyFd { instance: InstanceId, run: RunId },
+    /// A page of the log was read for somebody who waits.
+    Ranged(super::queries::Page),
+    /// The process was asked to end.
+    Terminate,
+}

@@ -1,0 +1,470 @@
+//! The command line as clap reads it. Meaning is elsewhere; a name here is a promise for ever.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use super::error::CliError;
+use super::selector::Selector;
+use crate::domain::code::Code;
+use crate::domain::id::{ActionName, NodeId, ServiceId};
+use crate::domain::signal::Signal;
+
+/// Verbs whose names are taken and whose function comes in a later version.
+const RESERVED: &[&str] = &[
+    "deploy",
+    "rollback",
+    "rollout",
+    "plan",
+    "diff",
+    "config",
+    "edit",
+    "hold",
+    "release",
+    "node",
+    "service",
+    "alert",
+    "silence",
+    "key",
+    "token",
+    "trust",
+    "policy",
+    "sign",
+    "fleet",
+    "context",
+    "emulate",
+    "demo",
+    "top",
+    "web",
+    "doctor",
+    "controller",
+    "schema",
+    "man",
+    "cancel",
+    "enrol",
+];
+
+/// A service manager for one machine or a whole fleet, with history that can be proved.
+#[derive(Debug, Parser)]
+#[command(name = "smgr", version, disable_help_subcommand = true, max_term_width = 100)]
+pub struct Cli {
+    /// What is common to all commands.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What is common to all commands.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// The state folder [default: $SMGR_STATE, /var/lib/smgr for root, else ~/.local/state/smgr]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Ask this node; may be given several times
+    #[arg(long = "node", global = true, value_name = "NODE")]
+    pub nodes: Vec<NodeId>,
+    /// Go over this bus, even to this machine
+    #[arg(long, global = true, value_name = "URL")]
+    pub bus: Option<String>,
+    /// How to reach the node
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub via: Via,
+    /// How long to wait; nothing is cancelled when it is over
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// The form of what is printed
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    pub output: Output,
+}
+
+/// How a node is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Via {
+    /// This machine by its socket, others by the bus.
+    #[default]
+    Auto,
+    /// The local socket.
+    Local,
+    /// The bus.
+    Bus,
+}
+
+/// The form of what is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people; may change.
+    #[default]
+    Text,
+    /// For programs; one document, or one a line where there are many.
+    Json,
+    /// For programs; one document a line.
+    Jsonl,
+    /// Events in the envelope of CloudEvents 1.0, one a line.
+    Cloudevents,
+}
+
+/// Whether a command ends with the outcome or with the acceptance.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Waiting {
+    /// End with the outcome (this is the default)
+    #[arg(long, conflicts_with = "detach")]
+    wait: bool,
+    /// End as soon as the wish is durable
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// The services that a command is about.
+#[derive(Clone, Debug, Args)]
+pub struct Targets {
+    /// SERVICE or SERVICE@NODE
+    #[arg(required = true, value_name = "SERVICE")]
+    pub services: Vec<Selector>,
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start smgr here, with the services of ./smgr.toml or services.d
+    Up(Up),
+    /// Stop smgr and its services here
+    Down,
+    /// Show what happens until Ctrl-C, which leaves everything running
+    Attach,
+    /// Supervise a command as a service of its own
+    Run(Run),
+    /// Stop a service and remove its file
+    Remove {
+        /// Which
+        service: ServiceId,
+    },
+    /// Bring services up; survives reboot
+    Start(Targets),
+    /// Bring services down; survives reboot
+    Stop(Targets),
+    /// Stop, then start, every instance
+    Restart(Targets),
+    /// Have services take in their configuration, as they say they do
+    Reload(Targets),
+    /// Send a signal to the main process of every instance
+    Signal {
+        /// Which signal: TERM, HUP, USR1
+        #[arg(short, long, value_parser = signal)]
+        signal: Signal,
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// Run an action that a service declares
+    Action {
+        #[command(subcommand)]
+        command: ActionCommand,
+    },
+    /// Make this node match its files, restarting exactly what must
+    Apply {
+        /// Only these services
+        services: Vec<ServiceId>,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Check spec files and change nothing
+    Check {
+        /// Files or folders [default: what `up` would load]
+        paths: Vec<PathBuf>,
+    },
+    /// Write a commented smgr.toml here
+    Init,
+    /// Show what runs, what not, and why
+    Status {
+        /// SERVICE, SERVICE/INSTANCE, SERVICE@NODE or @NODE
+        selector: Option<Selector>,
+        /// As it was then: a time, an age or a cursor
+        #[arg(long, value_name = "TIME|CURSOR")]
+        at: Option<String>,
+    },
+    /// Show the log lines of a service
+    Logs {
+        /// SERVICE or SERVICE/INSTANCE
+        selector: Selector,
+        /// How many lines
+        #[arg(short = 'n', long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        lines: u32,
+        /// Go on with what is written from here on
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Show the raw stream of events
+    Events(Events),
+    /// Show what happened, one line for each thing
+    History(History),
+    /// Prove that the history is whole
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
+    /// Rebuild the state from the log and compare it with the live one
+    Replay {
+        /// The folder with `log/` [default: the state folder]
+        folder: Option<PathBuf>,
+    },
+    /// Ask nodes whether they are there
+    Ping,
+    /// Write the keys and the trust of this machine into a file
+    Backup {
+        /// Which file
+        #[arg(default_value = "smgr-backup.json")]
+        file: PathBuf,
+    },
+    /// Explain a topic or a command
+    Help {
+        /// spec, bus, exit-codes, errors, or a command
+        topic: Vec<String>,
+    },
+    /// Explain the code of an error
+    Explain {
+        /// E0412
+        #[arg(value_parser = code)]
+        code: Code,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// Which
+        shell: Shell,
+    },
+    /// Run the parts of a node; `smgr up` and service units call this
+    Agent {
+        /// One part, started by another
+        #[arg(long, value_enum, hide = true)]
+        part: Option<PartName>,
+    },
+}
+
+/// Start smgr here.
+#[derive(Clone, Debug, Args)]
+pub struct Up {
+    /// In the background
+    #[arg(short, long)]
+    pub detach: bool,
+    /// A fleet of this many nodes on this machine
+    #[arg(long = "nodes", value_name = "N")]
+    pub fleet: Option<u16>,
+}
+
+/// Supervise a command.
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    /// What to call it
+    pub name: ServiceId,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<String>,
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+/// What to do with actions.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ActionCommand {
+    /// Run one
+    Run {
+        /// Of which service
+        service: Selector,
+        /// Which
+        action: ActionName,
+        /// Its parameters, NAME=VALUE
+        #[arg(value_parser = pair)]
+        params: Vec<(String, String)>,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+}
+
+/// Which events.
+#[derive(Clone, Debug, Args)]
+pub struct Events {
+    /// Go on with what happens from here on
+    #[arg(short, long)]
+    pub follow: bool,
+    /// After this cursor, or since this time or age
+    #[arg(long, value_name = "CURSOR|TIME")]
+    pub since: Option<String>,
+    /// About this service
+    #[arg(long)]
+    pub service: Option<ServiceId>,
+}
+
+/// Which history.
+#[derive(Clone, Debug, Args)]
+pub struct History {
+    /// SERVICE, SERVICE/INSTANCE, SERVICE@NODE or @NODE
+    pub selector: Option<Selector>,
+    /// One line for each run
+    #[arg(long)]
+    pub runs: bool,
+    /// Fold nothing
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// What to prove.
+#[derive(Clone, Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Verify a log from its files
+    Verify {
+        /// The folder with `log/` [default: the state folder]
+        folder: Option<PathBuf>,
+    },
+    /// Remember the heads of the logs, so that a cut tail is seen
+    Pin,
+}
+
+/// The parts of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PartName {
+    /// The hands.
+    Keeper,
+    /// The head.
+    Agent,
+    /// The voice.
+    Uplink,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Parsed {
+    /// A command to carry out.
+    Command(Box<Cli>),
+    /// A text that was asked for.
+    Text(String),
+}
+
+/// Returns the whole tree, reserved verbs included.
+pub fn tree() -> clap::Command {
+    let rest =
+        || clap::Arg::new("rest").num_args(0..).allow_hyphen_values(true).trailing_var_arg(true);
+    RESERVED.iter().fold(Cli::command(), |tree, name| {
+        tree.subcommand(clap::Command::new(*name).hide(true).disable_help_flag(true).arg(rest()))
+    })
+}
+
+/// Reads a command line.
+///
+/// # Errors
+/// When it was not understood, or names what this version does not have.
+pub fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Parsed, CliError> {
+    let mut matches = match tree().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => return refused(&error),
+    };
+    if let Some(name) = matches.subcommand_name().filter(|name| RESERVED.contains(name)) {
+        return Err(CliError::not_yet(format!("`smgr {name}`")));
+    }
+    match Cli::from_arg_matches_mut(&mut matches) {
+        Ok(cli) => Ok(Parsed::Command(Box::new(cli))),
+        Err(error) => refused(&error),
+    }
+}
+
+fn refused(error: &clap::Error) -> Result<Parsed, CliError> {
+    use clap::error::ErrorKind;
+    let text = error.render().to_string();
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return Ok(Parsed::Text(text));
+    }
+    let mut paragraphs = text.split("\n\n").map(str::trim).filter(|text| !text.is_empty());
+    let what = paragraphs.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let mut hints = Vec::new();
+    let mut next = "smgr --help".to_owned();
+    for paragraph in paragraphs {
+        for line in paragraph.lines().map(str::trim) {
+            if let Some(tip) = line.strip_prefix("tip: ") {
+                hints.push(tip.to_owned());
+            } else if let Some(usage) = line.strip_prefix("Usage: ") {
+                hints.push(format!("usage: {usage}"));
+            } else if let Some(rest) = line.strip_prefix("For more information, try '") {
+                next = rest.trim_end_matches("'.").to_owned();
+            }
+        }
+    }
+    if next == "--help" {
+        next = "smgr --help".to_owned();
+    }
+    let error = CliError::new(Code::USAGE, what).next(next);
+    Err(hints.into_iter().fold(error, CliError::hint))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    super::time::duration(text).ok_or_else(|| "a duration is written 90s, 5m or 1h30m".to_owned())
+}
+
+fn signal(text: &str) -> Result<Signal, String> {
+    text.parse().map_err(|error: crate::domain::signal::InvalidSignal| error.to_string())
+}
+
+fn code(text: &str) -> Result<Code, String> {
+    text.parse().map_err(|error: crate::domain::code::InvalidCode| error.to_string())
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| "a parameter is written NAME=VALUE".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Parsed, CliError> {
+        parse(line.split_whitespace().map(Into::into))
+    }
+
+    #[test]
+    fn the_tree_is_consistent() {
+        tree().debug_assert();
+    }
+
+    #[test]
+    fn a_reserved_verb_is_known_and_not_in_this_version() {
+        for line in ["smgr deploy web --artifact x", "smgr rollout show r-1", "smgr fleet"] {
+            let error = read(line).unwrap_err();
+            assert_eq!((error.code, error.exit().number()), (Code::NOT_YET, 2), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_command_is_answered_with_the_nearest_one() {
+        let error = read("smgr statsu").unwrap_err();
+        assert_eq!(error.code, Code::USAGE);
+        assert!(error.hints.iter().any(|hint| hint.contains("status")), "{error:?}");
+    }
+
+    #[test]
+    fn a_misspelt_flag_and_a_bad_name_are_usage_errors() {
+        for line in ["smgr status --wat", "smgr stop Web.Service", "smgr run x", "smgr signal web"]
+        {
+            assert_eq!(read(line).unwrap_err().code, Code::USAGE, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_texts_not_errors() {
+        for line in ["smgr --help", "smgr --version", "smgr up --help"] {
+            assert!(matches!(read(line), Ok(Parsed::Text(_))), "{line}");
+        }
+    }
+
+    #[test]
+    fn global_flags_stand_before_and_behind_the_command() {
+        for line in ["smgr -o json --node n1 status web", "smgr status web -o json --node n1"] {
+            let Ok(Parsed::Command(cli)) = read(line) else { panic!("{line}") };
+            assert_eq!((cli.global.output, cli.global.nodes.len()), (Output::Json, 1));
+        }
+    }
+}

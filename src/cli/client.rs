@@ -1,0 +1,186 @@
+//! Reaches agents: this machine's by its socket, others' over the bus. Every answer is verified before it is shown.
+
+mod bus;
+mod local;
+mod pending;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use pending::{Missing, Pending};
+
+use super::args::Via;
+use super::context::{Context, not_up};
+use super::error::CliError;
+use super::wish::{Caller, Signed};
+use crate::domain::code::Code;
+use crate::domain::id::{FleetId, NodeId};
+use crate::domain::intent::Action;
+use crate::domain::policy::{KeyClass, Kind};
+use crate::wire::codec;
+use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
+use crate::wire::key::Keyring;
+use crate::wire::payload::{Answer, Ask, Audience};
+
+/// How long a reading may take unless told otherwise.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long an outcome is waited for unless told otherwise.
+const OUTCOME_WITHIN: Duration = Duration::from_secs(120);
+
+/// A way to one or more agents.
+#[derive(Debug)]
+pub struct Client {
+    caller: Caller,
+    route: Route,
+    /// The nodes that were named; none is everybody for a question and this machine for a wish.
+    named: Vec<NodeId>,
+    own: Option<NodeId>,
+    timeout: Option<Duration>,
+}
+
+#[derive(Debug)]
+enum Route {
+    Local(local::Road),
+    Bus(bus::Road),
+}
+
+/// Whom a command is for, before it is known how they are reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Whom {
+    nodes: BTreeSet<NodeId>,
+}
+
+impl Whom {
+    /// Takes the nodes of `--node` and of the selectors; none means this machine.
+    pub fn new(context: &Context, named: impl IntoIterator<Item = NodeId>) -> Self {
+        Self { nodes: context.global.nodes.iter().cloned().chain(named).collect() }
+    }
+}
+
+impl Client {
+    /// Connects: by the local socket when only this machine is meant and nothing else was asked for, else by the bus.
+    ///
+    /// # Errors
+    /// When nobody can be reached, or there is no trust document to verify answers with.
+    pub async fn connect(context: &Context, whom: &Whom) -> Result<Self, CliError> {
+        let setup = context.setup()?;
+        let own = setup.as_ref().map(|setup| setup.node.clone());
+        let elsewhere = whom.nodes.iter().any(|node| Some(node) != own.as_ref());
+        let by_bus = context.global.bus.is_some() || context.global.via == Via::Bus || elsewhere;
+        let timeout = context.global.timeout;
+        if by_bus && context.global.via != Via::Local {
+            let caller = Caller::load(context, false)?;
+            let road = bus::Road::connect(context, setup.as_ref(), &caller).await?;
+            let named = whom.nodes.iter().cloned().collect();
+            return Ok(Self { caller, route: Route::Bus(road), named, own, timeout });
+        }
+        let own = own.ok_or_else(|| not_up(context))?;
+        if let Some(other) = whom.nodes.iter().find(|node| **node != own) {
+            return Err(CliError::new(
+                Code::NO_SUCH_NODE,
+                format!("the local socket reaches {own} and not {other}"),
+            ));
+        }
+        let caller = Caller::load(context, true)?;
+        let route = Route::Local(local::Road::connect(context, own.clone()).await?);
+        Ok(Self { caller, route, named: vec![own.clone()], own: Some(own), timeout })
+    }
+
+    /// Asks something of the audience.
+    ///
+    /// # Errors
+    /// When the question cannot be sent.
+    pub async fn ask(&mut self, ask: Ask) -> Result<Pending<'_>, CliError> {
+        let patience = match &ask {
+            Ask::Range { wait_ms, .. } => Duration::from_millis(u64::from(*wait_ms)),
+            _ => Duration::ZERO,
+        };
+        let within = self.timeout.unwrap_or(READ_WITHIN) + patience;
+        let sign = !matches!(self.route, Route::Local(_));
+        let audience = match self.named.is_empty() {
+            true => Audience::All,
+            false => Audience::Nodes(self.named.clone()),
+        };
+        let query = self.caller.query(ask, audience, sign)?;
+        self.transmit(&query, sign, within).await
+    }
+
+    /// Signs a wish for the audience. Sending it is another step, so that the same bytes can be sent again.
+    ///
+    /// # Errors
+    /// When there is no usable key.
+    pub fn wish(&self, action: Action) -> Result<Signed, CliError> {
+        let nodes: Vec<NodeId> = match self.named.is_empty() {
+            true => self.own.iter().cloned().collect(),
+            false => self.named.clone(),
+        };
+        if nodes.is_empty() {
+            return Err(CliError::new(Code::EMPTY_SELECTION, "a wish names its nodes")
+                .hint("name them: --node NODE, or SERVICE@NODE"));
+        }
+        self.caller.intent(action, Audience::Nodes(nodes))
+    }
+
+    /// Returns until when outcomes are waited for.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout.unwrap_or(OUTCOME_WITHIN)
+    }
+
+    /// Returns the fleet that the trust document is for.
+    pub fn fleet(&self) -> &FleetId {
+        &self.caller.fleet
+    }
+
+    /// Returns the keys that answers and events are verified with.
+    pub fn ring(&self) -> &Keyring {
+        &self.caller.ring
+    }
+
+    /// Sends a wish. The same wish may be sent any number of times; it is executed at most once.
+    ///
+    /// # Errors
+    /// When it cannot be sent.
+    pub async fn send(&mut self, wish: &Signed, until: Instant) -> Result<Pending<'_>, CliError> {
+        let within = until.saturating_duration_since(Instant::now());
+        self.transmit(wish, true, within).await
+    }
+
+    async fn transmit(
+        &mut self,
+        signed: &Signed,
+        is_envelope: bool,
+        within: Duration,
+    ) -> Result<Pending<'_>, CliError> {
+        let deadline = Instant::now() + within;
+        let source = match &mut self.route {
+            Route::Local(road) => {
+                let (id, own) = road.send(&signed.bytes, is_envelope).await?;
+                pending::Source::Local { road, id, own }
+            }
+            Route::Bus(road) => pending::Source::Bus(road.send(signed, within).await?),
+        };
+        Ok(Pending::new(source, &self.caller.ring, signed, deadline))
+    }
+}
+
+/// Verifies an answer: the signature of a node's key, and that this node is the one that the answer names.
+fn verified(bytes: &[u8], ring: &Keyring) -> Result<Answer, CliError> {
+    let sealed = envelope::read(bytes, ENVELOPE_BYTES_MAX).map_err(|error| distrust(&error))?;
+    let opened = sealed.open(ring).map_err(|error| distrust(&error))?;
+    let answer: Answer = codec::decode(opened.payload).map_err(|error| distrust(&error))?;
+    let is_node = opened.kind == Kind::Answer && opened.holder.class == KeyClass::Node;
+    match is_node && opened.holder.name.as_str() == answer.node.as_str() {
+        true => Ok(answer),
+        false => Err(CliError::new(
+            Code::BAD_SIGNATURE,
+            format!("an answer in the name of {} is signed by {}", answer.node, opened.holder.name),
+        )),
+    }
+}
+
+fn distrust(error: &dyn std::error::Error) -> CliError {
+    CliError::caused(Code::BAD_SIGNATURE, "an answer does not verify; it was not used", error)
+}

@@ -1,0 +1,338 @@
+//! Sends a wish and tells what came of it, on each node.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::client::{Client, Missing, Whom};
+use super::context::Context;
+use super::error::CliError;
+use super::wish::Signed;
+use crate::domain::code::{Code, ExitCode};
+use crate::domain::event::{Exit, Outcome};
+use crate::domain::id::{EventId, NodeId};
+use crate::wire::payload::{Answer, Reply};
+
+/// The first and the longest pause before a lost agent is called again. The next one is there within 100 ms.
+const CALL_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// What one node made of a wish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Durable; its outcome is not known yet.
+    Accepted(EventId),
+    /// It came to its end.
+    Ended(Outcome, EventId),
+    /// Refused; nothing changed.
+    Refused(CliError),
+    /// Nothing was heard of it.
+    Silent,
+}
+
+/// What every node of the audience made of a wish.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdicts {
+    /// By node.
+    pub nodes: BTreeMap<NodeId, Verdict>,
+}
+
+/// Sends a wish and waits for its outcome, or for its acceptance only.
+///
+/// When an agent ends in between, the same bytes are sent to the next one: it is executed at most once, and a repeat is
+/// answered with the first outcome.
+///
+/// # Errors
+/// When nobody could be reached at first, or an answer does not verify.
+pub async fn carry_out(
+    context: &Context,
+    whom: &Whom,
+    client: &mut Client,
+    wish: &Signed,
+    detach: bool,
+) -> Result<Verdicts, CliError> {
+    let deadline = client.deadline();
+    let mut verdicts = Verdicts::default();
+    let mut pause = CALL_AGAIN.0;
+    loop {
+        if !hear(client, wish, detach, deadline, &mut verdicts).await? {
+            return Ok(verdicts);
+        }
+        loop {
+            if timeout_at(deadline, sleep(pause)).await.is_err() {
+                return Ok(verdicts);
+            }
+            pause = (pause * 2).min(CALL_AGAIN.1);
+            if let Ok(again) = Client::connect(context, whom).await {
+                *client = again;
+                break;
+            }
+        }
+    }
+}
+
+/// Takes in the answers to one sending. Says whether it has to be sent again.
+async fn hear(
+    client: &mut Client,
+    wish: &Signed,
+    detach: bool,
+    deadline: Instant,
+    verdicts: &mut Verdicts,
+) -> Result<bool, CliError> {
+    let mut pending = match client.send(wish, deadline).await {
+        Ok(pending) => pending,
+        Err(_) if !verdicts.nodes.is_empty() => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    while let Some(answer) = pending.next().await? {
+        let is_all = detach && matches!(answer.reply, Reply::Accepted { .. });
+        let node = answer.node.clone();
+        verdicts.take(answer);
+        if is_all {
+            pending.settle(&node);
+        }
+    }
+    let missing = pending.missing();
+    for (node, missing) in missing {
+        let heard_of = match missing {
+            Missing::Silent | Missing::Lost => Verdict::Silent,
+            Missing::NotThere => Verdict::Refused(CliError::new(
+                Code::AGENT_UNREACHABLE,
+                "nobody listens for this node on the bus; nothing was started",
+            )),
+        };
+        verdicts.nodes.entry(node.clone()).or_insert(heard_of);
+    }
+    Ok(missing.values().any(|missing| *missing == Missing::Lost) && Instant::now() < deadline)
+}
+
+impl Verdicts {
+    fn take(&mut self, answer: Answer) {
+        let verdict = match answer.reply {
+            Reply::Accepted { event } => Verdict::Accepted(event),
+            Reply::Outcome { outcome, event } => Verdict::Ended(outcome, event),
+            Reply::Refused { code, why } => {
+                Verdict::Refused(CliError::new(code.parse().unwrap_or(Code::INTERNAL), why))
+            }
+            Reply::Pong { .. } | Reply::Status(_) | Reply::Lines { .. } | Reply::Range { .. } => {
+                return;
+            }
+        };
+        self.nodes.insert(answer.node, verdict);
+    }
+
+    /// Returns how the command exits: the worst that any node has to say.
+    pub fn exit(&self, detach: bool) -> ExitCode {
+        self.nodes
+            .values()
+            .map(|verdict| verdict.exit(detach))
+            .max_by_key(|exit| rank(*exit))
+            .unwrap_or(ExitCode::Unknown)
+    }
+
+    /// Returns the nodes that were not heard of.
+    pub fn silent(&self) -> Vec<&NodeId> {
+        let silent = |verdict: &Verdict| *verdict == Verdict::Silent;
+        self.nodes.iter().filter(|(_, verdict)| silent(verdict)).map(|(node, _)| node).collect()
+    }
+
+    /// Returns the last line of `-o json`, the result.
+    pub fn json(&self, wish: &Signed, detach: bool) -> Value {
+        let exit = self.exit(detach);
+        let worst = self.nodes.values().max_by_key(|verdict| rank(verdict.exit(detach)));
+        let changed = self.nodes.values().any(Verdict::changed);
+        let cursor = self.nodes.values().filter_map(Verdict::event).next_back();
+        let nodes: serde_json::Map<String, Value> = self
+            .nodes
+            .iter()
+            .map(|(node, verdict)| (node.to_string(), verdict.json(detach)))
+            .collect();
+        json!({
+            "schema": "smgr.result.v1",
+            "type": "result",
+            "rollout": null,
+            "intent": wish.id.to_string(),
+            "state": worst.map_or("unknown", Verdict::state),
+            "exit_code": exit.number(),
+            "changed": changed,
+            "cursor": cursor.map(ToString::to_string),
+            "why": worst.and_then(Verdict::why),
+            "answered": self.nodes.len() - self.silent().len(),
+            "missing": self.silent(),
+            "nodes": nodes,
+        })
+    }
+}
+
+/// Orders exit codes from good to bad: what nobody knows is worse than what failed, and that than what was refused.
+fn rank(exit: ExitCode) -> u8 {
+    match exit {
+        ExitCode::Done => 0,
+        ExitCode::StillRunning => 1,
+        ExitCode::ActionFailed | ExitCode::NotReady => 3,
+        ExitCode::Unknown => 4,
+        _ => 2,
+    }
+}
+
+impl Verdict {
+    /// Returns how a command about this node alone exits.
+    pub fn exit(&self, detach: bool) -> ExitCode {
+        match self {
+            Self::Accepted(_) if detach => ExitCode::Done,
+            Self::Accepted(_) => ExitCode::StillRunning,
+            Self::Ended(Outcome::Done { .. }, _) => ExitCode::Done,
+            Self::Ended(Outcome::Failed { code, .. }, _) => {
+                code.parse().map_or(ExitCode::ActionFailed, Code::exit)
+            }
+            Self::Ended(Outcome::Unknown { .. }, _) | Self::Silent => ExitCode::Unknown,
+            Self::Refused(error) => error.exit(),
+        }
+    }
+
+    fn state(&self) -> &'static str {
+        match self {
+            Self::Accepted(_) => "accepted",
+            Self::Ended(Outcome::Done { .. }, _) => "done",
+            Self::Ended(Outcome::Failed { .. }, _) => "failed",
+            Self::Ended(Outcome::Unknown { .. }, _) | Self::Silent => "unknown",
+            Self::Refused(_) => "refused",
+        }
+    }
+
+    fn changed(&self) -> bool {
+        match self {
+            Self::Ended(Outcome::Done { changed }, _) => *changed,
+            Self::Ended(Outcome::Failed { .. } | Outcome::Unknown { .. }, _)
+            | Self::Accepted(_) => true,
+            Self::Refused(_) | Self::Silent => false,
+        }
+    }
+
+    fn event(&self) -> Option<&EventId> {
+        match self {
+            Self::Accepted(event) | Self::Ended(_, event) => Some(event),
+            Self::Refused(_) | Self::Silent => None,
+        }
+    }
+
+    /// Returns why it is not as asked.
+    pub fn why(&self) -> Option<String> {
+        match self {
+            Self::Accepted(_) | Self::Ended(Outcome::Done { .. }, _) => None,
+            Self::Ended(Outcome::Failed { why, exit, .. }, _) => Some(match exit {
+                Some(exit) => format!("{why} ({})", exit_text(*exit)),
+                None => why.clone(),
+            }),
+            Self::Ended(Outcome::Unknown { why }, _) => Some(why.clone()),
+            Self::Refused(error) => Some(error.what.clone()),
+            Self::Silent => Some("did not answer".to_owned()),
+        }
+    }
+
+    fn code(&self) -> Option<String> {
+        match self {
+            Self::Ended(Outcome::Failed { code, .. }, _) => Some(code.clone()),
+            Self::Refused(error) => Some(error.code.to_string()),
+            Self::Ended(Outcome::Unknown { .. }, _) | Self::Silent => {
+                Some(Code::OUTCOME_UNKNOWN.to_string())
+            }
+            Self::Accepted(_) | Self::Ended(Outcome::Done { .. }, _) => None,
+        }
+    }
+
+    /// Returns it as an error of the command, unless it is as asked.
+    pub fn error(&self, node: &NodeId, detach: bool) -> Option<CliError> {
+        match self {
+            Self::Accepted(_) if detach => None,
+            Self::Accepted(_) => Some(
+                CliError::new(Code::STILL_RUNNING, Code::STILL_RUNNING.title())
+                    .at(node.as_str())
+                    .next("smgr history"),
+            ),
+            Self::Ended(Outcome::Done { .. }, _) => None,
+            Self::Refused(error) => Some(error.clone().at(node.as_str())),
+            Self::Ended(..) | Self::Silent => {
+                let code = self.code().and_then(|code| code.parse().ok());
+                let code = code.unwrap_or(Code::ACTION_FAILED);
+                let why = self.why().unwrap_or_else(|| code.title().to_owned());
+                Some(CliError::new(code, why).at(node.as_str()))
+            }
+        }
+    }
+
+    fn json(&self, detach: bool) -> Value {
+        json!({
+            "state": self.state(),
+            "exit_code": self.exit(detach).number(),
+            "changed": self.changed(),
+            "code": self.code(),
+            "why": self.why(),
+            "event": self.event().map(ToString::to_string),
+        })
+    }
+}
+
+fn exit_text(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exit {code}"),
+        Exit::Signal { signal, .. } => format!("signal {signal}"),
+        Exit::Unknown => "exit unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event() -> EventId {
+        format!("n1/{}/7", crate::domain::id::EpochId::new(1, 1).token()).parse().unwrap()
+    }
+
+    fn ended(outcome: Outcome) -> Verdict {
+        Verdict::Ended(outcome, event())
+    }
+
+    fn exit_of(verdicts: &[Verdict]) -> u8 {
+        let names = (1..).map(|number| format!("n{number}").parse().unwrap());
+        Verdicts { nodes: names.zip(verdicts.iter().cloned()).collect() }.exit(false).number()
+    }
+
+    #[test]
+    fn each_outcome_has_its_exit_code() {
+        let failed = |code: Code| {
+            ended(Outcome::Failed { code: code.to_string(), why: String::new(), exit: None })
+        };
+        let refused = |code| Verdict::Refused(CliError::new(code, "no"));
+        for (verdict, exit) in [
+            (ended(Outcome::Done { changed: false }), 0),
+            (failed(Code::ACTION_FAILED), 15),
+            (failed(Code::NOT_READY), 3),
+            (ended(Outcome::Unknown { why: String::new() }), 16),
+            (refused(Code::NO_SUCH_SERVICE), 4),
+            (refused(Code::NOT_GRANTED), 7),
+            (refused(Code::EXPIRED), 6),
+            (refused(Code::LOG_UNAVAILABLE), 9),
+            (Verdict::Accepted(event()), 124),
+            (Verdict::Silent, 16),
+        ] {
+            assert_eq!(exit_of(&[verdict]), exit);
+        }
+    }
+
+    #[test]
+    fn unknown_outweighs_everything_and_done_nothing() {
+        let done = ended(Outcome::Done { changed: true });
+        let failed =
+            ended(Outcome::Failed { code: "E0612".into(), why: String::new(), exit: None });
+        assert_eq!(exit_of(&[done.clone(), failed.clone()]), 15);
+        assert_eq!(exit_of(&[Verdict::Silent, failed, done]), 16);
+    }
+
+    #[test]
+    fn a_detached_command_is_done_when_the_wish_is_durable() {
+        assert_eq!(Verdict::Accepted(event()).exit(true), ExitCode::Done);
+        assert_eq!(Verdict::Silent.exit(true), ExitCode::Unknown);
+    }
+}

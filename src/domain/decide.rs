@@ -1,0 +1,380 @@
+//! What follows from an input: the facts to append and the effects to release. Pure.
+//!
+//! Each input is turned into its own facts first (`fact`, `wish`, `reconcile`); then every instance takes the step
+//! that leads from where it is to where it is wanted (`drive`), until none has one; then wishes that came to
+//! their end are closed. A lost step is therefore found again by any later input.
+
+mod drive;
+mod fact;
+mod reconcile;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod wish;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::effect::{Act, Effect, Reply, Timer};
+use super::event::{Actor, Cause, Context, Event, IntentExecuted, Outcome};
+use super::id::{InstanceId, IntentId, RunId, ServiceId};
+use super::input::{Decision, Input, World};
+use super::instance::{Instance, State};
+use super::intent::Action;
+use super::node::{Head, Node, Service};
+use super::rejection::Rejection;
+use super::seen::{Open, Record};
+use super::spec::{Reload, Restart, Spec, Stop};
+use super::time::UnixMicros;
+
+/// The longest distance at which a recorded deadline is believed, in milliseconds: a wall clock that jumped back
+/// must not make a wait of seconds one of years.
+const TIMER_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;
+
+pub(super) fn decide(node: &Node, world: &World<'_>, input: Input) -> Result<Decision, Rejection> {
+    let mut turn = Turn::new(node, world);
+    turn.take(input)?;
+    if world.reconciled || turn.reconciling {
+        turn.drive();
+    }
+    turn.settle();
+    Ok(turn.finish())
+}
+
+/// A decision in the making: the node as it was, and the parts of it that its own facts have changed.
+struct Turn<'a> {
+    node: &'a Node,
+    world: &'a World<'a>,
+    /// What was touched, evolved by the facts so far with the same rules as the node itself.
+    draft: Node,
+    /// The services that the draft holds, or held until they were gone.
+    loaded: BTreeSet<ServiceId>,
+    events: Vec<(Context, Event)>,
+    effects: Vec<Effect>,
+    /// The deadlines that touched instances had before.
+    before: BTreeMap<InstanceId, Option<(Timer, UnixMicros)>>,
+    /// Spawns that became due, and whether they are promises.
+    spawns: BTreeMap<InstanceId, (RunId, bool)>,
+    /// Whether keeper and agent have just met.
+    reconciling: bool,
+    /// Whether the node was told to end by this input, or knows the keeper only since it.
+    may_end: bool,
+}
+
+impl<'a> Turn<'a> {
+    fn new(node: &'a Node, world: &'a World<'a>) -> Self {
+        Self {
+            node,
+            world,
+            draft: node.excerpt_head(),
+            loaded: BTreeSet::new(),
+            events: Vec::new(),
+            effects: Vec::new(),
+            before: BTreeMap::new(),
+            spawns: BTreeMap::new(),
+            reconciling: false,
+            may_end: false,
+        }
+    }
+
+    fn take(&mut self, input: Input) -> Result<(), Rejection> {
+        match input {
+            Input::Wish(wish) => return self.wish(wish),
+            Input::Started { instance, run, pid, pidfd_inode, spec } => {
+                self.started(&instance, run, pid, pidfd_inode, spec);
+            }
+            Input::StartFailed { instance, run, step, errno, why } => {
+                self.start_failed(&instance, run, step, errno, why);
+            }
+            Input::Ready { instance, run, how } => self.ready(&instance, run, how),
+            Input::Exited { instance, run, pid, ended } => self.exited(&instance, run, pid, ended),
+            Input::TreeGone { instance, run } => self.tree_gone(&instance, run),
+            Input::SignalDelivered { intent, instance, delivery } => {
+                self.signal_delivered(intent, &instance, delivery);
+            }
+            Input::HookEnded { instance, run, hook, exit } => {
+                self.hook_ended(&instance, run, hook, exit);
+            }
+            Input::Timer { timer, at } => self.timer(timer, at),
+            Input::ActionStarted { intent } => self.action_started(intent),
+            Input::ActionEnded { intent, end } => self.action_ended(intent, end),
+            Input::SpecAdopted { service, digest, origin, intent } => {
+                self.spec_adopted(&service, digest, origin, intent);
+            }
+            Input::SpecRemoved { service, intent } => self.spec_removed(&service, intent),
+            Input::Applied { intent, failed } => self.applied(intent, failed),
+            Input::Reconcile(kept) => self.reconcile(kept),
+            Input::Shutdown { leave_running } => self.shut_down(leave_running, None, None),
+        }
+        Ok(())
+    }
+
+    // What is known.
+
+    fn now(&self) -> UnixMicros {
+        self.world.now.at
+    }
+
+    fn head(&self) -> &Head {
+        self.draft.head()
+    }
+
+    fn service(&self, id: &ServiceId) -> Option<&Service> {
+        // A service that the draft has lost is gone, not unchanged.
+        let services =
+            if self.loaded.contains(id) { self.draft.services() } else { self.node.services() };
+        services.get(id)
+    }
+
+    fn instance(&self, id: &InstanceId) -> Option<&Instance> {
+        self.service(&id.service)?.instances.get(usize::from(id.index))
+    }
+
+    fn state(&self, id: &InstanceId) -> Option<&State> {
+        self.instance(id).map(|instance| &instance.state)
+    }
+
+    /// Returns the services as they stand in this decision.
+    fn services(&self) -> impl Iterator<Item = (&ServiceId, &Service)> {
+        let added =
+            self.draft.services().iter().filter(|(id, _)| !self.node.services().contains_key(*id));
+        self.node.services().keys().filter_map(|id| Some((id, self.service(id)?))).chain(added)
+    }
+
+    fn spec(&self, service: &ServiceId) -> Option<&'a Spec> {
+        self.world.specs.get(service).map(|spec| &**spec)
+    }
+
+    fn restart_rules(&self, service: &ServiceId) -> Restart {
+        self.spec(service).map(|spec| spec.restart.clone()).unwrap_or_default()
+    }
+
+    fn stop_rules(&self, service: &ServiceId) -> Stop {
+        self.spec(service).map(|spec| spec.stop.clone()).unwrap_or_default()
+    }
+
+    fn reload_rules(&self, service: &ServiceId) -> Reload {
+        self.spec(service).map(|spec| spec.reload.clone()).unwrap_or_default()
+    }
+
+    fn record(&self, id: &IntentId) -> Option<&Record> {
+        self.draft.seen().get(id).or_else(|| self.node.seen().get(id))
+    }
+
+    fn open(&self, id: &IntentId) -> Option<&Open> {
+        self.record(id)?.open()
+    }
+
+    /// Returns the wishes under way, the oldest first.
+    fn open_intents(&self) -> impl Iterator<Item = (IntentId, &Record, &Open)> {
+        let older = self.node.seen().open().map(|(id, ..)| *id);
+        let newer = self.draft.seen().open().map(|(id, ..)| *id);
+        let newer = newer.filter(|id| self.node.seen().get(id).is_none());
+        older.chain(newer).filter_map(|id| {
+            let record = self.record(&id)?;
+            Some((id, record, record.open()?))
+        })
+    }
+
+    /// Returns the oldest wish that awaits an instance.
+    fn awaited_by(&self, id: &InstanceId) -> Option<(IntentId, &Record, RunId)> {
+        self.open_intents()
+            .find_map(|(intent, record, open)| Some((intent, record, *open.awaiting.get(id)?)))
+    }
+
+    /// Says whether an instance is to be up.
+    fn is_wanted(&self, id: &InstanceId) -> bool {
+        self.head().stopping.is_none()
+            && self.service(&id.service).is_some_and(|service| service.wants(id.index))
+    }
+
+    // What is made.
+
+    /// Returns what an event about a run says beside its body.
+    fn about(&self, id: &InstanceId, run: RunId) -> Context {
+        let (cause, by) = self.authority(id);
+        Context::run(id, run).because(cause, by)
+    }
+
+    fn about_instance(&self, id: &InstanceId) -> Context {
+        let (cause, by) = self.authority(id);
+        Context::instance(id).because(cause, by)
+    }
+
+    fn authority(&self, id: &InstanceId) -> (Option<Cause>, Option<Actor>) {
+        match self.awaited_by(id) {
+            Some((intent, record, _)) => (Some(Cause::Intent(intent)), record.by.clone()),
+            None => (None, None),
+        }
+    }
+
+    fn load(&mut self, service: &ServiceId) {
+        if self.loaded.insert(service.clone()) {
+            self.node.excerpt_into(&mut self.draft, service);
+        }
+    }
+
+    /// Adds a fact, and takes it in.
+    fn emit(&mut self, context: Context, event: Event) {
+        if let Some(service) = &context.service {
+            self.load(service);
+        }
+        match &event {
+            Event::IntentAccepted(body) => {
+                for instance in &body.instances {
+                    self.load(&instance.service);
+                }
+            }
+            Event::IntentExecuted(IntentExecuted { intent, .. }) => {
+                self.node.excerpt_intent(&mut self.draft, intent);
+            }
+            Event::ActionStarted(body) => {
+                self.node.excerpt_intent(&mut self.draft, &body.intent);
+            }
+            Event::ActionEnded(body) => self.node.excerpt_intent(&mut self.draft, &body.intent),
+            _ => {}
+        }
+        if let Some(Cause::Intent(intent)) = &context.cause {
+            self.node.excerpt_intent(&mut self.draft, intent);
+        }
+        let touched = context.instance_id();
+        if let Some(id) = &touched
+            && !self.before.contains_key(id)
+        {
+            let before = self.node.instance(id).and_then(|instance| instance.deadline(id));
+            self.before.insert(id.clone(), before);
+        }
+        // The promise is seen before the fact, which may fulfil what it was promised to.
+        let promised = touched.as_ref().is_some_and(|id| self.awaited_by(id).is_some());
+        if let Err(illegal) = self.draft.evolve(self.now(), &context, &event) {
+            // A fact that the node could not fold must not reach its log; the state stays as it is.
+            debug_assert!(false, "{illegal}: {context:?} {event:?}");
+            return;
+        }
+        if let Some(id) = touched
+            && let Some(State::Spawning { run }) = self.state(&id)
+            && self.spawns.get(&id).is_none_or(|(known, _)| known != run)
+        {
+            let run = *run;
+            self.spawns.insert(id, (run, promised || self.desired_is_news()));
+        }
+        self.events.push((context, event));
+    }
+
+    /// Says whether this decision itself changed what is wanted, so that it is not durable yet.
+    fn desired_is_news(&self) -> bool {
+        self.events
+            .iter()
+            .any(|(_, event)| matches!(event, Event::DesiredChanged(_) | Event::ServiceAdded(_)))
+    }
+
+    fn promise(&mut self, act: Act) {
+        self.effects.push(Effect::Promise(act));
+    }
+
+    fn repair(&mut self, act: Act) {
+        self.effects.push(Effect::Repair(act));
+    }
+
+    fn answer(&mut self, intent: IntentId, reply: Reply) {
+        self.promise(Act::Answer { intent, reply });
+    }
+
+    /// Closes a wish and answers it.
+    fn execute(&mut self, intent: IntentId, outcome: Outcome) {
+        let Some(record) = self.record(&intent) else { return };
+        let Some(open) = record.open() else { return };
+        let had_action = open.action_until.is_some();
+        let context = match record.action.service() {
+            Some(service) => Context::service(service),
+            None => Context::default(),
+        }
+        .because(Some(Cause::Intent(intent)), record.by.clone());
+        let body = IntentExecuted { intent, outcome: outcome.clone() };
+        self.emit(context, Event::IntentExecuted(body));
+        self.answer(intent, Reply::Outcome(outcome));
+        self.repair(Act::CancelTimer { timer: Timer::Intent(intent) });
+        if had_action {
+            self.repair(Act::CancelTimer { timer: Timer::Action(intent) });
+        }
+    }
+
+    /// Closes every wish that has nothing left to wait for.
+    fn settle(&mut self) {
+        let due: Vec<(IntentId, Outcome)> = self
+            .open_intents()
+            .filter_map(|(id, record, open)| Some((id, self.outcome(record, open)?)))
+            .collect();
+        for (intent, outcome) in due {
+            self.execute(intent, outcome);
+        }
+        let ended =
+            self.head().stopping.filter(|leave_running| *leave_running || self.all_at_rest());
+        if let Some(leave_running) = ended
+            && (self.may_end || !self.events.is_empty())
+            && (self.world.reconciled || self.reconciling || leave_running)
+        {
+            self.promise(Act::StopAgent { leave_running });
+        }
+    }
+
+    fn outcome(&self, record: &Record, open: &Open) -> Option<Outcome> {
+        match &record.action {
+            Action::Start { .. }
+            | Action::Stop { .. }
+            | Action::Restart { .. }
+            | Action::Reload { .. }
+            | Action::Signal { .. } => open
+                .awaiting
+                .is_empty()
+                .then(|| open.failed.clone().unwrap_or(Outcome::Done { changed: open.changed })),
+            Action::Shutdown { leave_running } => {
+                let known = self.world.reconciled || self.reconciling;
+                let over = *leave_running || (known && self.all_at_rest());
+                (over && self.head().stopping.is_some()).then_some(Outcome::Done { changed: true })
+            }
+            // These two end with an input of their own.
+            Action::Run { .. } | Action::Apply { .. } => None,
+        }
+    }
+
+    fn all_at_rest(&self) -> bool {
+        self.services()
+            .all(|(_, service)| service.instances.iter().all(|instance| instance.state.at_rest()))
+    }
+
+    /// Adds the spawns and timers that follow from where every touched instance stands now.
+    fn finish(mut self) -> Decision {
+        let mut effects = Vec::with_capacity(self.effects.len() + 2);
+        let known = self.world.reconciled || self.reconciling;
+        for (id, (run, promised)) in &self.spawns {
+            let due =
+                matches!(self.state(id), Some(State::Spawning { run: asked }) if asked == run);
+            let Some(service) = self.service(&id.service).filter(|_| due && known) else {
+                continue;
+            };
+            let act = Act::Spawn { instance: id.clone(), run: *run, spec: service.digest };
+            effects.push(if *promised { Effect::Promise(act) } else { Effect::Repair(act) });
+        }
+        effects.append(&mut self.effects);
+        for (id, before) in &self.before {
+            let after = self.instance(id).and_then(|instance| instance.deadline(id));
+            if *before == after && !self.reconciling {
+                continue;
+            }
+            if let Some((timer, _)) = before
+                && after.as_ref().is_none_or(|(next, _)| next != timer)
+            {
+                effects.push(Effect::Repair(Act::CancelTimer { timer: timer.clone() }));
+            }
+            if let Some((timer, at)) = after {
+                effects.push(Effect::Repair(self.set_timer(timer, at)));
+            }
+        }
+        Decision { events: self.events, effects }
+    }
+
+    fn set_timer(&self, timer: Timer, at: UnixMicros) -> Act {
+        let after_ms = at.ms_since(self.now()).min(TIMER_MS_MAX);
+        Act::SetTimer { timer, at, after_ms }
+    }
+}

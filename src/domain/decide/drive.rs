@@ -1,0 +1,286 @@
+//! The step that leads an instance from where it is to where it is wanted.
+
+use super::Turn;
+use crate::domain::event::{Event, InstanceStarting, InstanceWaiting, StopReason};
+use crate::domain::id::{InstanceId, ServiceId};
+use crate::domain::instance::{Instance, State};
+use crate::domain::intent::Action;
+use crate::domain::node::Service;
+use crate::domain::spec::DependencyCondition;
+
+/// How often all instances are looked at in one decision. Each step is taken once per instance, and one step can
+/// make room for another only along the dependencies.
+const PASSES_MAX: usize = 64;
+
+/// One step of one instance.
+#[derive(Debug)]
+enum Step {
+    Start { fresh: bool },
+    Wait(Unmet),
+    Rest,
+    Stop { then_start: bool, reason: StopReason },
+    Redirect { then_start: bool },
+}
+
+/// What a service waits for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Unmet {
+    /// These have not come far enough.
+    pub(super) on: Vec<ServiceId>,
+    /// Nobody brings these up.
+    pub(super) missing: Vec<ServiceId>,
+}
+
+impl Turn<'_> {
+    /// Lets every instance take its steps until none has one.
+    pub(super) fn drive(&mut self) {
+        if self.head().stopping == Some(true) {
+            return;
+        }
+        for _ in 0..PASSES_MAX {
+            let mut steps = self.steps();
+            if steps.is_empty() && self.is_deadlocked() {
+                steps = self.stop_all();
+            }
+            if steps.is_empty() {
+                break;
+            }
+            for (id, step) in steps {
+                self.step(&id, step);
+            }
+        }
+    }
+
+    fn steps(&self) -> Vec<(InstanceId, Step)> {
+        let mut steps = Vec::new();
+        for (id, service) in self.services() {
+            for (index, instance) in service.slots() {
+                let wanted = self.head().stopping.is_none() && service.wants(index);
+                // Most instances are where they should be; no name is copied for them.
+                if wanted
+                    && matches!(&instance.state, State::Running { main } if main.spec == service.digest)
+                    && self.node.seen().open_len() == 0
+                    && self.draft.seen().open_len() == 0
+                {
+                    continue;
+                }
+                let id = InstanceId { service: id.clone(), index };
+                if let Some(step) = self.next_step(&id, service, instance, wanted) {
+                    steps.push((id, step));
+                }
+            }
+        }
+        steps
+    }
+
+    fn next_step(
+        &self,
+        id: &InstanceId,
+        service: &Service,
+        instance: &Instance,
+        wanted: bool,
+    ) -> Option<Step> {
+        match (&instance.state, wanted) {
+            (State::Inactive, true) => Some(self.start_or_wait(id, false)),
+            (State::Completed | State::Failed | State::Backoff { .. }, true) => {
+                self.is_asked_for(id, instance).then(|| self.start_or_wait(id, true))
+            }
+            (State::Waiting { on }, true) => match self
+                .start_or_wait(id, self.is_asked_for(id, instance))
+            {
+                Step::Wait(unmet) if unmet.on == *on && unmet.missing.is_empty() => None,
+                Step::Wait(unmet) if unmet.on == *on && !self.is_asked_for(id, instance) => None,
+                step => Some(step),
+            },
+            (State::Spawning { .. }, true) => None,
+            (
+                State::Starting { main, .. }
+                | State::Running { main }
+                | State::Reloading { main, .. },
+                true,
+            ) => {
+                if self.has_restart_turn(id, instance) {
+                    Some(Step::Stop { then_start: true, reason: StopReason::Wish })
+                } else if main.spec != service.digest && self.has_update_turn(id, service, instance)
+                {
+                    Some(Step::Stop { then_start: true, reason: StopReason::Update })
+                } else {
+                    None
+                }
+            }
+            (State::Stopping { then, .. }, true) => {
+                let turned = !then.starts()
+                    && (*then == crate::domain::instance::Then::Inactive
+                        || self.is_asked_for(id, instance));
+                turned.then_some(Step::Redirect { then_start: true })
+            }
+
+            (State::Inactive | State::Completed | State::Failed, false) => None,
+            (State::Waiting { .. } | State::Backoff { .. }, false) => Some(Step::Rest),
+            (
+                State::Spawning { .. }
+                | State::Starting { .. }
+                | State::Running { .. }
+                | State::Reloading { .. },
+                false,
+            ) => self
+                .may_go_down(id)
+                .then_some(Step::Stop { then_start: false, reason: StopReason::Wish }),
+            (State::Stopping { then, .. }, false) => {
+                then.starts().then_some(Step::Redirect { then_start: false })
+            }
+        }
+    }
+
+    fn step(&mut self, id: &InstanceId, step: Step) {
+        match step {
+            Step::Start { fresh } => self.start(id, fresh),
+            Step::Wait(unmet) => self.wait(id, unmet),
+            Step::Rest => self.rest(id),
+            Step::Stop { then_start, reason } => self.begin_stop(id, then_start, reason),
+            Step::Redirect { then_start } => self.redirect(id, then_start),
+        }
+    }
+
+    fn start_or_wait(&self, id: &InstanceId, fresh: bool) -> Step {
+        let unmet = self.unmet(&id.service);
+        if unmet.on.is_empty() { Step::Start { fresh } } else { Step::Wait(unmet) }
+    }
+
+    /// Starts an instance that has no process, or lets it wait for what it needs.
+    pub(super) fn bring_up(&mut self, id: &InstanceId, fresh: bool) {
+        let step = self.start_or_wait(id, fresh);
+        self.step(id, step);
+    }
+
+    fn start(&mut self, id: &InstanceId, fresh: bool) {
+        let Some(instance) = self.instance(id) else { return };
+        let (run, from) = (instance.next_run(), instance.state.name());
+        let body = InstanceStarting { from, fresh };
+        self.emit(self.about(id, run), Event::InstanceStarting(body));
+    }
+
+    fn wait(&mut self, id: &InstanceId, unmet: Unmet) {
+        let Some(state) = self.state(id) else { return };
+        let body = InstanceWaiting { from: state.name(), on: unmet.on, missing: unmet.missing };
+        self.emit(self.about_instance(id), Event::InstanceWaiting(body));
+    }
+
+    /// Returns what a service still waits for.
+    pub(super) fn unmet(&self, service: &ServiceId) -> Unmet {
+        let mut unmet = Unmet::default();
+        let Some(spec) = self.spec(service) else { return unmet };
+        for (name, rule) in &spec.depends_on {
+            let Some(other) = self.service(name) else {
+                if rule.required {
+                    unmet.on.push(name.clone());
+                    unmet.missing.push(name.clone());
+                }
+                continue;
+            };
+            let mut slots = other.slots().filter(|(index, _)| *index < other.wanted);
+            let is_met = slots.all(|(_, slot)| has_come_to(&slot.state, rule.condition));
+            let comes = other
+                .slots()
+                .any(|(index, slot)| other.wants(index) && !matches!(slot.state, State::Failed));
+            match (is_met, comes, rule.required) {
+                (true, ..) => {}
+                (false, true, _) => unmet.on.push(name.clone()),
+                (false, false, true) => {
+                    unmet.on.push(name.clone());
+                    unmet.missing.push(name.clone());
+                }
+                // Order only: what does not come is not waited for.
+                (false, false, false) => {}
+            }
+        }
+        unmet
+    }
+
+    /// Says whether somebody waits for a start of this instance that has not been made.
+    fn is_asked_for(&self, id: &InstanceId, instance: &Instance) -> bool {
+        self.open_intents().any(|(_, record, open)| {
+            record.brings_up()
+                && open.awaiting.get(id).is_some_and(|from| instance.last_run <= *from)
+        })
+    }
+
+    /// Says whether a restart that somebody asked for has come to this instance.
+    ///
+    /// One restart at a time, one instance at a time, the next when the one before is ready: the others serve on.
+    fn has_restart_turn(&self, id: &InstanceId, instance: &Instance) -> bool {
+        let oldest = self.open_intents().find(|(_, record, _)| {
+            matches!(&record.action, Action::Restart { service } if *service == id.service)
+        });
+        let Some((_, _, open)) = oldest else { return false };
+        open.awaiting
+            .first_key_value()
+            .is_some_and(|(first, from)| first == id && instance.last_run <= *from)
+    }
+
+    /// Says whether an instance with an older spec may be replaced: while all the others serve.
+    fn has_update_turn(&self, id: &InstanceId, service: &Service, instance: &Instance) -> bool {
+        let is_restarting = self.open_intents().any(|(_, record, _)| {
+            matches!(&record.action, Action::Restart { service } if *service == id.service)
+        });
+        let mut others =
+            service.slots().filter(|(index, _)| *index != id.index && *index < service.wanted);
+        let first = service.slots().find(|(_, slot)| {
+            slot.state.is_ready()
+                && slot.state.main().is_some_and(|main| main.spec != service.digest)
+        });
+        let is_first = first.is_none_or(|(index, _)| index == id.index);
+        !is_restarting
+            && (!instance.state.is_ready()
+                || (is_first && others.all(|(_, slot)| slot.state.is_ready())))
+    }
+
+    /// Says whether an instance may be stopped: when the agent ends, those that depend on it go first.
+    fn may_go_down(&self, id: &InstanceId) -> bool {
+        if self.head().stopping.is_none() {
+            return true;
+        }
+        self.services().all(|(other, service)| {
+            let depends =
+                self.spec(other).is_some_and(|spec| spec.depends_on.contains_key(&id.service));
+            !depends
+                || *other == id.service
+                || service.instances.iter().all(|slot| slot.state.at_rest())
+        })
+    }
+
+    /// Says whether the agent cannot end because services depend on each other in a circle.
+    fn is_deadlocked(&self) -> bool {
+        let mut states = self.services().flat_map(|(_, service)| &service.instances);
+        self.head().stopping == Some(false)
+            && states.any(|slot| !slot.state.at_rest())
+            && !self.services().any(|(_, service)| {
+                service.instances.iter().any(|slot| matches!(slot.state, State::Stopping { .. }))
+            })
+    }
+
+    fn stop_all(&self) -> Vec<(InstanceId, Step)> {
+        let up = self.services().flat_map(|(id, service)| {
+            let slots = service.slots().filter(|(_, slot)| slot.state.run().is_some());
+            slots.map(|(index, _)| InstanceId { service: id.clone(), index })
+        });
+        up.map(|id| (id, Step::Stop { then_start: false, reason: StopReason::Wish })).collect()
+    }
+}
+
+fn has_come_to(state: &State, condition: DependencyCondition) -> bool {
+    match (condition, state) {
+        (_, State::Completed | State::Running { .. } | State::Reloading { .. }) => true,
+        (DependencyCondition::Started, State::Starting { .. }) => true,
+        (
+            _,
+            State::Inactive
+            | State::Waiting { .. }
+            | State::Spawning { .. }
+            | State::Starting { .. }
+            | State::Stopping { .. }
+            | State::Backoff { .. }
+            | State::Failed,
+        ) => false,
+    }
+}

@@ -1,0 +1,136 @@
+//! How a run is brought down: the command before, the drain, the signal, the kill.
+
+use super::Turn;
+use crate::domain::effect::{Act, Hook, Operation};
+use crate::domain::event::{Event, InstanceStopped, InstanceStopping, Next, StopPhase, StopReason};
+use crate::domain::id::{InstanceId, RunId};
+use crate::domain::instance::{Left, State, Then};
+
+/// How long after a kill of the whole tree the next one is tried, in milliseconds. A process in an uninterruptible
+/// call of the kernel outlives any number of them.
+pub(super) const KILL_RETRY_MS: u64 = 10_000;
+
+impl Turn<'_> {
+    /// Begins to stop whatever an instance has of a run.
+    pub(super) fn begin_stop(&mut self, id: &InstanceId, then_start: bool, reason: StopReason) {
+        let rules = self.stop_rules(&id.service);
+        let first = match self.state(id) {
+            Some(state) if state.is_ready() && rules.pre.is_some() => StopPhase::PreStop,
+            Some(state) if state.is_ready() && rules.drain.0 > 0 => StopPhase::Drain,
+            // Who never was ready has no traffic to move away.
+            _ => StopPhase::Term,
+        };
+        self.enter(id, first, then_start, reason);
+    }
+
+    /// Goes on with a stop whose phase is over.
+    pub(super) fn next_phase(&mut self, id: &InstanceId) {
+        let Some(State::Stopping { phase, then, reason, .. }) = self.state(id) else { return };
+        let (then_start, reason) = (then.starts(), *reason);
+        let next = match phase {
+            StopPhase::PreStop if self.stop_rules(&id.service).drain.0 > 0 => StopPhase::Drain,
+            StopPhase::PreStop | StopPhase::Drain => StopPhase::Term,
+            StopPhase::Term | StopPhase::Kill => StopPhase::Kill,
+        };
+        self.enter(id, next, then_start, reason);
+    }
+
+    fn enter(&mut self, id: &InstanceId, phase: StopPhase, then_start: bool, reason: StopReason) {
+        let Some(instance) = self.instance(id) else { return };
+        let Some(run) = instance.state.run() else { return };
+        let rules = self.stop_rules(&id.service);
+        let lasts_ms = match phase {
+            StopPhase::PreStop => rules.pre_timeout.0,
+            StopPhase::Drain => rules.drain.0,
+            StopPhase::Term => rules.timeout.0,
+            // Twice as long each time, so that a process that cannot die does not fill the log.
+            StopPhase::Kill => match &instance.state {
+                State::Stopping { phase: StopPhase::Kill, began_at, .. } => {
+                    self.now().ms_since(*began_at).max(KILL_RETRY_MS)
+                }
+                _ => KILL_RETRY_MS,
+            },
+        };
+        let body = InstanceStopping {
+            from: instance.state.name(),
+            phase,
+            until: self.now().plus_ms(lasts_ms),
+            then_start,
+            reason,
+        };
+        self.emit(self.about(id, run), Event::InstanceStopping(body));
+        self.ask_to_end(id);
+    }
+
+    /// Asks the keeper for what the present phase of a stop consists of. Asking again is harmless.
+    pub(super) fn ask_to_end(&mut self, id: &InstanceId) {
+        let Some(State::Stopping { run, left, phase, reason, .. }) = self.state(id) else { return };
+        let (run, phase, reason) = (*run, *phase, *reason);
+        let alive = matches!(left, Left::Alive(_));
+        let rules = self.stop_rules(&id.service);
+        let act = match phase {
+            StopPhase::Kill => Act::KillTree { instance: id.clone(), run },
+            StopPhase::Drain => return,
+            StopPhase::Term if alive => Act::Signal {
+                instance: id.clone(),
+                run,
+                signal: rules.signal.number(),
+                operation: Operation::Stop(id.clone(), run),
+            },
+            StopPhase::PreStop if alive => Act::RunHook {
+                instance: id.clone(),
+                run,
+                hook: Hook::PreStop,
+                operation: Operation::PreStop(id.clone(), run),
+            },
+            StopPhase::Term | StopPhase::PreStop => return,
+        };
+        // Only the beginning of a stop that somebody asked for has to be durable before it is felt.
+        match (phase, reason) {
+            (StopPhase::Kill, _) | (_, StopReason::ReadyTimeout | StopReason::Leftover) => {
+                self.repair(act)
+            }
+            (_, StopReason::Wish | StopReason::Update) => self.promise(act),
+        }
+    }
+
+    /// Says what is to follow a stop that is under way.
+    pub(super) fn redirect(&mut self, id: &InstanceId, then_start: bool) {
+        let Some(State::Stopping { run, phase, until, reason, .. }) = self.state(id) else {
+            return;
+        };
+        let body = InstanceStopping {
+            from: crate::domain::event::StateName::Stopping,
+            phase: *phase,
+            until: *until,
+            then_start,
+            reason: *reason,
+        };
+        let context = self.about(id, *run);
+        self.emit(context, Event::InstanceStopping(body));
+    }
+
+    /// Ends a stop: no process of the run is left.
+    pub(super) fn stopped(&mut self, id: &InstanceId, run: RunId) {
+        let Some(State::Stopping { then, began_at, .. }) = self.state(id) else { return };
+        let took_ms = self.now().ms_since(*began_at);
+        let next = self.next_after(id, *then);
+        self.emit(self.about(id, run), Event::InstanceStopped(InstanceStopped { next, took_ms }));
+    }
+
+    /// Returns what follows an end, given that a start at once is possible only when nothing is waited for.
+    pub(super) fn next_after(&self, id: &InstanceId, then: Then) -> Next {
+        match then {
+            Then::Start | Then::StartAt(_) if !self.is_wanted(id) => Next::Inactive,
+            Then::Start if self.unmet(&id.service).on.is_empty() => Next::AtOnce,
+            Then::Start => Next::At(self.now()),
+            Then::StartAt(_) | Then::Inactive | Then::Completed | Then::Failed => then.into(),
+        }
+    }
+
+    /// Ends an instance that has no process but wants one.
+    pub(super) fn rest(&mut self, id: &InstanceId) {
+        let body = InstanceStopped { next: Next::Inactive, took_ms: 0 };
+        self.emit(self.about_instance(id), Event::InstanceStopped(body));
+    }
+}

@@ -1,0 +1,7 @@
+//! Rules of the node, as sentences: given what has happened, when something comes in, then this follows.
+
+mod site;
+
+mod commands;
+mod lifecycle;
+mod meeting;

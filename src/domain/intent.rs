@@ -1,0 +1,139 @@
+//! Wishes: what a person or a job may ask of a node, and who may ask it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::id::{ActionName, ServiceId};
+
+/// What is wanted. Commands wish, events tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Action {
+    /// Bring a service up; survives reboot.
+    Start {
+        /// Which service.
+        service: ServiceId,
+    },
+    /// Bring a service down; survives reboot.
+    Stop {
+        /// Which service.
+        service: ServiceId,
+    },
+    /// Stop, then start, every instance.
+    Restart {
+        /// Which service.
+        service: ServiceId,
+    },
+    /// The service's own reload.
+    Reload {
+        /// Which service.
+        service: ServiceId,
+    },
+    /// Send a signal to the main process of every instance.
+    Signal {
+        /// Which service.
+        service: ServiceId,
+        /// The signal's number, 1 to 64.
+        signal: i32,
+    },
+    /// Run an action that the service declares.
+    Run {
+        /// Which service.
+        service: ServiceId,
+        /// Which action.
+        action: ActionName,
+        /// Its parameters, by name; values reach argv only.
+        params: BTreeMap<String, String>,
+    },
+    /// Make the node match its spec files.
+    Apply {
+        /// These services, or all of them when empty.
+        services: Vec<ServiceId>,
+    },
+    /// End the node's agent.
+    Shutdown {
+        /// Whether services go on without it.
+        leave_running: bool,
+    },
+}
+
+/// The closed list of verbs that a grant can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// See [`Action::Start`].
+    Start,
+    /// See [`Action::Stop`].
+    Stop,
+    /// See [`Action::Restart`].
+    Restart,
+    /// See [`Action::Reload`].
+    Reload,
+    /// See [`Action::Signal`].
+    Signal,
+    /// See [`Action::Run`].
+    Run,
+    /// See [`Action::Apply`].
+    Apply,
+    /// See [`Action::Shutdown`].
+    Shutdown,
+    /// Read status.
+    Status,
+    /// Read service logs.
+    Logs,
+    /// Read ranges of the event log.
+    Events,
+}
+
+impl Action {
+    /// Returns the verb that a grant must name.
+    pub fn verb(&self) -> Verb {
+        match self {
+            Self::Start { .. } => Verb::Start,
+            Self::Stop { .. } => Verb::Stop,
+            Self::Restart { .. } => Verb::Restart,
+            Self::Reload { .. } => Verb::Reload,
+            Self::Signal { .. } => Verb::Signal,
+            Self::Run { .. } => Verb::Run,
+            Self::Apply { .. } => Verb::Apply,
+            Self::Shutdown { .. } => Verb::Shutdown,
+        }
+    }
+
+    /// Returns the service it is about, when it is about one.
+    pub fn service(&self) -> Option<&ServiceId> {
+        match self {
+            Self::Start { service }
+            | Self::Stop { service }
+            | Self::Restart { service }
+            | Self::Reload { service }
+            | Self::Signal { service, .. }
+            | Self::Run { service, .. } => Some(service),
+            Self::Apply { .. } | Self::Shutdown { .. } => None,
+        }
+    }
+}
+
+/// The kind of a principal, as history prints it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ActorKind {
+    /// A person.
+    Human,
+    /// A job.
+    Ci,
+    /// A controller.
+    Controller,
+    /// A rollout.
+    Rollout,
+    /// The service's own restart policy.
+    Policy,
+    /// Local root, or the user who runs smgr.
+    Local,
+    /// smgr itself.
+    System,
+}

@@ -1,0 +1,375 @@
+//! One node: everything that is folded from its log.
+//!
+//! `evolve` folds a fact, `decide` says what would follow from an input. The shell around them appends the
+//! events, folds them, and lets promises go when they are durable.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::decide;
+use super::event::{Cause, Context, Desired, Event, IntentAccepted, ServiceAdded};
+use super::id::{BootId, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
+use super::input::{Decision, Input, World};
+use super::instance::{IllegalEvent, Instance, State};
+use super::intent::Action;
+use super::rejection::Rejection;
+use super::seen::{Record, Seen};
+use super::time::UnixMicros;
+
+/// The version of the folding rules. State hashes are compared only between equal versions.
+pub const FOLD_VERSION: u32 = 1;
+
+/// How many wishes one part of a baseline holds, so that an event stays well below 64 KiB.
+const INTENTS_PER_PART: usize = 100;
+
+/// What is folded from one node's log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    head: Head,
+    services: BTreeMap<ServiceId, Service>,
+    seen: Seen,
+}
+
+/// What is folded beside services and wishes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// When the log's epoch began. A wish from before is refused: that it ran may be forgotten.
+    pub epoch_began: UnixMicros,
+    /// The latest expiry of a wish that was forgotten.
+    pub forgotten: UnixMicros,
+    /// How many wishes were ever taken.
+    pub accepted: u64,
+    /// The highest run number of any service that is gone.
+    pub run_floor: RunId,
+    /// Set while the agent is on its way down: whether services go on without it.
+    pub stopping: Option<bool>,
+    /// The keeper that was last recorded.
+    pub keeper: Option<KeeperMark>,
+}
+
+/// Which keeper it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeeperMark {
+    /// Drawn at its start.
+    pub incarnation: u64,
+    /// The boot it runs in.
+    pub boot: BootId,
+}
+
+/// A service of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// SHA-256 of the spec that was adopted last.
+    pub digest: Digest,
+    /// Where that was read.
+    pub origin: String,
+    /// What is wanted.
+    pub desired: Desired,
+    /// The number of that wish; 0 while nobody has said anything.
+    pub generation: Generation,
+    /// How many slots are wanted. Slots beyond are kept at rest, so that no run number is used twice.
+    pub wanted: u16,
+    /// Whether it is forgotten once nothing runs.
+    pub removed: bool,
+    /// Its slots.
+    pub instances: Vec<Instance>,
+}
+
+/// A part of a node, small enough for one event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodePart {
+    /// The first one.
+    Head(Head),
+    /// A service.
+    Service(ServiceId, Service),
+    /// Some of the wishes.
+    Intents(Vec<(IntentId, Record)>),
+}
+
+impl Service {
+    /// Returns the slots with their numbers.
+    pub fn slots(&self) -> impl Iterator<Item = (u16, &Instance)> {
+        (0..).zip(&self.instances)
+    }
+
+    /// Says whether a slot is to be up, the agent's own end aside.
+    pub fn wants(&self, index: u16) -> bool {
+        !self.removed && self.desired != Desired::Stopped && index < self.wanted
+    }
+}
+
+impl Node {
+    /// Returns what is folded beside services and wishes.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Returns the services.
+    pub fn services(&self) -> &BTreeMap<ServiceId, Service> {
+        &self.services
+    }
+
+    /// Returns one slot.
+    pub fn instance(&self, id: &InstanceId) -> Option<&Instance> {
+        self.services.get(&id.service)?.instances.get(usize::from(id.index))
+    }
+
+    /// Returns the wishes that are remembered.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// Returns what would happen and what would be done about it. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// A wish that the node does not take; every other input is answered with a decision, if only an empty one.
+    pub fn decide(&self, world: &World<'_>, input: Input) -> Result<Decision, Rejection> {
+        decide::decide(self, world, input)
+    }
+
+    /// Folds a fact that happened at `at`. On an error nothing has changed.
+    ///
+    /// # Errors
+    ///
+    /// The event cannot follow the state: the log is not one of this node, or not whole.
+    pub fn evolve(
+        &mut self,
+        at: UnixMicros,
+        context: &Context,
+        event: &Event,
+    ) -> Result<(), IllegalEvent> {
+        match event {
+            Event::LogOpened(_) => self.head.epoch_began = at,
+            Event::AgentStarted(_) | Event::AgentStopped(_) => self.head.stopping = None,
+            Event::AgentStopping(body) => self.head.stopping = Some(body.leave_running),
+            Event::KeeperStarted(body) => {
+                let mark = KeeperMark { incarnation: body.incarnation, boot: body.boot };
+                self.head.keeper = Some(mark);
+            }
+            Event::ServiceAdded(body) => {
+                self.add_service(context, body)?;
+                self.mark_changed(context);
+            }
+            Event::ServiceRemoved(_) => {
+                self.service_mut(context, event)?.removed = true;
+                self.mark_changed(context);
+                self.drop_removed(context);
+            }
+            Event::DesiredChanged(body) => {
+                let service = self.service_mut(context, event)?;
+                if body.generation <= service.generation {
+                    return Err(IllegalEvent { state: "newer generation", event: event.kind() });
+                }
+                service.desired = body.desired;
+                service.generation = body.generation;
+                self.mark_changed(context);
+            }
+            Event::IntentAccepted(body) => self.accept(context, body)?,
+            Event::IntentExecuted(body) => {
+                if !self.seen.execute(&body.intent, &body.outcome) {
+                    return Err(IllegalEvent { state: "not under way", event: event.kind() });
+                }
+            }
+            Event::ActionStarted(body) => match self.seen.open_mut(&body.intent) {
+                Some(open) => open.action_until = Some(body.until),
+                None => return Err(IllegalEvent { state: "not under way", event: event.kind() }),
+            },
+            Event::ActionEnded(body) => {
+                if self.seen.open_mut(&body.intent).is_none() {
+                    return Err(IllegalEvent { state: "not under way", event: event.kind() });
+                }
+            }
+            Event::InstanceWaiting(_)
+            | Event::InstanceStarting(_)
+            | Event::InstanceStarted(_)
+            | Event::InstanceStartFailed(_)
+            | Event::InstanceReady(_)
+            | Event::InstanceExited(_)
+            | Event::InstanceStopping(_)
+            | Event::InstanceStopped(_)
+            | Event::InstanceReloading(_)
+            | Event::InstanceReloaded(_)
+            | Event::InstanceSignalled(_)
+            | Event::InstanceAdopted(_) => self.evolve_instance(at, context, event)?,
+            Event::AlertFired(_) | Event::AlertResolved(_) | Event::Summarized(_)
+                if context.index.is_some() =>
+            {
+                self.evolve_instance(at, context, event)?;
+            }
+            // Told for people. A baseline is the state that was just folded, or is restored by the shell.
+            Event::AlertFired(_)
+            | Event::AlertResolved(_)
+            | Event::Summarized(_)
+            | Event::Baseline(_)
+            | Event::LogRetired(_)
+            | Event::LogUnavailable(_)
+            | Event::LogRecovered(_)
+            | Event::TrustChanged(_)
+            | Event::IntentRefused(_)
+            | Event::LinesDropped(_) => {}
+        }
+        if let Some(forgotten) = self.seen.forget(at) {
+            self.head.forgotten = self.head.forgotten.max(forgotten);
+        }
+        Ok(())
+    }
+
+    /// Returns the whole state in parts, the head first.
+    pub fn parts(&self) -> Vec<NodePart> {
+        let mut parts = vec![NodePart::Head(self.head.clone())];
+        let services = self.services.iter();
+        parts.extend(services.map(|(id, service)| NodePart::Service(id.clone(), service.clone())));
+        let intents: Vec<_> = self.seen.iter().map(|(id, record)| (*id, record.clone())).collect();
+        parts.extend(intents.chunks(INTENTS_PER_PART).map(|some| NodePart::Intents(some.to_vec())));
+        parts
+    }
+
+    /// Takes a part in. The head replaces whatever was there before.
+    pub fn restore(&mut self, part: NodePart) {
+        match part {
+            NodePart::Head(head) => *self = Self { head, ..Self::default() },
+            NodePart::Service(id, service) => {
+                self.services.insert(id, service);
+            }
+            NodePart::Intents(intents) => {
+                for (id, record) in intents {
+                    self.seen.restore(id, record);
+                }
+            }
+        }
+    }
+
+    /// Returns the part of the state that facts about `service` can touch, to be evolved on its own.
+    pub(super) fn excerpt_head(&self) -> Self {
+        Self { head: self.head.clone(), ..Self::default() }
+    }
+
+    /// Adds to an excerpt what facts about `service` can touch.
+    pub(super) fn excerpt_into(&self, excerpt: &mut Self, service: &ServiceId) {
+        if let Some(found) = self.services.get(service) {
+            excerpt.services.insert(service.clone(), found.clone());
+        }
+        for (id, record, open) in self.seen.open() {
+            let concerned = open.awaiting.keys().any(|instance| instance.service == *service)
+                || record.action.service() == Some(service);
+            if concerned && excerpt.seen.get(id).is_none() {
+                excerpt.seen.restore(*id, record.clone());
+            }
+        }
+    }
+
+    /// Adds one wish to an excerpt.
+    pub(super) fn excerpt_intent(&self, excerpt: &mut Self, intent: &IntentId) {
+        if let (Some(record), None) = (self.seen.get(intent), excerpt.seen.get(intent)) {
+            excerpt.seen.restore(*intent, record.clone());
+        }
+    }
+
+    fn mark_changed(&mut self, context: &Context) {
+        if let Some(Cause::Intent(intent)) = &context.cause
+            && let Some(open) = self.seen.open_mut(intent)
+        {
+            open.changed = true;
+        }
+    }
+
+    fn service_mut(
+        &mut self,
+        context: &Context,
+        event: &Event,
+    ) -> Result<&mut Service, IllegalEvent> {
+        let unknown = IllegalEvent { state: "unknown service", event: event.kind() };
+        self.services.get_mut(context.service.as_ref().ok_or(unknown.clone())?).ok_or(unknown)
+    }
+
+    fn add_service(&mut self, context: &Context, body: &ServiceAdded) -> Result<(), IllegalEvent> {
+        let nameless = IllegalEvent { state: "no service named", event: "service.added" };
+        let id = context.service.clone().ok_or(nameless)?;
+        let service = self.services.entry(id).or_insert_with(|| Service {
+            digest: body.digest,
+            origin: String::new(),
+            desired: body.desired,
+            generation: Generation(0),
+            wanted: 0,
+            removed: false,
+            instances: Vec::new(),
+        });
+        // What somebody said outlives a change of the files, until the service itself was removed.
+        if service.generation == Generation(0) || service.removed {
+            service.desired = body.desired;
+        }
+        service.digest = body.digest;
+        service.origin.clone_from(&body.origin);
+        service.wanted = body.instances;
+        service.removed = false;
+        let count = service.instances.len().max(usize::from(body.instances));
+        let floor = self.head.run_floor;
+        service.instances.resize_with(count, || Instance::new(floor));
+        Ok(())
+    }
+
+    fn accept(&mut self, context: &Context, body: &IntentAccepted) -> Result<(), IllegalEvent> {
+        let mut awaiting = BTreeMap::new();
+        for id in &body.instances {
+            let unknown = IllegalEvent { state: "unknown instance", event: "intent.accepted" };
+            let instance = self.instance(id).ok_or(unknown)?;
+            awaiting.insert(id.clone(), last_run_before(&body.action, instance));
+        }
+        let number = self.head.accepted + 1;
+        if !self.seen.accept(number, body, context.by.as_ref(), awaiting) {
+            return Err(IllegalEvent { state: "already taken", event: "intent.accepted" });
+        }
+        self.head.accepted = number;
+        Ok(())
+    }
+
+    fn evolve_instance(
+        &mut self,
+        at: UnixMicros,
+        context: &Context,
+        event: &Event,
+    ) -> Result<(), IllegalEvent> {
+        let index = context
+            .index
+            .ok_or(IllegalEvent { state: "no instance named", event: event.kind() })?;
+        let unknown = IllegalEvent { state: "unknown instance", event: event.kind() };
+        let name = context.service.as_ref().ok_or_else(|| unknown.clone())?;
+        let service = self.services.get_mut(name).ok_or_else(|| unknown.clone())?;
+        let instance = service.instances.get_mut(usize::from(index)).ok_or(unknown)?;
+        instance.evolve(at, context.run, event)?;
+        self.seen.note(name, index, context.run, event, &instance.state, service.desired);
+        if service.removed {
+            self.drop_removed(context);
+        }
+        Ok(())
+    }
+
+    /// Forgets a removed service once nothing of it runs, but never its run numbers.
+    fn drop_removed(&mut self, context: &Context) {
+        let Some(name) = &context.service else { return };
+        let gone = self.services.get(name).filter(|service| {
+            service.removed && service.instances.iter().all(|instance| instance.state.at_rest())
+        });
+        if let Some(service) = gone {
+            let highest = service.instances.iter().map(|instance| instance.last_run).max();
+            self.head.run_floor = self.head.run_floor.max(highest.unwrap_or_default());
+            self.services.remove(name);
+        }
+    }
+}
+
+/// Returns the run that a wish found: only a later one can fulfil it.
+fn last_run_before(action: &Action, instance: &Instance) -> RunId {
+    match (action, &instance.state) {
+        // A start that is under way already is the one that is asked for.
+        (Action::Start { .. }, State::Spawning { run }) => RunId(run.0.saturating_sub(1)),
+        (
+            Action::Start { .. },
+            State::Starting { main, .. } | State::Running { main } | State::Reloading { main, .. },
+        ) => RunId(main.run.0.saturating_sub(1)),
+        _ => instance.last_run,
+    }
+}

@@ -1,0 +1,77 @@
+//! Why a verified wish is not taken. A rejection is an answer, not an error.
+
+use super::code::Code;
+use super::id::{ActionName, ServiceId};
+
+/// Why a verified wish is not taken. Nothing has changed and nothing will be done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// The id stands for another wish.
+    #[error("this id was used before with another content")]
+    Replayed,
+    /// It came too late, or so late that a first time may be forgotten.
+    #[error("the wish has expired")]
+    Expired,
+    /// It was signed before this log began.
+    #[error("issued before this node's log began anew")]
+    StaleEpoch,
+    /// Too many wishes are under way or remembered.
+    #[error("too much is under way")]
+    Busy,
+    /// The agent is on its way down.
+    #[error("this node's agent is ending")]
+    Ending,
+    /// The service is not known here.
+    #[error("no such service: {0}")]
+    NoSuchService(ServiceId),
+    /// The service declares no such action.
+    #[error("{service} declares no action `{action}`")]
+    NoSuchAction {
+        /// Which service.
+        service: ServiceId,
+        /// Which action.
+        action: ActionName,
+    },
+    /// The action takes no such parameter, or not this value.
+    #[error("parameter `{name}`: {why}")]
+    BadParameter {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A parameter without a default was not given.
+    #[error("parameter `{0}` is missing")]
+    MissingParameter(String),
+    /// The signal has no such number.
+    #[error("{0} is not a signal: they are numbered 1 to 64")]
+    BadSignal(i32),
+    /// The service does not say how it reloads.
+    #[error("{0} does not say how it reloads")]
+    NoReload(ServiceId),
+    /// A reload is under way.
+    #[error("{0} is reloading already")]
+    Reloading(ServiceId),
+    /// Nothing runs that a signal or a reload could reach.
+    #[error("{0} is not running")]
+    NotRunning(ServiceId),
+}
+
+impl Rejection {
+    /// Returns the code that is printed and looked up.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Replayed => Code::REPLAYED,
+            Self::Expired => Code::EXPIRED,
+            Self::StaleEpoch => Code::STALE_EPOCH,
+            Self::Busy => Code::BUSY,
+            Self::Ending | Self::Reloading(_) => Code::CONFLICT,
+            Self::NoSuchService(_) => Code::NO_SUCH_SERVICE,
+            Self::NoSuchAction { .. } => Code::NO_SUCH_ACTION,
+            Self::BadParameter { .. } | Self::BadSignal(_) => Code::BAD_PARAMETER,
+            Self::MissingParameter(_) => Code::MISSING_PARAMETER,
+            Self::NoReload(_) => Code::NO_RELOAD,
+            Self::NotRunning(_) => Code::NOT_RUNNING,
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The handle of an open log: append, roll, read. All of it may be called from any thread.
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use crate::domain::id::{EpochId, Seq};
+use crate::store::lane::{Inbox, LaneShared, Request};
+use crate::store::segment::{EVENTS, Row};
+use crate::store::writer::Hub;
+use crate::store::{
+    EventPos, Head, LogOptions, LogReader, Outage, Predecessor, ReadError, SegmentError, layout,
+    read,
+};
+use crate::wire::note::NoteSigner;
+
+/// The largest row, in bytes; larger things are detached from the log.
+pub const ROW_BYTES_MAX: usize = 1 << 20;
+
+/// Says why a row was not accepted. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The row does not follow the last one.
+    #[error("row {given} does not follow: row {expected} is next")]
+    OutOfOrder {
+        /// Its number.
+        given: Seq,
+        /// The number that comes next.
+        expected: Seq,
+    },
+    /// As much waits for the disk as may wait. Hold the row back, and look at `outage`.
+    #[error("{rows} rows wait for the disk, no more are accepted")]
+    Busy {
+        /// How many rows wait.
+        rows: usize,
+        /// Why they wait, when that is known.
+        outage: Option<Outage>,
+    },
+    /// The row is longer than [`ROW_BYTES_MAX`].
+    #[error("the row has {bytes} bytes, more than {ROW_BYTES_MAX}")]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The log is closed or set aside.
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// A row that was accepted. It is durable when the watermark reaches it.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    epoch: EpochId,
+    seq: Seq,
+    lane: Arc<LaneShared>,
+}
+
+impl Ticket {
+    /// Returns the number of the row.
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// Waits until the row is on disk, at most so long, and says whether it is. Blocks the thread.
+    pub fn wait(&self, at_most: Duration) -> bool {
+        self.lane.wait(Instant::now() + at_most, |inbox| {
+            inbox.durable.0 != self.epoch || inbox.durable.1.size() >= self.seq.0
+        })
+    }
+}
+
+/// How much one [`Log::range`] gives at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RangeLimits {
+    /// Rows.
+    pub rows: usize,
+    /// Bytes of rows; one longer row is given alone.
+    pub bytes: usize,
+}
+
+/// Where a [`Log::range`] came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeEnd {
+    /// At the limits, or because the reader said so: go on at `next`.
+    More {
+        /// The first row that was not given.
+        next: EventPos,
+    },
+    /// At the durable head: `next` comes with the next notice.
+    Head {
+        /// The row that comes next.
+        next: EventPos,
+        /// The durable head when the reading began.
+        head: Seq,
+    },
+    /// At the end of an epoch that was followed by another.
+    EpochOver {
+        /// Its last row that is kept.
+        last: Seq,
+    },
+}
+
+/// An open log. Clones are handles of the same log.
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub(crate) lane: Arc<LaneShared>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) options: Arc<LogOptions>,
+    pub(crate) predecessor: Option<Predecessor>,
+}
+
+impl Log {
+    /// Accepts `row` as number `seq`, which must be the next. Never blocks on the disk.
+    pub fn append(&self, seq: Seq, row: impl Into<Arc<[u8]>>) -> Result<Ticket, AppendError> {
+        let row = row.into();
+        let mut inbox = self.lane.lock();
+        self.admit(&inbox, seq, std::slice::from_ref(&row))?;
+        inbox.appended = seq.0;
+        inbox.waiting_rows += 1;
+        inbox.waiting_bytes += row.len();
+        let epoch = inbox.epoch;
+        self.submit(inbox, Request::Row((seq.0, row)));
+        Ok(Ticket { epoch, seq, lane: self.lane.clone() })
+    }
+
+    /// Begins the next segment with `baseline`, whose rows are numbered from `first`.
+    ///
+    /// All of them are on disk in one transaction or none is. The segment before is sealed behind it.
+    pub fn roll(&self, first: Seq, baseline: Vec<Arc<[u8]>>) -> Result<Ticket, AppendError> {
+        let mut inbox = self.lane.lock();
+        self.admit(&inbox, first, &baseline)?;
+        let rows: Vec<Row> = (first.0..).zip(baseline).collect();
+        inbox.appended += rows.len() as u64;
+        inbox.waiting_rows += rows.len();
+        inbox.waiting_bytes += rows.iter().map(|(_, row)| row.len()).sum::<usize>();
+        let (epoch, seq) = (inbox.epoch, Seq(inbox.appended));
+        self.submit(inbox, Request::Roll(rows));
+        Ok(Ticket { epoch, seq, lane: self.lane.clone() })
+    }
+
+    /// Begins another epoch after all that was appended; rows count from 1 again.
+    ///
+    /// Waits for the disk, at most so long; `None` says that it did not come to be in that time and
+    /// still may. The predecessor belongs into the first event of the epoch.
+    pub fn begin_epoch(
+        &self,
+        epoch: EpochId,
+        at_most: Duration,
+    ) -> Result<Option<Predecessor>, AppendError> {
+        let mut inbox = self.lane.lock();
+        if inbox.closed {
+            return Err(AppendError::Closed);
+        }
+        inbox.epoch = epoch;
+        inbox.appended = 0;
+        self.submit(inbox, Request::Epoch(epoch));
+        if !self.lane.wait(Instant::now() + at_most, |inbox| inbox.durable.0 == epoch) {
+            return Ok(None);
+        }
+        let active = self.lane.lock().active.clone();
+        Ok(active.meta().ok().and_then(|meta| meta.predecessor))
+    }
+
+    /// Has the head signed at once; the note comes as a notice.
+    pub fn request_checkpoint(&self) {
+        let inbox = self.lane.lock();
+        if !inbox.closed {
+            self.submit(inbox, Request::Checkpoint);
+        }
+    }
+
+    /// Returns the durable head with its root.
+    pub fn head(&self) -> Head {
+        let (epoch, tree) = self.lane.lock().durable.clone();
+        Head { epoch, seq: Seq(tree.size()), root: tree.root() }
+    }
+
+    /// Returns the epoch and the number of the last row that was accepted.
+    pub fn appended(&self) -> (EpochId, Seq) {
+        let inbox = self.lane.lock();
+        (inbox.epoch, Seq(inbox.appended))
+    }
+
+    /// Returns the epoch before the one that was opened or begun, for the first event.
+    pub fn predecessor(&self) -> Option<Predecessor> {
+        self.predecessor
+    }
+
+    /// Returns what keeps the log from being written at this moment.
+    pub fn outage(&self) -> Option<Outage> {
+        self.lane.lock().outage
+    }
+
+    /// Gives `fold` the durable rows from the head of the newest segment on, its baseline first.
+    ///
+    /// The rows are read in place; `fold` ends the reading with `Break`. Returns the last row given.
+    pub fn replay(
+        &self,
+        fold: impl FnMut(Seq, &[u8]) -> ControlFlow<()>,
+    ) -> Result<Seq, SegmentError> {
+        let (active, first) = {
+            let inbox = self.lane.lock();
+            (inbox.active.clone(), inbox.active_first)
+        };
+        scan(&active, first, fold)
+    }
+
+    /// Gives `visit` the durable rows of one epoch from `from` on, as far as `limits` allow.
+    ///
+    /// May be called while the log is written; older epochs and segments are read from their files.
+    pub fn range(
+        &self,
+        from: EventPos,
+        limits: RangeLimits,
+        mut visit: impl FnMut(EventPos, &[u8]) -> ControlFlow<()>,
+    ) -> Result<RangeEnd, ReadError> {
+        let (active, active_first, (epoch, tree)) = {
+            let inbox = self.lane.lock();
+            (inbox.active.clone(), inbox.active_first, inbox.durable.clone())
+        };
+        let mut next = from.seq.0.max(1);
+        let mut left = limits;
+        let stopped = Cell::new(false);
+        let mut take = |pos: EventPos, row: &[u8]| {
+            // The first row goes out whatever its size, or a reader could be stuck before it.
+            if left.rows == 0 || (left.bytes < row.len() && left.rows != limits.rows) {
+                stopped.set(true);
+                return ControlFlow::Break(());
+            }
+            left.rows -= 1;
+            left.bytes = left.bytes.saturating_sub(row.len());
+            next = pos.seq.0 + 1;
+            let flow = visit(pos, row);
+            stopped.set(flow.is_break());
+            flow
+        };
+        let is_newest = from.epoch == epoch;
+        if !is_newest || from.seq.0.max(1) < active_first {
+            let segments = layout::segments(&self.options.dir, from.epoch);
+            let mut segments = segments.map_err(ReadError::io(&self.options.dir))?;
+            segments.retain(|name| !is_newest || name.first < active_first);
+            if segments.is_empty() {
+                return Err(ReadError::UnknownEpoch(from.epoch));
+            }
+            read::epoch_rows(from.epoch, &segments, Seq(from.seq.0.max(1)), &mut take)?;
+        }
+        if is_newest && !stopped.get() {
+            let first = from.seq.0.max(active_first);
+            scan(&active, first, |seq, row| take(EventPos { epoch, seq }, row))?;
+        }
+        let next = EventPos { epoch: from.epoch, seq: Seq(next) };
+        Ok(match (stopped.get(), is_newest) {
+            (true, _) => RangeEnd::More { next },
+            (false, true) => RangeEnd::Head { next, head: Seq(tree.size()) },
+            (false, false) => RangeEnd::EpochOver { last: Seq(next.seq.0 - 1) },
+        })
+    }
+
+    /// Returns a reader of the files of this log, for what spans epochs.
+    pub fn reader(&self) -> LogReader {
+        LogReader::new(&self.options.dir)
+    }
+
+    fn admit(&self, inbox: &Inbox, first: Seq, rows: &[Arc<[u8]>]) -> Result<(), AppendError> {
+        if inbox.closed {
+            return Err(AppendError::Closed);
+        }
+        let expected = Seq(inbox.appended + 1);
+        if first != expected {
+            return Err(AppendError::OutOfOrder { given: first, expected });
+        }
+        if let Some(row) = rows.iter().find(|row| row.len() > ROW_BYTES_MAX) {
+            return Err(AppendError::TooLarge { bytes: row.len() });
+        }
+        // One request of any size is let in while nothing waits: a baseline may be large.
+        let (rows, bytes) = (inbox.waiting_rows, inbox.waiting_bytes);
+        if rows >= self.options.waiting_rows_max || bytes >= self.options.waiting_bytes_max {
+            return Err(AppendError::Busy { rows, outage: inbox.outage });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn detach(&self, reply: SyncSender<Option<Box<dyn NoteSigner>>>) {
+        self.submit(self.lane.lock(), Request::Detach(reply));
+    }
+
+    fn submit(&self, mut inbox: std::sync::MutexGuard<'_, Inbox>, request: Request) {
+        inbox.requests.push_back(request);
+        let wake = !std::mem::replace(&mut inbox.flagged, true);
+        drop(inbox);
+        if wake {
+            self.hub.wake(self.lane.number);
+        }
+    }
+}
+
+/// Gives `fold` the rows of a segment from `first` on.
+pub(crate) fn scan(
+    segment: &crate::store::segment::SegmentFile,
+    first: u64,
+    mut fold: impl FnMut(Seq, &[u8]) -> ControlFlow<()>,
+) -> Result<Seq, SegmentError> {
+    let events = segment.read()?.open_table(EVENTS)?;
+    let mut last = Seq(first.saturating_sub(1));
+    for row in events.range(first..)? {
+        let (seq, bytes) = row?;
+        last = Seq(seq.value());
+        if fold(last, bytes.value()).is_break() {
+            break;
+        }
+    }
+    Ok(last)
+}

@@ -1,0 +1,263 @@
+//! Opening a log: which epoch goes on, or why another must begin.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::Duration;
+
+use crate::domain::id::{EpochId, Seq};
+use crate::domain::tree::Frontier;
+use crate::store::lane::{Inbox, Lane, LaneShared, Notices, create_segment};
+use crate::store::quarantine::{self, Salvage};
+use crate::store::read;
+use crate::store::seal::{Sealer, Unsealed};
+use crate::store::segment::{Birth, Predecessor, SegmentError, SegmentFile, SegmentMeta};
+use crate::store::writer::{Hub, Writer};
+use crate::store::{
+    EventPos, Log, LogNotice, LogOptions, LogReader, ReadError, SegmentName, chain, check, layout,
+};
+use crate::wire::note::NoteSigner;
+
+/// Says why a log could not be opened. Damage is no error: it leads to [`Opened::NeedsEpoch`].
+#[derive(Debug, thiserror::Error)]
+pub enum OpenLogError {
+    /// The folder cannot be read or written.
+    #[error("failed to read the log folder `{path}`")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A segment cannot be opened for a reason that is no damage: in use, no access, a bad disk.
+    #[error("failed to open the segment `{path}`")]
+    Segment {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        source: SegmentError,
+    },
+    /// The files of the log cannot be read.
+    #[error("failed to read the log")]
+    Read(#[from] ReadError),
+    /// The writer did not let go of the log in time.
+    #[error("the writer is busy with the disk")]
+    WriterBusy,
+    /// The epoch that should begin exists already.
+    #[error("the epoch {0:?} is already there")]
+    EpochExists(EpochId),
+}
+
+/// Why another epoch must begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EpochReason {
+    /// There is no log yet.
+    FirstStart,
+    /// The log does not hold what was written. Damaged files were set aside, none was deleted.
+    Damaged {
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// What opening a log led to.
+#[derive(Debug)]
+pub enum Opened {
+    /// The newest epoch goes on.
+    Continues(Log),
+    /// An epoch must begin: [`Vacant::begin`].
+    NeedsEpoch(Vacant),
+}
+
+/// A log without an epoch to go on with.
+#[derive(Debug)]
+pub struct Vacant {
+    parts: Parts,
+    reason: EpochReason,
+    salvage: Option<Salvage>,
+}
+
+struct Parts {
+    options: Arc<LogOptions>,
+    hub: Arc<Hub>,
+    signer: Option<Box<dyn NoteSigner>>,
+    notices: Notices,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Parts({:?})", self.options)
+    }
+}
+
+impl Log {
+    /// Opens the log in the folder of `options`, to be written by `writer`.
+    ///
+    /// Returns when the rows can be read. That they lead to the signed root is checked behind it and
+    /// told as [`LogNotice::RootChecked`] or [`LogNotice::Damaged`].
+    pub fn open(
+        options: LogOptions,
+        writer: &Writer,
+        signer: Option<Box<dyn NoteSigner>>,
+        notices: impl Fn(LogNotice) + Send + Sync + 'static,
+    ) -> Result<Opened, OpenLogError> {
+        let options = Arc::new(options);
+        let notices = Arc::new(notices);
+        let parts = Parts { options: options.clone(), hub: writer.hub(), signer, notices };
+        let folder = |source| OpenLogError::Folder { path: options.dir.clone(), source };
+        std::fs::create_dir_all(&options.dir).map_err(folder)?;
+
+        let epochs = LogReader::new(&options.dir).epochs()?;
+        let Some(newest) = epochs.last() else {
+            let reason = EpochReason::FirstStart;
+            return Ok(Opened::NeedsEpoch(Vacant { parts, reason, salvage: None }));
+        };
+        let damaged = |parts, why: String| -> Result<Opened, OpenLogError> {
+            let salvage = quarantine::set_aside(&options.dir, newest, None)?;
+            let reason = EpochReason::Damaged { why };
+            Ok(Opened::NeedsEpoch(Vacant { parts, reason, salvage: Some(salvage) }))
+        };
+        // A file that was set aside and no epoch after it: the start that did so went no further.
+        if !newest.aside.is_empty() {
+            return damaged(parts, "a segment of the newest epoch was set aside".to_owned());
+        }
+        let Some((active, older)) = newest.segments.split_last() else {
+            return damaged(parts, "the newest epoch has no segment".to_owned());
+        };
+        match open_active(&options, active) {
+            Ok((_, meta)) if meta.sealed => {
+                damaged(parts, "the segment after the last one is missing".to_owned())
+            }
+            Ok((segment, meta)) => Ok(Opened::Continues(go_on(parts, segment, &meta, older))),
+            Err(source) if source.is_damage() => damaged(parts, chain(&source)),
+            Err(source) => Err(OpenLogError::Segment { path: active.path.clone(), source }),
+        }
+    }
+
+    /// Closes the log because row `from` cannot be believed, and sets its file aside.
+    ///
+    /// The owner has folded its state up to the row before, and begins another epoch from there.
+    /// Waits for the writer at most so long.
+    pub fn quarantine_from(
+        self,
+        from: Seq,
+        why: String,
+        at_most: Duration,
+    ) -> Result<Vacant, OpenLogError> {
+        let (reply, detached) = sync_channel(1);
+        self.detach(reply);
+        let signer = detached.recv_timeout(at_most).map_err(|_| OpenLogError::WriterBusy)?;
+        let epoch = self.head().epoch;
+        let epochs = self.reader().epochs()?;
+        let found = epochs.iter().find(|found| found.epoch == epoch);
+        let found = found.ok_or(ReadError::UnknownEpoch(epoch))?;
+        let salvage = quarantine::set_aside(&self.options.dir, found, Some(from))?;
+        let parts = Parts {
+            options: self.options.clone(),
+            hub: self.hub.clone(),
+            signer,
+            notices: self.lane.notices.clone(),
+        };
+        let reason = EpochReason::Damaged { why };
+        Ok(Vacant { parts, reason, salvage: Some(salvage) })
+    }
+}
+
+impl Vacant {
+    /// Returns why another epoch must begin.
+    pub fn reason(&self) -> &EpochReason {
+        &self.reason
+    }
+
+    /// Returns the epoch before, as far as it is sound.
+    pub fn predecessor(&self) -> Option<Predecessor> {
+        self.salvage.as_ref().map(|salvage| salvage.predecessor)
+    }
+
+    /// Gives `fold` the sound rows of the newest segment that has any, its baseline first.
+    pub fn replay(
+        &self,
+        fold: impl FnMut(EventPos, &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        self.salvage.as_ref().map_or(Ok(()), |salvage| salvage.replay(fold))
+    }
+
+    /// Begins `epoch` with an empty log; its first row is number 1.
+    pub fn begin(self, epoch: EpochId) -> Result<Log, OpenLogError> {
+        let options = &self.parts.options;
+        let path = layout::segment_path(&options.dir, epoch, 1);
+        if layout::epoch_dir(&options.dir, epoch).exists() {
+            return Err(OpenLogError::EpochExists(epoch));
+        }
+        let empty = Frontier::default();
+        let birth = Birth { epoch, base: &empty, baseline: 0, predecessor: self.predecessor() };
+        let failed = |source| OpenLogError::Segment { path, source };
+        let made = create_segment(options, &birth, &[], &empty)
+            .and_then(|segment| segment.meta().map(|meta| (segment, meta)));
+        let (segment, meta) = made.map_err(failed)?;
+        Ok(go_on(self.parts, segment, &meta, &[]))
+    }
+}
+
+fn open_active(
+    options: &LogOptions,
+    name: &SegmentName,
+) -> Result<(SegmentFile, SegmentMeta), SegmentError> {
+    quarantine::pre_check(&name.path)?;
+    let segment = SegmentFile::open(&name.path, &options.disk, options.cache_bytes)?;
+    let meta = segment.meta()?;
+    if meta.epoch != name.epoch || meta.first() != name.first {
+        return Err(SegmentError::Malformed("its name is not the one that it was made with"));
+    }
+    Ok((segment, meta))
+}
+
+/// Gives an open segment to the writer and makes the handle.
+fn go_on(parts: Parts, segment: SegmentFile, meta: &SegmentMeta, older: &[SegmentName]) -> Log {
+    let Parts { options, hub, signer, notices } = parts;
+    let segment = Arc::new(segment);
+    let inbox = Inbox {
+        requests: Default::default(),
+        flagged: false,
+        epoch: meta.epoch,
+        appended: meta.head.size(),
+        waiting_rows: 0,
+        waiting_bytes: 0,
+        durable: (meta.epoch, meta.head.clone()),
+        active: segment.clone(),
+        active_first: meta.first(),
+        outage: None,
+        closed: false,
+    };
+    let lane = Arc::new(LaneShared::new(hub.number_lane(), inbox, notices));
+    check_behind(&lane, &segment, meta);
+    let mut sealer = Sealer::new(options.clone());
+    for name in older {
+        // A start or a crash may have come between a segment and its sealing.
+        if read::read_meta(&name.path).is_ok_and(|meta| !meta.sealed) {
+            sealer.seal(Unsealed::Closed(name.path.clone()), lane.clone());
+        }
+    }
+    hub.attach(Lane::new(
+        lane.clone(),
+        options.clone(),
+        signer,
+        segment,
+        meta.head.clone(),
+        meta.epoch,
+        sealer,
+    ));
+    Log { lane, hub, options, predecessor: meta.predecessor }
+}
+
+/// Checks the rows against the tree on a thread of its own, so that folding need not wait for it.
+fn check_behind(lane: &Arc<LaneShared>, segment: &Arc<SegmentFile>, meta: &SegmentMeta) {
+    let (lane, segment, meta) = (lane.clone(), segment.clone(), meta.clone());
+    let check = move || lane.tell(check::check_roots(&segment, &meta));
+    if let Err(error) = thread::Builder::new().name("log-check".to_owned()).spawn(check) {
+        tracing::warn!(%error, "the rows of the log are not checked against their root");
+    }
+}

@@ -1,0 +1,283 @@
+//! Reading rows from files, by page: of older segments beside the writer, of any log from outside.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use crate::domain::id::{EpochId, Seq};
+use crate::store::layout::{self, SegmentName};
+use crate::store::pages::{PageFault, PageFile};
+use crate::store::segment::{Predecessor, SegmentMeta};
+
+/// How often a file that changes under the reader is read again before a fault is believed.
+const RACES_MAX: usize = 5;
+
+/// Says why rows could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The system refused to read.
+    #[error("failed to read `{path}`")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is damaged.
+    #[error("`{path}` is damaged at offset {offset}: {why}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where, in bytes; 0 when it is the whole.
+        offset: u64,
+        /// How.
+        why: String,
+    },
+    /// The rows asked for were dropped by retention.
+    #[error("rows below {first} are no longer kept")]
+    Dropped {
+        /// The first row that is kept.
+        first: Seq,
+    },
+    /// There is no such epoch here.
+    #[error("the epoch {} is not here", .0.token())]
+    UnknownEpoch(EpochId),
+    /// The active segment could not be read.
+    #[error("failed to read the active segment")]
+    Active(#[from] crate::store::SegmentError),
+}
+
+impl ReadError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn damaged(path: &Path, fault: &PageFault) -> Self {
+        Self::Damaged { path: path.to_owned(), offset: fault.offset, why: fault.why.to_owned() }
+    }
+}
+
+/// Where an event stands: which epoch, which row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventPos {
+    /// The epoch.
+    pub epoch: EpochId,
+    /// The row.
+    pub seq: Seq,
+}
+
+/// An epoch on disk.
+#[derive(Clone, Debug)]
+pub struct EpochOnDisk {
+    /// The epoch.
+    pub epoch: EpochId,
+    /// The epoch before it, when its first segment is kept and names one.
+    pub predecessor: Option<Predecessor>,
+    /// Its segments, the oldest first.
+    pub segments: Vec<SegmentName>,
+    /// Files of it that were set aside because of damage.
+    pub aside: Vec<PathBuf>,
+    /// The hash tiles of its sealed segments, kept ones and dropped ones.
+    pub tiles: Vec<SegmentName>,
+}
+
+/// The segments of a log that another process may own: read, never written, never locked.
+#[derive(Clone, Debug)]
+pub struct LogReader {
+    dir: PathBuf,
+}
+
+impl LogReader {
+    /// Reads the log in `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// Returns what the files of the log take on the disk, in bytes.
+    pub fn allocated_bytes(&self) -> u64 {
+        let epochs = layout::epochs(&self.dir).unwrap_or_default();
+        let segments = epochs.iter().flat_map(|epoch| layout::segments(&self.dir, *epoch));
+        let files = segments.flatten().map(|segment| layout::allocated_bytes(&segment.path));
+        files.flatten().sum()
+    }
+
+    /// Lists the epochs, the oldest first: in the order of their links, not of their numbers.
+    pub fn epochs(&self) -> Result<Vec<EpochOnDisk>, ReadError> {
+        let mut epochs = Vec::new();
+        for epoch in layout::epochs(&self.dir).map_err(ReadError::io(&self.dir))? {
+            let segments = layout::segments(&self.dir, epoch).map_err(ReadError::io(&self.dir))?;
+            let aside = layout::quarantined(&self.dir, epoch).map_err(ReadError::io(&self.dir))?;
+            let tiles = layout::tiles(&self.dir, epoch).map_err(ReadError::io(&self.dir))?;
+            if segments.is_empty() && aside.is_empty() && tiles.is_empty() {
+                continue; // A folder that was made, and then the power went.
+            }
+            // Any segment names the predecessor of its epoch; a damaged one may name none.
+            let files = segments.iter().map(|name| &name.path).chain(&aside);
+            let predecessor = files.into_iter().find_map(|file| read_meta(file).ok()?.predecessor);
+            epochs.push(EpochOnDisk { epoch, predecessor, segments, aside, tiles });
+        }
+        Ok(by_links(epochs))
+    }
+
+    /// Gives `visit` the rows from `from` to the end of the newest epoch, in order.
+    ///
+    /// A row that `visit` sees has passed the checksum of its page, no more: see
+    /// [`verify`](crate::store::verify) for proof.
+    pub fn rows(
+        &self,
+        from: Option<EventPos>,
+        mut visit: impl FnMut(EventPos, &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        let epochs = self.epochs()?;
+        let start = match from {
+            None => 0,
+            Some(from) => epochs
+                .iter()
+                .position(|epoch| epoch.epoch == from.epoch)
+                .ok_or(ReadError::UnknownEpoch(from.epoch))?,
+        };
+        for (n, epoch) in epochs[start..].iter().enumerate() {
+            let first = from.filter(|_| n == 0).map_or(Seq(0), |from| from.seq);
+            let mut ended = false;
+            epoch_rows(epoch.epoch, &epoch.segments, first, &mut |pos, row| {
+                let flow = visit(pos, row);
+                ended = flow.is_break();
+                flow
+            })?;
+            if ended {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives `visit` the rows of one epoch from `first` on; 0 means from the first that is kept.
+pub(crate) fn epoch_rows(
+    epoch: EpochId,
+    segments: &[SegmentName],
+    first: Seq,
+    visit: &mut impl FnMut(EventPos, &[u8]) -> ControlFlow<()>,
+) -> Result<(), ReadError> {
+    let Some(oldest) = segments.first() else { return Ok(()) };
+    if first.0 > 0 && first.0 < oldest.first {
+        return Err(ReadError::Dropped { first: Seq(oldest.first) });
+    }
+    let begin = segments.iter().rposition(|name| name.first <= first.0).unwrap_or(0);
+    let mut next = first.0.max(oldest.first);
+    for name in &segments[begin..] {
+        if name.first > next && name.first != segments[begin].first {
+            let why = format!("rows {next} to {} are missing before it", name.first - 1);
+            return Err(ReadError::Damaged { path: name.path.clone(), offset: 0, why });
+        }
+        let mut ended = false;
+        next = segment_rows(&name.path, next, &mut |seq, row| {
+            let flow = visit(EventPos { epoch, seq: Seq(seq) }, row);
+            ended = flow.is_break();
+            flow
+        })?;
+        if ended {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Gives `visit` the rows of a segment file from `from` on; returns the number after the last one.
+pub(crate) fn segment_rows(
+    path: &Path,
+    from: u64,
+    visit: &mut impl FnMut(u64, &[u8]) -> ControlFlow<()>,
+) -> Result<u64, ReadError> {
+    let mut next = from;
+    let mut races = 0;
+    loop {
+        let pages = open_pages(path)?;
+        let mut damaged = None;
+        let mut ended = false;
+        let faults = pages
+            .walk("events", Some(next), |leaf| {
+                if !leaf.is_sound {
+                    return ControlFlow::Break(());
+                }
+                let whole = leaf.entries(|key, row| {
+                    let Ok(seq) = key.try_into().map(u64::from_le_bytes) else {
+                        return ControlFlow::Break(());
+                    };
+                    if seq < next {
+                        return ControlFlow::Continue(());
+                    }
+                    next = seq + 1;
+                    ended = visit(seq, row).is_break();
+                    if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                });
+                if !whole {
+                    damaged = Some(PageFault { offset: leaf.offset, why: "a leaf is malformed" });
+                }
+                if ended || !whole { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+            .map_err(ReadError::io(path))?;
+        let Some(fault) = damaged.or(faults.into_iter().next()).filter(|_| !ended) else {
+            return Ok(next);
+        };
+        // The owner may have reused a page while it was read.
+        if races == RACES_MAX || !pages.changed() {
+            return Err(ReadError::damaged(path, &fault));
+        }
+        races += 1;
+    }
+}
+
+fn open_pages(path: &Path) -> Result<PageFile, ReadError> {
+    let opened = PageFile::open(path).map_err(ReadError::io(path))?;
+    opened.map_err(|fault| ReadError::damaged(path, &fault))
+}
+
+/// Reads what a segment file says about itself.
+pub(crate) fn read_meta(path: &Path) -> Result<SegmentMeta, ReadError> {
+    meta_of(&open_pages(path)?, path)
+}
+
+/// Reads the meta rows of an open file.
+pub(crate) fn meta_of(pages: &PageFile, path: &Path) -> Result<SegmentMeta, ReadError> {
+    let rows = table_rows(pages, "meta").map_err(ReadError::io(path))?;
+    let malformed = |why: &str| ReadError::Damaged {
+        path: path.to_owned(),
+        offset: 0,
+        why: format!("the segment is malformed: {why}"),
+    };
+    SegmentMeta::read(|name| {
+        rows.iter().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| value.clone())
+    })
+    .map_err(malformed)
+}
+
+/// Copies the rows of a small table out of its sound pages.
+pub(crate) fn table_rows(pages: &PageFile, table: &str) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut rows = Vec::new();
+    pages.walk(table, None, |leaf| {
+        if leaf.is_sound {
+            leaf.entries(|key, value| {
+                rows.push((key.to_vec(), value.to_vec()));
+                ControlFlow::Continue(())
+            });
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(rows)
+}
+
+/// Puts epochs into the order of their links; among equals, and in a circle, the number decides.
+fn by_links(mut epochs: Vec<EpochOnDisk>) -> Vec<EpochOnDisk> {
+    let mut ordered: Vec<EpochOnDisk> = Vec::with_capacity(epochs.len());
+    while !epochs.is_empty() {
+        let waits = |epoch: &EpochOnDisk| {
+            let before = epoch.predecessor.map(|predecessor| predecessor.epoch);
+            epochs.iter().any(|other| Some(other.epoch) == before && other.epoch != epoch.epoch)
+        };
+        let next = epochs.iter().position(|epoch| !waits(epoch)).unwrap_or(0);
+        ordered.push(epochs.remove(next));
+    }
+    ordered
+}

@@ -1,0 +1,262 @@
+//! Append, roll, seal, epochs and reading, as an owner sees them.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{Open, PATIENCE, Place, epoch, row};
+use crate::domain::id::Seq;
+use crate::store::{
+    AppendError, EpochReason, EventPos, LogNotice, LogReader, RangeEnd, RangeLimits, ReadError,
+    Retention, expired, layout, verify,
+};
+use crate::wire::note::Checkpoint;
+
+const ALL: RangeLimits = RangeLimits { rows: usize::MAX, bytes: usize::MAX };
+
+#[test]
+fn rows_that_were_acknowledged_are_there_after_reopening() {
+    let place = Place::new();
+    let open = place.open();
+    open.append(1001);
+    let head = open.log.head();
+    assert_eq!(head.seq, Seq(1001));
+    drop(open);
+
+    let open = place.open();
+    assert_eq!(open.log.head(), head);
+    let expected: Vec<_> = (1..=1001).map(|seq| (seq, row(seq))).collect();
+    assert_eq!(open.replayed(), expected);
+    let checked = open.expect(|notice| match notice {
+        LogNotice::RootChecked { seq } => Some(seq),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(checked, Seq(1001));
+}
+
+#[test]
+fn a_row_that_does_not_follow_is_refused_and_changes_nothing() {
+    let place = Place::new();
+    let open = place.open();
+    open.append(3);
+    for wrong in [0, 1, 3, 5, u64::MAX] {
+        let refused = open.log.append(Seq(wrong), row(wrong)).unwrap_err();
+        assert_eq!(refused, AppendError::OutOfOrder { given: Seq(wrong), expected: Seq(4) });
+    }
+    let large = vec![0; crate::store::ROW_BYTES_MAX + 1];
+    assert!(matches!(open.log.append(Seq(4), large), Err(AppendError::TooLarge { .. })));
+    open.append(4);
+    assert_eq!(open.replayed().len(), 4);
+}
+
+#[test]
+fn durable_is_told_once_a_batch_and_in_order() {
+    let place = Place::new();
+    let open = place.open();
+    open.append(2000);
+    let mut last = 0;
+    while last < 2000 {
+        last = open.expect(|notice| match notice {
+            LogNotice::Durable { seq, .. } => {
+                assert!(seq.0 > last);
+                Some(seq.0)
+            }
+            _ => None,
+        });
+    }
+}
+
+#[test]
+fn a_segment_begins_with_its_baseline_and_the_one_before_is_sealed() {
+    let place = Place::new();
+    let open = place.open();
+    open.append(300);
+    open.roll(301);
+    open.append(310);
+    let sealed = open.expect(|notice| match notice {
+        LogNotice::Sealed { first, last } => Some((first, last)),
+        _ => None,
+    });
+    assert_eq!(sealed, (Seq(1), Seq(300)));
+    assert_eq!(open.replayed()[0], (301, row(301)));
+    assert!(layout::tiles_path(&place.segments()[0]).exists());
+    drop(open);
+    assert_eq!(place.open().replayed().len(), 10);
+}
+
+#[test]
+fn a_full_segment_is_told_once() {
+    let mut place = Place::new();
+    place.options.segment_bytes = 64 << 10;
+    let open = place.open();
+    open.append(500);
+    open.append(1000);
+    open.roll(1001);
+    let notices = open.notices.try_iter();
+    let full = notices.filter(|notice| matches!(notice, LogNotice::SegmentFull)).count();
+    assert_eq!(full, 1);
+}
+
+fn ranged(open: &Open, from: EventPos, limits: RangeLimits) -> (Vec<u64>, RangeEnd) {
+    let mut seqs = Vec::new();
+    let end = open.log.range(from, limits, |pos, bytes| {
+        assert_eq!(bytes, row(pos.seq.0));
+        seqs.push(pos.seq.0);
+        ControlFlow::Continue(())
+    });
+    (seqs, end.unwrap())
+}
+
+#[test]
+fn a_range_crosses_segments_and_goes_on_where_it_stopped() {
+    let place = Place::new();
+    let open = place.open();
+    open.append(300);
+    open.roll(301);
+    open.append(600);
+    open.roll(601);
+    open.append(650);
+    let at = |seq| EventPos { epoch: epoch(1), seq: Seq(seq) };
+
+    let mut all = Vec::new();
+    let mut from = at(1);
+    let limits = RangeLimits { rows: 70, bytes: 10_000 };
+    let next = loop {
+        let (seqs, end) = ranged(&open, from, limits);
+        all.extend(seqs);
+        match end {
+            RangeEnd::More { next } => from = next,
+            RangeEnd::Head { next, head } => break (next, head),
+            RangeEnd::EpochOver { .. } => panic!("the epoch is the newest"),
+        }
+    };
+    assert_eq!(next, (at(651), Seq(650)));
+    assert_eq!(all, (1..=650).collect::<Vec<_>>());
+    assert_eq!(ranged(&open, at(299), ALL).0.first(), Some(&299));
+    let tiny = RangeLimits { rows: 10, bytes: 1 };
+    assert_eq!(ranged(&open, at(5), tiny), (vec![5], RangeEnd::More { next: at(6) }));
+    let unknown = EventPos { epoch: epoch(9), seq: Seq(1) };
+    let refused = open.log.range(unknown, ALL, |_, _| ControlFlow::Continue(()));
+    assert!(matches!(refused, Err(ReadError::UnknownEpoch(_))));
+}
+
+#[test]
+fn another_epoch_names_the_one_before_and_counts_from_one() {
+    let place = Place::new();
+    let open = place.open();
+    open.append(50);
+    let before = open.log.head();
+    let predecessor = open.log.begin_epoch(epoch(0), PATIENCE).unwrap().unwrap();
+    assert_eq!((predecessor.epoch, predecessor.size), (epoch(1), 50));
+    assert_eq!(predecessor.root, before.root);
+    open.append(5);
+    let old = EventPos { epoch: epoch(1), seq: Seq(1) };
+    assert_eq!(ranged(&open, old, ALL).1, RangeEnd::EpochOver { last: Seq(50) });
+    drop(open);
+
+    // Its number is lower, as after a clock that went back: the link decides which is newer.
+    let open = place.open();
+    assert_eq!(open.log.head().epoch, epoch(0));
+    assert_eq!(open.log.predecessor(), Some(predecessor));
+    let mut rows = Vec::new();
+    let reader = LogReader::new(&place.options.dir);
+    reader
+        .rows(None, |pos, _| {
+            rows.push((pos.epoch, pos.seq.0));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(rows.len(), 55);
+    assert_eq!((rows[0], rows[54]), ((epoch(1), 1), (epoch(0), 5)));
+}
+
+#[test]
+fn a_head_is_signed_a_second_after_a_change_and_not_without_one() {
+    let place = Place::new();
+    let open = place.open();
+    open.append(10);
+    let began = Instant::now();
+    open.append(20);
+    let note = open.expect(|notice| match notice {
+        LogNotice::Checkpoint { note } => Some(note),
+        _ => None,
+    });
+    assert!(began.elapsed() > Duration::from_millis(500));
+    assert_eq!(super::key().verify(&note), Ok(None));
+    let checkpoint = Checkpoint::parse(&note.text).unwrap();
+    assert_eq!(checkpoint.origin, format!("smgr/demo/n1/{}", epoch(1).token()));
+    assert_eq!((checkpoint.size, checkpoint.root), (20, open.log.head().root));
+    assert!(open.notices.recv_timeout(Duration::from_millis(1300)).is_err());
+}
+
+#[test]
+fn what_retention_dropped_is_still_proved_by_its_tiles() {
+    let place = Place::new();
+    let files = place.three_segments();
+    let keep = Retention { max_bytes: 0, max_age: Duration::from_secs(3600), keep_min: 2 };
+    let old = expired(&place.options.dir, &keep, SystemTime::now()).unwrap();
+    assert_eq!(old.len(), 1);
+    assert_eq!((old[0].first, old[0].last), (Seq(1), Seq(300)));
+    old[0].drop_rows().unwrap();
+    assert!(!files[0].exists());
+
+    let open = place.open();
+    let from = EventPos { epoch: epoch(1), seq: Seq(5) };
+    let dropped = open.log.range(from, ALL, |_, _| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(dropped, ReadError::Dropped { first: Seq(301) }));
+    let report = verify(&place.options.dir, &[super::key()], &[], |_, _| Ok(())).unwrap();
+    assert_eq!(report.faults, []);
+    assert_eq!((report.epochs[0].dropped, report.epochs[0].rows), (300, 600));
+}
+
+#[test]
+fn a_crash_between_a_segment_and_the_sealing_of_the_last_is_made_good() {
+    let place = Place::new();
+    let open = place.open();
+    open.append(300);
+    drop(open);
+    let unsealed = place.dir.path().join("unsealed");
+    std::fs::copy(&place.segments()[0], &unsealed).unwrap();
+    let open = place.open();
+    open.roll(301);
+    drop(open);
+    // As if the power went before the footer, and while the segment after was being made.
+    std::fs::copy(&unsealed, &place.segments()[0]).unwrap();
+    std::fs::remove_file(layout::tiles_path(&place.segments()[0])).unwrap();
+    std::fs::write(layout::unfinished_path(&place.segments()[1]), b"half").unwrap();
+
+    let open = place.open();
+    open.expect(|notice| matches!(notice, LogNotice::Sealed { .. }).then_some(()));
+    assert_eq!(open.log.head().seq, Seq(301));
+    drop(open);
+    let report = verify(&place.options.dir, &[super::key()], &[], |_, _| Ok(())).unwrap();
+    assert_eq!(report.faults, []);
+}
+
+#[test]
+fn an_owner_that_cannot_fold_a_row_sets_the_file_aside_and_begins_another_epoch() {
+    let place = Place::new();
+    let open = place.open();
+    open.append(100);
+    let reason = "event 61 does not follow".to_owned();
+    let vacant = open.log.clone().quarantine_from(Seq(61), reason.clone(), PATIENCE).unwrap();
+    assert_eq!(vacant.reason(), &EpochReason::Damaged { why: reason });
+    let predecessor = vacant.predecessor().unwrap();
+    assert_eq!((predecessor.epoch, predecessor.size), (epoch(1), 60));
+    let mut rows = 0;
+    vacant
+        .replay(|_, _| {
+            rows += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(rows, 60);
+    assert_eq!(open.log.append(Seq(101), row(101)).unwrap_err(), AppendError::Closed);
+
+    // The power goes before the epoch begins: the old one must not go on after the gap.
+    drop((vacant, open));
+    let (vacant, writer) = place.open_vacant();
+    let log = vacant.begin(epoch(2)).unwrap();
+    assert!(log.append(Seq(1), row(1)).unwrap().wait(PATIENCE));
+    drop(writer);
+    assert_eq!(place.open().log.head().epoch, epoch(2));
+}

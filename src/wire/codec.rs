@@ -1,0 +1,108 @@
+//! The one MessagePack configuration: named maps, human-readable forms, a depth limit, whole input consumed.
+//!
+//! MessagePack has no canonical form, so nothing here may be used to encode again what is to be verified, compared
+//! or hashed: signatures and hashes are over the bytes that travelled.
+
+use rmp_serde::config::{DefaultConfig, HumanReadableConfig, StructMapConfig};
+use rmp_serde::decode::Error as DecodeError;
+use rmp_serde::{Deserializer, Serializer};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::event::Event;
+
+/// The deepest nesting that is read. Ours need 6; a hostile one costs stack.
+const DEPTH_MAX: usize = 16;
+
+/// Says why bytes are not a value of the wanted type.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// Not MessagePack, or not of this shape.
+    #[error("the bytes are not of the expected shape: {0}")]
+    Shape(String),
+    /// A value, and then something more.
+    #[error("bytes follow after the value")]
+    Trailing,
+}
+
+type Config = HumanReadableConfig<StructMapConfig<DefaultConfig>>;
+
+fn serializer(buffer: &mut Vec<u8>) -> Serializer<&mut Vec<u8>, Config> {
+    Serializer::new(buffer).with_struct_map().with_human_readable()
+}
+
+/// Returns the MessagePack form of a value of ours.
+pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(256);
+    value
+        .serialize(&mut serializer(&mut bytes))
+        .expect("our types have a MessagePack form and memory takes every write");
+    bytes
+}
+
+/// Returns the MessagePack form of an event's body.
+pub fn encode_body(event: &Event) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(128);
+    event
+        .serialize_body(&mut serializer(&mut bytes))
+        .expect("event bodies have a MessagePack form and memory takes every write");
+    bytes
+}
+
+/// Reads one value and demands that it is the whole input.
+///
+/// The caller caps the size first: the decoder itself allocates at most what the input holds.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
+    whole(bytes, |deserializer| T::deserialize(deserializer))
+}
+
+/// Reads the body of an event; `None` when this version does not know the type.
+pub fn decode_body(kind: &str, bytes: &[u8]) -> Result<Option<Event>, CodecError> {
+    if !Event::KINDS.iter().any(|(known, _)| *known == kind) {
+        return Ok(None);
+    }
+    whole(bytes, |deserializer| Event::deserialize_body(kind, deserializer))
+}
+
+type Reader<'a> =
+    Deserializer<rmp_serde::decode::ReadRefReader<'a, [u8]>, HumanReadableConfig<DefaultConfig>>;
+
+fn whole<'a, T>(
+    bytes: &'a [u8],
+    read: impl FnOnce(&mut Reader<'a>) -> Result<T, DecodeError>,
+) -> Result<T, CodecError> {
+    let mut deserializer = Deserializer::from_read_ref(bytes).with_human_readable();
+    deserializer.set_max_depth(DEPTH_MAX);
+    let value = read(&mut deserializer).map_err(|error| CodecError::Shape(error.to_string()))?;
+    // rmp-serde ignores what follows; only at the end of the input is there no further marker to read.
+    match IgnoredAny::deserialize(&mut deserializer) {
+        Err(DecodeError::InvalidMarkerRead(_)) => Ok(value),
+        _ => Err(CodecError::Trailing),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_after_the_value_are_refused() {
+        assert!(matches!(decode::<u8>(&[1]), Ok(1)));
+        assert!(matches!(decode::<u8>(&[1, 2]), Err(CodecError::Trailing)));
+        assert!(matches!(decode::<u8>(&[1, 0xcd]), Err(CodecError::Trailing)));
+    }
+
+    #[test]
+    fn nesting_beyond_the_limit_is_refused_without_a_deep_stack() {
+        let deep = [vec![0x91; 5_000], vec![0xc0]].concat();
+        assert!(matches!(decode::<IgnoredAny>(&deep), Err(CodecError::Shape(_))));
+    }
+
+    #[test]
+    fn a_length_that_the_input_does_not_hold_is_refused() {
+        for bytes in [[0xc6, 0xff, 0xff, 0xff, 0xff], [0xdd, 0xff, 0xff, 0xff, 0xff]] {
+            assert!(decode::<serde_bytes::ByteBuf>(&bytes).is_err());
+            assert!(decode::<Vec<u8>>(&bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! The payloads inside envelopes.
+//!
+//! *Wishes* (intent, query, trust) refuse an unknown field. *Facts* (event, answer, beat) are additive for ever:
+//! a reader ignores fields that it does not know.
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use super::codec::{self, CodecError};
+use super::status::NodeStatus;
+use crate::domain::event::{Actor, Cause, Context, Event, Outcome};
+use crate::domain::id::{
+    BootId, Digest, EpochId, EventId, FleetId, IntentId, Kid, NodeId, Principal, RunId, Seq,
+    ServiceId,
+};
+use crate::domain::intent::Action;
+use crate::domain::policy::{Grant, KeyClass};
+use crate::domain::time::UnixMicros;
+
+/// The version that each payload carries.
+pub const PAYLOAD_VERSION: u8 = 1;
+
+/// More nodes than one intent may name; beyond it a selector and the roster's digest stand for them.
+pub const NODES_MAX: usize = 256;
+
+/// How often an intent may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// At most once on each node, within minutes.
+    Once,
+    /// Until it is so, for ever.
+    Desired,
+}
+
+/// For which nodes a wish is meant; the decision is on this, never on the subject.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Audience {
+    /// These, at most [`NODES_MAX`].
+    Nodes(Vec<NodeId>),
+    /// Every node of the fleet. Only a query may say so.
+    All,
+}
+
+impl Audience {
+    /// Says whether the node is meant.
+    pub fn includes(&self, node: &NodeId) -> bool {
+        match self {
+            Self::Nodes(nodes) => nodes.contains(node),
+            Self::All => true,
+        }
+    }
+}
+
+/// A wish, signed by a person's or a job's key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Intent {
+    /// [`PAYLOAD_VERSION`].
+    pub v: u8,
+    /// Chosen at random by the signer.
+    pub id: IntentId,
+    /// The key that signs.
+    pub iss: Kid,
+    /// When it was signed.
+    pub iat: UnixMicros,
+    /// From when on it is not taken any more.
+    pub exp: UnixMicros,
+    /// In which fleet.
+    pub fleet: FleetId,
+    /// How often.
+    pub mode: Mode,
+    /// What.
+    pub action: Action,
+    /// Where.
+    pub audience: Audience,
+    /// What the signer says of itself: `sudo by bob`, a CI run's address. At most 256 bytes.
+    #[serde(default)]
+    pub note: String,
+}
+
+/// What a query asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Ask {
+    /// Are you there?
+    Ping,
+    /// What runs, what not, why.
+    Status,
+    /// The end of a service's log.
+    Logs {
+        /// Which service.
+        service: ServiceId,
+        /// Which slot, or all of them.
+        index: Option<u16>,
+        /// How many lines, at most 10,000.
+        lines: u32,
+    },
+    /// Events after a cursor, in order.
+    Range {
+        /// The last event that the asker has; `None` asks from the first one kept.
+        after: Option<EventId>,
+        /// At most this many.
+        events_max: u32,
+        /// Wait this long for the first one when there is none yet, in milliseconds, at most 30,000.
+        wait_ms: u32,
+    },
+    /// What came of an intent.
+    Outcome {
+        /// Which.
+        intent: IntentId,
+    },
+}
+
+/// A reading that is asked for: short expiry, not logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Query {
+    /// [`PAYLOAD_VERSION`].
+    pub v: u8,
+    /// Chosen at random by the signer; the answer names it.
+    pub id: IntentId,
+    /// The key that signs.
+    pub iss: Kid,
+    /// When it was signed.
+    pub iat: UnixMicros,
+    /// From when on it is not answered any more.
+    pub exp: UnixMicros,
+    /// In which fleet.
+    pub fleet: FleetId,
+    /// Of whom.
+    pub audience: Audience,
+    /// What.
+    pub ask: Ask,
+}
+
+/// The node's answer to a query or an intent, signed by the node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Answer {
+    /// [`PAYLOAD_VERSION`].
+    pub v: u8,
+    /// Who answers.
+    pub node: NodeId,
+    /// The query or intent it answers.
+    pub cause: IntentId,
+    /// When.
+    pub at: UnixMicros,
+    /// Its place among the answers to one query, from 0.
+    pub part: u32,
+    /// Whether it is the last one.
+    pub last: bool,
+    /// What.
+    pub reply: Reply,
+}
+
+/// What an answer says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// I am here.
+    Pong {
+        /// The version of the program.
+        version: String,
+    },
+    /// What runs.
+    Status(Box<NodeStatus>),
+    /// Lines of a log, oldest first, as they stand in the file.
+    Lines {
+        /// Whose.
+        service: ServiceId,
+        /// Which slot.
+        index: u16,
+        /// The lines.
+        lines: Vec<String>,
+    },
+    /// A run of the log.
+    Range {
+        /// The epoch of the rows.
+        epoch: EpochId,
+        /// The sequence of the first row.
+        first: Seq,
+        /// The envelopes, as stored.
+        #[cfg_attr(test, schemars(with = "Vec<String>"))]
+        rows: Vec<ByteBuf>,
+        /// The last durable event of the log.
+        head: EventId,
+    },
+    /// The intent is durable; its outcome follows.
+    Accepted {
+        /// The event that says so.
+        event: EventId,
+    },
+    /// What came of the intent; the same however often it is asked.
+    Outcome {
+        /// What.
+        outcome: Outcome,
+        /// The event that says so.
+        event: EventId,
+    },
+    /// The wish or query was refused and nothing changed.
+    Refused {
+        /// `E0311`.
+        code: String,
+        /// In words.
+        why: String,
+    },
+}
+
+/// A fact, signed by the node on which it happened. Its envelope is the row of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct EventRecord {
+    /// [`PAYLOAD_VERSION`].
+    pub v: u8,
+    /// Whose log.
+    pub origin: NodeId,
+    /// Which stretch of it.
+    pub epoch: EpochId,
+    /// Which entry.
+    pub seq: Seq,
+    /// When, by the wall clock.
+    pub at: UnixMicros,
+    /// When, by the boot-time clock, in nanoseconds.
+    pub mono_ns: u64,
+    /// In which boot.
+    pub boot: BootId,
+    /// `noun.past_tense`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The version of the body's shape.
+    pub schema: u16,
+    /// Whether a version that does not know the type must stop here.
+    pub critical: bool,
+    /// Which service it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceId>,
+    /// Which slot of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u16>,
+    /// Which start of the slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    /// What led to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+    /// On whose authority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Actor>,
+    /// When it was written, if that was later than it happened because the log was unavailable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorded_at: Option<UnixMicros>,
+    /// A MessagePack map by `type`.
+    #[cfg_attr(test, schemars(with = "String"))]
+    pub body: ByteBuf,
+}
+
+/// An event that was read, with or without a body that this version knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Known.
+    Known(Event),
+    /// Of a type that this version does not know.
+    Unknown,
+}
+
+impl EventRecord {
+    /// Returns the event's name.
+    pub fn id(&self) -> EventId {
+        EventId { origin: self.origin.clone(), epoch: self.epoch, seq: self.seq }
+    }
+
+    /// Returns who, where and why.
+    pub fn context(&self) -> Context {
+        Context {
+            service: self.service.clone(),
+            index: self.index,
+            run: self.run,
+            cause: self.cause.clone(),
+            by: self.by.clone(),
+        }
+    }
+
+    /// Reads the body.
+    pub fn event(&self) -> Result<Body, CodecError> {
+        Ok(codec::decode_body(&self.kind, &self.body)?.map_or(Body::Unknown, Body::Known))
+    }
+}
+
+/// The head of a log, told every few seconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Beat {
+    /// [`PAYLOAD_VERSION`].
+    pub v: u8,
+    /// Whose log.
+    pub origin: NodeId,
+    /// The running epoch.
+    pub epoch: EpochId,
+    /// The last durable event.
+    pub seq: Seq,
+    /// The Merkle root over the epoch up to `seq`.
+    pub root: Digest,
+    /// SHA-256 of the folded state.
+    pub state_hash: Digest,
+    /// The version of the folding rules: hashes compare only between equals.
+    pub fold: u32,
+    /// When.
+    pub at: UnixMicros,
+}
+
+/// Which keys may do what, signed by the root key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Trust {
+    /// [`PAYLOAD_VERSION`].
+    pub v: u8,
+    /// Rises by at least one with each change; a lower one is refused.
+    pub version: u64,
+    /// For which fleet.
+    pub fleet: FleetId,
+    /// When it was signed.
+    pub issued: UnixMicros,
+    /// The keys.
+    pub keys: Vec<TrustedKey>,
+    /// Keys that are not trusted any more, whatever else says so.
+    pub revoked: Vec<Kid>,
+}
+
+/// One key of a trust document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct TrustedKey {
+    /// The 32 bytes of the public key.
+    pub key: Digest,
+    /// Whose it is.
+    pub name: Principal,
+    /// Of which class.
+    pub class: KeyClass,
+    /// What it may do.
+    pub grants: Vec<Grant>,
+}

@@ -1,0 +1,184 @@
+//! What a node says of itself when asked for its status.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::event::{Desired, Exit, RunResult, StateName};
+use crate::domain::id::{Digest, EventId, FleetId, Generation, NodeId, RunId, ServiceId};
+use crate::domain::time::UnixMicros;
+
+/// One node, as it sees itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct NodeStatus {
+    /// Its fleet.
+    pub fleet: FleetId,
+    /// Its name.
+    pub node: NodeId,
+    /// The version of the program.
+    pub version: String,
+    /// When this was read.
+    pub at: UnixMicros,
+    /// The last durable event.
+    pub head: EventId,
+    /// `on`, `off`, or why the bus is not connected.
+    pub bus: BusState,
+    /// `none` when everything runs under one account.
+    pub isolation: String,
+    /// `cgroup` or `process_group`: how a whole tree is killed.
+    pub trees: String,
+    /// Bytes that the log takes on disk.
+    pub log_bytes: u64,
+    /// Bytes that it may take.
+    pub log_bytes_max: u64,
+    /// Whether the log takes events; otherwise why not.
+    pub log_unavailable: Option<String>,
+    /// Every service.
+    pub services: Vec<ServiceStatus>,
+    /// Every instance.
+    pub instances: Vec<InstanceStatus>,
+    /// Every alert that fires.
+    pub alerts: Vec<AlertStatus>,
+}
+
+/// How the node stands to the bus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum BusState {
+    /// None is configured.
+    Off,
+    /// Connected.
+    Connected {
+        /// The server's version.
+        server: String,
+    },
+    /// Not connected.
+    Away {
+        /// In words.
+        why: String,
+    },
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ServiceStatus {
+    /// Its name.
+    pub service: ServiceId,
+    /// `daemon` or `oneshot`.
+    pub kind: String,
+    /// Its group, empty for none.
+    pub group: String,
+    /// In words.
+    pub description: String,
+    /// Who is asked about it.
+    pub owner: String,
+    /// Where its runbook is.
+    pub docs: String,
+    /// What is wanted.
+    pub desired: Desired,
+    /// The number of that wish.
+    pub generation: Generation,
+    /// The digest of its spec.
+    pub spec: Digest,
+    /// Where the spec was read.
+    pub origin: String,
+    /// How many slots it has.
+    pub instances: u16,
+}
+
+/// A condition, with Kubernetes' three values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Condition {
+    /// `Some(true)`, `Some(false)`, or `None` for unknown.
+    pub status: Option<bool>,
+    /// One word.
+    pub reason: String,
+    /// Since when.
+    pub since: UnixMicros,
+}
+
+/// One slot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct InstanceStatus {
+    /// The service.
+    pub service: ServiceId,
+    /// The slot.
+    pub index: u16,
+    /// The number of the last start; 0 before the first.
+    pub run: RunId,
+    /// What is wanted.
+    pub desired: Desired,
+    /// One of the ten states.
+    pub state: StateName,
+    /// `prepare`, `startup`, `pre_stop`, `drain`, `term`, `kill`, where the state has parts.
+    pub substate: Option<String>,
+    /// One clause for people.
+    pub reason: Option<String>,
+    /// How the last run ended.
+    pub result: Option<RunResult>,
+    /// Since when it is in this state.
+    pub since: UnixMicros,
+    /// When the live run began.
+    pub started_at: Option<UnixMicros>,
+    /// The main process, while it lives.
+    pub pid: Option<u32>,
+    /// Restarts by policy since the last operator act or stable run.
+    pub restarts: u32,
+    /// The last run that ended.
+    pub exit: Option<ExitStatus>,
+    /// When the next start is tried.
+    pub next_attempt_at: Option<UnixMicros>,
+    /// The delay of that start, in milliseconds.
+    pub delay_ms: Option<u64>,
+    /// By type; absent is not evaluated.
+    pub conditions: BTreeMap<String, Condition>,
+    /// Memory of the whole tree at the time of the call, bytes.
+    pub memory_bytes: Option<u64>,
+    /// Processes of the tree at the time of the call.
+    pub tasks: Option<u32>,
+    /// The live log file.
+    pub log_path: Option<String>,
+    /// Its size, bytes.
+    pub log_bytes: Option<u64>,
+    /// The last lines of the log.
+    pub tail: Vec<String>,
+    /// The last event about it.
+    pub last_event: Option<EventId>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ExitStatus {
+    /// As the kernel told it.
+    pub exit: Exit,
+    /// Whether the memory limit ended it.
+    pub oom_killed: bool,
+    /// When.
+    pub at: UnixMicros,
+    /// How long it ran, in milliseconds.
+    pub ran_ms: u64,
+    /// The process.
+    pub pid: u32,
+}
+
+/// One alert that fires.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AlertStatus {
+    /// `worker/restart-limit`.
+    pub alert: String,
+    /// `info`, `warning` or `critical`.
+    pub severity: String,
+    /// `worker/0`.
+    pub place: String,
+    /// Since when.
+    pub since: UnixMicros,
+    /// In words.
+    pub summary: String,
+}
