@@ -1,1 +1,32 @@
-//! (being written)
+//! Reads what people write: spec files in layers, the node's own file, environment files.
+//!
+//! Everything that is wrong with a file is told at once, each mistake at its place. Names of users are
+//! not looked up and nothing is started here: that is the agent's.
+
+mod assemble;
+mod build;
+mod env_file;
+pub mod keys;
+mod load;
+mod merge;
+pub mod mistake;
+mod node;
+pub mod owner;
+pub mod params;
+mod quantity;
+mod read;
+mod reference;
+mod source;
+mod write;
+
+pub use assemble::{Input, Loaded, LoadedService, Options, Part, assemble, canonical};
+pub use env_file::{load_env_file, parse_env_file};
+pub use load::{Roots, load, read_input};
+pub use merge::Effective;
+pub use mistake::{Mark, Mistake, json, render, render_warnings};
+pub use node::{NodeConfig, NodeDefaults, load_node, parse_node};
+pub use reference::{node_schema, project_schema, service_schema, spec_help, spec_markdown};
+pub use write::{Command, TEMPLATE, service_text, write_new, write_service_file};
+
+#[cfg(test)]
+mod tests;

@@ -33,7 +33,7 @@ fn printable(c: char) -> char {
 }
 
 /// Proposes the nearest token for a real name such as `php-fpm8.2` or a host name.
-fn map_to_token(text: &str) -> String {
+pub(crate) fn map_to_token(text: &str) -> String {
     let mapped: String = text
         .chars()
         .take(TOKEN_BYTES_MAX)

@@ -7,8 +7,10 @@ pub mod code;
 pub mod id;
 pub mod time;
 
+pub mod origin;
 pub mod signal;
 pub mod template;
+pub mod text;
 
 pub mod spec;
 
@@ -28,3 +30,6 @@ pub mod node;
 pub mod backoff;
 pub mod instance;
 pub mod seen;
+
+#[cfg(test)]
+mod sim;

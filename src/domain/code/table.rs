@@ -73,8 +73,8 @@ codes! {
     UNKNOWN_TYPE = 303, NotAuthorised, "an unknown kind of message",
         "The envelope is well formed but its kind is not one that this version takes here.";
     UNKNOWN_SIGNER = 304, NotAuthorised, "signed by a key that is not known here",
-        "The key is not in this node's trust envelope. Was it made on another machine, or after the last update \
-         of trust?";
+        "The key is not in this node's trust envelope. It may have been made on another machine, or after \
+         the last update of trust.";
     KEY_REVOKED = 305, NotAuthorised, "signed by a revoked key",
         "The key was taken back. History says by whom and when. Sign with another one.";
     KEY_OUT_OF_TIME = 306, NotAuthorised, "the key's certificate is not valid at that time",
@@ -150,7 +150,7 @@ codes! {
     SPEC_VERSION = 409, Invalid, "another version of the format",
         "This version reads `spec = 1`.";
     OVERRIDE_OF_NOTHING = 410, Invalid, "this file changes a service that does not exist",
-        "A file in `override.d` is named after a service of `services.d`. Is the name misspelt?";
+        "A file in `override.d` is named after a service of `services.d`. Perhaps the name is misspelt.";
     RESERVED_KEY = 411, Invalid, "known, not in this version",
         "The key, or this value of it, is reserved: its name and meaning are fixed, the function comes in a later \
          version. It is refused rather than ignored, so that a file never promises what is not kept.";
@@ -217,6 +217,12 @@ codes! {
         "An empty list or text here would mean nothing, or everything, and neither is guessed.";
     FILE_IN_THE_WAY = 440, Refused, "there is a file already",
         "Files that people wrote are never overwritten.";
+
+    SECRET_IN_ENVIRONMENT = 441, Invalid, "a secret is copied into the environment",
+        "A warning only. Variables are inherited by every child and are readable in /proc by the same user; the file \
+         in $CREDENTIALS_DIRECTORY is not. Keep the copy only for programs that cannot read a file.";
+    SHARED_LOG = 442, Invalid, "two services write their log into one folder",
+        "Their files would overwrite each other. Put ${service} into `log.dir`.";
 
     EVENT_ALTERED = 501, History, "an event is not what was signed",
         "The named event was changed after it was written, or its place in the tree holds another one. Keep the files \

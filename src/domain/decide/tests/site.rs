@@ -163,6 +163,7 @@ impl Site {
             action,
             issued_at: self.now,
             expires_at: self.now.plus_ms(60_000),
+            generation: None,
             by: actor(),
         }
     }

@@ -1,0 +1,415 @@
+//! From the texts of all files to the services that they mean, checked against each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::build::{self, Context};
+use super::keys::SERVICE;
+use super::merge::{Effective, Merged};
+use super::mistake::Mistake;
+use super::read::{self, Settings};
+use super::source::{Place, Source};
+use crate::domain::code::Code;
+use crate::domain::id::{Digest, ServiceId};
+use crate::domain::origin::{Layer, Origin};
+use crate::domain::spec::Spec;
+use crate::domain::text::printable;
+
+/// What decides, besides the files, what they mean.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The folder of all logs: `log.dir` is by default a folder for each instance in it.
+    pub log_root: String,
+    /// Whether each service has to say as whom it runs; so it is when smgr runs as root.
+    pub user_required: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { log_root: "/var/log/smgr".to_owned(), user_required: false }
+    }
+}
+
+/// What a file is a part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The body of one service, in layer vendor or host.
+    Body(Layer),
+    /// Bodies of services under `[service.NAME]`.
+    Project,
+    /// What all services of a group have in common.
+    Group,
+    /// This machine's last word on one service.
+    Override,
+}
+
+/// The text of one file.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// What it is a part of.
+    pub part: Part,
+    /// Its path, as it is shown.
+    pub shown: String,
+    /// Its file name without `.toml`: the name of a service or a group.
+    pub stem: String,
+    /// Where relative paths start; absolute, for projects only.
+    pub folder: Option<String>,
+    /// What it holds.
+    pub text: String,
+}
+
+/// All services that the files mean.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// By name.
+    pub services: BTreeMap<ServiceId, LoadedService>,
+    /// What is allowed, but should be looked at.
+    pub warnings: Vec<Mistake>,
+}
+
+/// One service as it should be.
+#[derive(Clone, Debug)]
+pub struct LoadedService {
+    /// What is wanted.
+    pub spec: Spec,
+    /// SHA-256 of `text`.
+    pub digest: Digest,
+    /// The spec in its one canonical form (JSON); reads back as `spec`. May hold secrets.
+    pub text: String,
+    /// Where its body begins.
+    pub origin: Origin,
+    /// Each effective value with its origin and what it hides, by key.
+    pub effective: BTreeMap<String, Effective>,
+}
+
+impl LoadedService {
+    fn new(spec: Spec, origin: Origin, effective: BTreeMap<String, Effective>) -> Self {
+        let (text, digest) = canonical(&spec);
+        Self { spec, digest, text, origin, effective }
+    }
+}
+
+/// Returns the one canonical form of a spec, and its digest.
+///
+/// Fields in the order of the type, maps in the order of their keys. A field that a later version
+/// adds has to be left out while it has its default, so that the digests of old specs stay.
+pub fn canonical(spec: &Spec) -> (String, Digest) {
+    let text = serde_json::to_string(spec).expect("invariant: a spec has text keys and no floats");
+    let digest = Digest(Sha256::digest(text.as_bytes()).into());
+    (text, digest)
+}
+
+/// A service before its layers are merged.
+struct Draft {
+    whole: Place,
+    folder: Option<String>,
+    layers: Vec<(Layer, Settings)>,
+}
+
+/// Assembles the services, or says all that is wrong.
+pub fn assemble(inputs: Vec<Input>, options: &Options) -> Result<Loaded, Vec<Mistake>> {
+    let mut assembler = Assembler::default();
+    for input in inputs {
+        assembler.take(input);
+    }
+    assembler.finish(options)
+}
+
+#[derive(Default)]
+struct Assembler {
+    mistakes: Vec<Mistake>,
+    drafts: BTreeMap<ServiceId, Draft>,
+    groups: BTreeMap<String, Settings>,
+    overrides: Vec<(ServiceId, Place, Settings)>,
+}
+
+impl Assembler {
+    fn take(&mut self, input: Input) {
+        let layer = match input.part {
+            Part::Body(layer) => layer,
+            Part::Project => Layer::Host,
+            Part::Group => Layer::Group,
+            Part::Override => Layer::Node,
+        };
+        let source = Source::new(input.shown, layer, &input.text);
+        let whole = source.whole();
+        let document = match read::parse(&source) {
+            Ok(document) => document,
+            Err(mistake) => return self.mistakes.push(mistake),
+        };
+        let body = document.as_table();
+        if input.part == Part::Project {
+            return self.project(&source, body, input.folder);
+        }
+        let Ok(name) = input.stem.parse::<ServiceId>() else {
+            let mistake = read::bad_token(&input.stem, &whole).map(|mistake| Mistake {
+                mark: None,
+                label: format!(
+                    "the file's name is the {}'s, and {}",
+                    noun(input.part),
+                    mistake.label
+                ),
+                ..mistake
+            });
+            return self.mistakes.extend(mistake);
+        };
+        let settings = read::read(&source, SERVICE, build::NAMES, body, &[], &mut self.mistakes);
+        match input.part {
+            Part::Body(_) | Part::Project => self.body(name, layer, whole, None, settings),
+            Part::Group => drop(self.groups.insert(input.stem, settings)),
+            Part::Override => self.overrides.push((name, whole, settings)),
+        }
+    }
+
+    fn project(&mut self, source: &Arc<Source>, body: &toml_edit::Table, folder: Option<String>) {
+        for (name, item) in body.iter() {
+            let key = Place::new(source, body.key(name).and_then(toml_edit::Key::span));
+            match (name, item.as_table_like()) {
+                ("spec", None) if item.as_integer() == Some(1) => {}
+                ("spec", None) if item.as_integer().is_some() => {
+                    let place = Place::new(source, item.span());
+                    let mistake = place.mistake(Code::SPEC_VERSION, "this version reads spec = 1");
+                    self.mistakes.push(mistake);
+                }
+                ("service", Some(services)) => self.services(source, services, folder.as_deref()),
+                _ => self.mistakes.push(outside(name, &key)),
+            }
+        }
+    }
+
+    fn services(
+        &mut self,
+        source: &Arc<Source>,
+        services: &dyn toml_edit::TableLike,
+        folder: Option<&str>,
+    ) {
+        for (name, item) in services.iter() {
+            let key = Place::new(source, services.key(name).and_then(toml_edit::Key::span));
+            if let Some(mistake) = read::bad_token(name, &key) {
+                self.mistakes.push(mistake);
+                continue;
+            }
+            let (Some(body), Ok(service)) = (item.as_table_like(), name.parse()) else {
+                let label = format!("`{name}` is a service, so a block");
+                let hint = format!("[service.{name}]");
+                self.mistakes.push(key.mistake(Code::WRONG_TYPE, label).hint(hint));
+                continue;
+            };
+            let at = ["service", name];
+            let settings = read::read(source, SERVICE, build::NAMES, body, &at, &mut self.mistakes);
+            self.body(service, Layer::Host, key, folder.map(str::to_owned), settings);
+        }
+    }
+
+    fn body(
+        &mut self,
+        name: ServiceId,
+        layer: Layer,
+        whole: Place,
+        folder: Option<String>,
+        settings: Settings,
+    ) {
+        let Some(draft) = self.drafts.get_mut(&name) else {
+            let layers = vec![(layer, settings)];
+            self.drafts.insert(name, Draft { whole, folder, layers });
+            return;
+        };
+        if draft.layers.iter().any(|(taken, _)| *taken == layer) {
+            let other = format!("{}:{}", draft.whole.source.shown, draft.whole.line());
+            let label = format!("`{name}` is defined in {} as well", printable(&other));
+            self.mistakes.push(whole.mistake(Code::DUPLICATE_SERVICE, label).hint("rename one"));
+            return;
+        }
+        if layer > draft.whole.source.layer {
+            draft.whole = whole;
+        }
+        draft.layers.push((layer, settings));
+    }
+
+    fn finish(mut self, options: &Options) -> Result<Loaded, Vec<Mistake>> {
+        for (name, whole, settings) in std::mem::take(&mut self.overrides) {
+            match self.drafts.get_mut(&name) {
+                Some(draft) => draft.layers.push((Layer::Node, settings)),
+                None => {
+                    let label = format!("there is no service `{name}` to change");
+                    self.mistakes.push(whole.mistake(Code::OVERRIDE_OF_NOTHING, label));
+                }
+            }
+        }
+        let names: BTreeSet<ServiceId> = self.drafts.keys().cloned().collect();
+        let mut loaded = Loaded::default();
+        let mut waits = BTreeMap::new();
+        for (name, draft) in self.drafts {
+            let merged = merge(&name, draft.layers, draft.folder.as_deref(), &self.groups, options);
+            let context = Context {
+                whole: &draft.whole,
+                user_required: options.user_required,
+                folder: draft.folder.as_deref(),
+            };
+            match build::build(&merged, &context) {
+                Ok(spec) => {
+                    loaded.warnings.extend(warnings(&merged, &spec));
+                    let origin = draft.whole.origin();
+                    let service = LoadedService::new(spec, origin, merged.effective());
+                    loaded.services.insert(name.clone(), service);
+                }
+                Err(more) => self.mistakes.extend(more),
+            }
+            let on = merged.names(&["depends_on"]).into_iter().filter_map(|other| {
+                let place = merged.place(&["depends_on", &other])?.clone();
+                Some((other.parse::<ServiceId>().ok()?, place))
+            });
+            waits.insert(name, on.collect::<BTreeMap<_, _>>());
+        }
+        self.mistakes.extend(shared_logs(&loaded.services));
+        self.mistakes.extend(unknown_dependencies(&waits, &names));
+        self.mistakes.extend(cycles(&waits));
+        // In the order of reading, whatever found them.
+        let place = |mistake: &Mistake| mistake.mark.as_ref().map(|mark| (mark.line, mark.start));
+        self.mistakes.sort_by(|a, b| a.path.cmp(&b.path).then_with(|| place(a).cmp(&place(b))));
+        if self.mistakes.is_empty() { Ok(loaded) } else { Err(self.mistakes) }
+    }
+}
+
+fn merge(
+    name: &ServiceId,
+    mut layers: Vec<(Layer, Settings)>,
+    folder: Option<&str>,
+    groups: &BTreeMap<String, Settings>,
+    options: &Options,
+) -> Merged {
+    let quoted = |text: &str| toml_edit::Value::from(text).to_string();
+    let literal = |text: &str| text.replace('$', "$$");
+    let log_dir = format!("{}/${{service}}/${{instance}}", literal(&options.log_root));
+    let working_dir = folder.map_or("/".to_owned(), literal);
+    let built_in =
+        BTreeMap::from([("log.dir", quoted(&log_dir)), ("working_dir", quoted(&working_dir))]);
+    let group = Merged::new(SERVICE, layers.clone(), BTreeMap::new()).text(&["group"]);
+    if let Some(settings) = group.and_then(|group| groups.get(&group)) {
+        layers.push((Layer::Group, settings.clone()));
+    }
+    tracing::trace!(service = %name, layers = layers.len(), "layers merged");
+    Merged::new(SERVICE, layers, built_in)
+}
+
+fn warnings(merged: &Merged, spec: &Spec) -> Vec<Mistake> {
+    let copied = spec.credential.iter().filter(|(_, credential)| credential.env.is_some());
+    let place = |name: &str| merged.place(&["credential", name, "env"]);
+    copied
+        .filter_map(|(name, _)| {
+            let label = "every child of the service inherits this secret";
+            let mistake = place(name)?.mistake(Code::SECRET_IN_ENVIRONMENT, label);
+            Some(mistake.hint(format!("read the file $CREDENTIALS_DIRECTORY/{name} if you can")))
+        })
+        .collect()
+}
+
+/// Finds services whose instances would write one and the same file.
+fn shared_logs(services: &BTreeMap<ServiceId, LoadedService>) -> Vec<Mistake> {
+    let mut folders = BTreeMap::new();
+    let mut mistakes = Vec::new();
+    for (name, service) in services {
+        let expand = |variable: &str| match variable {
+            "service" => Some(name.to_string()),
+            // Runs, instances and nodes never make one service's folder another's.
+            other => Some(format!("${{{other}}}")),
+        };
+        let Ok(folder) = service.spec.log.dir.expand(expand) else { continue };
+        if let Some(other) = folders.insert(folder, name) {
+            let label = format!("`{name}` and `{other}` write their log into one folder");
+            let effective = service.effective.get("log.dir").map(|dir| &dir.origin);
+            let place = effective.and_then(|origin| origin.file.clone());
+            let place = place.or(service.origin.file.clone()).unwrap_or_default();
+            let mistake = Mistake::new(Code::SHARED_LOG, place, None, label);
+            mistakes.push(mistake.hint("put ${service} into `dir` of [log]"));
+        }
+    }
+    mistakes
+}
+
+fn noun(part: Part) -> &'static str {
+    if part == Part::Group { "group" } else { "service" }
+}
+
+/// Says what is wrong with a key outside all services of a project.
+fn outside(name: &str, key: &Place) -> Mistake {
+    let shown: String = printable(name).chars().take(80).collect();
+    let known = super::keys::names_in(SERVICE, &[]);
+    let mistake = key
+        .mistake(Code::UNKNOWN_KEY, "unknown key outside of [service.NAME]")
+        .what(format!("unknown key `{shown}` outside of [service.NAME]"));
+    match name {
+        name if strsim::osa_distance(name, "service") <= 2 => {
+            mistake.hint("did you mean `service`?")
+        }
+        name if known.contains(&name) => {
+            mistake.hint("in a project the keys of a service stand in [service.NAME]")
+        }
+        _ => mistake,
+    }
+}
+
+type Waits = BTreeMap<ServiceId, BTreeMap<ServiceId, Place>>;
+
+fn unknown_dependencies(waits: &Waits, names: &BTreeSet<ServiceId>) -> Vec<Mistake> {
+    let all = waits.values().flatten().filter(|(other, _)| !names.contains(*other));
+    all.map(|(other, place)| {
+        let label = format!("there is no service `{other}`");
+        let mistake = place.mistake(Code::UNKNOWN_DEPENDENCY, label);
+        let near = names
+            .iter()
+            .map(|name| (strsim::osa_distance(name.as_str(), other.as_str()), name))
+            .filter(|(distance, _)| *distance <= 2)
+            .min();
+        match near {
+            Some((_, near)) => mistake.hint(format!("did you mean `{near}`?")),
+            None => mistake.hint("define it, or take the dependency out"),
+        }
+    })
+    .collect()
+}
+
+/// Names each way round of services that wait for each other, once.
+fn cycles(waits: &Waits) -> Vec<Mistake> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Seen {
+        OnTheWay,
+        Done,
+    }
+    let mut seen: BTreeMap<&ServiceId, Seen> = BTreeMap::new();
+    let mut mistakes = Vec::new();
+    for start in waits.keys() {
+        if seen.contains_key(start) {
+            continue;
+        }
+        // A stack of our own: a long chain must not exhaust the thread's.
+        let mut way = vec![(start, waits[start].iter())];
+        seen.insert(start, Seen::OnTheWay);
+        while let Some((name, rest)) = way.last_mut() {
+            let name = *name;
+            let Some((other, place)) = rest.next() else {
+                seen.insert(name, Seen::Done);
+                way.pop();
+                continue;
+            };
+            match (seen.get(other), waits.get_key_value(other)) {
+                (None, Some((other, on))) => {
+                    seen.insert(other, Seen::OnTheWay);
+                    way.push((other, on.iter()));
+                }
+                (Some(Seen::OnTheWay), _) => {
+                    let round = way.iter().map(|(name, _)| *name).skip_while(|name| *name != other);
+                    let round: Vec<String> =
+                        round.chain([other]).map(ToString::to_string).collect();
+                    let label = format!("these wait for each other: {}", round.join(" → "));
+                    let mistake = place.mistake(Code::DEPENDENCY_CYCLE, label);
+                    mistakes.push(mistake.hint("take one of these dependencies out"));
+                }
+                (Some(Seen::Done), _) | (None, None) => {}
+            }
+        }
+    }
+    mistakes
+}

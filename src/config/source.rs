@@ -1,0 +1,83 @@
+//! One file that was read, and places in it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::mistake::{Mark, Mistake};
+use crate::domain::code::Code;
+use crate::domain::origin::{Layer, Origin};
+
+/// One file that was read: its name as it is shown, its layer, its text.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub(super) shown: String,
+    pub(super) layer: Layer,
+    pub(super) text: Arc<str>,
+}
+
+/// A place in a file.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) source: Arc<Source>,
+    pub(super) span: Range<usize>,
+}
+
+impl Source {
+    pub(super) fn new(shown: impl Into<String>, layer: Layer, text: &str) -> Arc<Self> {
+        Arc::new(Self { shown: shown.into(), layer, text: text.into() })
+    }
+
+    /// Returns the place that stands for the whole file.
+    pub(super) fn whole(self: &Arc<Self>) -> Place {
+        Place { source: Arc::clone(self), span: 0..0 }
+    }
+}
+
+impl Place {
+    pub(super) fn new(source: &Arc<Source>, span: Option<Range<usize>>) -> Self {
+        Self { source: Arc::clone(source), span: span.unwrap_or(0..0) }
+    }
+
+    /// Returns the line, from 1.
+    pub(super) fn line(&self) -> u32 {
+        let before = &self.source.text.as_bytes()[..self.start()];
+        let lines = before.iter().filter(|byte| **byte == b'\n').count();
+        u32::try_from(lines + 1).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn origin(&self) -> Origin {
+        Origin::line(self.source.layer, self.source.shown.clone(), self.line())
+    }
+
+    /// Returns a mistake at this place; an empty span at the start is the whole file, unmarked.
+    pub(super) fn mistake(&self, code: Code, label: impl Into<String>) -> Mistake {
+        if self.span == (0..0) {
+            return Mistake::new(code, self.source.shown.clone(), None, label);
+        }
+        let text = &*self.source.text;
+        let start = self.start();
+        let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
+        let line = text[line_start..line_end].trim_end_matches('\r');
+        // A carriage return, where reading stopped, is not part of what is shown.
+        let line_end = line_start + line.len();
+        let start = start.min(line_end);
+        let end = floor(text, self.span.end.clamp(start, line_end));
+        let mark = Mark {
+            line: self.line(),
+            snippet: line.to_owned(),
+            start: start - line_start,
+            len: end - start,
+        };
+        Mistake::new(code, self.source.shown.clone(), Some(mark), label)
+    }
+
+    fn start(&self) -> usize {
+        floor(&self.source.text, self.span.start.min(self.source.text.len()))
+    }
+}
+
+/// Returns the last character boundary at or before `at`.
+fn floor(text: &str, at: usize) -> usize {
+    (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+}

@@ -1,0 +1,161 @@
+//! The files that smgr writes for people: `smgr run` and `smgr init`.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use toml_edit::{Array, DocumentMut, value};
+
+use super::mistake::Mistake;
+use crate::domain::code::Code;
+use crate::domain::template::Template;
+
+/// A commented `smgr.toml` for `smgr init`. Lines that begin with `#` and no blank are settings.
+pub const TEMPLATE: &str = include_str!("template.toml");
+
+/// What `smgr run` keeps of a service.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// The program and its arguments, each as it is.
+    pub exec: Vec<String>,
+    /// Where it was called, absolute.
+    pub working_dir: String,
+    /// As whom it runs; needed when smgr runs as root.
+    pub user: Option<String>,
+}
+
+/// Returns the text of the file for a command.
+pub fn service_text(command: &Command) -> String {
+    let literal = |text: &str| Template::literal(text).as_str().to_owned();
+    let mut document = DocumentMut::new();
+    let exec: Array = command.exec.iter().map(|argument| literal(argument)).collect();
+    document["exec"] = value(exec);
+    document["working_dir"] = value(literal(&command.working_dir));
+    if let Some(user) = &command.user {
+        document["user"] = value(user.as_str());
+    }
+    format!("# written by smgr run; it is yours to edit: smgr help spec\n\n{document}")
+}
+
+/// Writes the file for a command.
+///
+/// The folder is made if need be. A file that is there is kept, and is a mistake, unless it says
+/// the same.
+pub fn write_service_file(path: &Path, command: &Command) -> Result<(), Mistake> {
+    write_new(path, &service_text(command))
+}
+
+/// Writes a file that must not be there yet: whole or not at all, and durable.
+pub fn write_new(path: &Path, text: &str) -> Result<(), Mistake> {
+    let refuse = |code, label: String| Mistake::new(code, path.display().to_string(), None, label);
+    let failed = |error: io::Error| refuse(Code::CANNOT_WRITE, error.to_string());
+    if path.exists() {
+        return match fs::read_to_string(path) {
+            Ok(there) if there == text => Ok(()),
+            _ => Err(refuse(Code::FILE_IN_THE_WAY, "there is a file already".to_owned())
+                .hint("edit it, or choose another name")),
+        };
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(folder).map_err(failed)?;
+    let beside = beside(path);
+    // What a process of the same id left behind when it was killed.
+    drop(fs::remove_file(&beside));
+    let written = write_durably(&beside, text).and_then(|()| {
+        // A link, unlike a rename, does not replace a file that came in between.
+        fs::hard_link(&beside, path)?;
+        fs::File::open(folder)?.sync_all()
+    });
+    // Its absence is as good.
+    drop(fs::remove_file(&beside));
+    written.map_err(|error| {
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            refuse(Code::FILE_IN_THE_WAY, "there is a file already".to_owned())
+        } else {
+            failed(error)
+        }
+    })
+}
+
+/// Returns the name of the file that is written first: hidden, so that nobody reads it half-way.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}", std::process::id()))
+}
+
+fn write_durably(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{Input, Options, Part, assemble, render};
+    use crate::domain::origin::Layer;
+    use crate::domain::spec::Spec;
+
+    fn read(part: Part, text: &str) -> Vec<Spec> {
+        let input = Input {
+            part,
+            shown: "x.toml".to_owned(),
+            stem: "x".to_owned(),
+            folder: (part == Part::Project).then(|| "/srv/shop".to_owned()),
+            text: text.to_owned(),
+        };
+        let loaded = assemble(vec![input], &Options::default())
+            .unwrap_or_else(|mistakes| panic!("{}\n{text}", render(&mistakes, "-", None)));
+        loaded.services.into_values().map(|service| service.spec).collect()
+    }
+
+    #[test]
+    fn the_template_passes_the_check_as_it_is_and_with_every_setting_switched_on() {
+        assert_eq!(read(Part::Project, TEMPLATE).len(), 1);
+        let on = TEMPLATE.lines().map(|line| match line.strip_prefix('#') {
+            Some(setting) if !setting.starts_with(' ') => setting,
+            _ => line,
+        });
+        let on: Vec<&str> = on.collect();
+        assert!(read(Part::Project, &on.join("\n")).len() > 1);
+    }
+
+    #[test]
+    fn a_file_that_somebody_wrote_is_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("services.d/hello.toml");
+        let mut command =
+            Command { exec: vec!["a".to_owned()], working_dir: "/".to_owned(), user: None };
+        write_service_file(&path, &command).unwrap();
+        write_service_file(&path, &command).unwrap();
+        command.exec.push("b".to_owned());
+        assert_eq!(write_service_file(&path, &command).unwrap_err().code, Code::FILE_IN_THE_WAY);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.ends_with("exec = [\"a\"]\nworking_dir = \"/\"\n"), "{text}");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_as_what_was_meant(
+            program in "[^\\x00]{1,12}",
+            arguments in prop::collection::vec("[^\\x00]{0,12}", 0..5),
+            folder in "/[^\\x00]{0,12}",
+        ) {
+            let mut exec = vec![program];
+            exec.extend(arguments);
+            let command =
+                Command { exec: exec.clone(), working_dir: folder.clone(), user: None };
+            let spec = read(Part::Body(Layer::Host), &service_text(&command)).remove(0);
+            let expand = |template: &Template| template.expand(|_| None).unwrap();
+            prop_assert_eq!(spec.exec.iter().map(expand).collect::<Vec<_>>(), exec);
+            prop_assert_eq!(expand(&spec.working_dir), folder);
+        }
+    }
+}
