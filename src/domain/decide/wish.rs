@@ -43,7 +43,7 @@ impl Turn<'_> {
             }
             let reply = match &record.progress {
                 Progress::Open(_) => Reply::InProgress,
-                Progress::Executed(outcome) => Reply::Outcome(outcome.clone()),
+                Progress::Executed { outcome, .. } => Reply::Outcome(outcome.clone()),
             };
             self.answer(wish.id, reply);
             return Ok(());

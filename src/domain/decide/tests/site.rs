@@ -297,7 +297,7 @@ impl Site {
 
     pub(crate) fn outcome(&self, number: u8) -> Option<Outcome> {
         match &self.node.seen().get(&intent(number))?.progress {
-            crate::domain::seen::Progress::Executed(outcome) => Some(outcome.clone()),
+            crate::domain::seen::Progress::Executed { outcome, .. } => Some(outcome.clone()),
             crate::domain::seen::Progress::Open(_) => None,
         }
     }
