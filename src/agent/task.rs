@@ -413,6 +413,7 @@ impl Agent {
             digest,
             action: intent.action,
             issued_at: intent.iat,
+            generation: None,
             expires_at: intent.exp,
             by: actor.clone(),
         };
