@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{Open, PATIENCE, Place, epoch, row};
 use crate::domain::id::Seq;
 use crate::store::{
-    AppendError, EpochReason, EventPos, LogNotice, LogReader, RangeEnd, RangeLimits, ReadError,
-    Retention, expired, layout, verify,
+    AppendError, EpochReason, EventPos, Log, LogNotice, LogReader, OpenLogError, Opened, RangeEnd,
+    RangeLimits, ReadError, Retention, Writer, expired, layout, verify,
 };
 use crate::wire::note::Checkpoint;
 
@@ -170,10 +170,44 @@ fn another_epoch_names_the_one_before_and_counts_from_one() {
 }
 
 #[test]
+fn a_row_of_the_next_epoch_is_durable_only_with_its_epoch() {
+    let (place, mood) = super::disk::moody();
+    let open = place.open();
+    open.append(3);
+    mood.stall(true);
+    assert_eq!(open.log.begin_epoch(epoch(2), Duration::from_millis(20)), Ok(None));
+    let ticket = open.log.append(Seq(1), row(1)).unwrap();
+    assert!(!ticket.wait(Duration::from_millis(20)));
+    mood.stall(false);
+    assert!(ticket.wait(PATIENCE));
+    assert_eq!((open.log.head().epoch, open.log.head().seq), (epoch(2), Seq(1)));
+}
+
+#[test]
+fn one_writer_serves_several_logs_and_a_stranger_is_kept_out() {
+    let places = [Place::new(), Place::new(), Place::new()];
+    let writer = Writer::start().unwrap();
+    let open = |place: &Place| match Log::open(place.options.clone(), &writer, None, |_| ()) {
+        Ok(Opened::NeedsEpoch(vacant)) => vacant.begin(epoch(1)).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let logs = places.each_ref().map(open);
+    let tickets: Vec<_> = (1..=300)
+        .flat_map(|seq| logs.iter().map(move |log| log.append(Seq(seq), row(seq)).unwrap()))
+        .collect();
+    assert!(tickets.iter().all(|ticket| ticket.wait(PATIENCE)));
+    let second = Log::open(places[0].options.clone(), &writer, None, |_| ());
+    assert!(matches!(second, Err(OpenLogError::InUse { .. })));
+    drop(writer);
+    for place in &places {
+        assert_eq!(place.open().replayed().len(), 300);
+    }
+}
+
+#[test]
 fn a_head_is_signed_a_second_after_a_change_and_not_without_one() {
     let place = Place::new();
     let open = place.open();
-    open.append(10);
     let began = Instant::now();
     open.append(20);
     let note = open.expect(|notice| match notice {
