@@ -5,11 +5,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{Open, PATIENCE, Place, epoch, row};
 use crate::domain::id::Seq;
+use crate::domain::tree::check_consistency;
 use crate::store::{
-    AppendError, EpochReason, EventPos, Log, LogNotice, LogReader, OpenLogError, Opened, RangeEnd,
-    RangeLimits, ReadError, Retention, Writer, expired, layout, verify,
+    AppendError, EpochReason, EventPos, Log, LogNotice, LogReader, OpenLogError, Opened,
+    ProveError, RangeEnd, RangeLimits, ReadError, Retention, Writer, expired, layout, verify,
 };
-use crate::wire::note::Checkpoint;
+use crate::wire::note::{Checkpoint, TlogProof};
 
 const ALL: RangeLimits = RangeLimits { rows: usize::MAX, bytes: usize::MAX };
 
@@ -240,6 +241,34 @@ fn what_retention_dropped_is_still_proved_by_its_tiles() {
     let report = verify(&place.options.dir, &[super::key()], &[], |_, _| Ok(())).unwrap();
     assert_eq!(report.faults, []);
     assert_eq!((report.epochs[0].dropped, report.epochs[0].rows), (300, 600));
+}
+
+#[test]
+fn a_row_is_proved_by_one_text_file_even_after_its_neighbours_were_dropped() {
+    let place = Place::new();
+    place.three_segments();
+    let reader = LogReader::new(&place.options.dir);
+    let keep = Retention { max_bytes: 0, max_age: Duration::ZERO, keep_min: 1 };
+    for old in expired(&place.options.dir, &keep, SystemTime::now()).unwrap() {
+        old.drop_rows().unwrap();
+    }
+    for seq in [1, 300, 301, 777, 900] {
+        let proof = reader.prove(EventPos { epoch: epoch(1), seq: Seq(seq) }).unwrap().to_string();
+        let proof = TlogProof::parse(proof.as_bytes()).unwrap();
+        assert_eq!(proof.verify(&row(seq), &super::key()).unwrap().size, 900);
+        assert!(proof.verify(&row(seq + 1), &super::key()).is_err());
+    }
+    let beyond = reader.prove(EventPos { epoch: epoch(1), seq: Seq(901) });
+    assert!(matches!(beyond, Err(ProveError::NotSigned(Seq(901)))));
+
+    let open = place.open();
+    let old = open.log.head();
+    open.append(1000);
+    let new = open.log.head();
+    let proof = reader.prove_extension(epoch(1), old.seq.0, new.seq.0).unwrap();
+    check_consistency(old.seq.0, old.root, new.seq.0, new.root, &proof).unwrap();
+    let short = reader.prove_extension(epoch(1), 5, 2000);
+    assert!(matches!(short, Err(ProveError::Short { have: 1000, need: 2000 })));
 }
 
 #[test]
