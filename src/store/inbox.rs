@@ -49,6 +49,9 @@ pub(crate) struct Inbox {
     pub(crate) flagged: bool,
     /// The epoch of the next row that is appended.
     pub(crate) epoch: EpochId,
+    /// How many epochs were asked for since the log was opened, and how many of them have begun.
+    pub(crate) epochs_asked: u64,
+    pub(crate) epochs_begun: u64,
     /// The last row that was accepted.
     pub(crate) appended: u64,
     /// Rows and bytes that are accepted and not yet durable.

@@ -381,6 +381,7 @@ impl Lane {
 
     /// Takes over what is on disk, and tells the owner.
     fn adopt(&mut self, work: Work) {
+        let is_epoch = matches!(work, Work::Epoch(_));
         let (count, bytes, fresh) = match work {
             Work::Rows { rows, bytes, head } => {
                 self.head = head;
@@ -409,6 +410,7 @@ impl Lane {
         let seq = Seq(self.head.size());
         let mut inbox = self.shared.lock();
         inbox.durable = (self.epoch, self.head.clone());
+        inbox.epochs_begun += u64::from(is_epoch);
         inbox.waiting_rows -= count;
         inbox.waiting_bytes -= bytes;
         if fresh {

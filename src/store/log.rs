@@ -51,7 +51,8 @@ pub enum AppendError {
 /// A row that was accepted. It is durable when the watermark reaches it.
 #[derive(Clone, Debug)]
 pub struct Ticket {
-    epoch: EpochId,
+    /// Which of the epochs since the log was opened.
+    nth_epoch: u64,
     seq: Seq,
     lane: Arc<LaneShared>,
 }
@@ -65,7 +66,9 @@ impl Ticket {
     /// Waits until the row is on disk, at most so long, and says whether it is. Blocks the thread.
     pub fn wait(&self, at_most: Duration) -> bool {
         self.lane.wait(Instant::now() + at_most, |inbox| {
-            inbox.durable.0 != self.epoch || inbox.durable.1.size() >= self.seq.0
+            let begun = inbox.epochs_begun;
+            begun > self.nth_epoch
+                || (begun == self.nth_epoch && inbox.durable.1.size() >= self.seq.0)
         })
     }
 }
@@ -119,9 +122,9 @@ impl Log {
         inbox.appended = seq.0;
         inbox.waiting_rows += 1;
         inbox.waiting_bytes += row.len();
-        let epoch = inbox.epoch;
+        let nth_epoch = inbox.epochs_asked;
         self.submit(inbox, Request::Row((seq.0, row)));
-        Ok(Ticket { epoch, seq, lane: self.lane.clone() })
+        Ok(Ticket { nth_epoch, seq, lane: self.lane.clone() })
     }
 
     /// Begins the next segment with `baseline`, whose rows are numbered from `first`.
@@ -134,9 +137,9 @@ impl Log {
         inbox.appended += rows.len() as u64;
         inbox.waiting_rows += rows.len();
         inbox.waiting_bytes += rows.iter().map(|(_, row)| row.len()).sum::<usize>();
-        let (epoch, seq) = (inbox.epoch, Seq(inbox.appended));
+        let (nth_epoch, seq) = (inbox.epochs_asked, Seq(inbox.appended));
         self.submit(inbox, Request::Roll(rows));
-        Ok(Ticket { epoch, seq, lane: self.lane.clone() })
+        Ok(Ticket { nth_epoch, seq, lane: self.lane.clone() })
     }
 
     /// Begins another epoch after all that was appended; rows count from 1 again.
@@ -154,8 +157,10 @@ impl Log {
         }
         inbox.epoch = epoch;
         inbox.appended = 0;
+        inbox.epochs_asked += 1;
+        let asked = inbox.epochs_asked;
         self.submit(inbox, Request::Epoch(epoch));
-        if !self.lane.wait(Instant::now() + at_most, |inbox| inbox.durable.0 == epoch) {
+        if !self.lane.wait(Instant::now() + at_most, |inbox| inbox.epochs_begun >= asked) {
             return Ok(None);
         }
         let active = self.lane.lock().active.clone();

@@ -258,6 +258,8 @@ fn go_on(parts: Parts, segment: SegmentFile, meta: &SegmentMeta, older: &[Segmen
         requests: Default::default(),
         flagged: false,
         epoch: meta.epoch,
+        epochs_asked: 0,
+        epochs_begun: 0,
         appended: meta.head.size(),
         waiting_rows: 0,
         waiting_bytes: 0,
