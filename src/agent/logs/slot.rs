@@ -11,6 +11,7 @@ use super::format::{Stamp, Writer};
 use super::limit::{Bucket, Paced};
 use super::lines::{self, Piece, Rest};
 use super::pipe::{self, Scratch};
+use super::queue::{Places, Queue};
 use super::sink::Sink;
 use super::tail;
 use super::{Counters, DropReason, LogNotice, LogSetup, Stream};
@@ -40,6 +41,15 @@ pub(super) enum Step {
     Held(Instant),
 }
 
+/// How far the work on a pipe goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// To what was written before a command came that waits: it may say whose the rest is.
+    Open,
+    /// To a place in each pipe, whatever waits.
+    To(Places),
+}
+
 /// What all slots use in turn.
 #[derive(Debug)]
 pub(super) struct Tools {
@@ -49,6 +59,8 @@ pub(super) struct Tools {
     out: Vec<u8>,
     ends: Vec<usize>,
     kept: Vec<usize>,
+    queue: Arc<Queue>,
+    counters: Arc<Counters>,
     /// What is to be told.
     pub(super) notices: Vec<LogNotice>,
     /// Whether a file was rotated.
@@ -56,8 +68,10 @@ pub(super) struct Tools {
 }
 
 impl Tools {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(queue: Arc<Queue>, counters: Arc<Counters>) -> io::Result<Self> {
         Ok(Self {
+            queue,
+            counters,
             scratch: Scratch::new()?,
             bytes: Vec::new(),
             pieces: Vec::new(),
@@ -90,6 +104,8 @@ impl Inlet {
 struct Watch {
     run: RunId,
     pattern: Regex,
+    /// What lies before belongs to another run.
+    from: Places,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -150,6 +166,9 @@ impl Slot {
             shown.tail = tail;
             shown.setup.clone()
         };
+        if let Some(watch) = &mut self.watch {
+            watch.from = [0; 2];
+        }
         self.face = face;
         self.inlets = Default::default();
         self.configure(setup, now);
@@ -183,8 +202,9 @@ impl Slot {
         self.watch = None;
     }
 
-    pub(super) fn watch(&mut self, run: RunId, pattern: Regex) {
-        self.watch = Some(Watch { run, pattern });
+    /// Looks for readiness in what lies behind `from`.
+    pub(super) fn watch(&mut self, run: RunId, pattern: Regex, from: Places) {
+        self.watch = Some(Watch { run, pattern, from });
     }
 
     pub(super) fn drain(&mut self, run: RunId) {
@@ -201,11 +221,11 @@ impl Slot {
         &mut self,
         stream: Stream,
         last: bool,
+        extent: Extent,
         tools: &mut Tools,
-        counters: &Counters,
         now: Instant,
     ) -> Step {
-        match self.batch(stream, last, tools, counters, now) {
+        match self.batch(stream, last, extent, tools, now) {
             Ok(step) => step,
             Err(error) => {
                 // The pipe itself fails only by a defect; trying again at once would spin.
@@ -219,14 +239,31 @@ impl Slot {
         &mut self,
         stream: Stream,
         last: bool,
+        extent: Extent,
         tools: &mut Tools,
-        counters: &Counters,
         now: Instant,
     ) -> io::Result<Step> {
+        let consumed = self.face.lock().consumed[stream as usize];
         let inlet = &mut self.inlets[stream as usize];
         inlet.held = None;
         tools.pieces.clear();
-        let seen = tools.scratch.look(&self.face.pipes[stream as usize], &mut tools.bytes)?;
+        let mut seen = tools.scratch.look(&self.face.pipes[stream as usize], &mut tools.bytes)?;
+        match extent {
+            Extent::Open if tools.queue.is_pending() => return Ok(Step::More),
+            Extent::Open => {}
+            Extent::To(places) => {
+                let ahead = places[stream as usize].saturating_sub(consumed);
+                let ahead = usize::try_from(ahead).unwrap_or(usize::MAX);
+                match &mut seen {
+                    Some(_) if ahead == 0 => seen = None,
+                    Some(seen) if tools.bytes.len() >= ahead => {
+                        tools.bytes.truncate(ahead);
+                        seen.all = true;
+                    }
+                    _ => {}
+                }
+            }
+        }
         match seen {
             None if last && inlet.within_line && self.setup.spec.format == LogFormat::Cri => {
                 // Its line was split and will not go on: end it, or it would run into the next one.
@@ -250,9 +287,9 @@ impl Slot {
         if tools.pieces.is_empty() {
             return Ok(Step::Idle);
         }
-        let (taken, held) = self.write(stream, tools, counters, now);
-        self.inspect(tools, taken, now);
-        self.consume(stream, tools, taken, counters)?;
+        let (taken, held) = self.write(stream, tools, now);
+        self.inspect(stream, consumed, tools, taken, now);
+        self.consume(stream, tools, taken)?;
         self.inlets[stream as usize].held = held;
         Ok(held.map_or(if seen.is_some() { Step::More } else { Step::Idle }, Step::Held))
     }
@@ -262,7 +299,6 @@ impl Slot {
         &mut self,
         stream: Stream,
         tools: &mut Tools,
-        counters: &Counters,
         now: Instant,
     ) -> (usize, Option<Instant>) {
         let Tools { bytes, pieces, out, ends, kept, .. } = tools;
@@ -290,7 +326,7 @@ impl Slot {
             taken = at + 1;
         }
         let outcome = self.sink.append(out, ends, now);
-        Counters::add(&counters.lines, outcome.lines as u64);
+        Counters::add(&tools.counters.lines, outcome.lines as u64);
         tools.rotated |= outcome.rotated;
         match outcome.error {
             None if ends.is_empty() => {}
@@ -310,8 +346,8 @@ impl Slot {
             }
         }
         if lost.lines > 0 {
-            Counters::add(&counters.dropped_lines, lost.lines);
-            Counters::add(&counters.dropped_bytes, lost.bytes);
+            Counters::add(&tools.counters.dropped_lines, lost.lines);
+            Counters::add(&tools.counters.dropped_bytes, lost.bytes);
             self.lost.add(|sum| match sum {
                 None => lost,
                 Some(sum) => Loss {
@@ -325,13 +361,7 @@ impl Slot {
     }
 
     /// Moves the pieces that are taken from the pipe to the tail.
-    fn consume(
-        &mut self,
-        stream: Stream,
-        tools: &Tools,
-        taken: usize,
-        counters: &Counters,
-    ) -> io::Result<()> {
+    fn consume(&mut self, stream: Stream, tools: &Tools, taken: usize) -> io::Result<()> {
         let Some(piece) = taken.checked_sub(1).map(|at| &tools.pieces[at]) else { return Ok(()) };
         self.inlets[stream as usize].within_line = piece.part;
         let keep = usize::from(self.setup.spec.tail_lines);
@@ -341,17 +371,28 @@ impl Slot {
             shown.tail.push(&self.setup.redacted(&tools.bytes[piece.text.clone()]), keep);
         }
         tools.scratch.consume(&self.face.pipes[stream as usize], piece.end)?;
-        Counters::add(&counters.bytes, piece.end as u64);
+        shown.consumed[stream as usize] += piece.end as u64;
+        Counters::add(&tools.counters.bytes, piece.end as u64);
         Ok(())
     }
 
     /// Looks for patterns in the pieces that are taken.
-    fn inspect(&mut self, tools: &mut Tools, taken: usize, now: Instant) {
+    fn inspect(
+        &mut self,
+        stream: Stream,
+        consumed: u64,
+        tools: &mut Tools,
+        taken: usize,
+        now: Instant,
+    ) {
         if self.watch.is_some() || !self.setup.alerts.is_empty() {
             for at in 0..taken {
                 let line = tools.pieces[at].text.clone();
-                let ready = self.look_for_ready(&tools.bytes[line.clone()]);
-                tools.notices.extend(ready);
+                let place = consumed + line.start as u64;
+                if self.watch.as_ref().is_some_and(|watch| place >= watch.from[stream as usize]) {
+                    let ready = self.look_for_ready(&tools.bytes[line.clone()]);
+                    tools.notices.extend(ready);
+                }
                 self.look_for_alerts(&tools.bytes[line]);
             }
         }

@@ -209,9 +209,6 @@ fn the_first_line_that_matches_makes_ready_once() {
     let pattern = Regex::new("^Ready").unwrap();
     bench.thread.handle().mark_run(slot(), RunId(2)).unwrap();
     bench.thread.handle().watch_ready(slot(), RunId(2), pattern, None).unwrap();
-    // Known to be behind the marks, as a spawn is.
-    bench.thread.handle().drained(slot(), RunId(2)).unwrap();
-    assert!(matches!(bench.next(), LogNotice::Drained { .. }));
     bench.say("starting\nReady to accept\nReady again\n");
     let line = "Ready to accept".to_owned();
     assert_eq!(bench.next(), LogNotice::Ready { slot: slot(), run: RunId(2), line });
@@ -245,6 +242,24 @@ fn each_run_has_its_own_last_lines() {
     assert_eq!(bench.drained(), ["of the first, unfinished"]);
     assert_eq!(handle.tail_now(&slot()), ["of the second"]);
     assert_eq!(bench.lines(), ["stdout F of the first, unfinished", "stdout F of the second"]);
+}
+
+#[test]
+fn whose_a_line_is_was_decided_when_it_was_written() {
+    let mut bench = Bench::new(&default_log());
+    let handle = bench.thread.handle().clone();
+    for n in 1..=200 {
+        let run = RunId(n);
+        handle.mark_run(slot(), run).unwrap();
+        handle.watch_ready(slot(), run, Regex::new("^ready").unwrap(), None).unwrap();
+        bench.say(&format!("ready {n}\nunfinished {n}"));
+        let line = format!("ready {n}");
+        assert_eq!(bench.next(), LogNotice::Ready { slot: slot(), run, line });
+    }
+    handle.drained(slot(), RunId(200)).unwrap();
+    let LogNotice::Drained { tail, .. } = bench.next() else { panic!("it is drained") };
+    assert_eq!(tail, ["ready 200", "unfinished 200"]);
+    assert_eq!(bench.lines().len(), 400);
 }
 
 #[test]
