@@ -30,6 +30,22 @@ const MATCHED_EVERY: Duration = Duration::from_secs(1);
 /// When a file that refused a line that must not be dropped is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long an unfinished line may stay in its pipe without growing; then it is written as a part.
+const UNFINISHED_MAX: Duration = Duration::from_secs(1);
+
+/// When a pipe with an unfinished line is looked at again, first and at most.
+///
+/// The kernel wakes nobody when a write blocks on a pipe that was not empty before it, so as long
+/// as something stays in a pipe, its edges cannot be trusted.
+const LOOK_FIRST: Duration = Duration::from_millis(1);
+const LOOK_MAX: Duration = Duration::from_millis(250);
+
+/// How often a writer that was blocked by a full pipe is given way before a timer is set for it.
+const GIVE_WAY: u8 = 8;
+
+/// The longest line that patterns see as one when it is written in parts.
+const JOINED_BYTES_MAX: usize = 64 << 10;
+
 /// How the work on a pipe ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
@@ -91,9 +107,46 @@ pub(super) struct Inlet {
     pub(super) queued: bool,
     held: Option<Instant>,
     within_line: bool,
+    /// The parts of the line that is being written in parts.
+    parts: Vec<u8>,
+    unfinished: Option<Unfinished>,
+    give_way: u8,
+}
+
+/// A line that stays in its pipe until it ends.
+#[derive(Debug)]
+struct Unfinished {
+    bytes: usize,
+    since: Instant,
+    delay: Duration,
+    look_at: Instant,
 }
 
 impl Inlet {
+    /// Says whether an unfinished line of this length has been there for long enough.
+    fn has_waited(&mut self, bytes: usize, now: Instant) -> bool {
+        let fresh = Unfinished { bytes, since: now, delay: LOOK_FIRST, look_at: now };
+        let unfinished = self.unfinished.get_or_insert(fresh);
+        if unfinished.bytes != bytes {
+            (unfinished.bytes, unfinished.since, unfinished.delay) = (bytes, now, LOOK_FIRST);
+        }
+        now.saturating_duration_since(unfinished.since) >= UNFINISHED_MAX
+    }
+
+    /// Has the pipe looked at again before the unfinished line in it grows.
+    fn look_again(&mut self, now: Instant) -> Step {
+        if self.give_way > 0 {
+            self.give_way -= 1;
+            std::thread::yield_now();
+            return Step::More;
+        }
+        if let Some(unfinished) = &mut self.unfinished {
+            unfinished.look_at = now + unfinished.delay;
+            unfinished.delay = LOOK_MAX.min(unfinished.delay * 2);
+        }
+        Step::Idle
+    }
+
     /// Says whether its work has to wait.
     pub(super) fn is_held(&self, now: Instant) -> bool {
         self.held.is_some_and(|until| now < until)
@@ -270,11 +323,20 @@ impl Slot {
                 tools.bytes.clear();
                 tools.pieces.push(Piece { text: 0..0, end: 0, part: false });
             }
-            None => return Ok(Step::Idle),
+            None => {
+                inlet.unfinished = None;
+                return Ok(Step::Idle);
+            }
             Some(seen) => {
                 let rest = if last && seen.all { Rest::Line } else { Rest::Wait };
                 lines::split(&tools.bytes, self.setup.max_line(), rest, &mut tools.pieces);
-                if tools.pieces.is_empty() && seen.full {
+                let unfinished = tools.pieces.is_empty();
+                if unfinished && !seen.full && !inlet.has_waited(tools.bytes.len(), now) {
+                    return Ok(inlet.look_again(now));
+                }
+                inlet.unfinished = None;
+                inlet.give_way = if seen.full { GIVE_WAY } else { 0 };
+                if unfinished {
                     lines::split(
                         &tools.bytes,
                         self.setup.max_line(),
@@ -387,13 +449,22 @@ impl Slot {
     ) {
         if self.watch.is_some() || !self.setup.alerts.is_empty() {
             for at in 0..taken {
-                let line = tools.pieces[at].text.clone();
-                let place = consumed + line.start as u64;
+                let Piece { text, part, .. } = tools.pieces[at].clone();
+                let place = consumed + text.start as u64;
+                let parts = &mut self.inlets[stream as usize].parts;
+                if parts.len() + text.len() <= JOINED_BYTES_MAX {
+                    parts.extend_from_slice(&tools.bytes[text]);
+                }
+                let line = std::mem::take(parts);
                 if self.watch.as_ref().is_some_and(|watch| place >= watch.from[stream as usize]) {
-                    let ready = self.look_for_ready(&tools.bytes[line.clone()]);
+                    let ready = self.look_for_ready(&line);
                     tools.notices.extend(ready);
                 }
-                self.look_for_alerts(&tools.bytes[line]);
+                if part {
+                    self.inlets[stream as usize].parts = line;
+                } else {
+                    self.look_for_alerts(&line);
+                }
             }
         }
         self.release(tools, now);
@@ -455,9 +526,13 @@ impl Slot {
 
     /// Returns when something has to be done although nothing is written.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let held = self.inlets.iter().filter_map(|inlet| inlet.held);
+        // A pipe that stands in the queue is looked at anyway.
+        let idle = || self.inlets.iter().filter(|inlet| !inlet.queued);
+        let held = idle().filter_map(|inlet| inlet.held);
+        let looked = idle().filter_map(|inlet| inlet.unfinished.as_ref());
+        let looked = looked.map(|unfinished| unfinished.look_at);
         let told = self.matched.iter().filter_map(Paced::due);
-        held.chain(told).chain(self.lost.due()).min()
+        held.chain(looked).chain(told).chain(self.lost.due()).min()
     }
 
     fn failed(&mut self, what: &'static str, error: &io::Error, tools: &mut Tools) {

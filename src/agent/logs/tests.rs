@@ -357,12 +357,43 @@ fn a_slot_that_gets_other_pipes_goes_on() {
 fn nothing_wakes_while_nothing_is_written() {
     let mut bench = Bench::new(&default_log());
     bench.say("one\nunfinished");
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(Duration::from_millis(1600));
+    assert_eq!(bench.lines(), ["stdout F one", "stdout P unfinished"]);
     let before = bench.thread.handle().stats().wakeups;
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(bench.thread.handle().stats().wakeups, before);
+    bench.say(", and finished\n");
+    assert_eq!(bench.drained().last().unwrap(), ", and finished");
+    bench.say("left");
     bench.thread.stop();
-    assert_eq!(pipe::queued(&bench.ends[0]).unwrap(), "unfinished".len());
+    assert_eq!(pipe::queued(&bench.ends[0]).unwrap(), "left".len());
+}
+
+#[test]
+fn a_write_that_does_not_fit_behind_an_unfinished_line_is_not_forgotten() {
+    let mut bench = Bench::new(&Log { rate_limit: u32::MAX, ..default_log() });
+    for round in 0..50 {
+        bench.say("unfinished");
+        if round % 2 == 0 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // More than a pipe holds: it blocks, and blocks without waking anybody.
+        bench.say(&" and more\n".repeat(20_000));
+    }
+    bench.drained();
+    assert_eq!(bench.thread.handle().stats().lines, 50 * 20_000);
+}
+
+#[test]
+fn readiness_is_seen_in_a_line_that_comes_slowly() {
+    let mut bench = Bench::new(&default_log());
+    let pattern = Regex::new("^Ready to accept$").unwrap();
+    bench.thread.handle().watch_ready(slot(), RunId(1), pattern, None).unwrap();
+    bench.say("Ready to ");
+    std::thread::sleep(Duration::from_millis(1600));
+    bench.say("accept\n");
+    assert!(matches!(bench.next(), LogNotice::Ready { line, .. } if line == "Ready to accept"));
+    assert_eq!(bench.drained(), ["Ready to ", "accept"]);
 }
 
 trait ParseInstance {
