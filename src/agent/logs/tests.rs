@@ -209,9 +209,6 @@ fn the_first_line_that_matches_makes_ready_once() {
     let pattern = Regex::new("^Ready").unwrap();
     bench.thread.handle().mark_run(slot(), RunId(2)).unwrap();
     bench.thread.handle().watch_ready(slot(), RunId(2), pattern, None).unwrap();
-    // Known to be behind the marks, as a spawn is.
-    bench.thread.handle().drained(slot(), RunId(2)).unwrap();
-    assert!(matches!(bench.next(), LogNotice::Drained { .. }));
     bench.say("starting\nReady to accept\nReady again\n");
     let line = "Ready to accept".to_owned();
     assert_eq!(bench.next(), LogNotice::Ready { slot: slot(), run: RunId(2), line });
@@ -245,6 +242,24 @@ fn each_run_has_its_own_last_lines() {
     assert_eq!(bench.drained(), ["of the first, unfinished"]);
     assert_eq!(handle.tail_now(&slot()), ["of the second"]);
     assert_eq!(bench.lines(), ["stdout F of the first, unfinished", "stdout F of the second"]);
+}
+
+#[test]
+fn whose_a_line_is_was_decided_when_it_was_written() {
+    let mut bench = Bench::new(&default_log());
+    let handle = bench.thread.handle().clone();
+    for n in 1..=200 {
+        let run = RunId(n);
+        handle.mark_run(slot(), run).unwrap();
+        handle.watch_ready(slot(), run, Regex::new("^ready").unwrap(), None).unwrap();
+        bench.say(&format!("ready {n}\nunfinished {n}"));
+        let line = format!("ready {n}");
+        assert_eq!(bench.next(), LogNotice::Ready { slot: slot(), run, line });
+    }
+    handle.drained(slot(), RunId(200)).unwrap();
+    let LogNotice::Drained { tail, .. } = bench.next() else { panic!("it is drained") };
+    assert_eq!(tail, ["ready 200", "unfinished 200"]);
+    assert_eq!(bench.lines().len(), 400);
 }
 
 #[test]
@@ -342,12 +357,43 @@ fn a_slot_that_gets_other_pipes_goes_on() {
 fn nothing_wakes_while_nothing_is_written() {
     let mut bench = Bench::new(&default_log());
     bench.say("one\nunfinished");
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(Duration::from_millis(1600));
+    assert_eq!(bench.lines(), ["stdout F one", "stdout P unfinished"]);
     let before = bench.thread.handle().stats().wakeups;
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(bench.thread.handle().stats().wakeups, before);
+    bench.say(", and finished\n");
+    assert_eq!(bench.drained().last().unwrap(), ", and finished");
+    bench.say("left");
     bench.thread.stop();
-    assert_eq!(pipe::queued(&bench.ends[0]).unwrap(), "unfinished".len());
+    assert_eq!(pipe::queued(&bench.ends[0]).unwrap(), "left".len());
+}
+
+#[test]
+fn a_write_that_does_not_fit_behind_an_unfinished_line_is_not_forgotten() {
+    let mut bench = Bench::new(&Log { rate_limit: u32::MAX, ..default_log() });
+    for round in 0..50 {
+        bench.say("unfinished");
+        if round % 2 == 0 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // More than a pipe holds: it blocks, and blocks without waking anybody.
+        bench.say(&" and more\n".repeat(20_000));
+    }
+    bench.drained();
+    assert_eq!(bench.thread.handle().stats().lines, 50 * 20_000);
+}
+
+#[test]
+fn readiness_is_seen_in_a_line_that_comes_slowly() {
+    let mut bench = Bench::new(&default_log());
+    let pattern = Regex::new("^Ready to accept$").unwrap();
+    bench.thread.handle().watch_ready(slot(), RunId(1), pattern, None).unwrap();
+    bench.say("Ready to ");
+    std::thread::sleep(Duration::from_millis(1600));
+    bench.say("accept\n");
+    assert!(matches!(bench.next(), LogNotice::Ready { line, .. } if line == "Ready to accept"));
+    assert_eq!(bench.drained(), ["Ready to ", "accept"]);
 }
 
 trait ParseInstance {
