@@ -49,12 +49,13 @@ impl Agent {
             instances: services
                 .iter()
                 .flat_map(|(id, known)| {
-                    known.slots().filter(|(index, slot)| {
-                        *index < known.wanted || !slot.state.at_rest()
-                    }).map(move |(index, slot)| {
-                        let instance = InstanceId { service: id.clone(), index };
-                        self.instance_status(&instance, known, slot)
-                    })
+                    known
+                        .slots()
+                        .filter(|(index, slot)| *index < known.wanted || !slot.state.at_rest())
+                        .map(move |(index, slot)| {
+                            let instance = InstanceId { service: id.clone(), index };
+                            self.instance_status(&instance, known, slot)
+                        })
                 })
                 .collect(),
             alerts: self.alerts(),
@@ -82,7 +83,12 @@ impl Agent {
         }
     }
 
-    fn instance_status(&self, id: &InstanceId, service: &Service, slot: &Instance) -> InstanceStatus {
+    fn instance_status(
+        &self,
+        id: &InstanceId,
+        service: &Service,
+        slot: &Instance,
+    ) -> InstanceStatus {
         let main = slot.state.main();
         let (memory_bytes, tasks) = self.usage(id, slot);
         let log_path = self.launchers.log_path(&self.services, id);
