@@ -232,7 +232,8 @@ impl Authority {
         now: UnixMicros,
     ) -> Result<(), (Code, String)> {
         if exp.ms_since(iat) > LIFE_MS_MAX {
-            return Err((Code::EXPIRED, format!("it lives longer than {LIFE_MS_MAX} ms")));
+            let why = format!("it lives longer than {LIFE_MS_MAX} ms");
+            return Err((Code::LIFETIME_TOO_LONG, why));
         }
         // A wrong clock never locks a machine out of the commands of its own root.
         let own = way == Way::Local && class == KeyClass::Local;
@@ -330,3 +331,6 @@ impl Bucket {
         fits
     }
 }
+
+#[cfg(test)]
+mod tests;
