@@ -15,4 +15,5 @@ pub mod policy;
 pub mod signal;
 pub mod spec;
 pub mod template;
+pub mod text;
 pub mod tree;

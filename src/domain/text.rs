@@ -1,0 +1,65 @@
+//! Text from elsewhere, made fit for a terminal.
+
+use std::borrow::Cow;
+
+/// Returns `text` with everything replaced that could move a cursor, change a colour or turn the
+/// reading direction. Line ends and tabs are replaced as well: the result is one line.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if text.chars().any(is_unsafe) {
+        Cow::Owned(text.chars().map(|c| if is_unsafe(c) { shown_as(c) } else { c }).collect())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+fn shown_as(c: char) -> char {
+    if c == '\t' { ' ' } else { '\u{fffd}' }
+}
+
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Returns how many columns `text` takes, as terminals count: wide characters two, marks none.
+pub fn columns(text: &str) -> usize {
+    text.chars().map(char_columns).sum()
+}
+
+/// Returns how many columns a character takes.
+pub fn char_columns(c: char) -> usize {
+    match c {
+        '\u{300}'..='\u{36f}' | '\u{20d0}'..='\u{20ff}' | '\u{fe00}'..='\u{fe0f}' => 0,
+        '\u{1100}'..='\u{115f}'
+        | '\u{2e80}'..='\u{a4cf}'
+        | '\u{ac00}'..='\u{d7a3}'
+        | '\u{f900}'..='\u{faff}'
+        | '\u{fe30}'..='\u{fe6f}'
+        | '\u{ff00}'..='\u{ff60}'
+        | '\u{ffe0}'..='\u{ffe6}'
+        | '\u{1f300}'..='\u{1faff}'
+        | '\u{20000}'..='\u{3fffd}' => 2,
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_moves_a_cursor_or_turns_the_text_is_left() {
+        assert_eq!(
+            printable("a\x1b[2Jb\r\nc\u{202e}d\te"),
+            "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\u{fffd}d e"
+        );
+        assert!(matches!(printable("Grüße, 世界"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn columns_are_those_of_a_terminal() {
+        assert_eq!((columns("web"), columns("世界"), columns("e\u{301}")), (3, 4, 1));
+    }
+}
