@@ -3,6 +3,6 @@
 mod bus;
 mod layering;
 mod shop;
+mod store;
 mod support;
 mod uplink;
-mod store;

@@ -250,7 +250,11 @@ impl<'a> Fold<'a> {
         let event = match record.event().map_err(|why| illegal(why.to_string()))? {
             Body::Known(event) => event,
             Body::Unknown if record.critical => {
-                let why = format!("`{}` needs a newer smgr than {}", record.kind, env!("CARGO_PKG_VERSION"));
+                let why = format!(
+                    "`{}` needs a newer smgr than {}",
+                    record.kind,
+                    env!("CARGO_PKG_VERSION")
+                );
                 return Err(Broken::Newer(why));
             }
             Body::Unknown => {
@@ -356,4 +360,3 @@ fn raise_descriptor_limit() {
         info!(%why, "the limit of open files stays as it is");
     }
 }
-

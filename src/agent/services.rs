@@ -146,7 +146,10 @@ impl Agent {
         let loaded = match self.services.load() {
             Ok(loaded) => loaded,
             Err(mistakes) => {
-                error!(mistakes = mistakes.len(), "the spec files have mistakes: `smgr check` shows them");
+                error!(
+                    mistakes = mistakes.len(),
+                    "the spec files have mistakes: `smgr check` shows them"
+                );
                 return;
             }
         };

@@ -8,15 +8,21 @@ pub mod context;
 pub mod error;
 pub mod feed;
 pub mod interrupt;
+pub mod json;
 pub mod launch;
 pub mod nats;
 pub mod out;
+pub mod screen;
 pub mod selector;
 pub mod session;
 pub mod specs;
 pub mod time;
 pub mod verdict;
+pub mod view;
 pub mod wish;
+
+#[cfg(test)]
+mod sample;
 
 use std::ffi::OsString;
 
