@@ -6,6 +6,7 @@
 mod body;
 pub mod error;
 pub mod event;
+pub mod history;
 pub mod status;
 pub mod stream;
 

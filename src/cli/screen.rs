@@ -11,5 +11,8 @@ pub(super) mod words;
 pub mod error;
 pub mod event;
 pub mod feed;
+pub mod history;
 pub mod instance;
+pub mod outcome;
 pub mod status;
+pub mod up;

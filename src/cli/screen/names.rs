@@ -60,11 +60,16 @@ impl Names {
         self.on(name, node)
     }
 
+    /// Returns the name of a service.
+    pub fn service(&self, service: &ServiceId, node: &NodeId) -> String {
+        self.on(service.to_string(), node)
+    }
+
     /// Returns the name of whatever an event is about: an instance, a service or the node.
     pub fn place(&self, record: &EventRecord) -> String {
         match (&record.service, record.index) {
             (Some(service), Some(index)) => self.instance(service, index, &record.origin),
-            (Some(service), None) => self.on(service.to_string(), &record.origin),
+            (Some(service), None) => self.service(service, &record.origin),
             (None, _) => record.origin.to_string(),
         }
     }
