@@ -1,5 +1,6 @@
 //! Tests against real processes, a real nats-server and the built binary.
 
+mod keeper;
 mod bus;
 mod layering;
 mod shop;

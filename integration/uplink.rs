@@ -202,7 +202,7 @@ fn a_node_has_one_uplink() {
         let node = Node::start();
         let _agent = node.agent().await;
         let second = smgr::uplink::run(&node.options());
-        assert!(matches!(second, Err(UplinkError::AlreadyRunning { .. })), "{second:?}");
+        assert!(matches!(second, Err(UplinkError::Lock(_))), "{second:?}");
     });
 }
 
@@ -462,12 +462,12 @@ fn switches_of(name: &str) -> u64 {
 
 fn state_folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::create_dir(folder.path().join("run")).unwrap();
+    std::fs::create_dir_all(folder.path().join("run/agent")).unwrap();
     folder
 }
 
 fn socket(state_dir: &Path) -> PathBuf {
-    state_dir.join("run/uplink.sock")
+    smgr::ipc::place::Place::of(state_dir).uplink_socket()
 }
 
 async fn dial(server: &NatsServer) -> Connection {

@@ -5,6 +5,7 @@
 //! `kill -9` none is lost, and the last batch may stand twice. Nothing wakes while nothing is written.
 //! What is decided about a line of output (an event, an alert) belongs to whoever gets the notices.
 
+mod face;
 mod format;
 mod limit;
 mod lines;
@@ -33,6 +34,7 @@ use tokio::sync::oneshot;
 use crate::domain::id::{InstanceId, RunId};
 use crate::domain::time::UnixMicros;
 
+use face::{Face, Faces};
 use queue::{Command, Queue};
 
 pub use queue::LogBusy;
@@ -181,7 +183,7 @@ impl LogThread {
         let worker = thread::Worker::new(queue.clone(), counters.clone(), Box::new(events))?;
         let thread =
             std::thread::Builder::new().name("smgr-log".to_owned()).spawn(|| worker.run())?;
-        Ok(Self { handle: LogHandle { queue, counters }, thread })
+        Ok(Self { handle: LogHandle { queue, counters, faces: Arc::default() }, thread })
     }
 
     /// Returns what others speak to the thread with.
@@ -203,6 +205,7 @@ impl LogThread {
 pub struct LogHandle {
     queue: Arc<Queue>,
     counters: Arc<Counters>,
+    faces: Arc<Faces>,
 }
 
 impl LogHandle {
@@ -216,7 +219,10 @@ impl LogHandle {
         stdout: OwnedFd,
         stderr: OwnedFd,
     ) -> Result<(), LogBusy> {
-        self.queue.push(Command::Attach { slot, setup: Box::new(setup), stdout, stderr })
+        let face = Arc::new(Face::new(setup, stdout, stderr));
+        self.queue.push(Command::Attach { slot: slot.clone(), face: face.clone() })?;
+        self.faces.insert(slot, face);
+        Ok(())
     }
 
     /// Changes how the lines of an attached slot are kept, from the next batch on.
@@ -251,17 +257,12 @@ impl LogHandle {
         self.queue.push(Command::Drained { slot, run })
     }
 
-    /// Returns the last lines of the slot's present run, at most `n` and at most `tail_lines`.
+    /// Returns the last lines of the slot's present run, redacted, oldest first, at most `tail_lines`.
     ///
-    /// The receiver fails when the slot is not attached.
-    pub fn tail(
-        &self,
-        slot: InstanceId,
-        n: usize,
-    ) -> Result<oneshot::Receiver<Vec<String>>, LogBusy> {
-        let (reply, answer) = oneshot::channel();
-        self.queue.push(Command::Tail { slot, n, reply })?;
-        Ok(answer)
+    /// Those that are still in the pipes are among them, so it may be called at an exit without
+    /// waiting for anything; it never touches the disk. An unknown slot has none.
+    pub fn tail_now(&self, slot: &InstanceId) -> Vec<String> {
+        self.faces.last_lines(slot)
     }
 
     /// Returns the last lines of the slot's files as they are written there, at most `n` and at most
@@ -280,7 +281,9 @@ impl LogHandle {
 
     /// Writes what is in the pipes of a slot and lets go of them.
     pub fn detach(&self, slot: InstanceId) -> Result<(), LogBusy> {
-        self.queue.push(Command::Detach { slot })
+        self.queue.push(Command::Detach { slot: slot.clone() })?;
+        self.faces.remove(&slot);
+        Ok(())
     }
 
     /// Returns what was done so far, without asking the thread.

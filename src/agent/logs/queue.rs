@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use regex::Regex;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
 use super::LogSetup;
+use super::face::Face;
 use crate::domain::id::{InstanceId, RunId};
 use crate::domain::time::UnixMicros;
 
@@ -24,12 +25,11 @@ pub struct LogBusy;
 /// All that the log thread can be asked for.
 #[derive(Debug)]
 pub(super) enum Command {
-    Attach { slot: InstanceId, setup: Box<LogSetup>, stdout: OwnedFd, stderr: OwnedFd },
+    Attach { slot: InstanceId, face: Arc<Face> },
     Configure { slot: InstanceId, setup: Box<LogSetup> },
     MarkRun { slot: InstanceId, run: RunId },
     WatchReady { slot: InstanceId, run: RunId, pattern: Regex, since: Option<UnixMicros> },
     Drained { slot: InstanceId, run: RunId },
-    Tail { slot: InstanceId, n: usize, reply: oneshot::Sender<Vec<String>> },
     Read { slot: InstanceId, n: usize, reply: oneshot::Sender<io::Result<Vec<String>>> },
     Detach { slot: InstanceId },
 }

@@ -1,17 +1,18 @@
 //! One slot: its two pipes, its file, its limits, and one batch of lines at a time.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use regex::Regex;
 
+use super::face::Face;
 use super::format::{Stamp, Writer};
 use super::limit::{Bucket, Paced};
 use super::lines::{self, Piece, Rest};
 use super::pipe::{self, Scratch};
 use super::sink::Sink;
-use super::tail::{self, Tail};
+use super::tail;
 use super::{Counters, DropReason, LogNotice, LogSetup, Stream};
 use crate::domain::id::{InstanceId, RunId};
 use crate::domain::spec::{LogFormat, OnFull};
@@ -70,9 +71,8 @@ impl Tools {
 }
 
 /// One of the two pipes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Inlet {
-    pub(super) pipe: OwnedFd,
     /// Whether it stands in the queue of pipes that want work.
     pub(super) queued: bool,
     held: Option<Instant>,
@@ -80,10 +80,6 @@ pub(super) struct Inlet {
 }
 
 impl Inlet {
-    pub(super) fn new(pipe: OwnedFd) -> Self {
-        Self { pipe, queued: false, held: None, within_line: false }
-    }
-
     /// Says whether its work has to wait.
     pub(super) fn is_held(&self, now: Instant) -> bool {
         self.held.is_some_and(|until| now < until)
@@ -107,11 +103,11 @@ struct Loss {
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) id: InstanceId,
-    pub(super) setup: LogSetup,
+    pub(super) setup: Arc<LogSetup>,
+    pub(super) face: Arc<Face>,
     pub(super) inlets: [Inlet; 2],
     pub(super) sink: Sink,
     bucket: Bucket,
-    tail: Tail,
     run: Option<RunId>,
     before: Option<(RunId, Vec<String>)>,
     watch: Option<Watch>,
@@ -124,14 +120,15 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(id: InstanceId, setup: LogSetup, inlets: [Inlet; 2], now: Instant) -> Self {
+    pub(super) fn new(id: InstanceId, face: Arc<Face>, now: Instant) -> Self {
+        let setup = face.lock().setup.clone();
         let mut slot = Self {
             id,
             sink: Sink::new(setup.dir.clone(), setup.spec.format, setup.spec.max_size.0),
             bucket: Bucket::new(setup.spec.rate_limit, now),
             setup,
-            inlets,
-            tail: Tail::default(),
+            face,
+            inlets: Default::default(),
             run: None,
             before: None,
             watch: None,
@@ -145,8 +142,23 @@ impl Slot {
         slot
     }
 
+    /// Goes on with other pipes and another setup; what is known of its runs stays.
+    pub(super) fn with_face(mut self, face: Arc<Face>, now: Instant) -> Self {
+        let tail = std::mem::take(&mut self.face.lock().tail);
+        let setup = {
+            let mut shown = face.lock();
+            shown.tail = tail;
+            shown.setup.clone()
+        };
+        self.face = face;
+        self.inlets = Default::default();
+        self.configure(setup, now);
+        self
+    }
+
     /// Takes over another setup; the file goes on where its folder is the same.
-    pub(super) fn configure(&mut self, setup: LogSetup, now: Instant) {
+    pub(super) fn configure(&mut self, setup: Arc<LogSetup>, now: Instant) {
+        self.face.lock().setup = setup.clone();
         self.sink = Sink::new(setup.dir.clone(), setup.spec.format, setup.spec.max_size.0);
         self.bucket = Bucket::new(setup.spec.rate_limit, now);
         self.setup = setup;
@@ -166,7 +178,7 @@ impl Slot {
 
     /// Says that lines from here on belong to `run`.
     pub(super) fn mark_run(&mut self, run: RunId) {
-        let lines = self.tail.take();
+        let lines = self.face.lock().tail.take();
         self.before = self.run.replace(run).map(|before| (before, lines));
         self.watch = None;
     }
@@ -177,10 +189,6 @@ impl Slot {
 
     pub(super) fn drain(&mut self, run: RunId) {
         self.draining.push(run);
-    }
-
-    pub(super) fn tail(&self, n: usize) -> Vec<String> {
-        self.tail.last(n)
     }
 
     /// Says whether no process is left that could end an unfinished line.
@@ -218,7 +226,7 @@ impl Slot {
         let inlet = &mut self.inlets[stream as usize];
         inlet.held = None;
         tools.pieces.clear();
-        let seen = tools.scratch.look(&inlet.pipe, &mut tools.bytes)?;
+        let seen = tools.scratch.look(&self.face.pipes[stream as usize], &mut tools.bytes)?;
         match seen {
             None if last && inlet.within_line && self.setup.spec.format == LogFormat::Cri => {
                 // Its line was split and will not go on: end it, or it would run into the next one.
@@ -244,12 +252,7 @@ impl Slot {
         }
         let (taken, held) = self.write(stream, tools, counters, now);
         self.inspect(tools, taken, now);
-        if let Some(piece) = taken.checked_sub(1).map(|at| &tools.pieces[at]) {
-            let inlet = &mut self.inlets[stream as usize];
-            inlet.within_line = piece.part;
-            tools.scratch.consume(&inlet.pipe, piece.end)?;
-            Counters::add(&counters.bytes, piece.end as u64);
-        }
+        self.consume(stream, tools, taken, counters)?;
         self.inlets[stream as usize].held = held;
         Ok(held.map_or(if seen.is_some() { Step::More } else { Step::Idle }, Step::Held))
     }
@@ -321,12 +324,29 @@ impl Slot {
         (taken, held)
     }
 
-    /// Looks for patterns in the pieces that are taken, and keeps the last of them.
-    fn inspect(&mut self, tools: &mut Tools, taken: usize, now: Instant) {
+    /// Moves the pieces that are taken from the pipe to the tail.
+    fn consume(
+        &mut self,
+        stream: Stream,
+        tools: &Tools,
+        taken: usize,
+        counters: &Counters,
+    ) -> io::Result<()> {
+        let Some(piece) = taken.checked_sub(1).map(|at| &tools.pieces[at]) else { return Ok(()) };
+        self.inlets[stream as usize].within_line = piece.part;
         let keep = usize::from(self.setup.spec.tail_lines);
+        // Whoever asks for the last lines looks at both, and must see each line once.
+        let mut shown = self.face.lock();
         for piece in &tools.pieces[taken.saturating_sub(keep)..taken] {
-            self.tail.push(&self.setup.redacted(&tools.bytes[piece.text.clone()]), keep);
+            shown.tail.push(&self.setup.redacted(&tools.bytes[piece.text.clone()]), keep);
         }
+        tools.scratch.consume(&self.face.pipes[stream as usize], piece.end)?;
+        Counters::add(&counters.bytes, piece.end as u64);
+        Ok(())
+    }
+
+    /// Looks for patterns in the pieces that are taken.
+    fn inspect(&mut self, tools: &mut Tools, taken: usize, now: Instant) {
         if self.watch.is_some() || !self.setup.alerts.is_empty() {
             for at in 0..taken {
                 let line = tools.pieces[at].text.clone();
@@ -380,12 +400,12 @@ impl Slot {
         if !self.inlets.iter().all(done) {
             return;
         }
-        let left = |inlet: &Inlet| pipe::queued(&inlet.pipe).unwrap_or(0) as u64;
-        let left_bytes = self.inlets.iter().map(left).sum();
+        let left = |pipe| pipe::queued(pipe).unwrap_or(0) as u64;
+        let left_bytes = self.face.pipes.iter().map(left).sum();
         for run in std::mem::take(&mut self.draining) {
             let tail = match &self.before {
                 Some((before, lines)) if *before == run => lines.clone(),
-                _ if self.run.is_none_or(|of| of == run) => self.tail.last(usize::MAX),
+                _ if self.run.is_none_or(|of| of == run) => self.face.lock().tail.all(),
                 _ => Vec::new(),
             };
             tools.notices.push(LogNotice::Drained { slot: self.id.clone(), run, tail, left_bytes });

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 const LINE_BYTES_MAX: usize = 2048;
 
 /// The last lines of a run, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Tail {
     lines: VecDeque<String>,
 }
@@ -23,9 +23,9 @@ impl Tail {
         self.lines.push_back(text(line));
     }
 
-    /// Returns the last `n` lines.
-    pub(super) fn last(&self, n: usize) -> Vec<String> {
-        self.lines.iter().skip(self.lines.len().saturating_sub(n)).cloned().collect()
+    /// Returns all lines.
+    pub(super) fn all(&self) -> Vec<String> {
+        self.lines.iter().cloned().collect()
     }
 
     /// Returns all lines and begins anew.
@@ -54,10 +54,10 @@ mod tests {
         for line in ["a", "b", "c"] {
             tail.push(line.as_bytes(), 2);
         }
-        assert_eq!(tail.last(9), ["b", "c"]);
+        assert_eq!(tail.all(), ["b", "c"]);
         tail.push(&[b'x'; 100_000], 2);
-        assert!(tail.last(1)[0].len() < 3000);
+        assert!(tail.all()[1].len() < 3000);
         assert_eq!(tail.take().len(), 2);
-        assert!(tail.last(9).is_empty());
+        assert!(tail.all().is_empty());
     }
 }

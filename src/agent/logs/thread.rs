@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
+use super::face::Face;
 use super::queue::{Command, Queue};
-use super::slot::{Inlet, Slot, Step, Tools};
+use super::slot::{Slot, Step, Tools};
 use super::sweep::{Sweep, Sweeper};
-use super::{Counters, LogNotice, LogSetup, Stream, read};
+use super::{Counters, LogNotice, Stream, read};
 use crate::domain::id::InstanceId;
 
 /// What the wake of the queue is called in the epoll; slots are numbered from 1.
@@ -193,14 +194,12 @@ impl Worker {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Attach { slot, setup, stdout, stderr } => {
-                self.attach(slot, *setup, stdout, stderr);
-            }
+            Command::Attach { slot, face } => self.attach(slot, face),
             Command::Configure { slot, setup } => {
                 if let Some(number) = self.names.get(&slot).copied() {
                     self.work_through(number, false);
                     self.with(number, |slot, tools, now| {
-                        slot.configure(*setup, now);
+                        slot.configure(Arc::new(*setup), now);
                         slot.open(tools, now);
                     });
                 }
@@ -239,13 +238,6 @@ impl Worker {
                     });
                 }
             },
-            Command::Tail { slot, n, reply } => {
-                if let Some(number) = self.names.get(&slot).copied() {
-                    self.work_through(number, false);
-                    // Whoever asked may be gone; nobody misses the answer then.
-                    self.with(number, |slot, _, _| drop(reply.send(slot.tail(n))));
-                }
-            }
             Command::Read { slot, n, reply } => {
                 if let Some(number) = self.names.get(&slot).copied() {
                     self.work_through(number, false);
@@ -262,28 +254,25 @@ impl Worker {
         }
     }
 
-    fn attach(&mut self, id: InstanceId, setup: LogSetup, stdout: OwnedFd, stderr: OwnedFd) {
+    fn attach(&mut self, id: InstanceId, face: Arc<Face>) {
         let now = Instant::now();
-        self.sweeper.sweep(Sweep::of(&setup));
-        let inlets = [Inlet::new(stdout), Inlet::new(stderr)];
         // A number is never used twice: an event may still be under way for the old pipes.
         self.number += 1;
         let number = self.number;
         let slot = match self.names.insert(id.clone(), number) {
             Some(before) => {
                 self.work_through(before, false);
-                let mut slot = self.forget(before).expect("a named slot exists");
-                slot.inlets = inlets;
-                slot.configure(setup, now);
-                slot
+                let slot = self.forget(before).expect("a named slot exists");
+                slot.with_face(face, now)
             }
-            None => Slot::new(id, setup, inlets, now),
+            None => Slot::new(id, face, now),
         };
-        for (bit, inlet) in (0..).zip(&slot.inlets) {
+        self.sweeper.sweep(Sweep::of(&slot.setup));
+        for (bit, pipe) in (0..).zip(&slot.face.pipes) {
             let data = epoll::EventData::new_u64(number << 1 | bit);
             // Edges, because an unfinished line stays in its pipe and would wake us for ever.
             let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-            if let Err(error) = epoll::add(&self.epoll, &inlet.pipe, data, flags) {
+            if let Err(error) = epoll::add(&self.epoll, pipe, data, flags) {
                 self.tools.notices.push(LogNotice::Failed {
                     slot: slot.id.clone(),
                     what: "watch the log pipe",
@@ -298,9 +287,9 @@ impl Worker {
 
     fn forget(&mut self, number: u64) -> Option<Slot> {
         let mut slot = self.slots.remove(&number)?;
-        for inlet in &slot.inlets {
+        for pipe in &slot.face.pipes {
             // The keeper holds the same pipe, so closing ours would not end the watch.
-            if let Err(error) = epoll::delete(&self.epoll, &inlet.pipe) {
+            if let Err(error) = epoll::delete(&self.epoll, pipe) {
                 tracing::debug!(%error, slot = %slot.id, "a log pipe was not watched");
             }
         }

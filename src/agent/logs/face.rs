@@ -1,0 +1,98 @@
+//! What can be asked about a slot at once, however far behind the log thread is.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::LogSetup;
+use super::lines::{self, Rest};
+use super::pipe::Scratch;
+use super::tail::Tail;
+use crate::domain::id::InstanceId;
+
+/// The side of a slot that the log thread shares with those who ask.
+#[derive(Debug)]
+pub(super) struct Face {
+    /// Standard output and standard error.
+    pub(super) pipes: [OwnedFd; 2],
+    shown: Mutex<Shown>,
+}
+
+/// What changes of it.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) setup: Arc<LogSetup>,
+    /// The lines that were consumed, never those that are still in a pipe.
+    pub(super) tail: Tail,
+}
+
+impl Face {
+    pub(super) fn new(setup: LogSetup, stdout: OwnedFd, stderr: OwnedFd) -> Self {
+        let shown = Shown { setup: Arc::new(setup), tail: Tail::default() };
+        Self { pipes: [stdout, stderr], shown: Mutex::new(shown) }
+    }
+
+    /// Held only while lines move from a pipe to the tail, never while a file is written.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the last lines: those that were consumed and those that are still in the pipes.
+    fn last_lines(&self, scratch: &mut Scratch, bytes: &mut Vec<u8>) -> Vec<String> {
+        let shown = self.lock();
+        let keep = usize::from(shown.setup.spec.tail_lines);
+        let mut tail = shown.tail.clone();
+        let mut pieces = Vec::new();
+        for pipe in &self.pipes {
+            pieces.clear();
+            // A pipe that cannot be read is told by the log thread; here it only has no lines.
+            if let Ok(Some(_)) = scratch.look(pipe, bytes) {
+                lines::split(bytes, shown.setup.max_line(), Rest::Line, &mut pieces);
+            }
+            for piece in &pieces[pieces.len().saturating_sub(keep)..] {
+                tail.push(&shown.setup.redacted(&bytes[piece.text.clone()]), keep);
+            }
+        }
+        tail.take()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    faces: BTreeMap<InstanceId, Arc<Face>>,
+    /// A pipe of its own, since the log thread may be in the middle of something with its.
+    scratch: Option<Scratch>,
+    bytes: Vec<u8>,
+}
+
+/// The faces of all slots.
+#[derive(Debug, Default)]
+pub(super) struct Faces(Mutex<Known>);
+
+impl Faces {
+    pub(super) fn insert(&self, slot: InstanceId, face: Arc<Face>) {
+        self.lock().faces.insert(slot, face);
+    }
+
+    pub(super) fn remove(&self, slot: &InstanceId) {
+        self.lock().faces.remove(slot);
+    }
+
+    /// Returns the last lines of a slot's present run, oldest first; none for an unknown slot.
+    pub(super) fn last_lines(&self, slot: &InstanceId) -> Vec<String> {
+        let mut known = self.lock();
+        let Known { faces, scratch, bytes } = &mut *known;
+        let Some(face) = faces.get(slot) else { return Vec::new() };
+        if scratch.is_none() {
+            *scratch = Scratch::new().ok();
+        }
+        match scratch {
+            Some(scratch) => face.last_lines(scratch, bytes),
+            None => face.lock().tail.clone().take(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
