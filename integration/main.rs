@@ -1,7 +1,7 @@
 //! Tests against real processes, a real nats-server and the built binary.
 
-mod keeper;
 mod bus;
+mod keeper;
 mod layering;
 mod shop;
 mod store;

@@ -215,6 +215,14 @@ impl History {
             Event::InstanceStarted(_) | Event::InstanceExited(_) | Event::InstanceStopped(_) => {
                 told(record.kind.clone(), "without an instance")
             }
+            Event::InstanceStarting(_) => detail("starting", ""),
+            Event::InstanceSignalled(it) => match &it.failed {
+                Some(why) => told("signal not sent", why.clone()),
+                None => told("signal sent", it.signal.to_string()),
+            },
+            Event::AgentStopping(it) => {
+                detail("agent stopping", if it.leave_running { "services go on" } else { "" })
+            }
             Event::LogOpened(it) => match it.reason {
                 EpochReason::FirstStart => told("log opened", "first start"),
                 EpochReason::WitnessAhead => told("log began anew", "a witness knew more of it"),
