@@ -96,6 +96,7 @@ impl Supervised {
                 }
                 .unwrap_or_else(|error| {
                     warn!(part = self.part.name(), %error, "failed to start a part");
+                    self.short_lives += 1;
                     self.later()
                 });
             }
@@ -131,8 +132,11 @@ impl Supervised {
     }
 
     fn start(&self, poller: &Poller, files: libc::rlimit64) -> io::Result<Life> {
-        // Root's parts go last when memory runs out; others may not lower theirs.
-        let oom_score = if rustix::process::geteuid().is_root() { -500 } else { 0 };
+        // Root's parts go last when memory runs out. Who could not lower its own score, a user or a root without
+        // CAP_SYS_RESOURCE, cannot lower theirs: what it has itself is always allowed.
+        let own = std::fs::read_to_string("/proc/self/oom_score_adj");
+        let own: i32 = own.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let oom_score = own.max(-500);
         let prepared = Prepared::part(&self.command, self.account.clone(), oom_score, files)
             .map_err(io::Error::other)?;
         let stdin = rustix::fs::open(
