@@ -488,7 +488,7 @@ impl Agent {
             if let (Event::InstanceExited(body), Some(instance)) = (event, context.instance_id())
                 && body.tail.is_none()
             {
-                let lines = Vec::new();
+                let lines = self.logs.handle().tail_now(&instance);
                 body.tail = self.launchers.keep_tail(&instance, lines);
             }
         }

@@ -12,6 +12,7 @@ pub mod json;
 pub mod launch;
 pub mod nats;
 pub mod out;
+pub mod parts;
 pub mod screen;
 pub mod selector;
 pub mod session;
@@ -26,7 +27,7 @@ mod sample;
 
 use std::ffi::OsString;
 
-use args::{Cli, Output, Parsed};
+use args::{Cli, Command, Output, Parsed};
 use context::Context;
 use error::CliError;
 use out::Out;
@@ -75,6 +76,10 @@ fn carry_out(cli: Cli) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::Done);
     };
     let context = Context::new(cli.global)?;
+    if let Command::Agent { part } = command {
+        // The keeper must not run in a runtime: it makes processes.
+        return parts::run(&context, part);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

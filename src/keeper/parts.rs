@@ -16,6 +16,9 @@ use crate::ipc::hello::Part;
 use crate::ipc::keeper::{Account, Exit};
 use crate::ipc::place::Place;
 
+/// How well agent and uplink are spared when memory runs out; the keeper itself is spared more.
+const PART_OOM_SCORE: i32 = -500;
+
 /// The first pause before a part is started again; it doubles with each short life.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 
@@ -132,7 +135,7 @@ impl Supervised {
 
     fn start(&self, poller: &Poller, files: libc::rlimit64) -> io::Result<Life> {
         // Root's parts go last when memory runs out; others may not lower theirs.
-        let oom_score = if rustix::process::geteuid().is_root() { -500 } else { 0 };
+        let oom_score = own_oom_score().max(PART_OOM_SCORE);
         let prepared = Prepared::part(&self.command, self.account.clone(), oom_score, files)
             .map_err(io::Error::other)?;
         let stdin = rustix::fs::open(
@@ -223,4 +226,10 @@ pub(super) fn jittered(pause: Duration) -> Duration {
     let _ = getrandom::fill(&mut bytes);
     let share = 0.75 + f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX) / 2.0;
     pause.mul_f64(share)
+}
+
+/// Returns the keeper's own score: a part can be given a higher one, but not everywhere a lower one.
+fn own_oom_score() -> i32 {
+    let text = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
 }
