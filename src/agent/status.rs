@@ -80,6 +80,9 @@ impl Agent {
             spec: known.digest,
             origin: known.origin.clone(),
             instances: known.wanted,
+            desired_by: None,
+            desired_at: None,
+            overridden_keys: Vec::new(),
         }
     }
 
@@ -109,7 +112,8 @@ impl Agent {
             since: slot.since,
             started_at: main.map(|main| main.started_at),
             pid: main.map(|main| main.pid),
-            restarts: slot.backoff.restarts,
+            // In a backoff the fold has counted the start that is still to come.
+            restarts: slot.backoff.restarts.saturating_sub(u32::from(until.is_some())),
             exit: slot.last.as_ref().and_then(|last| {
                 let process = last.process.as_ref()?;
                 Some(ExitStatus {
@@ -118,15 +122,19 @@ impl Agent {
                     at: last.at,
                     ran_ms: process.ran_ms,
                     pid: process.pid,
+                    memory_peak_bytes: None,
                 })
             }),
+            same_exits: 0,
             next_attempt_at: until,
             delay_ms: until.map(|until| until.ms_since(slot.since)),
             conditions: conditions(slot),
             memory_bytes,
+            memory_bytes_max: None,
             tasks,
             log_path: log_path.map(|path| path.display().to_string()),
             log_bytes,
+            log_bytes_max: None,
             tail: self.launchers.tail_of(id),
             last_event: None,
         }

@@ -53,16 +53,13 @@ pub(super) async fn action(
 }
 
 fn whole_service(selector: &Selector) -> Result<(ServiceId, Option<NodeId>), CliError> {
-    match (&selector.service, selector.index) {
-        (Some(service), None) => Ok((service.clone(), selector.node.clone())),
-        (Some(service), Some(_)) => Err(CliError::new(
+    match selector.index {
+        None => Ok((selector.service.clone(), selector.node.clone())),
+        Some(_) => Err(CliError::new(
             Code::BAD_SELECTOR,
             format!("`{selector}` names one instance; this is done to the whole service"),
         )
-        .hint(format!("say `{service}`"))),
-        (None, _) => {
-            Err(CliError::new(Code::BAD_SELECTOR, format!("`{selector}` names no service")))
-        }
+        .hint(format!("say `{}`", selector.service))),
     }
 }
 
