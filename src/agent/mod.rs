@@ -32,3 +32,6 @@ mod voice;
 mod wake;
 
 pub use boot::{AgentOptions, run};
+
+pub(crate) use boot::Fold;
+pub(crate) use task::hash_of;
