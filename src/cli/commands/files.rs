@@ -36,14 +36,19 @@ pub(super) async fn run(context: &Context, args: Run, out: Out) -> Result<ExitCo
         .map_err(|mistake| specs::mistaken(&[mistake], "nothing was started"))?;
     let action = Action::Apply { services: vec![name.clone()] };
     let ended = outcome(context, &Whom::default(), action, args.waiting, out).await;
-    let exit = match ended {
-        Ok(Some(verdicts)) => verdicts.exit(args.waiting.detach),
+    match ended {
+        Ok(Some(_)) => {}
         Ok(None) => return Ok(ExitCode::Interrupted),
         Err(error) => {
             drop(std::fs::remove_file(&path)); // What was refused leaves no file that a later apply would take.
             return Err(error);
         }
-    };
+    }
+    // To match its file is to want it up; to wait until it is up is another wish.
+    let action = Action::Start { service: name.clone() };
+    let ended = outcome(context, &Whom::default(), action, args.waiting, out).await?;
+    let Some(verdicts) = ended else { return Ok(ExitCode::Interrupted) };
+    let exit = verdicts.exit(args.waiting.detach);
     if !out.is_text() {
         return Ok(exit);
     }
