@@ -15,8 +15,8 @@ use smgr::ipc::keeper::{
 use smgr::ipc::socket::{self, Inbox, SocketError};
 
 use rig::{
-    PATIENCE, Rig, in_both_modes, in_both_modes_launched, kernel_tells_exits, process_state,
-    read_until, run, sh, signal, wait_until,
+    LAUNCHER, PATIENCE, Rig, in_both_modes, in_both_modes_launched, kernel_tells_exits,
+    process_state, read_until, run, sh, signal, wait_until,
 };
 
 #[test]
@@ -487,7 +487,7 @@ fn ten_deaths_of_the_keeper_double_nothing_and_lose_no_exit() {
 
 #[test]
 fn the_parts_end_when_asked_and_the_services_go_on() {
-    let mut rig = Rig::start(&["--part=launcher"]);
+    let mut rig = Rig::start(&[LAUNCHER]);
     let mut agent = rig.agent();
     let (pid, _) = agent.spawn(sh("a.0.1", "exec sleep 1000"));
     signal(rig.child.id(), Signal::USR1);
@@ -501,7 +501,7 @@ fn the_parts_end_when_asked_and_the_services_go_on() {
 
 #[test]
 fn a_second_launcher_waits_for_the_keeper_that_lives() {
-    let mut rig = Rig::start(&["--part=launcher"]);
+    let mut rig = Rig::start(&[LAUNCHER]);
     let keeper = rig.keeper_pid();
     rig.child.kill().unwrap();
     rig.child.wait().unwrap();

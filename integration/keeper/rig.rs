@@ -22,6 +22,9 @@ use smgr::ipc::socket::{self, Inbox, SocketError};
 /// The longest that anything here may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Starts the launcher, which starts the keeper.
+pub(super) const LAUNCHER: &str = "launcher";
+
 pub(super) struct Rig {
     pub(super) state: tempfile::TempDir,
     pub(super) place: Place,
@@ -37,8 +40,10 @@ impl Rig {
         place.create().unwrap();
         let lock = Some(place.lock(Part::Agent).unwrap());
         let mut arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
-        if !arguments.contains(&"--part".to_owned()) {
-            arguments.extend(["--part".to_owned(), "keeper".to_owned()]);
+        match arguments.iter().position(|argument| argument == LAUNCHER) {
+            // What runs without a part is the launcher.
+            Some(at) => drop(arguments.remove(at)),
+            None => arguments.extend(["--part".to_owned(), "keeper".to_owned()]),
         }
         let child = start(state.path(), &arguments);
         Self { state, place, lock, arguments, child }
@@ -269,8 +274,8 @@ pub(super) fn in_both_modes(test: impl Fn(&Rig)) {
 }
 
 pub(super) fn in_both_modes_launched(test: impl Fn(&Rig)) {
-    test(&Rig::start(&["--part=launcher"]));
-    test(&Rig::start(&["--part=launcher", "--no-cgroups"]));
+    test(&Rig::start(&[LAUNCHER]));
+    test(&Rig::start(&[LAUNCHER, "--no-cgroups"]));
 }
 
 pub(super) fn start(state: &Path, arguments: &[String]) -> Child {

@@ -1,6 +1,5 @@
 //! Puts an agent together: keys, log, replay, sockets; then hands everything to its task.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,24 +14,20 @@ use super::queries::Queries;
 use super::recorder::Recorder;
 use super::services::Services;
 use super::setup::{BusSetup, NodeSetup};
-use super::task::{Agent, FOLD_VERSION, Parts, hash_of};
+use super::task::{Agent, Parts};
 use super::voice::Voice;
 use super::wake::{QUEUE, Wake, Waker};
 use super::{clock, keeper_link, keyfile, local, uplink_link};
-use crate::domain::event::{
-    Baseline, Context, EpochReason, Event, LogOpened, PartStarted, Predecessor,
-};
-use crate::domain::id::{BootId, EpochId, FleetId, NodeId, Seq};
+use crate::domain::event::{Context, EpochReason, Event, LogOpened, PartStarted, Predecessor};
+use crate::domain::id::{BootId, EpochId, FleetId, NodeId};
 use crate::domain::input::Decision;
-use crate::domain::node::{Node, NodePart};
+use crate::domain::node::Node;
 use crate::domain::time::UnixMicros;
 use crate::ipc::hello::{Incarnation, Part};
 use crate::ipc::place::Place;
 use crate::ipc::uplink::{BusConfig, BusCredentials};
 use crate::store::{self, Log, LogNotice, LogOptions, Opened, Writer};
-use crate::wire::codec;
-use crate::wire::envelope;
-use crate::wire::payload::{Body, EventRecord};
+use crate::wire::fold::{self, Broken, Fold};
 
 /// How the agent is started.
 #[derive(Debug, Clone)]
@@ -111,7 +106,7 @@ fn begin(mut agent: Agent, epoch: Epoch, boot: BootId) -> Agent {
         let opened = LogOpened { reason, predecessor: epoch.predecessor, version };
         events.push((Context::default(), Event::LogOpened(opened)));
         if reason != EpochReason::FirstStart {
-            let parts = baseline(&agent.node);
+            let parts = fold::baseline(&agent.node);
             events.extend(parts.into_iter().map(|part| (Context::default(), part)));
         }
     }
@@ -202,108 +197,6 @@ fn fold_log(opened: Opened, state: &StateFolder) -> anyhow::Result<(Log, Node, E
 
 fn predecessor_of(known: store::Predecessor) -> Predecessor {
     Predecessor { epoch: known.epoch, size: known.size, root: known.root }
-}
-
-/// Why a row cannot be folded.
-#[derive(Debug)]
-pub(crate) enum Broken {
-    /// It does not read, or does not follow from what was before.
-    Illegal(String),
-    /// A later version wrote it and says that it matters.
-    Newer(String),
-}
-
-/// Folds rows of a log, one after the other.
-pub(crate) struct Fold<'a> {
-    node: &'a mut Node,
-    /// When the last event was written.
-    pub(crate) last_at: UnixMicros,
-    /// The first row that could not be folded.
-    pub(crate) broken: Option<(Seq, Broken)>,
-    /// Events of types that this version does not know and may pass over.
-    pub(crate) passed_over: u64,
-}
-
-impl<'a> Fold<'a> {
-    pub(crate) fn new(node: &'a mut Node) -> Self {
-        Self { node, last_at: UnixMicros(0), broken: None, passed_over: 0 }
-    }
-
-    /// Folds one row; ends at the first that does not follow.
-    pub(crate) fn row(&mut self, seq: Seq, row: &[u8]) -> ControlFlow<()> {
-        match self.try_row(row) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(broken) => {
-                self.broken = Some((seq, broken));
-                ControlFlow::Break(())
-            }
-        }
-    }
-
-    fn try_row(&mut self, row: &[u8]) -> Result<(), Broken> {
-        let illegal = |why: String| Broken::Illegal(why);
-        let sealed =
-            envelope::read(row, store::ROW_BYTES_MAX).map_err(|why| illegal(why.to_string()))?;
-        let record: EventRecord =
-            codec::decode(sealed.unverified_payload()).map_err(|why| illegal(why.to_string()))?;
-        self.last_at = self.last_at.max(record.at);
-        let event = match record.event().map_err(|why| illegal(why.to_string()))? {
-            Body::Known(event) => event,
-            Body::Unknown if record.critical => {
-                let why = format!(
-                    "`{}` needs a newer smgr than {}",
-                    record.kind,
-                    env!("CARGO_PKG_VERSION")
-                );
-                return Err(Broken::Newer(why));
-            }
-            Body::Unknown => {
-                self.passed_over += 1;
-                return Ok(());
-            }
-        };
-        if let Event::Baseline(part) = &event {
-            return self.baseline(part);
-        }
-        let context = record.context();
-        self.node
-            .evolve(record.at, &context, &event)
-            .map_err(|why| illegal(format!("{}: {why}", record.kind)))
-    }
-
-    /// Restores the state from a part of a baseline; the last one has to lead to the hash that it names.
-    fn baseline(&mut self, part: &Baseline) -> Result<(), Broken> {
-        if part.part == 0 {
-            *self.node = Node::default();
-        }
-        let restored: NodePart =
-            codec::decode(&part.state).map_err(|why| Broken::Illegal(why.to_string()))?;
-        self.node.restore(restored);
-        let complete = part.part + 1 == part.parts && part.fold == FOLD_VERSION;
-        if complete && hash_of(self.node) != part.state_hash {
-            return Err(Broken::Illegal("the baseline leads to another state".to_owned()));
-        }
-        Ok(())
-    }
-}
-
-/// Returns the whole folded state as events, so that replay can begin with them.
-pub(super) fn baseline(node: &Node) -> Vec<Event> {
-    let parts = node.parts();
-    let count = u32::try_from(parts.len()).expect("a node has fewer than 2^32 services");
-    let state_hash = hash_of(node);
-    (0..)
-        .zip(&parts)
-        .map(|(part, state)| {
-            Event::Baseline(Baseline {
-                part,
-                parts: count,
-                fold: FOLD_VERSION,
-                state_hash,
-                state: codec::encode(state),
-            })
-        })
-        .collect()
 }
 
 /// The name under which a node signs the heads of its log; each names its epoch in its text.

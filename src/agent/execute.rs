@@ -9,7 +9,7 @@ use super::hands::{Asked, HeldRun, Standing};
 use super::names::{self, Memo};
 use super::task::{Agent, Deadline, Promise};
 use super::{clock, logs, signs};
-use crate::domain::effect::{Act, Hook, Operation, Timer};
+use crate::domain::effect::{Act, Hook, Operation};
 use crate::domain::event::{Context, Event, Exit, LinesDropped, PartStarted, Usage};
 use crate::domain::id::{InstanceId, IntentId, RunId};
 use crate::domain::input::{
@@ -523,11 +523,6 @@ impl Agent {
             let how = "notify".to_owned();
             self.decide(Input::Ready { instance: instance.clone(), run, how });
         }
-    }
-
-    /// Makes the listeners and log writers of adopted runs that announce themselves by a line of output.
-    pub(super) fn deadline_of(&self, timer: &Timer) -> bool {
-        self.recorded.contains_key(timer)
     }
 }
 

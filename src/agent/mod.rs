@@ -32,6 +32,3 @@ mod voice;
 mod wake;
 
 pub use boot::{AgentOptions, run};
-
-pub(crate) use boot::Fold;
-pub(crate) use task::hash_of;

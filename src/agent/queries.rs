@@ -97,7 +97,7 @@ impl Agent {
 
     fn outcome(&self, intent: IntentId) -> Reply {
         match self.node.seen().get(&intent).map(|record| &record.progress) {
-            Some(Progress::Executed(outcome)) => {
+            Some(Progress::Executed { outcome, .. }) => {
                 let event = self.recorder.event_id(self.recorder.head().seq);
                 Reply::Outcome { outcome: outcome.clone(), event }
             }

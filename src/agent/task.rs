@@ -28,14 +28,15 @@ use crate::domain::effect::{Act, Effect, Reply as WishReply, Timer};
 use crate::domain::event::{Context, Event, IntentRefused, LogRecovered, LogUnavailable, Outcome};
 use crate::domain::id::{BootId, Digest, IntentId, Seq};
 use crate::domain::input::{Decision, Input, Wish, World};
-use crate::domain::node::Node;
+use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
 use crate::domain::time::{Now, UnixMicros};
 use crate::ipc::keeper::FactNumber;
 use crate::store::{LogNotice, Outage};
 use crate::wire::codec;
 use crate::wire::envelope;
-use crate::wire::key::{Signer, digest_of};
+use crate::wire::fold;
+use crate::wire::key::Signer;
 use crate::wire::payload::{Beat, PAYLOAD_VERSION, Reply};
 
 /// How often the head of the log is told while the bus is there.
@@ -43,9 +44,6 @@ const BEAT: Duration = Duration::from_secs(5);
 
 /// How often a refusal of one kind may cost an event.
 const REFUSED_EVERY_MS: u64 = 60_000;
-
-/// The version of the folding rules; state hashes compare only between equals.
-pub(crate) const FOLD_VERSION: u32 = 1;
 
 /// Something that waits until what was recorded before it is durable.
 #[derive(Debug)]
@@ -358,7 +356,7 @@ impl Agent {
     }
 
     fn roll(&mut self) {
-        let baseline = super::boot::baseline(&self.node);
+        let baseline = fold::baseline(&self.node);
         if let Err(why) = self.recorder.roll(clock::now(), baseline) {
             warn!(%why, "the segment of the log goes on beyond its size");
         }
@@ -423,6 +421,7 @@ impl Agent {
             digest,
             action: intent.action,
             issued_at: intent.iat,
+            generation: None,
             expires_at: intent.exp,
             by: actor.clone(),
         };
@@ -529,7 +528,7 @@ impl Agent {
         match self.state_hash {
             Some((at, hash)) if at == next => hash,
             _ => {
-                let hash = hash_of(&self.node);
+                let hash = fold::state_hash(&self.node);
                 self.state_hash = Some((next, hash));
                 hash
             }
@@ -562,11 +561,6 @@ impl Agent {
         self.hands.standing = Standing::Met;
         self.decide(Input::Reconcile(kept));
     }
-}
-
-/// SHA-256 over the parts of the folded state.
-pub(crate) fn hash_of(node: &Node) -> Digest {
-    digest_of(&codec::encode(&node.parts()))
 }
 
 /// An answer goes to an inbox of whoever signed, and nowhere else: or a caller could have it delivered as a call.

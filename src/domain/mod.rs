@@ -5,12 +5,12 @@
 
 pub mod code;
 pub mod id;
-pub mod text;
 pub mod time;
 
 pub mod origin;
 pub mod signal;
 pub mod template;
+pub mod text;
 
 pub mod spec;
 
@@ -32,3 +32,6 @@ pub mod instance;
 pub mod seen;
 
 pub mod tree;
+
+#[cfg(test)]
+mod sim;

@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::{PidfdFlags, Signal};
-use serde_bytes::ByteBuf;
 use tracing::warn;
 
 use super::channels::{self, Slot};
@@ -18,17 +17,18 @@ use super::poller::{Poller, Token};
 use super::prepared::Prepared;
 use super::proc;
 use super::records::{Main, Records};
+use super::run::{MainProcess, Run, Tree};
 use super::spawn::{self, Descriptors};
 use super::trees::{Forest, Inhabitants};
 use crate::ipc::frame::DESCRIPTORS_MAX;
 use crate::ipc::hello::Incarnation;
 use crate::ipc::keeper::{
     Answer, Channel, Claim, Exit, Fact, FactNumber, LIST_PAGE, MEMO_BYTES_MAX, Output, Refusal,
-    RunName, RunState, SlotName, Spawn, SpawnFailure, Step, Target, What,
+    RunName, SlotName, Spawn, SpawnFailure, Step, Target, What,
 };
 
 /// Runs at one time, ended and not acknowledged ones included: more than one machine has services.
-const RUNS_MAX: usize = 8192;
+pub(super) const RUNS_MAX: usize = 8192;
 
 /// Slots at one time; each holds three descriptors.
 const SLOTS_MAX: usize = 8192;
@@ -44,11 +44,11 @@ pub(super) type Reply = (Answer, Vec<OwnedFd>);
 pub(super) struct Hands {
     domain: String,
     pub(super) forest: Forest,
-    records: Records,
+    pub(super) records: Records,
     pub(super) facts: Facts,
-    runs: BTreeMap<RunName, Run>,
+    pub(super) runs: BTreeMap<RunName, Run>,
     /// Runs by the number under which their main process is watched.
-    numbers: BTreeMap<u64, RunName>,
+    pub(super) numbers: BTreeMap<u64, RunName>,
     /// Processes of trees without cgroup whose ends are waited for.
     members: BTreeMap<u64, (RunName, OwnedFd)>,
     last_number: u64,
@@ -60,42 +60,6 @@ pub(super) struct Hands {
     files: libc::rlimit64,
     /// Whether an agent has given what it had, so that what is lost is lost.
     pub(super) is_told: bool,
-}
-
-#[derive(Debug)]
-struct Run {
-    slot: SlotName,
-    memo: ByteBuf,
-    pid: u32,
-    inode: u64,
-    adopted: bool,
-    main: MainProcess,
-    tree: Tree,
-    ready: Option<OwnedFd>,
-    exit_acknowledged: bool,
-    gone_acknowledged: bool,
-}
-
-#[derive(Debug)]
-enum MainProcess {
-    /// It runs and is our child.
-    Child { pidfd: OwnedFd },
-    /// It runs, or its parent has not reaped it; an earlier keeper started it.
-    Foreign { pidfd: OwnedFd },
-    /// It is gone and nobody told how; the agent may still have its pidfd.
-    Lost,
-    /// It has ended and the fact is out. A child's zombie is kept.
-    Ended { pidfd: Option<OwnedFd>, is_child: bool },
-    /// Nothing is left of it.
-    Reaped,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tree {
-    Lives,
-    /// It was told to die; what is found of it is killed again.
-    Dying,
-    Gone,
 }
 
 impl Hands {
@@ -243,7 +207,7 @@ impl Hands {
         Ok((Answer::Spawned { pid, inode, channels: names }, passed))
     }
 
-    fn insert(&mut self, poller: &Poller, name: RunName, run: Run) {
+    pub(super) fn insert(&mut self, poller: &Poller, name: RunName, run: Run) {
         self.last_number += 1;
         let token = Token::Main(self.last_number);
         let watched = match &run.main {
@@ -359,36 +323,6 @@ impl Hands {
         (Answer::Done, Vec::new())
     }
 
-    fn claim(&mut self, poller: &Poller, slot: &SlotName, claim: &Claim, pidfd: OwnedFd) {
-        let has_room = self.runs.len() < RUNS_MAX;
-        match self.runs.get_mut(&claim.run) {
-            Some(run) if matches!(run.main, MainProcess::Lost) => {
-                run.pid = claim.pid;
-                run.inode = exits::inode(&pidfd);
-                run.main = MainProcess::Foreign { pidfd };
-                self.watch_claimed(poller, &claim.run);
-            }
-            Some(_) => {}
-            None if has_room => {
-                let run = Run::adopted(slot.clone(), claim.memo.clone(), claim.pid, Some(pidfd));
-                self.insert(poller, claim.run.clone(), run);
-                self.look_at_main(poller, &claim.run.clone());
-            }
-            None => warn!(run = %claim.run, "no room for a claimed run"),
-        }
-    }
-
-    fn watch_claimed(&mut self, poller: &Poller, name: &RunName) {
-        let number = self.numbers.iter().find(|(_, run)| *run == name).map(|(number, _)| *number);
-        if let (Some(number), Some(MainProcess::Foreign { pidfd })) =
-            (number, self.runs.get(name).map(|run| &run.main))
-            && let Err(error) = poller.watch_edges(pidfd, Token::Main(number))
-        {
-            warn!(run = %name, %error, "failed to watch a process");
-        }
-        self.look_at_main(poller, name);
-    }
-
     /// Closes the channels of a slot.
     pub(super) fn close_slot(&mut self, slot: &SlotName) -> Reply {
         if self.runs.values().any(|run| run.slot == *slot && run.tree != Tree::Gone) {
@@ -432,7 +366,7 @@ impl Hands {
         self.sweep(name.clone());
     }
 
-    fn sweep(&mut self, run: RunName) {
+    pub(super) fn sweep(&mut self, run: RunName) {
         match self.forest.clear(&run) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => self.unswept.push(run),
             Ok(()) | Err(_) => self.records.end(&run),
@@ -463,7 +397,7 @@ impl Hands {
         }
     }
 
-    fn look_at_main(&mut self, poller: &Poller, name: &RunName) {
+    pub(super) fn look_at_main(&mut self, poller: &Poller, name: &RunName) {
         let Some(run) = self.runs.get_mut(name) else { return };
         let (exit, usage) = match &run.main {
             MainProcess::Child { pidfd } => match exits::peek(pidfd) {
@@ -494,7 +428,7 @@ impl Hands {
     }
 
     /// Tells that a tree is gone, or sees to it that its end will be noticed.
-    fn look_after_tree(&mut self, poller: &Poller, name: &RunName) {
+    pub(super) fn look_after_tree(&mut self, poller: &Poller, name: &RunName) {
         // Whoever was found may be gone before it is watched; then the search begins again.
         loop {
             let Some(run) = self.runs.get_mut(name) else { return };
@@ -541,70 +475,6 @@ impl Hands {
         }
     }
 
-    /// Takes over what an earlier keeper left.
-    pub(super) fn adopt(&mut self, poller: &Poller) {
-        let mut records = self.records.read();
-        let census = self.forest.census();
-        let names: std::collections::BTreeSet<RunName> =
-            records.keys().chain(census.keys()).cloned().collect();
-        for name in names {
-            let members = census.get(&name);
-            let mut found = members.into_iter().flat_map(|m| m.alive.iter().chain(&m.zombies));
-            let record = records.remove(&name);
-            if record.is_none() && found.clone().next().is_none() {
-                // A place that was made and never used.
-                self.sweep(name);
-                continue;
-            }
-            let noted = record.as_ref().and_then(|record| record.main);
-            let main = match noted {
-                Some(main) => proc::process(main.pid)
-                    .filter(|process| process.start_ticks == main.start_ticks),
-                // The keeper died between the birth and its note: the first leader of a session.
-                None => found
-                    .clone()
-                    .filter(|p| p.session == p.pid)
-                    .min_by_key(|p| p.start_ticks)
-                    .cloned(),
-            };
-            let pidfd = main.as_ref().and_then(|main| {
-                let pidfd = rustix::process::pidfd_open(as_pid(main.pid), PidfdFlags::empty());
-                // Only after the opening can the number not pass to another.
-                let same = proc::process(main.pid)?.start_ticks == main.start_ticks;
-                pidfd.ok().filter(|_| same)
-            });
-            let pid = main.map(|main| main.pid).or(noted.map(|main| main.pid)).unwrap_or_default();
-            let (slot, memo) = match record {
-                Some(record) => (record.slot, record.memo),
-                None => (slot_of_unknown(&name), ByteBuf::new()),
-            };
-            if found.any(|process| !process.is_zombie)
-                && let Err(error) = self.forest.watch_run(&name)
-            {
-                warn!(run = %name, %error, "failed to watch the tree of an adopted run");
-            }
-            self.insert(poller, name.clone(), Run::adopted(slot, memo, pid, pidfd));
-            self.look_at_main(poller, &name);
-        }
-    }
-
-    /// Reports as unknown what neither we nor the agent saw the end of.
-    fn give_up_lost(&mut self, poller: &Poller) {
-        let lost: Vec<RunName> = self
-            .runs
-            .iter()
-            .filter(|(_, run)| matches!(run.main, MainProcess::Lost))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in lost {
-            let Some(run) = self.runs.get_mut(&name) else { continue };
-            run.main = MainProcess::Ended { pidfd: None, is_child: false };
-            let what = What::Exited { pid: run.pid, exit: Exit::Unknown, usage: None };
-            self.facts.push(&name, &run.memo, what);
-            self.look_after_tree(poller, &name);
-        }
-    }
-
     /// Says whether a process is the main one of a run, and so is not to be reaped by the way.
     pub(super) fn is_main(&self, pid: u32) -> bool {
         let is_child = |run: &Run| {
@@ -626,68 +496,6 @@ impl Hands {
             self.slots.insert(name.clone(), slot);
         }
         Ok(self.slots.get_mut(name).expect("the slot was inserted above"))
-    }
-}
-
-impl Run {
-    fn adopted(slot: SlotName, memo: ByteBuf, pid: u32, pidfd: Option<OwnedFd>) -> Self {
-        Self {
-            slot,
-            memo,
-            pid,
-            inode: pidfd.as_ref().map(exits::inode).unwrap_or_default(),
-            adopted: true,
-            main: pidfd.map_or(MainProcess::Lost, |pidfd| MainProcess::Foreign { pidfd }),
-            tree: Tree::Lives,
-            ready: None,
-            exit_acknowledged: false,
-            gone_acknowledged: false,
-        }
-    }
-
-    fn pidfd(&self) -> Option<&OwnedFd> {
-        match &self.main {
-            MainProcess::Child { pidfd } | MainProcess::Foreign { pidfd } => Some(pidfd),
-            MainProcess::Ended { pidfd, .. } => pidfd.as_ref(),
-            MainProcess::Lost | MainProcess::Reaped => None,
-        }
-    }
-
-    /// The number of the session, as long as no other session can have it.
-    ///
-    /// Never that of an adopted run that has ended: its number may belong to another by then.
-    fn session(&self) -> Option<u32> {
-        match &self.main {
-            MainProcess::Child { .. }
-            | MainProcess::Foreign { .. }
-            | MainProcess::Ended { is_child: true, .. } => Some(self.pid),
-            MainProcess::Ended { .. } | MainProcess::Lost | MainProcess::Reaped => None,
-        }
-    }
-
-    fn reap(&mut self) {
-        if let MainProcess::Ended { pidfd, is_child } = &self.main {
-            if let Some(pidfd) = pidfd.as_ref().filter(|_| *is_child) {
-                exits::reap(pidfd);
-            }
-            self.main = MainProcess::Reaped;
-        }
-    }
-
-    fn state(&self, name: &RunName) -> RunState {
-        RunState {
-            run: name.clone(),
-            slot: self.slot.clone(),
-            memo: self.memo.clone(),
-            pid: self.pid,
-            inode: self.inode,
-            adopted: self.adopted,
-            main_lives: matches!(
-                self.main,
-                MainProcess::Child { .. } | MainProcess::Foreign { .. }
-            ),
-            tree_lives: self.tree != Tree::Gone,
-        }
     }
 }
 
@@ -716,9 +524,4 @@ fn answer(what: &str, result: io::Result<()>) -> Reply {
         Ok(()) => (Answer::Done, Vec::new()),
         Err(error) => refused(kernel(what, &error)),
     }
-}
-
-/// A run without record belongs to a slot of its own name, until the agent says otherwise.
-fn slot_of_unknown(run: &RunName) -> SlotName {
-    run.as_str().parse().expect("a run's name has the form of a slot's name")
 }

@@ -2,9 +2,10 @@
 //!
 //! `launcher` starts the keeper; `serve` is its loop; `hands` knows runs and slots and executes the
 //! verbs of `ipc::keeper`; `spawn` makes a process, `trees` holds its descendants together, `exits`
-//! reads how it ended; `records` is what the next keeper finds.
+//! reads how it ended; `records` is what the next keeper finds, `adopt` how it takes over.
 
 mod accounts;
+mod adopt;
 mod channels;
 mod clock;
 mod connection;
@@ -17,6 +18,7 @@ mod poller;
 mod prepared;
 mod proc;
 mod records;
+mod run;
 mod serve;
 mod signals;
 mod spawn;

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::LogSetup;
 use super::lines::{self, Rest};
-use super::pipe::Scratch;
+use super::pipe::{self, Scratch};
+use super::queue::Places;
 use super::tail::Tail;
 use crate::domain::id::InstanceId;
 
@@ -24,17 +25,27 @@ pub(super) struct Shown {
     pub(super) setup: Arc<LogSetup>,
     /// The lines that were consumed, never those that are still in a pipe.
     pub(super) tail: Tail,
+    /// How much was consumed of each pipe.
+    pub(super) consumed: Places,
 }
 
 impl Face {
     pub(super) fn new(setup: LogSetup, stdout: OwnedFd, stderr: OwnedFd) -> Self {
-        let shown = Shown { setup: Arc::new(setup), tail: Tail::default() };
+        let shown = Shown { setup: Arc::new(setup), tail: Tail::default(), consumed: [0; 2] };
         Self { pipes: [stdout, stderr], shown: Mutex::new(shown) }
     }
 
     /// Held only while lines move from a pipe to the tail, never while a file is written.
     pub(super) fn lock(&self) -> MutexGuard<'_, Shown> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the places behind all that was written so far.
+    fn ends(&self) -> Places {
+        // Bytes leave a pipe only under the lock. A pipe that cannot be asked is told by the log thread.
+        let shown = self.lock();
+        let consumed = shown.consumed;
+        std::array::from_fn(|at| consumed[at] + pipe::queued(&self.pipes[at]).unwrap_or(0) as u64)
     }
 
     /// Returns the last lines: those that were consumed and those that are still in the pipes.
@@ -90,6 +101,11 @@ impl Faces {
             Some(scratch) => face.last_lines(scratch, bytes),
             None => face.lock().tail.clone().take(),
         }
+    }
+
+    /// Returns the places behind all that was written to a slot's pipes so far.
+    pub(super) fn ends(&self, slot: &InstanceId) -> Places {
+        self.lock().faces.get(slot).map_or([0; 2], |face| face.ends())
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

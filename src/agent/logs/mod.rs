@@ -234,7 +234,8 @@ impl LogHandle {
     ///
     /// What is in the pipes belongs to the run before; its unfinished last line ends here.
     pub fn mark_run(&self, slot: InstanceId, run: RunId) -> Result<(), LogBusy> {
-        self.queue.push(Command::MarkRun { slot, run })
+        let from = self.faces.ends(&slot);
+        self.queue.push(Command::MarkRun { slot, run, from })
     }
 
     /// Asks for one [`LogNotice::Ready`] at the first line that matches. Called before the spawn.
@@ -248,7 +249,8 @@ impl LogHandle {
         pattern: Regex,
         since: Option<UnixMicros>,
     ) -> Result<(), LogBusy> {
-        self.queue.push(Command::WatchReady { slot, run, pattern, since })
+        let from = self.faces.ends(&slot);
+        self.queue.push(Command::WatchReady { slot, run, pattern, since, from })
     }
 
     /// Asks for one [`LogNotice::Drained`] when the pipes of the slot are empty. Called when no

@@ -11,6 +11,7 @@ use super::format::{Stamp, Writer};
 use super::limit::{Bucket, Paced};
 use super::lines::{self, Piece, Rest};
 use super::pipe::{self, Scratch};
+use super::queue::{Places, Queue};
 use super::sink::Sink;
 use super::tail;
 use super::{Counters, DropReason, LogNotice, LogSetup, Stream};
@@ -29,6 +30,22 @@ const MATCHED_EVERY: Duration = Duration::from_secs(1);
 /// When a file that refused a line that must not be dropped is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long an unfinished line may stay in its pipe without growing; then it is written as a part.
+const UNFINISHED_MAX: Duration = Duration::from_secs(1);
+
+/// When a pipe with an unfinished line is looked at again, first and at most.
+///
+/// The kernel wakes nobody when a write blocks on a pipe that was not empty before it, so as long
+/// as something stays in a pipe, its edges cannot be trusted.
+const LOOK_FIRST: Duration = Duration::from_millis(1);
+const LOOK_MAX: Duration = Duration::from_millis(250);
+
+/// How often a writer that was blocked by a full pipe is given way before a timer is set for it.
+const GIVE_WAY: u8 = 8;
+
+/// The longest line that patterns see as one when it is written in parts.
+const JOINED_BYTES_MAX: usize = 64 << 10;
+
 /// How the work on a pipe ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
@@ -40,6 +57,15 @@ pub(super) enum Step {
     Held(Instant),
 }
 
+/// How far the work on a pipe goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// To what was written before a command came that waits: it may say whose the rest is.
+    Open,
+    /// To a place in each pipe, whatever waits.
+    To(Places),
+}
+
 /// What all slots use in turn.
 #[derive(Debug)]
 pub(super) struct Tools {
@@ -49,6 +75,8 @@ pub(super) struct Tools {
     out: Vec<u8>,
     ends: Vec<usize>,
     kept: Vec<usize>,
+    queue: Arc<Queue>,
+    counters: Arc<Counters>,
     /// What is to be told.
     pub(super) notices: Vec<LogNotice>,
     /// Whether a file was rotated.
@@ -56,8 +84,10 @@ pub(super) struct Tools {
 }
 
 impl Tools {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(queue: Arc<Queue>, counters: Arc<Counters>) -> io::Result<Self> {
         Ok(Self {
+            queue,
+            counters,
             scratch: Scratch::new()?,
             bytes: Vec::new(),
             pieces: Vec::new(),
@@ -77,9 +107,46 @@ pub(super) struct Inlet {
     pub(super) queued: bool,
     held: Option<Instant>,
     within_line: bool,
+    /// The parts of the line that is being written in parts.
+    parts: Vec<u8>,
+    unfinished: Option<Unfinished>,
+    give_way: u8,
+}
+
+/// A line that stays in its pipe until it ends.
+#[derive(Debug)]
+struct Unfinished {
+    bytes: usize,
+    since: Instant,
+    delay: Duration,
+    look_at: Instant,
 }
 
 impl Inlet {
+    /// Says whether an unfinished line of this length has been there for long enough.
+    fn has_waited(&mut self, bytes: usize, now: Instant) -> bool {
+        let fresh = Unfinished { bytes, since: now, delay: LOOK_FIRST, look_at: now };
+        let unfinished = self.unfinished.get_or_insert(fresh);
+        if unfinished.bytes != bytes {
+            (unfinished.bytes, unfinished.since, unfinished.delay) = (bytes, now, LOOK_FIRST);
+        }
+        now.saturating_duration_since(unfinished.since) >= UNFINISHED_MAX
+    }
+
+    /// Has the pipe looked at again before the unfinished line in it grows.
+    fn look_again(&mut self, now: Instant) -> Step {
+        if self.give_way > 0 {
+            self.give_way -= 1;
+            std::thread::yield_now();
+            return Step::More;
+        }
+        if let Some(unfinished) = &mut self.unfinished {
+            unfinished.look_at = now + unfinished.delay;
+            unfinished.delay = LOOK_MAX.min(unfinished.delay * 2);
+        }
+        Step::Idle
+    }
+
     /// Says whether its work has to wait.
     pub(super) fn is_held(&self, now: Instant) -> bool {
         self.held.is_some_and(|until| now < until)
@@ -90,6 +157,8 @@ impl Inlet {
 struct Watch {
     run: RunId,
     pattern: Regex,
+    /// What lies before belongs to another run.
+    from: Places,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -150,6 +219,9 @@ impl Slot {
             shown.tail = tail;
             shown.setup.clone()
         };
+        if let Some(watch) = &mut self.watch {
+            watch.from = [0; 2];
+        }
         self.face = face;
         self.inlets = Default::default();
         self.configure(setup, now);
@@ -183,8 +255,9 @@ impl Slot {
         self.watch = None;
     }
 
-    pub(super) fn watch(&mut self, run: RunId, pattern: Regex) {
-        self.watch = Some(Watch { run, pattern });
+    /// Looks for readiness in what lies behind `from`.
+    pub(super) fn watch(&mut self, run: RunId, pattern: Regex, from: Places) {
+        self.watch = Some(Watch { run, pattern, from });
     }
 
     pub(super) fn drain(&mut self, run: RunId) {
@@ -201,11 +274,11 @@ impl Slot {
         &mut self,
         stream: Stream,
         last: bool,
+        extent: Extent,
         tools: &mut Tools,
-        counters: &Counters,
         now: Instant,
     ) -> Step {
-        match self.batch(stream, last, tools, counters, now) {
+        match self.batch(stream, last, extent, tools, now) {
             Ok(step) => step,
             Err(error) => {
                 // The pipe itself fails only by a defect; trying again at once would spin.
@@ -219,25 +292,51 @@ impl Slot {
         &mut self,
         stream: Stream,
         last: bool,
+        extent: Extent,
         tools: &mut Tools,
-        counters: &Counters,
         now: Instant,
     ) -> io::Result<Step> {
+        let consumed = self.face.lock().consumed[stream as usize];
         let inlet = &mut self.inlets[stream as usize];
         inlet.held = None;
         tools.pieces.clear();
-        let seen = tools.scratch.look(&self.face.pipes[stream as usize], &mut tools.bytes)?;
+        let mut seen = tools.scratch.look(&self.face.pipes[stream as usize], &mut tools.bytes)?;
+        match extent {
+            Extent::Open if tools.queue.is_pending() => return Ok(Step::More),
+            Extent::Open => {}
+            Extent::To(places) => {
+                let ahead = places[stream as usize].saturating_sub(consumed);
+                let ahead = usize::try_from(ahead).unwrap_or(usize::MAX);
+                match &mut seen {
+                    Some(_) if ahead == 0 => seen = None,
+                    Some(seen) if tools.bytes.len() >= ahead => {
+                        tools.bytes.truncate(ahead);
+                        seen.all = true;
+                    }
+                    _ => {}
+                }
+            }
+        }
         match seen {
             None if last && inlet.within_line && self.setup.spec.format == LogFormat::Cri => {
                 // Its line was split and will not go on: end it, or it would run into the next one.
                 tools.bytes.clear();
                 tools.pieces.push(Piece { text: 0..0, end: 0, part: false });
             }
-            None => return Ok(Step::Idle),
+            None => {
+                inlet.unfinished = None;
+                return Ok(Step::Idle);
+            }
             Some(seen) => {
                 let rest = if last && seen.all { Rest::Line } else { Rest::Wait };
                 lines::split(&tools.bytes, self.setup.max_line(), rest, &mut tools.pieces);
-                if tools.pieces.is_empty() && seen.full {
+                let unfinished = tools.pieces.is_empty();
+                if unfinished && !seen.full && !inlet.has_waited(tools.bytes.len(), now) {
+                    return Ok(inlet.look_again(now));
+                }
+                inlet.unfinished = None;
+                inlet.give_way = if seen.full { GIVE_WAY } else { 0 };
+                if unfinished {
                     lines::split(
                         &tools.bytes,
                         self.setup.max_line(),
@@ -250,9 +349,9 @@ impl Slot {
         if tools.pieces.is_empty() {
             return Ok(Step::Idle);
         }
-        let (taken, held) = self.write(stream, tools, counters, now);
-        self.inspect(tools, taken, now);
-        self.consume(stream, tools, taken, counters)?;
+        let (taken, held) = self.write(stream, tools, now);
+        self.inspect(stream, consumed, tools, taken, now);
+        self.consume(stream, tools, taken)?;
         self.inlets[stream as usize].held = held;
         Ok(held.map_or(if seen.is_some() { Step::More } else { Step::Idle }, Step::Held))
     }
@@ -262,7 +361,6 @@ impl Slot {
         &mut self,
         stream: Stream,
         tools: &mut Tools,
-        counters: &Counters,
         now: Instant,
     ) -> (usize, Option<Instant>) {
         let Tools { bytes, pieces, out, ends, kept, .. } = tools;
@@ -290,7 +388,7 @@ impl Slot {
             taken = at + 1;
         }
         let outcome = self.sink.append(out, ends, now);
-        Counters::add(&counters.lines, outcome.lines as u64);
+        Counters::add(&tools.counters.lines, outcome.lines as u64);
         tools.rotated |= outcome.rotated;
         match outcome.error {
             None if ends.is_empty() => {}
@@ -310,8 +408,8 @@ impl Slot {
             }
         }
         if lost.lines > 0 {
-            Counters::add(&counters.dropped_lines, lost.lines);
-            Counters::add(&counters.dropped_bytes, lost.bytes);
+            Counters::add(&tools.counters.dropped_lines, lost.lines);
+            Counters::add(&tools.counters.dropped_bytes, lost.bytes);
             self.lost.add(|sum| match sum {
                 None => lost,
                 Some(sum) => Loss {
@@ -325,13 +423,7 @@ impl Slot {
     }
 
     /// Moves the pieces that are taken from the pipe to the tail.
-    fn consume(
-        &mut self,
-        stream: Stream,
-        tools: &Tools,
-        taken: usize,
-        counters: &Counters,
-    ) -> io::Result<()> {
+    fn consume(&mut self, stream: Stream, tools: &Tools, taken: usize) -> io::Result<()> {
         let Some(piece) = taken.checked_sub(1).map(|at| &tools.pieces[at]) else { return Ok(()) };
         self.inlets[stream as usize].within_line = piece.part;
         let keep = usize::from(self.setup.spec.tail_lines);
@@ -341,18 +433,38 @@ impl Slot {
             shown.tail.push(&self.setup.redacted(&tools.bytes[piece.text.clone()]), keep);
         }
         tools.scratch.consume(&self.face.pipes[stream as usize], piece.end)?;
-        Counters::add(&counters.bytes, piece.end as u64);
+        shown.consumed[stream as usize] += piece.end as u64;
+        Counters::add(&tools.counters.bytes, piece.end as u64);
         Ok(())
     }
 
     /// Looks for patterns in the pieces that are taken.
-    fn inspect(&mut self, tools: &mut Tools, taken: usize, now: Instant) {
+    fn inspect(
+        &mut self,
+        stream: Stream,
+        consumed: u64,
+        tools: &mut Tools,
+        taken: usize,
+        now: Instant,
+    ) {
         if self.watch.is_some() || !self.setup.alerts.is_empty() {
             for at in 0..taken {
-                let line = tools.pieces[at].text.clone();
-                let ready = self.look_for_ready(&tools.bytes[line.clone()]);
-                tools.notices.extend(ready);
-                self.look_for_alerts(&tools.bytes[line]);
+                let Piece { text, part, .. } = tools.pieces[at].clone();
+                let place = consumed + text.start as u64;
+                let parts = &mut self.inlets[stream as usize].parts;
+                if parts.len() + text.len() <= JOINED_BYTES_MAX {
+                    parts.extend_from_slice(&tools.bytes[text]);
+                }
+                let line = std::mem::take(parts);
+                if self.watch.as_ref().is_some_and(|watch| place >= watch.from[stream as usize]) {
+                    let ready = self.look_for_ready(&line);
+                    tools.notices.extend(ready);
+                }
+                if part {
+                    self.inlets[stream as usize].parts = line;
+                } else {
+                    self.look_for_alerts(&line);
+                }
             }
         }
         self.release(tools, now);
@@ -414,9 +526,13 @@ impl Slot {
 
     /// Returns when something has to be done although nothing is written.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let held = self.inlets.iter().filter_map(|inlet| inlet.held);
+        // A pipe that stands in the queue is looked at anyway.
+        let idle = || self.inlets.iter().filter(|inlet| !inlet.queued);
+        let held = idle().filter_map(|inlet| inlet.held);
+        let looked = idle().filter_map(|inlet| inlet.unfinished.as_ref());
+        let looked = looked.map(|unfinished| unfinished.look_at);
         let told = self.matched.iter().filter_map(Paced::due);
-        held.chain(told).chain(self.lost.due()).min()
+        held.chain(looked).chain(told).chain(self.lost.due()).min()
     }
 
     fn failed(&mut self, what: &'static str, error: &io::Error, tools: &mut Tools) {

@@ -12,8 +12,8 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
 use super::face::Face;
-use super::queue::{Command, Queue};
-use super::slot::{Slot, Step, Tools};
+use super::queue::{Command, Queue, Taken};
+use super::slot::{Extent, Slot, Step, Tools};
 use super::sweep::{Sweep, Sweeper};
 use super::{Counters, LogNotice, Stream, read};
 use crate::domain::id::InstanceId;
@@ -29,6 +29,9 @@ const BATCHES_AT_ONCE: usize = 64;
 
 /// How often old files are looked for where nothing is rotated.
 const SWEEP_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// All that there is, whatever waits.
+const EVERYTHING: Extent = Extent::To([u64::MAX; 2]);
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
@@ -64,6 +67,7 @@ impl Worker {
         epoll::add(&epoll, &*queue, epoll::EventData::new_u64(QUEUE), epoll::EventFlags::IN)?;
         Ok(Self {
             epoll,
+            tools: Tools::new(queue.clone(), counters.clone())?,
             queue,
             counters,
             notify,
@@ -72,7 +76,6 @@ impl Worker {
             number: QUEUE,
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
-            tools: Tools::new()?,
             sweeper: Sweeper::start()?,
             sweep_at: Instant::now() + SWEEP_EVERY,
         })
@@ -93,15 +96,19 @@ impl Worker {
             self.counters.wakeups.fetch_add(1, Ordering::Relaxed);
             for event in &events {
                 match event.data.u64() {
-                    QUEUE => {
-                        let Some(commands) = self.queue.take() else { return };
-                        commands.into_iter().for_each(|command| self.obey(command));
-                    }
+                    QUEUE => self.queue.hear(),
                     data => self.enqueue(data >> 1, STREAMS[(data & 1) as usize], Instant::now()),
                 }
             }
             self.fire(Instant::now());
             for _ in 0..BATCHES_PER_TURN {
+                while self.queue.is_pending() {
+                    match self.queue.take() {
+                        Taken::Command(command) => self.obey(command),
+                        Taken::Nothing => {}
+                        Taken::Closed => return,
+                    }
+                }
                 let Some((number, stream)) = self.ready.pop_front() else { break };
                 self.work(number, stream);
             }
@@ -131,7 +138,7 @@ impl Worker {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let now = Instant::now();
         let last = slot.is_draining();
-        let step = slot.step(stream, last, &mut self.tools, &self.counters, now);
+        let step = slot.step(stream, last, Extent::Open, &mut self.tools, now);
         let more = step == Step::More;
         slot.inlets[stream as usize].queued = more;
         if more {
@@ -141,12 +148,13 @@ impl Worker {
     }
 
     /// Does all that is in the pipes of a slot, within reason.
-    fn work_through(&mut self, number: u64, last: bool) {
+    fn work_through(&mut self, number: u64, last: bool, extent: Extent) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let now = Instant::now();
         for stream in STREAMS {
             for _ in 0..BATCHES_AT_ONCE {
-                if slot.step(stream, last, &mut self.tools, &self.counters, now) != Step::More {
+                let step = slot.step(stream, last, extent, &mut self.tools, now);
+                if step != Step::More || (extent == Extent::Open && self.queue.is_pending()) {
                     break;
                 }
             }
@@ -197,24 +205,23 @@ impl Worker {
             Command::Attach { slot, face } => self.attach(slot, face),
             Command::Configure { slot, setup } => {
                 if let Some(number) = self.names.get(&slot).copied() {
-                    self.work_through(number, false);
                     self.with(number, |slot, tools, now| {
                         slot.configure(Arc::new(*setup), now);
                         slot.open(tools, now);
                     });
                 }
             }
-            Command::MarkRun { slot, run } => {
+            Command::MarkRun { slot, run, from } => {
                 if let Some(number) = self.names.get(&slot).copied() {
-                    self.work_through(number, true);
+                    self.work_through(number, true, Extent::To(from));
                     self.with(number, |slot, _, _| slot.mark_run(run));
                 }
             }
-            Command::WatchReady { slot, run, pattern, since } => {
+            Command::WatchReady { slot, run, pattern, since, from } => {
                 if let Some(number) = self.names.get(&slot).copied() {
-                    self.work_through(number, false);
                     self.with(number, |slot, tools, _| {
-                        slot.watch(run, pattern);
+                        // For an adopted run, all that is in the pipe may be the sign as well.
+                        slot.watch(run, pattern, if since.is_some() { [0; 2] } else { from });
                         let Some(since) = since else { return };
                         for line in read::lines_since(slot.sink.dir(), since) {
                             tools.notices.extend(slot.look_for_ready(line.as_bytes()));
@@ -240,14 +247,14 @@ impl Worker {
             },
             Command::Read { slot, n, reply } => {
                 if let Some(number) = self.names.get(&slot).copied() {
-                    self.work_through(number, false);
+                    self.work_through(number, false, Extent::Open);
                     let dir = self.slots[&number].sink.dir().to_owned();
                     self.sweeper.read(dir, n, reply);
                 }
             }
             Command::Detach { slot } => {
                 if let Some(number) = self.names.remove(&slot) {
-                    self.work_through(number, true);
+                    self.work_through(number, true, EVERYTHING);
                     self.forget(number);
                 }
             }
@@ -261,7 +268,7 @@ impl Worker {
         let number = self.number;
         let slot = match self.names.insert(id.clone(), number) {
             Some(before) => {
-                self.work_through(before, false);
+                self.work_through(before, false, EVERYTHING);
                 let slot = self.forget(before).expect("a named slot exists");
                 slot.with_face(face, now)
             }

@@ -61,11 +61,7 @@ pub(super) async fn run(context: &Context, args: Run, out: Out) -> Result<ExitCo
         None => out.line(&format!("{name} is not running; why: smgr status {name}")),
     }
     out.line(&format!("  kept in {}      undo: smgr remove {name}", short(&path)));
-    Ok(if instance.is_some_and(|instance| instance.pid.is_some()) {
-        exit
-    } else {
-        ExitCode::NotReady
-    })
+    Ok(exit)
 }
 
 /// A shell finds programs by PATH; a service has an environment of its own, so the file holds what PATH meant here.

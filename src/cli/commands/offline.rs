@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::audit::Archive;
 use super::status::print;
-use crate::agent::{Fold, hash_of};
+
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
@@ -22,6 +22,7 @@ use crate::domain::instance::Instance;
 use crate::domain::node::{Node, Service};
 use crate::domain::time::UnixMicros;
 use crate::store::LogReader;
+use crate::wire::fold::{Fold, state_hash};
 use crate::wire::status::{BusState, ExitStatus, InstanceStatus, NodeStatus, ServiceStatus};
 
 /// Up to where a log is folded.
@@ -97,7 +98,7 @@ pub(super) async fn replay(
     let began = std::time::Instant::now();
     let folded = fold(&archive, &until)?;
     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let hash = hash_of(&folded.node);
+    let hash = state_hash(&folded.node);
     let differences = live.as_ref().map(|live| differences(&folded.node, live));
     let head = folded.last.as_ref().map(|(id, _)| id.to_string());
     let differs = differences.as_ref().is_some_and(|differences| !differences.is_empty());

@@ -15,7 +15,7 @@ use crate::store::{AppendError, Disk, FileDisk, LogNotice, Outage};
 
 /// What the disk does at the moment.
 #[derive(Debug, Default)]
-struct Mood {
+pub(super) struct Mood {
     /// The bytes that may still be written; negative numbers mean that there is no limit.
     space: AtomicI64,
     syncs_to_fail: AtomicU32,
@@ -39,7 +39,7 @@ impl Mood {
         Ok(())
     }
 
-    fn stall(&self, stalled: bool) {
+    pub(super) fn stall(&self, stalled: bool) {
         *self.stalled.lock().unwrap() = stalled;
         self.resumed.notify_all();
     }
@@ -110,7 +110,7 @@ impl StorageBackend for MoodyFile {
     }
 }
 
-fn moody() -> (Place, Arc<Mood>) {
+pub(super) fn moody() -> (Place, Arc<Mood>) {
     let mut place = Place::new();
     let mood = Arc::new(Mood { space: AtomicI64::new(-1), ..Mood::default() });
     place.options.disk = Arc::new(MoodyDisk(mood.clone()));

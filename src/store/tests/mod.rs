@@ -1,8 +1,11 @@
 //! What the tests of the store share: a log in a folder of its own, and rows that can be told apart.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one notice among all")]
+
 mod damage;
 mod disk;
 mod lifecycle;
+mod pages;
 mod power_cut;
 mod speed;
 
