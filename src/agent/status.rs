@@ -112,7 +112,8 @@ impl Agent {
             since: slot.since,
             started_at: main.map(|main| main.started_at),
             pid: main.map(|main| main.pid),
-            restarts: slot.backoff.restarts,
+            // In a backoff the fold has counted the start that is still to come.
+            restarts: slot.backoff.restarts.saturating_sub(u32::from(until.is_some())),
             exit: slot.last.as_ref().and_then(|last| {
                 let process = last.process.as_ref()?;
                 Some(ExitStatus {

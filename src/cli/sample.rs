@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::domain::event::{
-    ActionEnded, ActionStarted, Actor, AlertFired, AlertResolved, Baseline, Cause, Desired,
-    DesiredChanged, Detached, EpochReason, Event, Exit, InstanceAdopted, InstanceExited,
-    InstanceReady, InstanceReloaded, InstanceReloading, InstanceStartFailed, InstanceStarted,
-    InstanceStopped, InstanceStopping, InstanceWaiting, IntentAccepted, IntentExecuted,
-    IntentRefused, LinesDropped, LogOpened, LogRecovered, LogRetired, LogUnavailable, Next,
-    Outcome, PartStarted, PartStopped, RunResult, ServiceAdded, ServiceRemoved, StateName,
-    StopPhase, Summarized, TrustChanged, Usage,
+    ActionEnded, ActionStarted, Actor, AgentStopping, AlertFired, AlertResolved, Baseline, Cause,
+    Desired, DesiredChanged, Detached, EpochReason, Event, Exit, InstanceAdopted, InstanceExited,
+    InstanceReady, InstanceReloaded, InstanceReloading, InstanceSignalled, InstanceStartFailed,
+    InstanceStarted, InstanceStarting, InstanceStopped, InstanceStopping, InstanceWaiting,
+    IntentAccepted, IntentExecuted, IntentRefused, LinesDropped, LogOpened, LogRecovered,
+    LogRetired, LogUnavailable, Next, Outcome, PartStarted, PartStopped, RunResult, ServiceAdded,
+    ServiceRemoved, StateName, StopPhase, StopReason, Summarized, TrustChanged, Usage,
 };
 use crate::domain::id::{
     BootId, Digest, EpochId, EventId, Generation, IntentId, Kid, RunId, Seq, ServiceId,
@@ -265,6 +265,11 @@ pub(super) fn exited(exit: Exit, result: RunResult, ran_ms: u64, next: Next) -> 
         delay_ms: 0,
         restarts: 1,
         tail: None,
+        then: None,
+        until: None,
+        base_ms: 100,
+        window_since: at("09:00:00"),
+        window_restarts: 1,
     }
 }
 
@@ -276,6 +281,8 @@ pub(super) fn started(pid: u32, restarts: u32) -> Event {
         pidfd_inode: 88_121,
         spec: Digest([1; 32]),
         restarts,
+        ready_by: None,
+        stable_at: None,
     })
 }
 
@@ -291,6 +298,7 @@ pub(super) fn agent_started() -> Event {
         boot: BootId([0x77; 16]),
         after: Some(Exit::Signal { signal: 9, core_dumped: false }),
         away_ms: 90,
+        incarnation: 7,
     })
 }
 
@@ -366,6 +374,9 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
         }),
         Event::LogRecovered(LogRecovered { unavailable_ms: 3000, late: 4, summarized: 2 }),
         Event::AgentStarted(part.clone()),
+        Event::AgentStopping(AgentStopping { leave_running: false }),
+        Event::InstanceStarting(InstanceStarting { from: StateName::Inactive, fresh: true }),
+        Event::InstanceSignalled(InstanceSignalled { intent: INTENT, signal: 1, failed: None }),
         Event::AgentStopped(PartStopped { services_left_running: true }),
         Event::KeeperStarted(part),
         Event::TrustChanged(TrustChanged { version: 2, digest }),
@@ -383,6 +394,7 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
         Event::InstanceWaiting(InstanceWaiting {
             from: StateName::Inactive,
             on: vec!["db".parse().unwrap()],
+            missing: vec![],
         }),
         started(4711, 0),
         Event::InstanceStartFailed(InstanceStartFailed {
@@ -393,6 +405,9 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             why: "no such file".to_owned(),
             restarts: 2,
             next_attempt_at: Some(until),
+            base_ms: 100,
+            window_since: until,
+            window_restarts: 2,
         }),
         Event::InstanceReady(InstanceReady { how: "notify".to_owned(), ready_ms: 310 }),
         Event::InstanceExited(exited(Exit::Code(1), RunResult::ExitCode, 311, Next::At(until))),
@@ -401,6 +416,7 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             phase: StopPhase::Term,
             until,
             then_start: true,
+            reason: StopReason::Wish,
         }),
         Event::InstanceStopped(InstanceStopped { next: Next::Inactive, took_ms: 20 }),
         Event::InstanceReloading(InstanceReloading { until }),
@@ -411,6 +427,7 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             digest,
             action,
             expires_at: until,
+            until,
             instances: vec![],
         }),
         Event::IntentRefused(IntentRefused {

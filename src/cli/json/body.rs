@@ -34,10 +34,6 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         }),
         Event::AgentStarted(it) | Event::KeeperStarted(it) => part_started(it),
         Event::AgentStopping(it) => json!({"leave_running": it.leave_running}),
-        Event::InstanceStarting(it) => json!({"from": name_of(&it.from), "fresh": it.fresh}),
-        Event::InstanceSignalled(it) => json!({
-            "intent": full_intent(it.intent), "signal": it.signal, "failed": it.failed,
-        }),
         Event::AgentStopped(it) => json!({"services_left_running": it.services_left_running}),
         Event::TrustChanged(it) => json!({"version": it.version, "digest": digest(&it.digest)}),
         Event::ServiceAdded(it) => json!({
@@ -79,7 +75,18 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         }),
         Event::InstanceWaiting(it) => {
             let on: Vec<&str> = it.on.iter().map(|service| service.as_str()).collect();
-            transition(Some(it.from), Some(StateName::Waiting), json!({"on": on}))
+            let missing: Vec<&str> = it.missing.iter().map(|service| service.as_str()).collect();
+            let rest = json!({"on": on, "missing": missing});
+            transition(Some(it.from), Some(StateName::Waiting), rest)
+        }
+        Event::InstanceStarting(it) => {
+            transition(Some(it.from), Some(StateName::Starting), json!({"fresh": it.fresh}))
+        }
+        Event::InstanceSignalled(it) => {
+            let rest = json!({
+                "intent": full_intent(it.intent), "signal": signal_name(it.signal), "failed": it.failed,
+            });
+            transition(None, None, rest)
         }
         Event::InstanceStarted(it) => {
             let rest = json!({
@@ -105,6 +112,7 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         Event::InstanceStopping(it) => {
             let rest = json!({
                 "phase": name_of(&it.phase), "until": time(Some(it.until)), "then_start": it.then_start,
+                "reason": name_of(&it.reason),
             });
             transition(Some(it.from), Some(StateName::Stopping), rest)
         }
@@ -139,7 +147,7 @@ fn transition(from: Option<StateName>, to: Option<StateName>, rest: Value) -> Va
 }
 
 fn exited(it: &InstanceExited, beside: &Beside<'_>) -> Value {
-    let next_attempt_at = match it.next {
+    let next_attempt_at = match it.then.unwrap_or(it.next) {
         Next::At(at) => Some(at),
         Next::AtOnce | Next::Stopping | Next::Completed | Next::Failed | Next::Inactive => None,
     };
@@ -154,7 +162,7 @@ fn exited(it: &InstanceExited, beside: &Beside<'_>) -> Value {
     json!({
         "result": name_of(&it.result), "exit": exit(it.exit, it.oom_killed), "usage": usage(&it.usage),
         "log": log, "pid": it.pid, "ran_ms": it.ran_ms, "restarts": it.restarts,
-        "next": next(it.next), "next_attempt_at": time(next_attempt_at), "delay_ms": it.delay_ms,
+        "next": next(it.next), "then": it.then.map(next), "next_attempt_at": time(next_attempt_at), "delay_ms": it.delay_ms,
     })
 }
 

@@ -115,7 +115,7 @@ mod tests {
             json!({
                 "from": "running", "to": "backoff", "result": "signal",
                 "exit": {"known": true, "code": null, "signal": "KILL", "core_dumped": false, "oom_killed": false},
-                "pid": 4711, "ran_ms": 12592, "restarts": 1, "next": "at_once", "next_attempt_at": null,
+                "pid": 4711, "ran_ms": 12592, "restarts": 1, "next": "at_once", "then": null, "next_attempt_at": null,
                 "delay_ms": 0,
                 "usage": {"cpu_user_ms": 41, "cpu_system_ms": 12, "memory_peak_bytes": 14_680_064},
                 "log": null,

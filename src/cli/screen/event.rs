@@ -109,8 +109,8 @@ pub(crate) fn clause(record: &EventRecord, event: Option<&Event>) -> String {
         Event::AgentStopping(_) => "stopping".to_owned(),
         Event::InstanceStarting(_) => "starting".to_owned(),
         Event::InstanceSignalled(it) => match &it.failed {
-            Some(why) => format!("signal {} was not sent: {why}", it.signal),
-            None => format!("signal {} sent", it.signal),
+            Some(why) => format!("signal {} was not sent: {why}", signal_name(it.signal)),
+            None => format!("signal {} sent", signal_name(it.signal)),
         },
         Event::AgentStopped(it) => {
             let left = if it.services_left_running { "; services go on" } else { "" };
@@ -131,7 +131,12 @@ pub(crate) fn clause(record: &EventRecord, event: Option<&Event>) -> String {
         }
         Event::InstanceWaiting(it) => {
             let on: Vec<&str> = it.on.iter().map(|service| service.as_str()).collect();
-            format!("waits for {}", on.join(", "))
+            let missing: Vec<&str> = it.missing.iter().map(|service| service.as_str()).collect();
+            let missing = match missing.is_empty() {
+                true => String::new(),
+                false => format!("; nobody wants {} up", missing.join(", ")),
+            };
+            format!("waits for {}{missing}", on.join(", "))
         }
         Event::InstanceStarted(it) => format!("started, pid {}", it.pid),
         Event::InstanceStartFailed(it) => {
@@ -258,6 +263,7 @@ pub(crate) fn severity(event: Option<&Event>) -> &'static str {
         Event::AgentStarted(it) | Event::KeeperStarted(it) if it.after.is_some() => "warning",
         Event::InstanceStopping(it) if it.phase == StopPhase::Kill => "warning",
         Event::InstanceReloaded(it) if it.failed.is_some() => "warning",
+        Event::InstanceSignalled(it) if it.failed.is_some() => "warning",
         Event::IntentRefused(_) | Event::LinesDropped(_) | Event::Summarized(_) => "warning",
         Event::LogOpened(_)
         | Event::Baseline(_)
@@ -294,6 +300,7 @@ pub(crate) fn intent_of(record: &EventRecord, event: Option<&Event>) -> Option<I
         Some(Event::IntentAccepted(it)) => Some(it.intent),
         Some(Event::IntentRefused(it)) => it.intent,
         Some(Event::IntentExecuted(it)) => Some(it.intent),
+        Some(Event::InstanceSignalled(it)) => Some(it.intent),
         Some(Event::ActionStarted(it)) => Some(it.intent),
         Some(Event::ActionEnded(it)) => Some(it.intent),
         _ => None,

@@ -27,6 +27,9 @@ const STATES: [StateName; 10] = [
 /// An answer older than this says how old it is.
 const AGE_MS_UNSAID: u64 = 10_000;
 
+/// A restart longer ago is no news.
+const RESTART_MS_TOLD: u64 = 60 * 60 * 1000;
+
 /// Returns the screen of `smgr status [SELECTOR]`: a table, or the page of the one instance that was asked for.
 ///
 /// Ages count to the time at which each node answered, so that two clocks are never compared.
@@ -123,10 +126,8 @@ fn log_words(node: &NodeStatus) -> String {
 }
 
 fn isolation_words(node: &NodeStatus) -> String {
-    match node.isolation.as_str() {
-        "none" => "isolation none".to_owned(),
-        _ => String::new(),
-    }
+    // The page of the machine says why; here the word is enough.
+    if node.isolation.starts_with("none") { "isolation none".to_owned() } else { String::new() }
 }
 
 fn missing_line(view: &View<'_>, width: Option<u16>) -> String {
@@ -223,6 +224,9 @@ fn state_note(instance: &InstanceStatus, now: UnixMicros) -> Option<String> {
         }
         StateName::Running if instance.restarts > 0 => {
             let since = instance.started_at.map(|at| now.ms_since(at))?;
+            if since > RESTART_MS_TOLD {
+                return None;
+            }
             let why = ended.map(|ended| format!(": {ended}")).unwrap_or_default();
             Some(format!("restarted {} ago{why}", age(since)))
         }
@@ -360,7 +364,7 @@ more: smgr run NAME -- COMMAND    smgr init
     fn the_first_line_says_what_is_wrong_with_the_machine_itself() {
         let mut node = sample::empty_node();
         node.bus = BusState::Away { why: "connection refused\x1b[2J".to_owned() };
-        node.isolation = "none".to_owned();
+        node.isolation = "none: not started by root".to_owned();
         node.log_unavailable = Some("no space left on device".to_owned());
         let text = status_text(&View::of(&node), node.at.plus_ms(86_400_000), None);
         let first = text.lines().next().unwrap();

@@ -160,10 +160,10 @@ impl History {
         let oom = if it.oom_killed { ", out of memory" } else { "" };
         let told = Told {
             ran_ms: Some(it.ran_ms),
-            next: next_words(it.next, it.delay_ms, it.restarts),
+            next: next_words(it.then.unwrap_or(it.next), it.delay_ms, it.restarts),
             ..told("exited", format!("{}{oom}", result_words(it.result, it.exit)))
         };
-        let by = match it.next {
+        let by = match it.then.unwrap_or(it.next) {
             Next::AtOnce | Next::At(_) | Next::Failed if by.is_empty() => "policy".to_owned(),
             Next::AtOnce
             | Next::At(_)
@@ -216,10 +216,11 @@ impl History {
                 told(record.kind.clone(), "without an instance")
             }
             Event::InstanceStarting(_) => detail("starting", ""),
-            Event::InstanceSignalled(it) => match &it.failed {
-                Some(why) => told("signal not sent", why.clone()),
-                None => told("signal sent", it.signal.to_string()),
-            },
+            Event::InstanceSignalled(it) => {
+                let result =
+                    it.failed.as_ref().map_or("sent".to_owned(), |why| format!("not sent: {why}"));
+                told(format!("signal {}", signal_name(it.signal)), result)
+            }
             Event::AgentStopping(it) => {
                 detail("agent stopping", if it.leave_running { "services go on" } else { "" })
             }
@@ -299,9 +300,6 @@ impl History {
                 told("refused", format!("[{}] {}{times}", it.code, it.why))
             }
             Event::IntentExecuted(it) => match (&it.outcome, self.intents.get(&it.intent)) {
-                (Outcome::Done { .. }, Some(Action::Signal { signal, .. })) => {
-                    told(format!("signal {}", signal_name(*signal)), "sent")
-                }
                 (Outcome::Done { .. }, _) => detail(
                     "outcome",
                     format!("{} {}", short_intent(it.intent), outcome_words(&it.outcome)),

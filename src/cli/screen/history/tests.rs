@@ -2,8 +2,8 @@ use super::super::names::Names;
 use super::*;
 use crate::cli::sample;
 use crate::domain::event::{
-    AlertFired, Cause, Event, InstanceStopped, InstanceStopping, IntentAccepted, IntentExecuted,
-    Next, Outcome, RunResult, StateName,
+    AlertFired, Cause, Event, InstanceSignalled, InstanceStopped, InstanceStopping, IntentAccepted,
+    IntentExecuted, Next, Outcome, RunResult, StateName, StopReason,
 };
 use crate::domain::intent::ActorKind;
 use crate::wire::payload::EventRecord;
@@ -37,13 +37,20 @@ fn crash_loop() -> Vec<EventRecord> {
             digest: Digest([0; 32]),
             action,
             expires_at: sample::at("14:09:58"),
+            until: sample::at("14:09:58"),
             instances: vec![],
         }),
     );
     let until = sample::at("14:05:08");
     let stop = |phase| {
         let from = StateName::Running;
-        Event::InstanceStopping(InstanceStopping { from, phase, until, then_start: true })
+        Event::InstanceStopping(InstanceStopping {
+            from,
+            phase,
+            until,
+            then_start: true,
+            reason: StopReason::Wish,
+        })
     };
     let stopping = add("14:04:58", 1, &stop(StopPhase::Term));
     let ended = sample::exited(Exit::Code(0), RunResult::Success, 276_720_000, Next::Stopping);
@@ -155,6 +162,7 @@ fn a_wish_without_another_trace_is_shown_and_one_that_failed_as_well() {
             digest: Digest([0; 32]),
             action,
             expires_at: sample::at("14:00:00"),
+            until: sample::at("14:00:00"),
             instances: vec![],
         })
     };
@@ -169,8 +177,14 @@ fn a_wish_without_another_trace_is_shown_and_one_that_failed_as_well() {
         history.rows().iter().map(|row| format!("{}: {}", row.what, row.result)).collect::<Vec<_>>()
     };
     let service = || "web".parse().unwrap();
-    let signal = Action::Signal { service: service(), signal: 1 };
-    assert_eq!(rows(signal, Outcome::Done { changed: true }), ["signal HUP: sent"]);
+    let signalled = Event::InstanceSignalled(InstanceSignalled {
+        intent: sample::INTENT,
+        signal: 1,
+        failed: None,
+    });
+    let signalled = [sample::record(1, "13:00:00", ("web", 0, 1), &signalled)];
+    let text = history(&signalled, "web", false).text(None, None);
+    assert!(text.contains("web    signal HUP  sent"), "{text}");
     let stop = Action::Stop { service: service() };
     assert!(rows(stop.clone(), Outcome::Done { changed: true }).is_empty());
     let unknown = Outcome::Unknown { why: "the agent died".to_owned() };
