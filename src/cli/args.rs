@@ -108,7 +108,7 @@ pub enum Output {
 }
 
 /// Whether a command ends with the outcome or with the acceptance.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Waiting {
     /// End with the outcome (this is the default)
     #[arg(long, conflicts_with = "detach")]

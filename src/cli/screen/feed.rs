@@ -60,6 +60,11 @@ impl Feed {
         lines
     }
 
+    /// Says whether lines are held back.
+    pub fn holds(&self) -> bool {
+        self.part.is_some() || !self.exits.is_empty()
+    }
+
     /// Returns the lines that were held back.
     pub fn flush(&mut self) -> Vec<String> {
         let mut lines = self.overdue(UnixMicros(u64::MAX));
