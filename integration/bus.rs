@@ -221,6 +221,27 @@ fn a_server_without_tls_hears_nothing_from_one_who_asked_for_it() {
 }
 
 #[test]
+fn a_server_is_spoken_with_over_tls_when_the_pinned_authority_vouches_for_it() {
+    block_on(async {
+        let tls = concat!(env!("CARGO_MANIFEST_DIR"), "/integration/support/tls");
+        let server = NatsServer::start_with(&format!(
+            "tls {{ cert_file: \"{tls}/server.pem\", key_file: \"{tls}/server.key\", \
+             handshake_first: true }}"
+        ));
+        let mut options = options(&server, "alice");
+        options.urls = vec![format!("tls://127.0.0.1:{}", server.port())];
+        options.tls.ca = Some(format!("{tls}/stranger.pem").into());
+        let error = Connection::dial(&options).await.unwrap_err();
+        assert!(matches!(error, DialError::Connect { .. }), "{error}");
+
+        options.tls.ca = Some(format!("{tls}/authority.pem").into());
+        let alice = Connection::dial(&options).await.unwrap();
+        assert!(matches!(state_of(&alice), BusState::Up { encrypted: true, .. }));
+        alice.flush().await.unwrap();
+    });
+}
+
+#[test]
 fn a_slow_reader_loses_the_newest_messages_and_the_loss_is_counted() {
     block_on(async {
         let server = NatsServer::start();

@@ -1,7 +1,9 @@
 //! Tests against real processes, a real nats-server and the built binary.
 
 mod bus;
+mod keeper;
 mod layering;
 mod shop;
+mod store;
 mod support;
 mod uplink;

@@ -202,7 +202,7 @@ fn a_node_has_one_uplink() {
         let node = Node::start();
         let _agent = node.agent().await;
         let second = smgr::uplink::run(&node.options());
-        assert!(matches!(second, Err(UplinkError::AlreadyRunning { .. })), "{second:?}");
+        assert!(matches!(second, Err(UplinkError::Lock(_))), "{second:?}");
     });
 }
 
@@ -222,6 +222,21 @@ fn an_agent_of_another_age_is_told_by_the_end_of_the_uplink() {
     });
     let ended = uplink.join().unwrap();
     assert!(matches!(ended, Err(UplinkError::Protocol { .. })), "{ended:?}");
+}
+
+#[test]
+fn a_connected_uplink_with_nothing_to_carry_sleeps() {
+    block_on(async {
+        let node = Node::start();
+        let mut agent = node.agent().await;
+        agent.listen_to_calls(&node).await;
+        // A fresh connection is measured by the server with a few pings.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let before = switches_of(&node.thread_name());
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        let switches = switches_of(&node.thread_name()) - before;
+        assert!(switches <= 2, "woke {switches} times in 6 s");
+    });
 }
 
 mod heavy {
@@ -319,12 +334,18 @@ impl Node {
         let node = Self { server: NatsServer::start(), folder, listener };
         let options = node.options();
         // Ends with the test's process: an uplink stops only when it is told to.
-        thread::spawn(move || smgr::uplink::run(&options));
+        let named = thread::Builder::new().name(node.thread_name());
+        named.spawn(move || smgr::uplink::run(&options)).unwrap();
         node
     }
 
     fn options(&self) -> UplinkOptions {
         UplinkOptions { state_dir: self.folder.path().to_owned() }
+    }
+
+    /// Returns what its thread is called: the kernel keeps 15 bytes, and another test may run beside.
+    fn thread_name(&self) -> String {
+        format!("uplink-{}", self.server.port())
     }
 
     /// Waits for the uplink to come, and exchanges hellos.
@@ -424,14 +445,29 @@ fn publication(ticket: Ticket, to: &str, bytes: &[u8], keep_ms: u32, confirm: Co
     ToUplink::Publish { ticket, to: to.to_owned(), bytes, keep_ms, confirm }
 }
 
+/// Returns how often the threads of this name went to sleep so far.
+fn switches_of(name: &str) -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(Result::unwrap);
+    let of_name = tasks.filter(|task| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
+    });
+    of_name
+        .map(|task| {
+            let status = std::fs::read_to_string(task.path().join("status")).unwrap();
+            let line = status.lines().find(|line| line.starts_with("voluntary_ctxt")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+        })
+        .sum()
+}
+
 fn state_folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::create_dir(folder.path().join("run")).unwrap();
+    std::fs::create_dir_all(folder.path().join("run/agent")).unwrap();
     folder
 }
 
 fn socket(state_dir: &Path) -> PathBuf {
-    state_dir.join("run/uplink.sock")
+    smgr::ipc::place::Place::of(state_dir).uplink_socket()
 }
 
 async fn dial(server: &NatsServer) -> Connection {

@@ -44,6 +44,11 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// Returns the port, which no other server of this machine has.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Kills the server with SIGKILL.
     pub(crate) fn kill(&mut self) {
         let _already_dead = self.child.kill();

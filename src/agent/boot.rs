@@ -1,11 +1,10 @@
 //! Puts an agent together: keys, log, replay, sockets; then hands everything to its task.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::authority::Authority;
 use super::folder::StateFolder;
@@ -14,25 +13,21 @@ use super::logs::LogThread;
 use super::queries::Queries;
 use super::recorder::Recorder;
 use super::services::Services;
-use super::setup::NodeSetup;
-use super::task::{Agent, FOLD_VERSION, Parts, hash_of};
+use super::setup::{BusSetup, NodeSetup};
+use super::task::{Agent, Parts};
 use super::voice::Voice;
 use super::wake::{QUEUE, Wake, Waker};
 use super::{clock, keeper_link, keyfile, local, uplink_link};
-use crate::domain::event::{
-    Baseline, Context, EpochReason, Event, LogOpened, PartStarted, Predecessor,
-};
-use crate::domain::id::{BootId, EpochId, Seq};
+use crate::domain::event::{Context, EpochReason, Event, LogOpened, PartStarted, Predecessor};
+use crate::domain::id::{BootId, EpochId, FleetId, NodeId};
 use crate::domain::input::Decision;
-use crate::domain::node::{Node, NodePart};
+use crate::domain::node::Node;
 use crate::domain::time::UnixMicros;
 use crate::ipc::hello::{Incarnation, Part};
 use crate::ipc::place::Place;
+use crate::ipc::uplink::{BusConfig, BusCredentials};
 use crate::store::{self, Log, LogNotice, LogOptions, Opened, Writer};
-use crate::wire::codec;
-use crate::wire::envelope;
-use crate::wire::key::Signer;
-use crate::wire::payload::{Body, EventRecord};
+use crate::wire::fold::{self, Broken, Fold};
 
 /// How the agent is started.
 #[derive(Debug, Clone)]
@@ -59,7 +54,7 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
     let boot = clock::boot_id()?;
     let (trust, ring) = keyfile::load_trust(&state)?;
     let signer = Arc::new(keyfile::load_key(&keyfile::KeyName::Node.path(&state))?);
-    let note_key = keyfile::load_note_signer(&state, &setup)?;
+    let note_key = Box::new(signer.for_notes(&note_name(&setup.fleet, &setup.node))?);
 
     let (waker, wakes) = mpsc::channel(QUEUE);
     let writer = Writer::start()?;
@@ -73,7 +68,7 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
         Authority::new(setup.fleet.clone(), setup.node.clone(), ring, trust.revoked.clone());
     authority.raise_floor(epoch.last_at);
     let incarnation = Incarnation::draw();
-    let bus = setup.bus.as_ref().map(|bus| keyfile::bus_config(bus, &setup)).transpose()?;
+    let bus = setup.bus.as_ref().map(|bus| bus_config(bus, &setup)).transpose()?;
     let agent = Agent::new(Parts {
         launchers: Launchers::new(&state, &setup)?,
         logs: start_logs(waker.clone())?,
@@ -111,7 +106,7 @@ fn begin(mut agent: Agent, epoch: Epoch, boot: BootId) -> Agent {
         let opened = LogOpened { reason, predecessor: epoch.predecessor, version };
         events.push((Context::default(), Event::LogOpened(opened)));
         if reason != EpochReason::FirstStart {
-            let parts = baseline(&agent.node);
+            let parts = fold::baseline(&agent.node);
             events.extend(parts.into_iter().map(|part| (Context::default(), part)));
         }
     }
@@ -183,16 +178,19 @@ fn fold_log(opened: Opened, state: &StateFolder) -> anyhow::Result<(Log, Node, E
             Ok((log, node, epoch))
         }
         Opened::NeedsEpoch(vacant) => {
-            let (reason, predecessor) = match &vacant.reason {
-                store::EpochReason::FirstStart => (EpochReason::FirstStart, None),
-                store::EpochReason::Damaged { aside, why } => {
-                    error!(aside = %aside.display(), why, "the log was damaged and is set aside");
-                    (EpochReason::Integrity, vacant.predecessor.map(predecessor_of))
+            let mut node = Node::default();
+            let (reason, last_at) = match vacant.reason() {
+                store::EpochReason::FirstStart => (EpochReason::FirstStart, clock::now().at),
+                store::EpochReason::Damaged { why } => {
+                    error!(why, "the log was damaged: the files are set aside, a new epoch begins");
+                    let mut fold = Fold::new(&mut node);
+                    vacant.replay(|at, row| fold.row(at.seq, row))?;
+                    (EpochReason::Integrity, fold.last_at)
                 }
             };
+            let predecessor = vacant.predecessor().map(predecessor_of);
             let log = vacant.begin(fresh())?;
-            let last_at = clock::now().at;
-            Ok((log, Node::default(), Epoch { begins: Some(reason), predecessor, last_at }))
+            Ok((log, node, Epoch { begins: Some(reason), predecessor, last_at }))
         }
     }
 }
@@ -201,102 +199,24 @@ fn predecessor_of(known: store::Predecessor) -> Predecessor {
     Predecessor { epoch: known.epoch, size: known.size, root: known.root }
 }
 
-/// Why a row cannot be folded.
-#[derive(Debug)]
-pub(crate) enum Broken {
-    /// It does not read, or does not follow from what was before.
-    Illegal(String),
-    /// A later version wrote it and says that it matters.
-    Newer(String),
+/// The name under which a node signs the heads of its log; each names its epoch in its text.
+pub(crate) fn note_name(fleet: &FleetId, node: &NodeId) -> String {
+    format!("smgr/{fleet}/{node}")
 }
 
-/// Folds rows of a log, one after the other.
-pub(crate) struct Fold<'a> {
-    node: &'a mut Node,
-    /// When the last event was written.
-    pub(crate) last_at: UnixMicros,
-    /// The first row that could not be folded.
-    pub(crate) broken: Option<(Seq, Broken)>,
-    /// Events of types that this version does not know and may pass over.
-    pub(crate) passed_over: u64,
-}
-
-impl<'a> Fold<'a> {
-    pub(crate) fn new(node: &'a mut Node) -> Self {
-        Self { node, last_at: UnixMicros(0), broken: None, passed_over: 0 }
-    }
-
-    /// Folds one row; ends at the first that does not follow.
-    pub(crate) fn row(&mut self, seq: Seq, row: &[u8]) -> ControlFlow<()> {
-        match self.try_row(row) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(broken) => {
-                self.broken = Some((seq, broken));
-                ControlFlow::Break(())
-            }
-        }
-    }
-
-    fn try_row(&mut self, row: &[u8]) -> Result<(), Broken> {
-        let illegal = |why: String| Broken::Illegal(why);
-        let sealed =
-            envelope::read(row, store::ROW_BYTES_MAX).map_err(|why| illegal(why.to_string()))?;
-        let record: EventRecord =
-            codec::decode(sealed.unverified_payload()).map_err(|why| illegal(why.to_string()))?;
-        self.last_at = self.last_at.max(record.at);
-        let event = match record.event().map_err(|why| illegal(why.to_string()))? {
-            Body::Known(event) => event,
-            Body::Unknown if record.critical => {
-                let why = format!("`{}` needs a newer smgr than {}", record.kind, env!("CARGO_PKG_VERSION"));
-                return Err(Broken::Newer(why));
-            }
-            Body::Unknown => {
-                self.passed_over += 1;
-                return Ok(());
-            }
-        };
-        if let Event::Baseline(part) = &event {
-            return self.baseline(part);
-        }
-        let context = record.context();
-        self.node
-            .evolve(record.at, &context, &event)
-            .map_err(|why| illegal(format!("{}: {why}", record.kind)))
-    }
-
-    /// Restores the state from a part of a baseline; the last one has to lead to the hash that it names.
-    fn baseline(&mut self, part: &Baseline) -> Result<(), Broken> {
-        if part.part == 0 {
-            *self.node = Node::default();
-        }
-        let restored: NodePart =
-            codec::decode(&part.state).map_err(|why| Broken::Illegal(why.to_string()))?;
-        self.node.restore(restored);
-        let complete = part.part + 1 == part.parts && part.fold == FOLD_VERSION;
-        if complete && hash_of(self.node) != part.state_hash {
-            return Err(Broken::Illegal("the baseline leads to another state".to_owned()));
-        }
-        Ok(())
-    }
-}
-
-/// Returns the whole folded state as events, so that replay can begin with them.
-pub(super) fn baseline(node: &Node) -> Vec<Event> {
-    let parts = node.parts();
-    let count = u32::try_from(parts.len()).expect("a node has fewer than 2^32 services");
-    let state_hash = hash_of(node);
-    (0..)
-        .zip(&parts)
-        .map(|(part, state)| {
-            Event::Baseline(Baseline {
-                part,
-                parts: count,
-                fold: FOLD_VERSION,
-                state_hash,
-                state: codec::encode(state),
-            })
-        })
-        .collect()
+fn bus_config(bus: &BusSetup, setup: &NodeSetup) -> anyhow::Result<BusConfig> {
+    let credentials = match &bus.nkey {
+        Some(path) => BusCredentials::NkeySeed(std::fs::read_to_string(path)?.trim().to_owned()),
+        None => BusCredentials::Anonymous,
+    };
+    Ok(BusConfig {
+        urls: bus.urls.clone(),
+        credentials,
+        ca: None,
+        client: None,
+        principal: setup.node.as_str().parse()?,
+        retain_events: bus.own_server.then(|| setup.fleet.clone()),
+    })
 }
 
 fn start_logs(waker: Waker) -> std::io::Result<LogThread> {
@@ -309,7 +229,11 @@ fn start_logs(waker: Waker) -> std::io::Result<LogThread> {
 /// Whose uplink is spoken to: the account of its own, or this one where there are no accounts.
 fn uplink_uids() -> Vec<u32> {
     let own = rustix::process::geteuid().as_raw();
-    let account = super::launch::account_uid("smgr-uplink");
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let account = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some("smgr-uplink")).then(|| fields.nth(1)?.parse().ok()).flatten()
+    });
     std::iter::once(own).chain(account).collect()
 }
 
@@ -329,4 +253,3 @@ fn raise_descriptor_limit() {
         info!(%why, "the limit of open files stays as it is");
     }
 }
-

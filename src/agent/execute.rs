@@ -9,7 +9,7 @@ use super::hands::{Asked, HeldRun, Standing};
 use super::names::{self, Memo};
 use super::task::{Agent, Deadline, Promise};
 use super::{clock, logs, signs};
-use crate::domain::effect::{Act, Hook, Operation, Timer};
+use crate::domain::effect::{Act, Hook, Operation};
 use crate::domain::event::{Context, Event, Exit, LinesDropped, PartStarted, Usage};
 use crate::domain::id::{InstanceId, IntentId, RunId};
 use crate::domain::input::{
@@ -26,18 +26,14 @@ impl Agent {
     /// Does one thing. What follows from it at once is queued, never decided in the middle of a decision.
     pub(super) fn act(&mut self, act: Act) {
         match act {
-            Act::Spawn { instance, run } => self.spawn(instance, run),
+            Act::Spawn { instance, run, .. } => self.spawn(instance, run),
             Act::Signal { instance, run, signal, operation } => {
                 let asked = match &operation {
                     Operation::Wish(intent, _) => Asked::Signal(*intent, instance.clone()),
                     _ => Asked::Other("signal"),
                 };
-                let verb = Verb::Signal {
-                    run: names::run(&instance, run),
-                    signal,
-                    to: Target::Main,
-                    operation: Some(operation.id()),
-                };
+                let verb =
+                    Verb::Signal { run: names::run(&instance, run), signal, to: Target::Main };
                 self.hands.ask(asked, verb);
             }
             Act::KillTree { instance, run } => {
@@ -49,6 +45,7 @@ impl Agent {
             }
             // A fact is acknowledged by its number, when everything that it led to is durable.
             Act::Acknowledge { instance, run } => self.launchers.forget(&instance, run),
+            Act::AcknowledgeAction { .. } => {}
             Act::SetTimer { timer, at, after_ms } => {
                 let due = clock::now().mono_ns + after_ms.saturating_mul(1_000_000);
                 self.timers.set(Deadline::Core(timer.clone()), due);
@@ -326,7 +323,8 @@ impl Agent {
         }
         let meeting = std::mem::take(meeting);
         for state in &meeting.runs {
-            let known = self.hands.held.get(&state.slot).is_some_and(|held| !held.channels.is_empty());
+            let known =
+                self.hands.held.get(&state.slot).is_some_and(|held| !held.channels.is_empty());
             if !known && names::instance_of(&state.slot).is_some() {
                 let slot = state.slot.clone();
                 let verb = Verb::TakeDescriptors { slot: slot.clone() };
@@ -370,10 +368,9 @@ impl Agent {
                     pidfd_inode: state.inode,
                     spec,
                 }),
-                Some(Memo::Action { intent, .. }) => kept.actions.push(KeptAction {
-                    intent,
-                    ended: ended.map(|(exit, ..)| (exit_of(exit), 0)),
-                }),
+                Some(Memo::Action { intent, .. }) => kept
+                    .actions
+                    .push(KeptAction { intent, ended: ended.map(|(exit, ..)| (exit_of(exit), 0)) }),
                 Some(Memo::Hook { .. }) => {}
                 None => warn!(run = %state.run, "the keeper holds a run of which nothing is known"),
             }
@@ -410,9 +407,8 @@ impl Agent {
             return None;
         };
         match (memo, fact.what) {
-            (Memo::Run { instance, run, .. }, What::Spawned { pid, inode }) => {
-                self.launchers.started(&instance, run, fact.at);
-                Some(Input::Started { instance, run, pid, pidfd_inode: inode })
+            (Memo::Run { instance, run, spec }, What::Spawned { pid, inode }) => {
+                Some(Input::Started { instance, run, pid, pidfd_inode: inode, spec })
             }
             (Memo::Run { instance, run, .. }, What::NotSpawned(failure)) => {
                 let step = failure.step.to_string();
@@ -492,7 +488,8 @@ impl Agent {
             if let (Event::InstanceExited(body), Some(instance)) = (event, context.instance_id())
                 && body.tail.is_none()
             {
-                body.tail = self.launchers.keep_tail(&self.logs, &instance);
+                let lines = self.logs.handle().tail_now(&instance);
+                body.tail = self.launchers.keep_tail(&instance, lines);
             }
         }
     }
@@ -526,11 +523,6 @@ impl Agent {
             let how = "notify".to_owned();
             self.decide(Input::Ready { instance: instance.clone(), run, how });
         }
-    }
-
-    /// Makes the listeners and log writers of adopted runs that announce themselves by a line of output.
-    pub(super) fn deadline_of(&self, timer: &Timer) -> bool {
-        self.recorded.contains_key(timer)
     }
 }
 

@@ -149,12 +149,13 @@ impl Hands {
         self.number += 1;
         let number = OperationNumber(self.number);
         let message = ToKeeper::Operate { number, verb };
-        match Packet::with_descriptors(&message, descriptors) {
-            Ok(packet) if sender.try_send(packet).is_ok() => {
-                self.asked.insert(number, asked);
-            }
-            Ok(_) => warn!(?asked, "the keeper does not keep up; asked again at the next meeting"),
-            Err(error) => error!(%error, ?asked, "an operation does not fit a message"),
+        let packet = match Packet::with_descriptors(&message, descriptors) {
+            Ok(packet) => packet,
+            Err(error) => return error!(%error, ?asked, "an operation does not fit a message"),
+        };
+        match sender.try_send(packet) {
+            Ok(()) => drop(self.asked.insert(number, asked)),
+            Err(_) => warn!(?asked, "the keeper does not keep up; asked again at the next meeting"),
         }
     }
 

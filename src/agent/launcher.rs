@@ -11,7 +11,7 @@ use super::folder::StateFolder;
 use super::launch::{
     Helper, HelperOutput, Launch, LaunchFault, Launcher, NodeFacts, PATH_DEFAULT, Start,
 };
-use super::logs::{LogSetup, LogThread};
+use super::logs::LogSetup;
 use super::names;
 use super::services::Services;
 use super::setup::NodeSetup;
@@ -142,8 +142,11 @@ impl Launchers {
     }
 
     /// Keeps the last lines of a run beside the log and returns what stands for them in its exit event.
-    pub(super) fn keep_tail(&mut self, logs: &LogThread, instance: &InstanceId) -> Option<Detached> {
-        let lines = logs.handle().tail_now(instance);
+    pub(super) fn keep_tail(
+        &mut self,
+        instance: &InstanceId,
+        lines: Vec<String>,
+    ) -> Option<Detached> {
         if lines.is_empty() {
             self.last_words.remove(instance);
             return None;

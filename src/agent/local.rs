@@ -27,8 +27,6 @@ const READ_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     answers: mpsc::Sender<LocalAnswer>,
-    /// The user at the other end, told by the kernel.
-    pub(super) uid: u32,
 }
 
 impl Caller {
@@ -84,8 +82,9 @@ async fn converse(
     incarnation: Incarnation,
     waker: &Waker,
 ) -> anyhow::Result<()> {
+    debug!(uid = peer.uid, pid = peer.pid, "a caller at the local socket");
     let (answers, mut queue) = mpsc::channel(ANSWERS);
-    let caller = Caller { answers, uid: peer.uid };
+    let caller = Caller { answers };
     let hello = LocalAnswer::Hello(Hello::of(Part::Agent, incarnation));
     let sending = async move {
         sender.send(&hello).await?;

@@ -1,9 +1,34 @@
 //! The head of a node: verifies, decides, remembers. It opens no network connection and starts no process.
+//!
+//! `boot` puts the parts together; `task` owns them and takes one wake after the other; `execute` carries out what
+//! was decided; `recorder` signs and records; the links carry frames. Everything that decides is in `domain`.
 
+mod answers;
+mod authority;
+mod boot;
+mod clock;
 pub mod detached;
+mod execute;
 pub mod folder;
+mod hands;
+mod keeper_link;
 pub mod keyfile;
 pub mod launch;
+mod launcher;
+mod local;
 pub mod logs;
+mod names;
+mod queries;
+mod recorder;
+mod services;
 pub mod setup;
+mod signs;
+mod status;
+mod task;
+mod timers;
 pub mod trust;
+mod uplink_link;
+mod voice;
+mod wake;
+
+pub use boot::{AgentOptions, run};

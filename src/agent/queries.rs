@@ -1,19 +1,22 @@
 //! Answers readings: status, ranges of the log, lines of services' logs, outcomes. Nothing of it is logged.
 
+use std::ops::ControlFlow;
+
 use serde_bytes::ByteBuf;
 use tracing::debug;
 
 use super::answers::ReplyTo;
+use super::clock;
 use super::local::Caller;
 use super::task::Agent;
-use super::clock;
 use super::wake::Wake;
 use crate::domain::code::Code;
-use crate::domain::id::{EventId, IntentId, ServiceId};
+use crate::domain::id::{EventId, IntentId, Seq, ServiceId};
 use crate::domain::seen::Progress;
 use crate::ipc::hello::Hello;
 use crate::ipc::local::RequestId;
 use crate::ipc::place::Place;
+use crate::store::{EpochOnDisk, EventPos, Log, RangeEnd, RangeLimits, ReadError};
 use crate::wire::codec;
 use crate::wire::payload::{Ask, Query, Reply};
 
@@ -82,7 +85,9 @@ impl Agent {
             Ask::Ping => Reply::Pong { version: env!("CARGO_PKG_VERSION").to_owned() },
             Ask::Status => Reply::Status(Box::new(self.status())),
             Ask::Outcome { intent } => self.outcome(intent),
-            Ask::Logs { service, index, lines } => return self.lines(to, cause, &service, index, lines),
+            Ask::Logs { service, index, lines } => {
+                return self.lines(to, cause, &service, index, lines);
+            }
             Ask::Range { after, events_max, wait_ms } => {
                 return self.range(to, cause, after, events_max, wait_ms);
             }
@@ -92,14 +97,17 @@ impl Agent {
 
     fn outcome(&self, intent: IntentId) -> Reply {
         match self.node.seen().get(&intent).map(|record| &record.progress) {
-            Some(Progress::Done(outcome)) => {
+            Some(Progress::Executed { outcome, .. }) => {
                 let event = self.recorder.event_id(self.recorder.head().seq);
                 Reply::Outcome { outcome: outcome.clone(), event }
             }
             Some(Progress::Open(_)) => {
                 Reply::Accepted { event: self.recorder.event_id(self.recorder.head().seq) }
             }
-            None => refused(Code::EXPIRED, format!("intent {intent} is not known here, or not any more")),
+            None => refused(
+                Code::EXPIRED,
+                format!("intent {intent} is not known here, or not any more"),
+            ),
         }
     }
 
@@ -112,7 +120,8 @@ impl Agent {
         lines: u32,
     ) {
         let Some(known) = self.node.services().get(service) else {
-            let reply = refused(Code::NO_SUCH_SERVICE, format!("no service is called `{service}` here"));
+            let reply =
+                refused(Code::NO_SUCH_SERVICE, format!("no service is called `{service}` here"));
             return self.answers.reply(&to, cause, reply, &mut self.voice);
         };
         let slots: Vec<u16> = known
@@ -121,7 +130,8 @@ impl Agent {
             .filter(|slot| index.is_none_or(|index| index == *slot))
             .collect();
         if slots.is_empty() {
-            let reply = refused(Code::NO_SUCH_INSTANCE, format!("`{service}` has no such instance"));
+            let reply =
+                refused(Code::NO_SUCH_INSTANCE, format!("`{service}` has no such instance"));
             return self.answers.reply(&to, cause, reply, &mut self.voice);
         }
         let asked: Vec<_> = slots
@@ -179,16 +189,13 @@ impl Agent {
         let waker = self.waker.clone();
         tokio::task::spawn_blocking(move || {
             let events_max = events_max.clamp(1, RANGE_EVENTS_MAX) as usize;
-            let cursor = after.map(|cursor| (cursor.epoch, cursor.seq));
             let head = log.head();
             let head = EventId { origin: origin.clone(), epoch: head.epoch, seq: head.seq };
-            let reply = match log.range(cursor, events_max, RANGE_BYTES_MAX) {
-                Ok(range) => Reply::Range {
-                    epoch: range.epoch,
-                    first: range.first,
-                    rows: range.rows.into_iter().map(|row| ByteBuf::from(row.to_vec())).collect(),
-                    head,
-                },
+            let limits = RangeLimits { rows: events_max, bytes: RANGE_BYTES_MAX };
+            let reply = match page_after(&log, after.as_ref(), limits) {
+                Ok((first, rows)) => {
+                    Reply::Range { epoch: first.epoch, first: first.seq, rows, head }
+                }
                 Err(why) => refused(Code::BAD_CURSOR, why.to_string()),
             };
             if waker.blocking_send(Wake::Ranged(Page { to, cause, reply })).is_err() {
@@ -230,6 +237,46 @@ impl Agent {
     }
 }
 
+/// Reads the rows behind a cursor, or the first that are kept. A page never spans two epochs.
+fn page_after(
+    log: &Log,
+    after: Option<&EventId>,
+    limits: RangeLimits,
+) -> Result<(EventPos, Vec<ByteBuf>), ReadError> {
+    let mut from = match after {
+        Some(cursor) => EventPos { epoch: cursor.epoch, seq: Seq(cursor.seq.0 + 1) },
+        None => first_kept(log)?,
+    };
+    loop {
+        let mut rows = Vec::new();
+        let end = log.range(from, limits, |_, row| {
+            rows.push(ByteBuf::from(row.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        if !rows.is_empty() || !matches!(end, RangeEnd::EpochOver { .. }) {
+            return Ok((from, rows));
+        }
+        let epochs = log.reader().epochs()?;
+        let next = epochs.iter().skip_while(|known| known.epoch != from.epoch).nth(1);
+        match next {
+            Some(next) => from = first_of(next),
+            None => return Ok((from, rows)),
+        }
+    }
+}
+
+fn first_kept(log: &Log) -> Result<EventPos, ReadError> {
+    let epochs = log.reader().epochs()?;
+    let oldest = epochs.iter().find(|epoch| !epoch.segments.is_empty());
+    let newest = EventPos { epoch: log.head().epoch, seq: Seq(1) };
+    Ok(oldest.map_or(newest, first_of))
+}
+
+fn first_of(epoch: &EpochOnDisk) -> EventPos {
+    let first = epoch.segments.first().map_or(1, |segment| segment.first);
+    EventPos { epoch: epoch.epoch, seq: Seq(first) }
+}
+
 /// Keeps the newest lines that fit an answer.
 fn fit(lines: Vec<String>) -> Vec<String> {
     let mut bytes = 0;
@@ -247,4 +294,3 @@ fn fit(lines: Vec<String>) -> Vec<String> {
 fn refused(code: Code, why: String) -> Reply {
     Reply::Refused { code: code.to_string(), why }
 }
-

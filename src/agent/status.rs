@@ -42,19 +42,20 @@ impl Agent {
                 Some(Trees::ProcessGroup) => "process_group".to_owned(),
                 None => "unknown".to_owned(),
             },
-            log_bytes: self.recorder.log().allocated_bytes(),
+            log_bytes: self.recorder.log().reader().allocated_bytes(),
             log_bytes_max: LOG_BYTES_MAX,
             log_unavailable: self.outage().map(str::to_owned),
             services: services.iter().map(|(id, known)| self.service_status(id, known)).collect(),
             instances: services
                 .iter()
                 .flat_map(|(id, known)| {
-                    known.slots().filter(|(index, slot)| {
-                        *index < known.wanted || !slot.state.at_rest()
-                    }).map(move |(index, slot)| {
-                        let instance = InstanceId { service: id.clone(), index };
-                        self.instance_status(&instance, known, slot)
-                    })
+                    known
+                        .slots()
+                        .filter(|(index, slot)| *index < known.wanted || !slot.state.at_rest())
+                        .map(move |(index, slot)| {
+                            let instance = InstanceId { service: id.clone(), index };
+                            self.instance_status(&instance, known, slot)
+                        })
                 })
                 .collect(),
             alerts: self.alerts(),
@@ -82,7 +83,12 @@ impl Agent {
         }
     }
 
-    fn instance_status(&self, id: &InstanceId, service: &Service, slot: &Instance) -> InstanceStatus {
+    fn instance_status(
+        &self,
+        id: &InstanceId,
+        service: &Service,
+        slot: &Instance,
+    ) -> InstanceStatus {
         let main = slot.state.main();
         let (memory_bytes, tasks) = self.usage(id, slot);
         let log_path = self.launchers.log_path(&self.services, id);
@@ -103,7 +109,7 @@ impl Agent {
             since: slot.since,
             started_at: main.map(|main| main.started_at),
             pid: main.map(|main| main.pid),
-            restarts: slot.backoff.restarts(),
+            restarts: slot.backoff.restarts,
             exit: slot.last.as_ref().and_then(|last| {
                 let process = last.process.as_ref()?;
                 Some(ExitStatus {
@@ -150,7 +156,9 @@ impl Agent {
         let mut alerts = Vec::new();
         for (service, known) in self.node.services() {
             for (index, slot) in known.slots() {
-                let Some(alert) = slot.alert.as_ref() else { continue };
+                if !slot.backoff.alerting {
+                    continue;
+                }
                 let place = match known.wanted {
                     0 | 1 => service.to_string(),
                     _ => format!("{service}/{index}"),
@@ -159,8 +167,8 @@ impl Agent {
                     alert: format!("{service}/restart-limit"),
                     severity: "warning".to_owned(),
                     place,
-                    since: alert.since,
-                    summary: alert.summary.clone(),
+                    since: slot.backoff.window_since,
+                    summary: format!("{} restarts; still trying", slot.backoff.restarts),
                 });
             }
         }

@@ -28,14 +28,15 @@ use crate::domain::effect::{Act, Effect, Reply as WishReply, Timer};
 use crate::domain::event::{Context, Event, IntentRefused, LogRecovered, LogUnavailable, Outcome};
 use crate::domain::id::{BootId, Digest, IntentId, Seq};
 use crate::domain::input::{Decision, Input, Wish, World};
-use crate::domain::node::Node;
+use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
 use crate::domain::time::{Now, UnixMicros};
 use crate::ipc::keeper::FactNumber;
 use crate::store::{LogNotice, Outage};
 use crate::wire::codec;
 use crate::wire::envelope;
-use crate::wire::key::{Signer, digest_of};
+use crate::wire::fold;
+use crate::wire::key::Signer;
 use crate::wire::payload::{Beat, PAYLOAD_VERSION, Reply};
 
 /// How often the head of the log is told while the bus is there.
@@ -43,9 +44,6 @@ const BEAT: Duration = Duration::from_secs(5);
 
 /// How often a refusal of one kind may cost an event.
 const REFUSED_EVERY_MS: u64 = 60_000;
-
-/// The version of the folding rules; state hashes compare only between equals.
-pub(crate) const FOLD_VERSION: u32 = 1;
 
 /// Something that waits until what was recorded before it is durable.
 #[derive(Debug)]
@@ -152,7 +150,8 @@ impl Agent {
     pub(super) async fn run(mut self, mut wakes: mpsc::Receiver<Wake>) {
         while !self.ending {
             let now_ns = clock::now().mono_ns;
-            let sleep = self.timers.next().map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
+            let sleep =
+                self.timers.next().map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
             let wake = match sleep {
                 None => wakes.recv().await,
                 Some(sleep) => match tokio::time::timeout(sleep, wakes.recv()).await {
@@ -179,7 +178,7 @@ impl Agent {
         self.follow_up();
     }
 
-    fn follow_up(&mut self) {
+    pub(super) fn follow_up(&mut self) {
         while let Some(input) = self.inbox.pop_front() {
             self.decide(input);
         }
@@ -197,7 +196,11 @@ impl Agent {
             Wake::Uplink { frame } => {
                 let was_connected = self.voice.is_connected();
                 if let Some(heard) = self.voice.hear(frame) {
-                    self.heard(&heard.bytes, Way::Bus, heard.reply.map_or(ReplyTo::Nobody, ReplyTo::Bus));
+                    self.heard(
+                        &heard.bytes,
+                        Way::Bus,
+                        heard.reply.map_or(ReplyTo::Nobody, ReplyTo::Bus),
+                    );
                 }
                 if self.voice.is_connected() && !was_connected {
                     self.beat();
@@ -315,9 +318,15 @@ impl Agent {
             }
             LogNotice::Recovered => self.recovered(),
             LogNotice::Damaged { at, why } => {
-                error!(?at, why, "the log does not hold what was written; `smgr audit verify` names the place");
+                error!(
+                    ?at,
+                    why,
+                    "the log does not hold what was written; `smgr audit verify` names the place"
+                );
             }
-            LogNotice::Sealed { first, last } => info!(%first, %last, "a segment of the log is sealed"),
+            LogNotice::Sealed { first, last } => {
+                info!(%first, %last, "a segment of the log is sealed")
+            }
             LogNotice::Checkpoint { .. } | LogNotice::RootChecked { .. } => {}
         }
     }
@@ -347,7 +356,7 @@ impl Agent {
     }
 
     fn roll(&mut self) {
-        let baseline = super::boot::baseline(&self.node);
+        let baseline = fold::baseline(&self.node);
         if let Err(why) = self.recorder.roll(clock::now(), baseline) {
             warn!(%why, "the segment of the log goes on beyond its size");
         }
@@ -373,18 +382,15 @@ impl Agent {
                 }
                 Err(refusal) => self.refuse(now, refusal, &to),
             },
-            Kind::Intent
-            | Kind::Order
-            | Kind::Answer
-            | Kind::Event
-            | Kind::Beat
-            | Kind::Trust => match self.authority.intent(bytes, way, now.at) {
-                Ok(verified) => {
-                    let to = own_inbox(to, &verified.actor.name);
-                    self.wish(now, verified, to);
+            Kind::Intent | Kind::Order | Kind::Answer | Kind::Event | Kind::Beat | Kind::Trust => {
+                match self.authority.intent(bytes, way, now.at) {
+                    Ok(verified) => {
+                        let to = own_inbox(to, &verified.actor.name);
+                        self.wish(now, verified, to);
+                    }
+                    Err(refusal) => self.refuse(now, refusal, &to),
                 }
-                Err(refusal) => self.refuse(now, refusal, &to),
-            },
+            }
         }
     }
 
@@ -415,6 +421,7 @@ impl Agent {
             digest,
             action: intent.action,
             issued_at: intent.iat,
+            generation: None,
             expires_at: intent.exp,
             by: actor.clone(),
         };
@@ -521,7 +528,7 @@ impl Agent {
         match self.state_hash {
             Some((at, hash)) if at == next => hash,
             _ => {
-                let hash = hash_of(&self.node);
+                let hash = fold::state_hash(&self.node);
                 self.state_hash = Some((next, hash));
                 hash
             }
@@ -554,11 +561,6 @@ impl Agent {
         self.hands.standing = Standing::Met;
         self.decide(Input::Reconcile(kept));
     }
-}
-
-/// SHA-256 over the parts of the folded state.
-pub(crate) fn hash_of(node: &Node) -> Digest {
-    digest_of(&codec::encode(&node.parts()))
 }
 
 /// An answer goes to an inbox of whoever signed, and nowhere else: or a caller could have it delivered as a call.

@@ -30,12 +30,6 @@ impl<K: Ord + Clone> Timers<K> {
         }
     }
 
-    /// Forgets every deadline of which `keep` says no.
-    pub(super) fn retain(&mut self, keep: impl Fn(&K) -> bool) {
-        self.by_key.retain(|key, _| keep(key));
-        self.by_time.retain(|(_, key)| keep(key));
-    }
-
     /// Returns the next deadline.
     pub(super) fn next(&self) -> Option<u64> {
         self.by_time.first().map(|(at_ns, _)| *at_ns)

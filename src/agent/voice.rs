@@ -112,11 +112,13 @@ impl Voice {
                 self.credit.grant(count);
                 None
             }
-            FromUplink::Dropped { count, .. } => {
-                self.dropped += count;
+            FromUplink::Dropped(counts) => {
+                self.dropped += counts.malformed + counts.oversize + counts.overflow;
                 None
             }
-            FromUplink::Hello(_) | FromUplink::Published { .. } | FromUplink::Refused { .. } => None,
+            FromUplink::Hello(_) | FromUplink::Published { .. } | FromUplink::Refused { .. } => {
+                None
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Reaches agents: this machine's by its socket, others' over the bus. Every answer is verified before it is shown.
 
+mod bus;
 mod local;
 mod pending;
 
@@ -15,7 +16,7 @@ use super::context::{Context, not_up};
 use super::error::CliError;
 use super::wish::{Caller, Signed};
 use crate::domain::code::Code;
-use crate::domain::id::NodeId;
+use crate::domain::id::{FleetId, NodeId};
 use crate::domain::intent::Action;
 use crate::domain::policy::{KeyClass, Kind};
 use crate::wire::codec;
@@ -34,13 +35,16 @@ const OUTCOME_WITHIN: Duration = Duration::from_secs(120);
 pub struct Client {
     caller: Caller,
     route: Route,
-    audience: Audience,
+    /// The nodes that were named; none is everybody for a question and this machine for a wish.
+    named: Vec<NodeId>,
+    own: Option<NodeId>,
     timeout: Option<Duration>,
 }
 
 #[derive(Debug)]
 enum Route {
     Local(local::Road),
+    Bus(bus::Road),
 }
 
 /// Whom a command is for, before it is known how they are reached.
@@ -68,7 +72,10 @@ impl Client {
         let by_bus = context.global.bus.is_some() || context.global.via == Via::Bus || elsewhere;
         let timeout = context.global.timeout;
         if by_bus && context.global.via != Via::Local {
-            return Err(bus_off(&setup.and_then(|setup| setup.bus).is_some()));
+            let caller = Caller::load(context, false)?;
+            let road = bus::Road::connect(context, setup.as_ref(), &caller).await?;
+            let named = whom.nodes.iter().cloned().collect();
+            return Ok(Self { caller, route: Route::Bus(road), named, own, timeout });
         }
         let own = own.ok_or_else(|| not_up(context))?;
         if let Some(other) = whom.nodes.iter().find(|node| **node != own) {
@@ -79,7 +86,7 @@ impl Client {
         }
         let caller = Caller::load(context, true)?;
         let route = Route::Local(local::Road::connect(context, own.clone()).await?);
-        Ok(Self { caller, route, audience: Audience::Nodes(vec![own]), timeout })
+        Ok(Self { caller, route, named: vec![own.clone()], own: Some(own), timeout })
     }
 
     /// Asks something of the audience.
@@ -93,7 +100,11 @@ impl Client {
         };
         let within = self.timeout.unwrap_or(READ_WITHIN) + patience;
         let sign = !matches!(self.route, Route::Local(_));
-        let query = self.caller.query(ask, self.audience.clone(), sign)?;
+        let audience = match self.named.is_empty() {
+            true => Audience::All,
+            false => Audience::Nodes(self.named.clone()),
+        };
+        let query = self.caller.query(ask, audience, sign)?;
         self.transmit(&query, sign, within).await
     }
 
@@ -102,12 +113,30 @@ impl Client {
     /// # Errors
     /// When there is no usable key.
     pub fn wish(&self, action: Action) -> Result<Signed, CliError> {
-        self.caller.intent(action, self.audience.clone())
+        let nodes: Vec<NodeId> = match self.named.is_empty() {
+            true => self.own.iter().cloned().collect(),
+            false => self.named.clone(),
+        };
+        if nodes.is_empty() {
+            return Err(CliError::new(Code::EMPTY_SELECTION, "a wish names its nodes")
+                .hint("name them: --node NODE, or SERVICE@NODE"));
+        }
+        self.caller.intent(action, Audience::Nodes(nodes))
     }
 
     /// Returns until when outcomes are waited for.
     pub fn deadline(&self) -> Instant {
         Instant::now() + self.timeout.unwrap_or(OUTCOME_WITHIN)
+    }
+
+    /// Returns the fleet that the trust document is for.
+    pub fn fleet(&self) -> &FleetId {
+        &self.caller.fleet
+    }
+
+    /// Returns the keys that answers and events are verified with.
+    pub fn ring(&self) -> &Keyring {
+        &self.caller.ring
     }
 
     /// Sends a wish. The same wish may be sent any number of times; it is executed at most once.
@@ -131,17 +160,10 @@ impl Client {
                 let (id, own) = road.send(&signed.bytes, is_envelope).await?;
                 pending::Source::Local { road, id, own }
             }
+            Route::Bus(road) => pending::Source::Bus(road.send(signed, within).await?),
         };
         Ok(Pending::new(source, &self.caller.ring, signed, deadline))
     }
-}
-
-fn bus_off(configured: &bool) -> CliError {
-    let what = match configured {
-        true => "commands over the bus are not in this build",
-        false => "no bus is known here",
-    };
-    CliError::new(Code::BUS_OFF, what).next("smgr help bus")
 }
 
 /// Verifies an answer: the signature of a node's key, and that this node is the one that the answer names.

@@ -1,7 +1,9 @@
 //! What each command does. One file for each family; the choice is here.
 
+mod down;
 mod service;
 mod status;
+mod up;
 
 use super::args::{ActionCommand, Command};
 use super::context::Context;
@@ -20,6 +22,9 @@ pub async fn carry_out(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     match command {
+        Command::Up(args) => up::up(context, args, out).await,
+        Command::Down => down::down(context, out).await,
+        Command::Attach => up::attach(context, out).await,
         Command::Start(targets) => {
             service::each(context, &targets, out, |service| Action::Start { service }).await
         }

@@ -55,6 +55,14 @@ impl Context {
         Ok(Self { global, folder: StateFolder::new(state), services, is_root })
     }
 
+    /// Returns the folder of the log files of services that name none.
+    pub fn service_logs(&self) -> PathBuf {
+        match self.folder.root() == Path::new("/var/lib/smgr") {
+            true => "/var/log/smgr".into(),
+            false => self.folder.service_logs(),
+        }
+    }
+
     /// Reads the node's set-up; `None` where no node was ever set up.
     ///
     /// # Errors

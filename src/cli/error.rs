@@ -23,6 +23,8 @@ pub struct CliError {
     pub next: Option<String>,
     /// A screen that says all this better, printed instead.
     pub screen: Option<String>,
+    /// A document that says all this better, printed instead.
+    pub document: Option<serde_json::Value>,
 }
 
 impl CliError {
@@ -36,6 +38,7 @@ impl CliError {
             hints: Vec::new(),
             next: None,
             screen: None,
+            document: None,
         }
     }
 
@@ -104,6 +107,9 @@ impl CliError {
 
     /// Returns the line that is printed for programs.
     pub fn json(&self) -> serde_json::Value {
+        if let Some(document) = &self.document {
+            return document.clone();
+        }
         let mut what = self.what.clone();
         for why in &self.because {
             write!(what, ": {why}").expect("a text takes every write");

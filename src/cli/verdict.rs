@@ -94,8 +94,15 @@ async fn hear(
         }
     }
     let missing = pending.missing();
-    for node in missing.keys() {
-        verdicts.nodes.entry(node.clone()).or_insert(Verdict::Silent);
+    for (node, missing) in missing {
+        let heard_of = match missing {
+            Missing::Silent | Missing::Lost => Verdict::Silent,
+            Missing::NotThere => Verdict::Refused(CliError::new(
+                Code::AGENT_UNREACHABLE,
+                "nobody listens for this node on the bus; nothing was started",
+            )),
+        };
+        verdicts.nodes.entry(node.clone()).or_insert(heard_of);
     }
     Ok(missing.values().any(|missing| *missing == Missing::Lost) && Instant::now() < deadline)
 }

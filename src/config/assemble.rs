@@ -65,6 +65,8 @@ pub struct Input {
 pub struct Loaded {
     /// By name.
     pub services: BTreeMap<ServiceId, LoadedService>,
+    /// What is allowed, but should be looked at.
+    pub warnings: Vec<Mistake>,
 }
 
 /// One service as it should be.
@@ -248,6 +250,7 @@ impl Assembler {
             };
             match build::build(&merged, &context) {
                 Ok(spec) => {
+                    loaded.warnings.extend(warnings(&merged, &spec));
                     let origin = draft.whole.origin();
                     let service = LoadedService::new(spec, origin, merged.effective());
                     loaded.services.insert(name.clone(), service);
@@ -260,6 +263,7 @@ impl Assembler {
             });
             waits.insert(name, on.collect::<BTreeMap<_, _>>());
         }
+        self.mistakes.extend(shared_logs(&loaded.services));
         self.mistakes.extend(unknown_dependencies(&waits, &names));
         self.mistakes.extend(cycles(&waits));
         // In the order of reading, whatever found them.
@@ -290,6 +294,41 @@ fn merge(
     Merged::new(SERVICE, layers, built_in)
 }
 
+fn warnings(merged: &Merged, spec: &Spec) -> Vec<Mistake> {
+    let copied = spec.credential.iter().filter(|(_, credential)| credential.env.is_some());
+    let place = |name: &str| merged.place(&["credential", name, "env"]);
+    copied
+        .filter_map(|(name, _)| {
+            let label = "every child of the service inherits this secret";
+            let mistake = place(name)?.mistake(Code::SECRET_IN_ENVIRONMENT, label);
+            Some(mistake.hint(format!("read the file $CREDENTIALS_DIRECTORY/{name} if you can")))
+        })
+        .collect()
+}
+
+/// Finds services whose instances would write one and the same file.
+fn shared_logs(services: &BTreeMap<ServiceId, LoadedService>) -> Vec<Mistake> {
+    let mut folders = BTreeMap::new();
+    let mut mistakes = Vec::new();
+    for (name, service) in services {
+        let expand = |variable: &str| match variable {
+            "service" => Some(name.to_string()),
+            // Runs, instances and nodes never make one service's folder another's.
+            other => Some(format!("${{{other}}}")),
+        };
+        let Ok(folder) = service.spec.log.dir.expand(expand) else { continue };
+        if let Some(other) = folders.insert(folder, name) {
+            let label = format!("`{name}` and `{other}` write their log into one folder");
+            let effective = service.effective.get("log.dir").map(|dir| &dir.origin);
+            let place = effective.and_then(|origin| origin.file.clone());
+            let place = place.or(service.origin.file.clone()).unwrap_or_default();
+            let mistake = Mistake::new(Code::SHARED_LOG, place, None, label);
+            mistakes.push(mistake.hint("put ${service} into `dir` of [log]"));
+        }
+    }
+    mistakes
+}
+
 fn noun(part: Part) -> &'static str {
     if part == Part::Group { "group" } else { "service" }
 }
@@ -302,7 +341,9 @@ fn outside(name: &str, key: &Place) -> Mistake {
         .mistake(Code::UNKNOWN_KEY, "unknown key outside of [service.NAME]")
         .what(format!("unknown key `{shown}` outside of [service.NAME]"));
     match name {
-        "services" => mistake.hint("did you mean `service`?"),
+        name if strsim::osa_distance(name, "service") <= 2 => {
+            mistake.hint("did you mean `service`?")
+        }
         name if known.contains(&name) => {
             mistake.hint("in a project the keys of a service stand in [service.NAME]")
         }

@@ -336,9 +336,18 @@ impl Builder<'_> {
         }
         let dir = self.path(&["log", "dir"]);
         let instances: u16 = merged.integer(&["instances"]);
-        let names_instance = dir
-            .pieces()
-            .is_ok_and(|pieces| pieces.iter().any(|(_, piece)| *piece == Piece::Name("instance")));
+        let names = |name| {
+            let pieces = dir.pieces().unwrap_or_default();
+            pieces.iter().any(|(_, piece)| *piece == Piece::Name(name))
+        };
+        let names_instance = names("instance");
+        if names("run") || names("runtime") {
+            self.contradiction(
+                &["log", "dir"],
+                "a log is of an instance, not of one run".to_owned(),
+                "take ${run} and ${runtime} out; each line has its time",
+            );
+        }
         if instances > 1 && !names_instance {
             self.contradiction(
                 &["log", "dir"],

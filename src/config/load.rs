@@ -70,14 +70,14 @@ pub fn load(roots: &Roots, options: &Options, writer: Option<u32>) -> Result<Loa
         match list(folder) {
             Ok(files) => {
                 inputs.extend(files.into_iter().filter_map(|path| {
-                    input(&path, part, writer).map_err(|mistake| mistakes.push(mistake)).ok()
+                    read_input(&path, part, writer).map_err(|mistake| mistakes.push(mistake)).ok()
                 }));
             }
             Err(mistake) => mistakes.push(mistake),
         }
     }
     if let Some(path) = &roots.project {
-        match input(path, Part::Project, writer) {
+        match read_input(path, Part::Project, writer) {
             Ok(input) => inputs.push(input),
             Err(mistake) => mistakes.push(mistake),
         }
@@ -116,7 +116,10 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, Mistake> {
     Ok(files)
 }
 
-fn input(path: &Path, part: Part, writer: Option<u32>) -> Result<Input, Mistake> {
+/// Reads one file as a part of the whole, such as for `smgr check FILE`.
+///
+/// With `writer`, it has to be writable by root and by this user id only.
+pub fn read_input(path: &Path, part: Part, writer: Option<u32>) -> Result<Input, Mistake> {
     if let Some(uid) = writer {
         owner::check(path, uid)?;
     }

@@ -129,6 +129,19 @@ pub fn render(mistakes: &[Mistake], outcome: &str, width: Option<usize>) -> Stri
     screen
 }
 
+/// Returns the screen for what is allowed but should be looked at; empty without any.
+pub fn render_warnings(warnings: &[Mistake], width: Option<usize>) -> String {
+    let mut screen = String::new();
+    for warning in warnings {
+        screen.push_str(&format!("warning: {}\n", warning.code.title()));
+        screen.push_str(&body(warning, Some(warning.code), width));
+        if let Some(hint) = &warning.hint {
+            screen.push_str(&format!("hint: {}\n", printable(hint)));
+        }
+    }
+    screen
+}
+
 fn last_line(mistakes: &[Mistake]) -> Option<String> {
     let is_about_keys = |mistake: &Mistake| {
         [Code::UNKNOWN_KEY, Code::RESERVED_KEY, Code::MISSING_KEY].contains(&mistake.code)

@@ -108,9 +108,13 @@ pub fn spec_help() -> String {
             let (_, name) = split(key.path);
             let mark = if key.status == Status::Reserved && !later { "  (later)" } else { "" };
             let takes = takes(key);
-            let default = default_words(key.default);
-            text.push_str(&format!("  {:<20}{}{mark}\n", shown(name), key.doc));
-            text.push_str(&format!("  {:<20}  {takes}; default: {default}\n", ""));
+            let default = match key.default {
+                Default::Required => "; required".to_owned(),
+                Default::None => String::new(),
+                Default::Toml(text) | Default::Words(text) => format!("; default: {text}"),
+            };
+            text.push_str(&format!("  {:<24}{}{mark}\n", shown(name), key.doc));
+            text.push_str(&format!("  {:<24}  {takes}{default}\n", ""));
         }
     }
     text

@@ -158,6 +158,14 @@ fn a_spec_reads_back_from_its_canonical_text_and_its_digest_is_stable() {
 }
 
 #[test]
+fn the_canonical_form_does_not_change_by_itself() {
+    // Every node would call its configuration outdated. A field that is added has to be left out
+    // of the text while it has its default.
+    let digest = one("exec = [\"a\"]").digest.to_string();
+    assert_eq!(digest, "adcd20aa1ce8d2eb3a026e2784f96b4c42442856d433aec0c266cf9e5c140555");
+}
+
+#[test]
 fn layers_merge_tables_replace_the_rest_and_every_value_knows_its_origin() {
     let inputs = || {
         vec![
@@ -231,6 +239,26 @@ fn a_service_is_defined_once_and_only_what_exists_is_overridden() {
 }
 
 #[test]
+fn two_services_never_write_one_log() {
+    let text = "exec = [\"a\"]\n[log]\ndir = \"/var/log/${instance}\"\n";
+    assert_eq!(codes(vec![body("a", text), body("b", text)]), [Code::SHARED_LOG]);
+}
+
+#[test]
+fn a_secret_in_the_environment_is_a_warning() {
+    let text = "exec = [\"a\"]\n[credential.key]\nsource = \"file:/k\"\nenv = \"KEY\"\n";
+    let loaded = assemble(vec![body("web", text)], &Options::default()).unwrap();
+    let screen = render_warnings(&loaded.warnings, Some(80));
+    let expected = "\
+warning: a secret is copied into the environment
+  /etc/smgr/services.d/web.toml:4:7  env = \"KEY\"
+                                           ^^^^^ every child of the service inherits this secret  [E0441]
+hint: read the file $CREDENTIALS_DIRECTORY/key if you can
+";
+    assert_eq!(screen, expected);
+}
+
+#[test]
 fn root_runs_nothing_that_does_not_say_as_whom() {
     let options = Options { user_required: true, ..Options::default() };
     let refused = assemble(vec![body("web", "exec = [\"a\"]")], &options).unwrap_err();
@@ -277,6 +305,55 @@ fn files_of_all_folders_are_found_and_what_cannot_be_read_is_told() {
 fn deep_nesting_is_one_mistake() {
     let deep = format!("x = {}{}", "[".repeat(5000), "]".repeat(5000));
     assert_eq!(codes(vec![body("web", &deep)]), [Code::BAD_TOML]);
+}
+
+#[test]
+fn every_fuzz_seed_gets_an_answer() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/spec");
+    let mut seen = 0;
+    for entry in fs::read_dir(seeds).unwrap() {
+        let bytes = fs::read(entry.unwrap().path()).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        for input in [body("web", &text), project(&text)] {
+            if let Err(mistakes) = assemble(vec![input], &Options::default()) {
+                let screen = render(&mistakes, "nothing was started", Some(80));
+                assert!(!screen.contains(|c: char| c.is_control() && c != '\n'), "{screen:?}");
+            }
+        }
+        seen += 1;
+    }
+    assert!(seen > 40);
+}
+
+#[test]
+fn a_mark_stands_under_what_it_marks_whatever_the_file_begins_with() {
+    let mistakes = assemble(vec![body("web", "\u{feff}exce = [\"a\"]\r\n")], &Options::default());
+    let mistakes = mistakes.unwrap_err();
+    let mark = mistakes[0].mark.as_ref().unwrap();
+    assert_eq!(&mark.snippet[mark.start..mark.start + mark.len], "exce");
+}
+
+#[test]
+fn files_that_others_could_change_are_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    let project = dir.path().join("smgr.toml");
+    fs::write(&project, "[service.web]\nexec = [\"a\"]").unwrap();
+    let me = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&project).unwrap());
+    let roots = Roots { project: Some(project.clone()), ..Roots::default() };
+    let try_with = |mode, uid| {
+        fs::set_permissions(&project, fs::Permissions::from_mode(mode)).unwrap();
+        load(&roots, &Options::default(), Some(uid)).map(drop).map_err(|found| found[0].code)
+    };
+    assert_eq!(try_with(0o644, me), Ok(()));
+    assert_eq!(try_with(0o666, me), Err(Code::OPEN_TO_OTHERS));
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(try_with(0o644, me), Err(Code::OPEN_TO_OTHERS));
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    // Root's files may be run by everybody, another user's by nobody.
+    let expected = if me == 0 { Ok(()) } else { Err(Code::FOREIGN_OWNER) };
+    assert_eq!(try_with(0o644, me + 1), expected);
 }
 
 fn line() -> impl Strategy<Value = String> {

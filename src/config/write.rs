@@ -63,6 +63,8 @@ pub fn write_new(path: &Path, text: &str) -> Result<(), Mistake> {
     };
     fs::create_dir_all(folder).map_err(failed)?;
     let beside = beside(path);
+    // What a process of the same id left behind when it was killed.
+    drop(fs::remove_file(&beside));
     let written = write_durably(&beside, text).and_then(|()| {
         // A link, unlike a rename, does not replace a file that came in between.
         fs::hard_link(&beside, path)?;

@@ -159,6 +159,17 @@ impl Code {
         self.entry().map_or(ExitCode::Internal, |entry| entry.exit)
     }
 
+    /// Returns the text of `smgr explain`, without the last line end.
+    pub fn explain(self) -> String {
+        let exit = self.exit();
+        let explanation = self.entry().map_or(
+            "This version does not know the code. A newer smgr, which printed it, explains it.",
+            |entry| entry.explanation,
+        );
+        let (title, number, meaning) = (self.title(), exit.number(), exit.meaning());
+        format!("{self}  {title}\n\n{explanation}\n\nexit code {number}: {meaning}")
+    }
+
     /// Returns what happened, in a line.
     pub fn title(self) -> &'static str {
         self.entry().map_or("an error that this version does not know", |entry| entry.title)

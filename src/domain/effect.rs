@@ -32,6 +32,9 @@ impl Effect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
     /// Start a process; answered by `Started` or `StartFailed`. Operation: [`Operation::Spawn`].
+    ///
+    /// A spawn that still waits for the disk when agent and keeper meet anew is dropped by the shell: the meeting
+    /// asks again for each one that is still due.
     Spawn {
         /// Which slot.
         instance: InstanceId,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::effect::{Effect, Hook, Timer};
 use super::event::{Actor, Context, Detached, Event, Exit, PartStarted, Usage};
-use super::id::{Digest, InstanceId, IntentId, RunId, ServiceId};
+use super::id::{Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
 use super::intent::Action;
 use super::spec::Spec;
 use super::time::{Now, UnixMicros};
@@ -47,6 +47,8 @@ pub struct Wish {
     pub issued_at: UnixMicros,
     /// From when on it is not taken any more.
     pub expires_at: UnixMicros,
+    /// The number of the desired state, for a wish that carries one: an older one is refused.
+    pub generation: Option<Generation>,
     /// Who signed.
     pub by: Actor,
 }

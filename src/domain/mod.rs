@@ -7,8 +7,10 @@ pub mod code;
 pub mod id;
 pub mod time;
 
+pub mod origin;
 pub mod signal;
 pub mod template;
+pub mod text;
 
 pub mod spec;
 
@@ -16,10 +18,7 @@ pub mod intent;
 
 pub mod event;
 
-pub mod origin;
 pub mod policy;
-pub mod text;
-pub mod tree;
 
 pub mod effect;
 pub mod input;
@@ -31,3 +30,8 @@ pub mod node;
 pub mod backoff;
 pub mod instance;
 pub mod seen;
+
+pub mod tree;
+
+#[cfg(test)]
+mod sim;

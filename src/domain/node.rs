@@ -169,7 +169,7 @@ impl Node {
             }
             Event::IntentAccepted(body) => self.accept(context, body)?,
             Event::IntentExecuted(body) => {
-                if !self.seen.execute(&body.intent, &body.outcome) {
+                if !self.seen.execute(at, &body.intent, &body.outcome) {
                     return Err(IllegalEvent { state: "not under way", event: event.kind() });
                 }
             }

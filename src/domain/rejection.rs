@@ -15,6 +15,9 @@ pub enum Rejection {
     /// It was signed before this log began.
     #[error("issued before this node's log began anew")]
     StaleEpoch,
+    /// A newer desired state is in force.
+    #[error("a newer desired state is in force")]
+    StaleGeneration,
     /// Too many wishes are under way or remembered.
     #[error("too much is under way")]
     Busy,
@@ -64,6 +67,7 @@ impl Rejection {
             Self::Replayed => Code::REPLAYED,
             Self::Expired => Code::EXPIRED,
             Self::StaleEpoch => Code::STALE_EPOCH,
+            Self::StaleGeneration => Code::STALE_GENERATION,
             Self::Busy => Code::BUSY,
             Self::Ending | Self::Reloading(_) => Code::CONFLICT,
             Self::NoSuchService(_) => Code::NO_SUCH_SERVICE,

@@ -45,7 +45,12 @@ pub enum Progress {
     /// It is being carried out.
     Open(Open),
     /// It came to its one outcome.
-    Executed(Outcome),
+    Executed {
+        /// Which.
+        outcome: Outcome,
+        /// When.
+        at: UnixMicros,
+    },
 }
 
 /// What is known of a wish that is being carried out.
@@ -78,7 +83,7 @@ impl Record {
     pub fn open(&self) -> Option<&Open> {
         match &self.progress {
             Progress::Open(open) => Some(open),
-            Progress::Executed(_) => None,
+            Progress::Executed { .. } => None,
         }
     }
 
@@ -87,8 +92,13 @@ impl Record {
         matches!(self.action, Action::Start { .. } | Action::Restart { .. })
     }
 
+    /// Returns from when on it may be forgotten: whoever asks again soon after a late outcome still hears it.
     fn forget_at(&self) -> UnixMicros {
-        self.expires_at.plus_ms(SKEW_MS)
+        let executed_at = match &self.progress {
+            Progress::Executed { at, .. } => *at,
+            Progress::Open(_) => UnixMicros::default(),
+        };
+        self.expires_at.max(executed_at).plus_ms(SKEW_MS)
     }
 }
 
@@ -132,7 +142,7 @@ impl Seen {
             Progress::Open(_) => {
                 self.open.insert(record.number, id);
             }
-            Progress::Executed(_) => {
+            Progress::Executed { .. } => {
                 self.closed.insert((record.forget_at(), id));
             }
         }
@@ -170,12 +180,12 @@ impl Seen {
     }
 
     /// Closes a wish; false when it is not under way.
-    pub(super) fn execute(&mut self, id: &IntentId, outcome: &Outcome) -> bool {
+    pub(super) fn execute(&mut self, at: UnixMicros, id: &IntentId, outcome: &Outcome) -> bool {
         let Some(record) = self.records.get_mut(id) else { return false };
         if record.open().is_none() {
             return false;
         }
-        record.progress = Progress::Executed(outcome.clone());
+        record.progress = Progress::Executed { outcome: outcome.clone(), at };
         self.open.remove(&record.number);
         self.closed.insert((record.forget_at(), *id));
         true
@@ -185,7 +195,7 @@ impl Seen {
     pub(super) fn open_mut(&mut self, id: &IntentId) -> Option<&mut Open> {
         match &mut self.records.get_mut(id)?.progress {
             Progress::Open(open) => Some(open),
-            Progress::Executed(_) => None,
+            Progress::Executed { .. } => None,
         }
     }
 

@@ -3,6 +3,7 @@
 //! Plain data. Where a value came from, how it is written and what is refused is `config`'s; this
 //! file only holds the shape and the documented defaults. Reserved keys have no field here.
 
+mod change;
 mod log;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use super::id::{ActionName, ServiceId};
 use super::signal::Signal;
 use super::template::Template;
 
+pub use change::Change;
 pub use log::{Compress, Forward, Log, LogFormat, OnFull};
 
 macro_rules! quantity {

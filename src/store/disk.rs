@@ -16,6 +16,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Makes the reserve file of `bytes` bytes, with its blocks allocated.
     fn make_reserve(&self, path: &Path, bytes: u64) -> io::Result<()>;
+
+    /// Gives the space of the reserve back.
+    fn release_reserve(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
 }
 
 /// The disk of the machine.

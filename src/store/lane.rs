@@ -1,18 +1,20 @@
 //! What the writer thread keeps for one log: its active segment, its tree, and what is not yet durable.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::fs::File;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::domain::id::{EpochId, Seq};
 use crate::domain::tree::{self, Frontier};
+use crate::store::inbox::{Detached, LaneShared, Request};
 use crate::store::reserve::Reserve;
 use crate::store::seal::{Sealer, Unsealed};
-use crate::store::segment::{Addition, Birth, Predecessor, Row, SegmentError, SegmentFile};
+use crate::store::segment::{
+    Addition, Birth, Pages, Predecessor, Row, SegmentError, SegmentFile, SegmentMeta,
+};
 use crate::store::writer::Hub;
-use crate::store::{LogNotice, LogOptions, Outage, layout};
+use crate::store::{LogNotice, LogOptions, Outage, chain, layout};
 use crate::wire::note::{Checkpoint, Note, NoteSigner};
 
 /// The most rows in one commit.
@@ -27,94 +29,6 @@ const CHECKPOINT_AFTER: Duration = Duration::from_secs(1);
 /// The first wait after a failed write; it doubles up to [`RETRY_MAX`], with jitter.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-
-/// What an owner asks of the writer, in the order in which it was asked.
-pub(crate) enum Request {
-    Row(Row),
-    /// Begins the next segment with these rows.
-    Roll(Vec<Row>),
-    /// Begins another epoch, with an empty log.
-    Epoch(EpochId),
-    /// Signs the head at once.
-    Checkpoint,
-    /// Lets go of the log: closes the file and gives the signer back.
-    Detach(SyncSender<Option<Box<dyn NoteSigner>>>),
-}
-
-/// Whoever is told of what happens to a log.
-pub(crate) type Notices = Arc<dyn Fn(LogNotice) + Send + Sync>;
-
-/// What the handle and the writer share.
-pub(crate) struct LaneShared {
-    pub(crate) number: u64,
-    inbox: Mutex<Inbox>,
-    progress: Condvar,
-    pub(crate) notices: Notices,
-}
-
-/// The requests that wait, and how far the log has come.
-pub(crate) struct Inbox {
-    pub(crate) requests: VecDeque<Request>,
-    /// The lane stands in the hub's list.
-    pub(crate) flagged: bool,
-    /// The epoch of the next row that is appended.
-    pub(crate) epoch: EpochId,
-    /// The last row that was accepted.
-    pub(crate) appended: u64,
-    /// Rows and bytes that are accepted and not yet durable.
-    pub(crate) waiting_rows: usize,
-    pub(crate) waiting_bytes: usize,
-    /// The last row of the epoch that is on disk, with the tree up to it.
-    pub(crate) durable: (EpochId, Frontier),
-    pub(crate) active: Arc<SegmentFile>,
-    pub(crate) active_first: u64,
-    pub(crate) outage: Option<Outage>,
-    pub(crate) closed: bool,
-}
-
-impl LaneShared {
-    pub(crate) fn new(number: u64, inbox: Inbox, notices: Notices) -> Self {
-        Self { number, inbox: Mutex::new(inbox), progress: Condvar::new(), notices }
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Inbox> {
-        // Each change to the inbox is complete before anything that could panic.
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until `done` or the deadline, and says whether it came to be.
-    pub(crate) fn wait(&self, deadline: Instant, mut done: impl FnMut(&Inbox) -> bool) -> bool {
-        let mut inbox = self.lock();
-        loop {
-            if done(&inbox) {
-                return true;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || inbox.closed {
-                return false;
-            }
-            let waited = self.progress.wait_timeout(inbox, left);
-            inbox = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    /// Tells the owner, and whoever waits.
-    pub(crate) fn tell(&self, notice: LogNotice) {
-        match &notice {
-            LogNotice::Unavailable { kind, .. } => self.lock().outage = Some(*kind),
-            LogNotice::Recovered => self.lock().outage = None,
-            _ => {}
-        }
-        self.progress.notify_all();
-        (self.notices)(notice);
-    }
-}
-
-impl fmt::Debug for LaneShared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LaneShared({})", self.number)
-    }
-}
 
 /// What is being written; it stays until it is on disk.
 enum Work {
@@ -138,6 +52,8 @@ pub(crate) struct Lane {
     shared: Arc<LaneShared>,
     options: Arc<LogOptions>,
     signer: Option<Box<dyn NoteSigner>>,
+    /// Keeps a second owner out of the folder; it goes with the lane.
+    lock: Arc<File>,
     active: Arc<SegmentFile>,
     epoch: EpochId,
     /// The tree up to the last durable row.
@@ -145,34 +61,42 @@ pub(crate) struct Lane {
     work: Option<Work>,
     trouble: Option<Trouble>,
     /// The owner was told of an outage that has not ended.
-    told: bool,
+    told: Option<Outage>,
     checkpoint_due: Option<Instant>,
     reserve: Reserve,
     full_told: bool,
     sealer: Sealer,
+    /// The pages were checked and their rows are being folded; the engine has yet to open the file.
+    unopened: bool,
+    /// The file is damaged: requests but the last one, to let go, are not served.
+    given_up: bool,
 }
 
 impl Lane {
     pub(crate) fn new(
         shared: Arc<LaneShared>,
         options: Arc<LogOptions>,
-        signer: Option<Box<dyn NoteSigner>>,
+        owner: Detached,
         active: Arc<SegmentFile>,
-        head: Frontier,
-        epoch: EpochId,
+        meta: &SegmentMeta,
         sealer: Sealer,
     ) -> Self {
-        let reserve = Reserve::new(&options);
+        let mut reserve = Reserve::new(&options);
+        // Before the first row: rows must not take the space that is meant for a full disk.
+        reserve.mend(&*options.disk);
         Self {
+            unopened: !active.is_open(),
+            given_up: false,
             shared,
             options,
-            signer,
+            signer: owner.signer,
+            lock: owner.lock,
             active,
-            epoch,
-            head,
+            epoch: meta.epoch,
+            head: meta.head.clone(),
             work: None,
             trouble: None,
-            told: false,
+            told: None,
             checkpoint_due: None,
             reserve,
             full_told: false,
@@ -188,15 +112,29 @@ impl Lane {
     pub(crate) fn due(&self) -> Option<Instant> {
         match &self.trouble {
             Some(trouble) => Some(trouble.retry_at),
+            None if self.given_up => None,
+            None if self.unopened => Some(Instant::now()),
             None => [self.checkpoint_due, self.reserve.due()].into_iter().flatten().min(),
         }
     }
 
     /// Does what there is to do; says whether the lane is finished for ever.
     pub(crate) fn turn(&mut self, hub: &Hub) -> bool {
-        if self.trouble.as_ref().is_some_and(|trouble| trouble.retry_at > Instant::now()) {
+        let detach = self.shared.lock().detach.take();
+        if let Some(reply) = detach {
+            self.let_go();
+            // Whoever asked may have given up waiting; the log is closed all the same.
+            let detached = Detached { signer: self.signer.take(), lock: self.lock.clone() };
+            drop(reply.send(detached));
+            return true;
+        }
+        let waits = self.trouble.as_ref().is_some_and(|trouble| trouble.retry_at > Instant::now());
+        if waits || self.given_up {
             // The inbox keeps what came; the flag goes down so that it can be raised again.
             self.shared.lock().flagged = false;
+            return false;
+        }
+        if self.unopened && !self.open_engine() {
             return false;
         }
         while self.take_work() {
@@ -205,13 +143,13 @@ impl Lane {
             }
         }
         self.mend_reserve();
-        self.shared.lock().closed
+        false
     }
 
     /// Writes what was accepted, signs the head and closes the file.
     pub(crate) fn close(&mut self, hub: &Hub) {
         self.trouble = None;
-        let mut sound = true;
+        let mut sound = !self.given_up && (!self.unopened || self.open_engine());
         while sound && self.take_work() {
             sound = self.write(hub);
         }
@@ -219,11 +157,40 @@ impl Lane {
             self.work = self.sign();
             self.write(hub);
         }
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
         self.sealer.join();
         // What could not be closed is repaired when it is opened.
         drop(self.active.close());
         self.shared.lock().closed = true;
-        self.shared.progress.notify_all();
+        self.shared.notify();
+    }
+
+    /// Opens the file whose pages were checked; says whether rows can be written to it.
+    fn open_engine(&mut self) -> bool {
+        let opened = self.active.reopen(Pages::Checked).and_then(|()| self.active.meta());
+        match opened {
+            Ok(meta) if meta.head == self.head => {
+                self.unopened = false;
+                self.trouble = None;
+                self.recover();
+                return true;
+            }
+            Ok(_) => self.damaged("the engine sees other rows than its pages hold".to_owned()),
+            Err(error) if error.is_damage() => self.damaged(chain(&error)),
+            Err(error) => self.fail(&error),
+        }
+        false
+    }
+
+    /// Gives the log up; the owner sets it aside.
+    fn damaged(&mut self, why: String) {
+        self.unopened = false;
+        // Nothing is written until the owner lets go of the file.
+        self.given_up = true;
+        self.shared.tell(LogNotice::Damaged { at: None, why });
     }
 
     /// Makes sure that there is work in hand; says whether there is.
@@ -240,15 +207,6 @@ impl Lane {
             }
             Some(Request::Checkpoint) => self.sign(),
             Some(Request::Epoch(epoch)) => Some(Work::Epoch(epoch)),
-            Some(Request::Detach(reply)) => {
-                inbox.closed = true;
-                drop(inbox);
-                self.sealer.join();
-                drop(self.active.close());
-                // Whoever asked may have given up waiting; the log is closed all the same.
-                drop(reply.send(self.signer.take()));
-                return false;
-            }
             Some(Request::Roll(rows)) => {
                 drop(inbox);
                 let (bytes, head) = self.hashed(&rows);
@@ -293,7 +251,7 @@ impl Lane {
         hub.commit_begins(&self.shared);
         let mut result = self.attempt(&work);
         let was_full = matches!(&result, Err(error) if error.outage() == Outage::Full);
-        if was_full && self.reserve.release() {
+        if was_full && self.reserve.release(&*self.options.disk) {
             self.outage(Outage::Full, "no space is left; writing on the reserve".to_owned());
             self.trouble = Some(Trouble {
                 kind: Outage::Full,
@@ -304,20 +262,23 @@ impl Lane {
             result = self.attempt(&work);
         }
         let stalled = hub.commit_ends();
-        self.told |= stalled;
+        if stalled {
+            self.told.get_or_insert(Outage::Stalled);
+        }
         match result {
             Ok(()) => {
                 self.trouble = None;
                 self.adopt(work);
-                if self.told && self.reserve.is_whole() {
-                    self.told = false;
-                    self.shared.tell(LogNotice::Recovered);
-                }
+                self.recover();
                 true
             }
             Err(error) => {
                 self.work = Some(work);
-                self.fail(&error);
+                if error.is_damage() {
+                    self.damaged(chain(&error));
+                } else {
+                    self.fail(&error);
+                }
                 false
             }
         }
@@ -330,19 +291,32 @@ impl Lane {
         let retry_at = Instant::now() + wait;
         let news = self.trouble.as_ref().is_none_or(|trouble| trouble.kind != kind);
         self.trouble = Some(Trouble { kind, retry_at, attempt, reopen: true });
-        if news || !self.told {
-            self.outage(kind, crate::store::chain(error));
+        if news || self.told.is_none() {
+            self.outage(kind, chain(error));
         }
     }
 
     fn outage(&mut self, kind: Outage, why: String) {
-        self.told = true;
+        self.told = Some(kind);
         self.shared.tell(LogNotice::Unavailable { kind, why });
+    }
+
+    /// Tells the owner that an outage is over: for a full disk, when the reserve is whole again.
+    fn recover(&mut self) {
+        let is_over = match self.told {
+            None => false,
+            Some(Outage::Full) => self.trouble.is_none() && self.reserve.is_whole(),
+            Some(Outage::Stalled | Outage::Failed) => self.trouble.is_none(),
+        };
+        if is_over {
+            self.told = None;
+            self.shared.tell(LogNotice::Recovered);
+        }
     }
 
     fn attempt(&mut self, work: &Work) -> Result<(), SegmentError> {
         if self.trouble.as_ref().is_some_and(|trouble| trouble.reopen) {
-            self.active.reopen()?;
+            self.active.reopen(Pages::Unchecked)?;
             let found = self.active.meta()?.head;
             if let Some(trouble) = &mut self.trouble {
                 trouble.reopen = false;
@@ -407,6 +381,7 @@ impl Lane {
 
     /// Takes over what is on disk, and tells the owner.
     fn adopt(&mut self, work: Work) {
+        let is_epoch = matches!(work, Work::Epoch(_));
         let (count, bytes, fresh) = match work {
             Work::Rows { rows, bytes, head } => {
                 self.head = head;
@@ -435,6 +410,7 @@ impl Lane {
         let seq = Seq(self.head.size());
         let mut inbox = self.shared.lock();
         inbox.durable = (self.epoch, self.head.clone());
+        inbox.epochs_begun += u64::from(is_epoch);
         inbox.waiting_rows -= count;
         inbox.waiting_bytes -= bytes;
         if fresh {
@@ -455,9 +431,8 @@ impl Lane {
     }
 
     fn mend_reserve(&mut self) {
-        if self.reserve.mend(&*self.options.disk) && self.told && self.trouble.is_none() {
-            self.told = false;
-            self.shared.tell(LogNotice::Recovered);
+        if self.reserve.mend(&*self.options.disk) {
+            self.recover();
         }
     }
 }

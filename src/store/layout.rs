@@ -43,6 +43,11 @@ pub(crate) fn reserve_path(dir: &Path) -> PathBuf {
     dir.join("reserve")
 }
 
+/// Returns the file whose lock says that the log has an owner.
+pub(crate) fn lock_path(dir: &Path) -> PathBuf {
+    dir.join("lock")
+}
+
 /// Lists the epochs under `dir` in the order of their names; a missing folder has none.
 pub(crate) fn epochs(dir: &Path) -> io::Result<Vec<EpochId>> {
     let mut epochs: Vec<_> =

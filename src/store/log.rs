@@ -7,14 +7,13 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use crate::domain::id::{EpochId, Seq};
-use crate::store::lane::{Inbox, LaneShared, Request};
-use crate::store::segment::{EVENTS, Row};
+use crate::store::inbox::{Detached, Inbox, LaneShared, Request};
+use crate::store::segment::{EVENTS, Row, SegmentFile};
 use crate::store::writer::Hub;
 use crate::store::{
     EventPos, Head, LogOptions, LogReader, Outage, Predecessor, ReadError, SegmentError, layout,
     read,
 };
-use crate::wire::note::NoteSigner;
 
 /// The largest row, in bytes; larger things are detached from the log.
 pub const ROW_BYTES_MAX: usize = 1 << 20;
@@ -52,7 +51,8 @@ pub enum AppendError {
 /// A row that was accepted. It is durable when the watermark reaches it.
 #[derive(Clone, Debug)]
 pub struct Ticket {
-    epoch: EpochId,
+    /// Which of the epochs since the log was opened.
+    nth_epoch: u64,
     seq: Seq,
     lane: Arc<LaneShared>,
 }
@@ -66,7 +66,9 @@ impl Ticket {
     /// Waits until the row is on disk, at most so long, and says whether it is. Blocks the thread.
     pub fn wait(&self, at_most: Duration) -> bool {
         self.lane.wait(Instant::now() + at_most, |inbox| {
-            inbox.durable.0 != self.epoch || inbox.durable.1.size() >= self.seq.0
+            let begun = inbox.epochs_begun;
+            begun > self.nth_epoch
+                || (begun == self.nth_epoch && inbox.durable.1.size() >= self.seq.0)
         })
     }
 }
@@ -120,9 +122,9 @@ impl Log {
         inbox.appended = seq.0;
         inbox.waiting_rows += 1;
         inbox.waiting_bytes += row.len();
-        let epoch = inbox.epoch;
+        let nth_epoch = inbox.epochs_asked;
         self.submit(inbox, Request::Row((seq.0, row)));
-        Ok(Ticket { epoch, seq, lane: self.lane.clone() })
+        Ok(Ticket { nth_epoch, seq, lane: self.lane.clone() })
     }
 
     /// Begins the next segment with `baseline`, whose rows are numbered from `first`.
@@ -135,9 +137,9 @@ impl Log {
         inbox.appended += rows.len() as u64;
         inbox.waiting_rows += rows.len();
         inbox.waiting_bytes += rows.iter().map(|(_, row)| row.len()).sum::<usize>();
-        let (epoch, seq) = (inbox.epoch, Seq(inbox.appended));
+        let (nth_epoch, seq) = (inbox.epochs_asked, Seq(inbox.appended));
         self.submit(inbox, Request::Roll(rows));
-        Ok(Ticket { epoch, seq, lane: self.lane.clone() })
+        Ok(Ticket { nth_epoch, seq, lane: self.lane.clone() })
     }
 
     /// Begins another epoch after all that was appended; rows count from 1 again.
@@ -155,8 +157,10 @@ impl Log {
         }
         inbox.epoch = epoch;
         inbox.appended = 0;
+        inbox.epochs_asked += 1;
+        let asked = inbox.epochs_asked;
         self.submit(inbox, Request::Epoch(epoch));
-        if !self.lane.wait(Instant::now() + at_most, |inbox| inbox.durable.0 == epoch) {
+        if !self.lane.wait(Instant::now() + at_most, |inbox| inbox.epochs_begun >= asked) {
             return Ok(None);
         }
         let active = self.lane.lock().active.clone();
@@ -198,13 +202,13 @@ impl Log {
     /// The rows are read in place; `fold` ends the reading with `Break`. Returns the last row given.
     pub fn replay(
         &self,
-        fold: impl FnMut(Seq, &[u8]) -> ControlFlow<()>,
-    ) -> Result<Seq, SegmentError> {
-        let (active, first) = {
+        mut fold: impl FnMut(Seq, &[u8]) -> ControlFlow<()>,
+    ) -> Result<Seq, ReadError> {
+        let (active, first, last) = {
             let inbox = self.lane.lock();
-            (inbox.active.clone(), inbox.active_first)
+            (inbox.active.clone(), inbox.active_first, inbox.durable.1.size())
         };
-        scan(&active, first, fold)
+        scan(&active, first, last, &mut fold)
     }
 
     /// Gives `visit` the durable rows of one epoch from `from` on, as far as `limits` allow.
@@ -248,7 +252,7 @@ impl Log {
         }
         if is_newest && !stopped.get() {
             let first = from.seq.0.max(active_first);
-            scan(&active, first, |seq, row| take(EventPos { epoch, seq }, row))?;
+            scan(&active, first, tree.size(), |seq, row| take(EventPos { epoch, seq }, row))?;
         }
         let next = EventPos { epoch: from.epoch, seq: Seq(next) };
         Ok(match (stopped.get(), is_newest) {
@@ -282,8 +286,9 @@ impl Log {
         Ok(())
     }
 
-    pub(crate) fn detach(&self, reply: SyncSender<Option<Box<dyn NoteSigner>>>) {
-        self.submit(self.lane.lock(), Request::Detach(reply));
+    pub(crate) fn detach(&self, reply: SyncSender<Detached>) {
+        self.lane.lock().detach = Some(reply);
+        self.hub.wake(self.lane.number);
     }
 
     fn submit(&self, mut inbox: std::sync::MutexGuard<'_, Inbox>, request: Request) {
@@ -296,9 +301,48 @@ impl Log {
     }
 }
 
-/// Gives `fold` the rows of a segment from `first` on.
+/// Gives `fold` the rows `first` to `last` of a segment; returns the last row given.
+///
+/// By page, which is faster and needs no engine. When the engine reuses pages faster than they are
+/// read, its own snapshot takes over where the reading was. The file may hold rows behind `last`
+/// whose sync is under way, so a reader of durable rows has to say where they end.
 pub(crate) fn scan(
-    segment: &crate::store::segment::SegmentFile,
+    segment: &SegmentFile,
+    first: u64,
+    last: u64,
+    mut fold: impl FnMut(Seq, &[u8]) -> ControlFlow<()>,
+) -> Result<Seq, ReadError> {
+    let mut given = Seq(first.saturating_sub(1));
+    let mut ended = given.0 >= last;
+    if ended {
+        return Ok(given);
+    }
+    let mut give = |seq: Seq, row: &[u8]| {
+        given = seq;
+        ended = fold(seq, row).is_break() || seq.0 >= last;
+        if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let by_page = read::segment_rows(segment.path(), first, &mut |seq, row| give(Seq(seq), row));
+    match by_page {
+        Err(ReadError::Damaged { .. }) if !ended && segment.is_open() => {
+            let next = given.0 + 1;
+            scan_snapshot(segment, next, |seq, row| {
+                given = seq;
+                if fold(seq, row).is_break() || seq.0 >= last {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            })?;
+            Ok(given)
+        }
+        Err(error) => Err(error),
+        Ok(_) => Ok(given),
+    }
+}
+
+/// Gives `fold` the rows of an open segment from `first` on, as of the last commit.
+pub(crate) fn scan_snapshot(
+    segment: &SegmentFile,
     first: u64,
     mut fold: impl FnMut(Seq, &[u8]) -> ControlFlow<()>,
 ) -> Result<Seq, SegmentError> {

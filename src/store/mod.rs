@@ -5,15 +5,19 @@
 //! by [`LogNotice`]s; what is read comes from [`Log::replay`] and [`Log::range`]. The shape on disk
 //! and the reasons are in `docs/store.md`.
 
+mod btree;
 mod check;
 mod disk;
+mod inbox;
 mod lane;
 mod layout;
 mod log;
 mod open;
 mod pages;
+mod prove;
 mod quarantine;
 mod read;
+mod report;
 mod reserve;
 mod retention;
 mod seal;
@@ -36,11 +40,13 @@ pub use disk::{Disk, FileDisk};
 pub use layout::SegmentName;
 pub use log::{AppendError, Log, ROW_BYTES_MAX, RangeEnd, RangeLimits, Ticket};
 pub use open::{EpochReason, OpenLogError, Opened, Vacant};
+pub use prove::ProveError;
 pub use read::{EpochOnDisk, EventPos, LogReader, ReadError};
+pub use report::{Fault, Pin, Report, VerifiedEpoch};
 pub use retention::{Expired, Retention, expired};
 pub use seal::Indexer;
 pub use segment::{Outage, Predecessor, SegmentError};
-pub use verify::{Fault, Pin, Report, verify};
+pub use verify::verify;
 pub use writer::{STALL_AFTER, Writer};
 
 /// The size at which a segment counts as full, in bytes on the disk.

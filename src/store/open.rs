@@ -1,8 +1,9 @@
 //! Opening a log: which epoch goes on, or why another must begin.
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -10,7 +11,8 @@ use std::time::Duration;
 
 use crate::domain::id::{EpochId, Seq};
 use crate::domain::tree::Frontier;
-use crate::store::lane::{Inbox, Lane, LaneShared, Notices, create_segment};
+use crate::store::inbox::{Detached, Inbox, LaneShared, Notices};
+use crate::store::lane::{Lane, create_segment};
 use crate::store::quarantine::{self, Salvage};
 use crate::store::read;
 use crate::store::seal::{Sealer, Unsealed};
@@ -43,6 +45,12 @@ pub enum OpenLogError {
     /// The files of the log cannot be read.
     #[error("failed to read the log")]
     Read(#[from] ReadError),
+    /// Another process, or another handle, has the log open.
+    #[error("the log in `{path}` is in use")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The writer did not let go of the log in time.
     #[error("the writer is busy with the disk")]
     WriterBusy,
@@ -83,7 +91,7 @@ pub struct Vacant {
 struct Parts {
     options: Arc<LogOptions>,
     hub: Arc<Hub>,
-    signer: Option<Box<dyn NoteSigner>>,
+    owner: Detached,
     notices: Notices,
 }
 
@@ -106,9 +114,12 @@ impl Log {
     ) -> Result<Opened, OpenLogError> {
         let options = Arc::new(options);
         let notices = Arc::new(notices);
-        let parts = Parts { options: options.clone(), hub: writer.hub(), signer, notices };
         let folder = |source| OpenLogError::Folder { path: options.dir.clone(), source };
         std::fs::create_dir_all(&options.dir).map_err(folder)?;
+        let lock = lock_folder(&options.dir)?;
+        let hub = writer.hub();
+        let owner = Detached { signer, lock };
+        let parts = Parts { options: options.clone(), hub, owner, notices };
 
         let epochs = LogReader::new(&options.dir).epochs()?;
         let Some(newest) = epochs.last() else {
@@ -149,7 +160,7 @@ impl Log {
     ) -> Result<Vacant, OpenLogError> {
         let (reply, detached) = sync_channel(1);
         self.detach(reply);
-        let signer = detached.recv_timeout(at_most).map_err(|_| OpenLogError::WriterBusy)?;
+        let detached = detached.recv_timeout(at_most).map_err(|_| OpenLogError::WriterBusy)?;
         let epoch = self.head().epoch;
         let epochs = self.reader().epochs()?;
         let found = epochs.iter().find(|found| found.epoch == epoch);
@@ -158,7 +169,7 @@ impl Log {
         let parts = Parts {
             options: self.options.clone(),
             hub: self.hub.clone(),
-            signer,
+            owner: detached,
             notices: self.lane.notices.clone(),
         };
         let reason = EpochReason::Damaged { why };
@@ -189,7 +200,8 @@ impl Vacant {
     pub fn begin(self, epoch: EpochId) -> Result<Log, OpenLogError> {
         let options = &self.parts.options;
         let path = layout::segment_path(&options.dir, epoch, 1);
-        if layout::epoch_dir(&options.dir, epoch).exists() {
+        // A folder alone is what a power cut leaves of an epoch that never began.
+        if LogReader::new(&options.dir).epochs()?.iter().any(|there| there.epoch == epoch) {
             return Err(OpenLogError::EpochExists(epoch));
         }
         let empty = Frontier::default();
@@ -202,27 +214,52 @@ impl Vacant {
     }
 }
 
+/// Takes the lock that keeps a second owner out; it goes with the last handle of the log.
+fn lock_folder(dir: &Path) -> Result<Arc<File>, OpenLogError> {
+    let folder = |source| OpenLogError::Folder { path: dir.to_owned(), source };
+    let file = File::create(layout::lock_path(dir)).map_err(folder)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Arc::new(file)),
+        Err(TryLockError::WouldBlock) => Err(OpenLogError::InUse { path: dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(folder(source)),
+    }
+}
+
+/// Finds out what the active segment holds; the engine may be opened behind it.
 fn open_active(
     options: &LogOptions,
     name: &SegmentName,
 ) -> Result<(SegmentFile, SegmentMeta), SegmentError> {
-    quarantine::pre_check(&name.path)?;
-    let segment = SegmentFile::open(&name.path, &options.disk, options.cache_bytes)?;
-    let meta = segment.meta()?;
-    if meta.epoch != name.epoch || meta.first() != name.first {
-        return Err(SegmentError::Malformed("its name is not the one that it was made with"));
-    }
-    Ok((segment, meta))
+    let wrong_name = || SegmentError::Malformed("its name is not the one that it was made with");
+    let of_name = |meta: &SegmentMeta| meta.epoch == name.epoch && meta.first() == name.first;
+    // After a kill -9 the last commit may be in the page cache alone; what is replayed counts as
+    // durable, so it has to be.
+    File::open(&name.path).and_then(|file| file.sync_data()).map_err(SegmentError::Open)?;
+    let Some(pages) = quarantine::pre_check(&name.path)? else {
+        // The engine falls back on the commit before, so it has to say which rows there are.
+        let segment = SegmentFile::open(&name.path, &options.disk, options.cache_bytes)?;
+        let meta = segment.meta()?;
+        return if of_name(&meta) { Ok((segment, meta)) } else { Err(wrong_name()) };
+    };
+    let meta = match read::meta_of(&pages, &name.path) {
+        Ok(meta) => meta,
+        Err(ReadError::Io { source, .. }) => return Err(SegmentError::Open(source)),
+        Err(error) => return Err(SegmentError::Refused(error.to_string())),
+    };
+    let segment = SegmentFile::unopened(&name.path, &options.disk, options.cache_bytes);
+    if of_name(&meta) { Ok((segment, meta)) } else { Err(wrong_name()) }
 }
 
 /// Gives an open segment to the writer and makes the handle.
 fn go_on(parts: Parts, segment: SegmentFile, meta: &SegmentMeta, older: &[SegmentName]) -> Log {
-    let Parts { options, hub, signer, notices } = parts;
+    let Parts { options, hub, owner, notices } = parts;
     let segment = Arc::new(segment);
     let inbox = Inbox {
         requests: Default::default(),
         flagged: false,
         epoch: meta.epoch,
+        epochs_asked: 0,
+        epochs_begun: 0,
         appended: meta.head.size(),
         waiting_rows: 0,
         waiting_bytes: 0,
@@ -230,6 +267,7 @@ fn go_on(parts: Parts, segment: SegmentFile, meta: &SegmentMeta, older: &[Segmen
         active: segment.clone(),
         active_first: meta.first(),
         outage: None,
+        detach: None,
         closed: false,
     };
     let lane = Arc::new(LaneShared::new(hub.number_lane(), inbox, notices));
@@ -241,15 +279,7 @@ fn go_on(parts: Parts, segment: SegmentFile, meta: &SegmentMeta, older: &[Segmen
             sealer.seal(Unsealed::Closed(name.path.clone()), lane.clone());
         }
     }
-    hub.attach(Lane::new(
-        lane.clone(),
-        options.clone(),
-        signer,
-        segment,
-        meta.head.clone(),
-        meta.epoch,
-        sealer,
-    ));
+    hub.attach(Lane::new(lane.clone(), options.clone(), owner, segment, meta, sealer));
     Log { lane, hub, options, predecessor: meta.predecessor }
 }
 

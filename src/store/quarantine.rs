@@ -111,25 +111,27 @@ fn sound_rows(
 ///
 /// The engine checks too, but an assert of it over bytes that it did not expect would end the agent,
 /// at every start. After a crash the newest commit may be torn and the one before it must be whole.
-pub(crate) fn pre_check(path: &Path) -> Result<(), SegmentError> {
+///
+/// Returns the file at its newest commit when that one is whole.
+pub(crate) fn pre_check(path: &Path) -> Result<Option<PageFile>, SegmentError> {
     let io = SegmentError::Open;
     let refused = |fault: crate::store::pages::PageFault| {
         SegmentError::Refused(format!("{} at offset {}", fault.why, fault.offset))
     };
     let newest = PageFile::open(path).map_err(io)?;
-    let fault = match &newest {
-        Ok(pages) if !pages.is_clean() && pages.whole_tables().map_err(io)? => return Ok(()),
+    let fault = match newest {
+        Ok(pages) if !pages.is_clean() && pages.whole_tables().map_err(io)? => {
+            return Ok(Some(pages));
+        }
         Ok(pages) => match pages.first_fault().map_err(io)? {
-            None => return Ok(()),
+            None => return Ok(Some(pages)),
+            Some(fault) if pages.is_clean() => return Err(refused(fault)),
             Some(fault) => fault,
         },
-        Err(fault) => fault.clone(),
+        Err(fault) => fault,
     };
-    if newest.is_ok_and(|pages| pages.is_clean()) {
-        return Err(refused(fault));
-    }
     match PageFile::open_at(path, Commit::Older).map_err(io)? {
-        Ok(older) if older.whole_tables().map_err(io)? => Ok(()),
+        Ok(older) if older.whole_tables().map_err(io)? => Ok(None),
         Ok(_) | Err(_) => Err(refused(fault)),
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::id::{EpochId, Seq};
 use crate::store::layout::{self, SegmentName};
-use crate::store::pages::{PageFault, PageFile};
+use crate::store::pages::{Commit, PageFault, PageFile};
 use crate::store::segment::{Predecessor, SegmentMeta};
 
 /// How often a file that changes under the reader is read again before a fault is believed.
@@ -89,9 +89,17 @@ pub struct LogReader {
 }
 
 impl LogReader {
-    /// Reads the log in `dir`.
+    /// Reads the log in `dir`. In a live log the last rows may not be durable yet.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
+    }
+
+    /// Returns what the files of the log take on the disk, in bytes.
+    pub fn allocated_bytes(&self) -> u64 {
+        let epochs = layout::epochs(&self.dir).unwrap_or_default();
+        let segments = epochs.iter().flat_map(|epoch| layout::segments(&self.dir, *epoch));
+        let files = segments.flatten().map(|segment| layout::allocated_bytes(&segment.path));
+        files.flatten().sum()
     }
 
     /// Lists the epochs, the oldest first: in the order of their links, not of their numbers.
@@ -184,8 +192,15 @@ pub(crate) fn segment_rows(
 ) -> Result<u64, ReadError> {
     let mut next = from;
     let mut races = 0;
+    let mut commit = Commit::Newest;
     loop {
-        let pages = open_pages(path)?;
+        let pages = match open_at(path, commit) {
+            Err(ReadError::Damaged { .. }) if commit == Commit::Newest => {
+                commit = Commit::Older;
+                continue;
+            }
+            opened => opened?,
+        };
         let mut damaged = None;
         let mut ended = false;
         let faults = pages
@@ -213,22 +228,37 @@ pub(crate) fn segment_rows(
         let Some(fault) = damaged.or(faults.into_iter().next()).filter(|_| !ended) else {
             return Ok(next);
         };
-        // The owner may have reused a page while it was read.
-        if races == RACES_MAX || !pages.changed() {
+        if races < RACES_MAX && pages.changed() {
+            // The owner reused a page while it was read: go on from there.
+            races += 1;
+        } else if commit == Commit::Newest && !pages.is_clean() {
+            // The newest commit is being written, or was when its writer died.
+            commit = Commit::Older;
+        } else {
             return Err(ReadError::damaged(path, &fault));
         }
-        races += 1;
     }
 }
 
-fn open_pages(path: &Path) -> Result<PageFile, ReadError> {
-    let opened = PageFile::open(path).map_err(ReadError::io(path))?;
+fn open_at(path: &Path, commit: Commit) -> Result<PageFile, ReadError> {
+    let opened = PageFile::open_at(path, commit).map_err(ReadError::io(path))?;
     opened.map_err(|fault| ReadError::damaged(path, &fault))
+}
+
+/// Returns the newest checkpoint in a segment file: its size and its note.
+pub(crate) fn last_checkpoint(path: &Path) -> Result<Option<(u64, Vec<u8>)>, ReadError> {
+    let pages = open_at(path, Commit::Newest)?;
+    let rows = table_rows(&pages, "checkpoints").map_err(ReadError::io(path))?;
+    let number = |key: Vec<u8>| key.try_into().map(u64::from_le_bytes).ok();
+    Ok(rows.into_iter().next_back().and_then(|(size, note)| Some((number(size)?, note))))
 }
 
 /// Reads what a segment file says about itself.
 pub(crate) fn read_meta(path: &Path) -> Result<SegmentMeta, ReadError> {
-    meta_of(&open_pages(path)?, path)
+    match open_at(path, Commit::Newest).and_then(|pages| meta_of(&pages, path)) {
+        Err(ReadError::Damaged { .. }) => meta_of(&open_at(path, Commit::Older)?, path),
+        read => read,
+    }
 }
 
 /// Reads the meta rows of an open file.

@@ -50,11 +50,13 @@ impl Reserve {
     }
 
     /// Gives the space back to the file system; says whether there was any to give.
-    pub(crate) fn release(&mut self) -> bool {
-        let had = self.is_whole() && self.bytes > 0 && std::fs::remove_file(&self.path).is_ok();
+    pub(crate) fn release(&mut self, disk: &dyn Disk) -> bool {
+        if self.bytes == 0 || !self.is_whole() {
+            return false;
+        }
         self.state =
             State::Missing { retry_at: Instant::now() + jittered(MEND_FIRST), wait: MEND_FIRST };
-        had
+        disk.release_reserve(&self.path).is_ok()
     }
 
     /// Makes the reserve when its time has come; says whether it is whole.

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::domain::id::{Digest, Seq};
 use crate::domain::tree;
-use crate::store::lane::LaneShared;
+use crate::store::inbox::LaneShared;
 use crate::store::segment::{SegmentError, SegmentFile, SegmentMeta};
 use crate::store::tiles::Tiles;
 use crate::store::{LogNotice, LogOptions, chain, layout, log};
@@ -108,7 +108,7 @@ fn seal_segment(
     if !meta.sealed {
         let checkpoint = segment.last_checkpoint()?.map(|(_, note)| note).unwrap_or_default();
         let mut tiles = Tiles { base: meta.base.clone(), leaves: Vec::new(), checkpoint };
-        log::scan(segment, meta.first(), |seq, row| {
+        log::scan_snapshot(segment, meta.first(), |seq, row| {
             tiles.leaves.push(tree::leaf(row));
             if let Some(indexer) = &mut indexer {
                 indexer.row(seq, row);

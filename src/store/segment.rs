@@ -70,16 +70,8 @@ pub enum Outage {
 impl SegmentError {
     /// Says what kind of outage this is.
     pub(crate) fn outage(&self) -> Outage {
-        let io = match self {
-            Self::Open(io) => Some(io),
-            Self::Storage(error) => match error.as_ref() {
-                redb::Error::Io(io) => Some(io),
-                _ => None,
-            },
-            Self::Malformed(_) | Self::Refused(_) => None,
-        };
         use io::ErrorKind::{QuotaExceeded, StorageFull};
-        match io.map(io::Error::kind) {
+        match self.io().map(io::Error::kind) {
             Some(StorageFull | QuotaExceeded) => Outage::Full,
             Some(_) | None => Outage::Failed,
         }
@@ -87,22 +79,38 @@ impl SegmentError {
 
     /// Says whether the file itself is damaged, as opposed to the disk being unwilling just then.
     pub(crate) fn is_damage(&self) -> bool {
+        use redb::Error as E;
         match self {
             Self::Malformed(_) | Self::Refused(_) => true,
-            Self::Storage(error) => match error.as_ref() {
-                redb::Error::Corrupted(_)
-                | redb::Error::UpgradeRequired(_)
-                | redb::Error::RepairAborted
-                | redb::Error::TableTypeMismatch { .. }
-                | redb::Error::TableIsMultimap(_)
-                | redb::Error::TypeDefinitionChanged { .. }
-                | redb::Error::TableDoesNotExist(_) => true,
-                redb::Error::Io(io) => {
-                    matches!(io.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
-                }
-                _ => false,
-            },
             Self::Open(_) => false,
+            Self::Storage(error) => {
+                let cut = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+                self.io().is_some_and(|io| cut.contains(&io.kind()))
+                    || matches!(
+                        error.as_ref(),
+                        E::Corrupted(_)
+                            | E::UpgradeRequired(_)
+                            | E::RepairAborted
+                            | E::TableTypeMismatch { .. }
+                            | E::TableIsMultimap(_)
+                            | E::TypeDefinitionChanged { .. }
+                            | E::TableDoesNotExist(_)
+                    )
+            }
+        }
+    }
+
+    fn io(&self) -> Option<&io::Error> {
+        match self {
+            Self::Open(io) => Some(io),
+            Self::Storage(error) => {
+                if let redb::Error::Io(io) = error.as_ref() {
+                    Some(io)
+                } else {
+                    None
+                }
+            }
+            Self::Malformed(_) | Self::Refused(_) => None,
         }
     }
 }
@@ -230,6 +238,15 @@ impl SegmentMeta {
     }
 }
 
+/// Whether every page of a file was checked before the engine opens it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// By [`pre_check`](crate::store::quarantine::pre_check); the engine need not do it again.
+    Checked,
+    /// Not yet: the engine shall.
+    Unchecked,
+}
+
 /// An open segment. Readers and the writer share it; only the writer closes and opens it again.
 pub(crate) struct SegmentFile {
     path: PathBuf,
@@ -246,23 +263,24 @@ impl SegmentFile {
         disk: &Arc<dyn Disk>,
         cache_bytes: usize,
     ) -> Result<Self, SegmentError> {
-        let file = Self {
-            path: path.to_owned(),
-            disk: disk.clone(),
-            cache_bytes,
-            database: RwLock::new(None),
-        };
-        file.reopen()?;
+        let file = Self::unopened(path, disk, cache_bytes);
+        file.reopen(Pages::Unchecked)?;
         Ok(file)
     }
 
-    /// Closes the file and opens it again: the only way on after redb met an I/O error.
-    pub(crate) fn reopen(&self) -> Result<(), SegmentError> {
+    /// Stands for the file at `path` until [`SegmentFile::reopen`] opens it.
+    pub(crate) fn unopened(path: &Path, disk: &Arc<dyn Disk>, cache_bytes: usize) -> Self {
+        let (path, disk) = (path.to_owned(), disk.clone());
+        Self { path, disk, cache_bytes, database: RwLock::new(None) }
+    }
+
+    /// Closes the file if it is open, and opens it: the only way on after redb met an I/O error.
+    pub(crate) fn reopen(&self, pages: Pages) -> Result<(), SegmentError> {
         let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // The lock on the file must be gone before it can be taken again.
         *slot = None;
         let backend = self.disk.open(&self.path).map_err(SegmentError::Open)?;
-        *slot = Some(open_database(backend, self.cache_bytes)?);
+        *slot = Some(open_database(backend, self.cache_bytes, pages)?);
         Ok(())
     }
 
@@ -270,6 +288,11 @@ impl SegmentFile {
     pub(crate) fn close(&self) -> Result<(), SegmentError> {
         let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
         database.map_or(Ok(()), |database| Ok(database.close()?))
+    }
+
+    /// Says whether the engine has the file open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.database.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -400,11 +423,12 @@ fn add(transaction: &WriteTransaction, addition: &Addition<'_>) -> Result<(), Se
 fn open_database(
     backend: Box<dyn redb::StorageBackend>,
     cache_bytes: usize,
+    pages: Pages,
 ) -> Result<Database, SegmentError> {
     let open = || {
         Builder::new()
             .set_cache_size(cache_bytes)
-            .set_check_integrity_on_open(true)
+            .set_check_integrity_on_open(pages == Pages::Unchecked)
             .create_with_backend(Boxed(backend))
     };
     // The check reports damage as an error; asserts of the engine are the last line behind it. With

@@ -4,173 +4,22 @@
 //! whose signature holds; that nothing was cut off behind it only a pin can show.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::domain::id::{Digest, EpochId, Seq};
 use crate::domain::tree::{self, Frontier};
 use crate::store::layout;
-use crate::store::pages::PageFile;
+use crate::store::pages::{Commit, PageFile};
 use crate::store::read::{EpochOnDisk, EventPos, LogReader, ReadError, meta_of, table_rows};
+use crate::store::report::{Fault, Pin, Report, VerifiedEpoch};
 use crate::store::seal::Footer;
 use crate::store::segment::{SegmentMeta, key};
 use crate::store::tiles::Tiles;
 use crate::wire::note::{Checkpoint, Note, NoteKey};
 
-/// After so many faults the rest is only counted.
-const FAULTS_MAX: usize = 10_000;
-
 /// How often a segment that its owner writes is read again before its faults are believed.
 const RACES_MAX: usize = 5;
-
-/// A head that the reader has seen before, or that a witness has signed: the log must still hold it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pin {
-    /// The epoch.
-    pub epoch: EpochId,
-    /// How many rows it had.
-    pub size: u64,
-    /// The root over them.
-    pub root: Digest,
-}
-
-/// One thing that is wrong, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// A row is not what it was.
-    Event {
-        /// Which.
-        at: EventPos,
-        /// How it shows.
-        why: String,
-    },
-    /// The bytes of a file do not form a segment at this place.
-    Structure {
-        /// The file.
-        path: PathBuf,
-        /// Where, in bytes.
-        offset: u64,
-        /// What is wrong.
-        why: String,
-    },
-    /// Rows are gone.
-    Missing {
-        /// The epoch.
-        epoch: EpochId,
-        /// The first of them.
-        first: Seq,
-        /// The last of them.
-        last: Seq,
-    },
-    /// The rows up to here lead to another root than the one that was written or signed.
-    Root {
-        /// The row after which the root differs.
-        at: EventPos,
-        /// Whose root it is.
-        whose: &'static str,
-    },
-    /// A checkpoint is not signed by any of the keys, or not for this log.
-    Checkpoint {
-        /// The size it speaks of.
-        at: EventPos,
-        /// What is wrong.
-        why: String,
-    },
-    /// The log is shorter than a head that was seen before.
-    TailCut {
-        /// The epoch.
-        epoch: EpochId,
-        /// How many rows there are.
-        have: u64,
-        /// How many there were.
-        pinned: u64,
-    },
-    /// An epoch is gone, or not linked to the one before it.
-    EpochChain {
-        /// The epoch that should be there or be linked.
-        epoch: EpochId,
-        /// What is wrong.
-        why: &'static str,
-    },
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Event { at, why } => write!(f, "event {at}: {why}"),
-            Self::Structure { path, offset, why } => {
-                write!(f, "structure at offset {offset} of {}: {why}", path.display())
-            }
-            Self::Missing { epoch, first, last } => {
-                write!(f, "missing segment: events {first} to {last} of epoch {}", epoch.token())
-            }
-            Self::Root { at, whose } => {
-                write!(f, "event {at}: the events up to it do not lead to the root {whose}")
-            }
-            Self::Checkpoint { at, why } => write!(f, "checkpoint at {at}: {why}"),
-            Self::TailCut { epoch, have, pinned } => write!(
-                f,
-                "tail cut: epoch {} has {have} events, the pin saw {pinned}",
-                epoch.token()
-            ),
-            Self::EpochChain { epoch, why } => write!(f, "epoch {}: {why}", epoch.token()),
-        }
-    }
-}
-
-impl fmt::Display for EventPos {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.epoch.token(), self.seq)
-    }
-}
-
-/// What verification found.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// All that is wrong, in the order of the log; at most 10,000.
-    pub faults: Vec<Fault>,
-    /// How many faults there are beyond those.
-    pub more_faults: u64,
-    /// The epochs, the oldest first.
-    pub epochs: Vec<VerifiedEpoch>,
-    /// A pin was given: without one, a cut tail cannot be seen.
-    pub is_pinned: bool,
-}
-
-/// What one epoch holds.
-#[derive(Clone, Debug)]
-pub struct VerifiedEpoch {
-    /// The epoch.
-    pub epoch: EpochId,
-    /// Its last row.
-    pub last: Seq,
-    /// The root over its rows.
-    pub root: Digest,
-    /// How many rows were read.
-    pub rows: u64,
-    /// How many rows are known by their hash alone, dropped by retention.
-    pub dropped: u64,
-    /// How many checkpoints were checked.
-    pub checkpoints: u64,
-    /// The last row that a good signature covers; 0 without any.
-    pub signed_to: Seq,
-}
-
-impl Report {
-    /// Says whether nothing is wrong.
-    pub fn is_sound(&self) -> bool {
-        self.faults.is_empty()
-    }
-
-    fn add(&mut self, fault: Fault) {
-        if self.faults.len() < FAULTS_MAX {
-            self.faults.push(fault);
-        } else {
-            self.more_faults += 1;
-        }
-    }
-}
 
 /// Verifies the log in `dir`, which may be live, and changes nothing there.
 ///
@@ -238,6 +87,16 @@ enum Part<'a> {
     /// Rows that were set aside; they count as far as the next epoch builds on them.
     Aside(&'a Path, u64),
     Dropped(&'a Path),
+}
+
+/// In what state a file was found, and left.
+enum State {
+    /// Closed in order: what is wrong with it is wrong.
+    Clean,
+    /// Its owner runs, or died without closing it.
+    Unclean,
+    /// Its owner wrote to it while it was read.
+    Changed,
 }
 
 /// The state of one epoch while it is read.
@@ -376,21 +235,58 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
         for race in 0.. {
             let faults = self.report.faults.len();
             let begin = (epoch.tree.clone(), epoch.expected.clone(), epoch.outcome.clone());
-            let pages = match PageFile::open(path).map_err(ReadError::io(path))? {
-                Ok(pages) => pages,
-                Err(fault) => {
-                    self.structure(path, fault.offset, fault.why);
+            let changed = self.segment_at(Commit::Newest, epoch, path, first, limit)?;
+            if self.report.faults.len() == faults {
+                return Ok(());
+            }
+            match changed {
+                State::Clean => return Ok(()),
+                State::Changed if race < RACES_MAX => {}
+                State::Unclean | State::Changed => {
+                    // The newest commit may have been under way when its writer died.
+                    let found = self.report.faults.split_off(faults);
+                    let newest = std::mem::replace(&mut epoch.tree, begin.0);
+                    let newest = (newest, epoch.expected.clone(), epoch.outcome.clone());
+                    (epoch.expected, epoch.outcome) = (begin.1, begin.2);
+                    self.segment_at(Commit::Older, epoch, path, first, limit)?;
+                    if self.report.faults.len() == faults {
+                        self.report.unfinished.push(path.to_owned());
+                    } else {
+                        self.report.faults.truncate(faults);
+                        self.report.faults.extend(found);
+                        (epoch.tree, epoch.expected, epoch.outcome) = newest;
+                    }
                     return Ok(());
                 }
-            };
-            self.open_segment(epoch, &pages, path, first, limit)?;
-            if self.report.faults.len() == faults || race == RACES_MAX || !pages.changed() {
-                break;
             }
             self.report.faults.truncate(faults);
             (epoch.tree, epoch.expected, epoch.outcome) = begin;
         }
         Ok(())
+    }
+
+    /// Verifies a segment at one of its commits, and says what may be made of faults.
+    fn segment_at(
+        &mut self,
+        commit: Commit,
+        epoch: &mut Epoch,
+        path: &Path,
+        first: u64,
+        limit: u64,
+    ) -> Result<State, ReadError> {
+        let pages = match PageFile::open_at(path, commit).map_err(ReadError::io(path))? {
+            Ok(pages) => pages,
+            Err(fault) => {
+                self.structure(path, fault.offset, fault.why);
+                return Ok(State::Clean);
+            }
+        };
+        self.open_segment(epoch, &pages, path, first, limit)?;
+        Ok(match (pages.is_clean(), pages.changed()) {
+            (_, true) => State::Changed,
+            (true, false) => State::Clean,
+            (false, false) => State::Unclean,
+        })
     }
 
     fn structure(&mut self, path: &Path, offset: u64, why: impl Into<String>) {

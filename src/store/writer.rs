@@ -9,7 +9,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::store::lane::{Lane, LaneShared};
+use crate::store::inbox::LaneShared;
+use crate::store::lane::Lane;
 use crate::store::{LogNotice, Outage};
 
 /// How long a commit may take before the log counts as unavailable.

@@ -8,16 +8,15 @@ mod incoming;
 mod outgoing;
 mod session;
 
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ipc::channel;
-use crate::ipc::hello::Incarnation;
+use crate::ipc::hello::{Incarnation, Part};
+use crate::ipc::place::{LockError, Place};
 
 use bus_link::BusLink;
 use session::SessionEnd;
@@ -31,19 +30,16 @@ const REDIAL_DELAY_MS_MAX: u64 = 2_000;
 /// Where the uplink finds its agent.
 #[derive(Clone, Debug)]
 pub struct UplinkOptions {
-    /// The state folder of the node; socket and lock lie in `run` below it.
+    /// The state folder of the node; see [`Place`].
     pub state_dir: PathBuf,
 }
 
 /// Says why the uplink did not start or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
-    /// The lock cannot be opened.
-    #[error("failed to open the lock `{path}`")]
-    Lock { path: PathBuf, source: io::Error },
-    /// Another uplink of this node is running.
-    #[error("an uplink already runs in this state folder (`{path}` is held)")]
-    AlreadyRunning { path: PathBuf },
+    /// Another uplink of this node is running, or the lock cannot be taken.
+    #[error("the uplink of this state folder may not begin")]
+    Lock(#[from] LockError),
     /// The runtime or its signal handlers could not be made.
     #[error("failed to start the runtime of the uplink")]
     Runtime { source: io::Error },
@@ -57,8 +53,8 @@ pub enum UplinkError {
 /// # Errors
 /// Fails when another uplink holds the lock, or the agent speaks a protocol that this build does not know.
 pub fn run(options: &UplinkOptions) -> Result<(), UplinkError> {
-    let run = options.state_dir.join("run");
-    let _lock = lock(&run.join("uplink.lock"))?;
+    let place = Place::of(&options.state_dir);
+    let _lock = place.lock(Part::Uplink)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -67,7 +63,7 @@ pub fn run(options: &UplinkOptions) -> Result<(), UplinkError> {
         let stop = |kind| signal(kind).map_err(|source| UplinkError::Runtime { source });
         let (mut terminate, mut interrupt) =
             (stop(SignalKind::terminate())?, stop(SignalKind::interrupt())?);
-        let (mut bus, socket) = (BusLink::default(), run.join("uplink.sock"));
+        let (mut bus, socket) = (BusLink::default(), place.uplink_socket());
         let ended = tokio::select! {
             ended = serve(&socket, &mut bus) => ended,
             _ = terminate.recv() => Ok(()),
@@ -105,16 +101,4 @@ fn redial_delay(failures: u32) -> Duration {
     let ceiling = (REDIAL_DELAY_MS << failures.min(16)).min(REDIAL_DELAY_MS_MAX);
     let spread = getrandom::u32().unwrap_or(u32::MAX / 2);
     Duration::from_millis(ceiling / 2 + ceiling / 2 * u64::from(spread) / u64::from(u32::MAX))
-}
-
-fn lock(path: &Path) -> Result<File, UplinkError> {
-    let failed = |source| UplinkError::Lock { path: path.to_owned(), source };
-    let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(UplinkError::AlreadyRunning { path: path.to_owned() })
-        }
-        Err(errno) => Err(failed(errno.into())),
-    }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 
+use super::note::{Ed25519Signer, KeyKind, NoteError, NoteKey};
 use crate::domain::id::{Digest, Kid};
 use crate::domain::policy::Holder;
 
@@ -30,6 +31,14 @@ impl Signer {
     /// Returns the public half.
     pub fn public(&self) -> PublicKey {
         PublicKey { kid: self.kid, key: self.key.verifying_key() }
+    }
+
+    /// Returns a signer of notes under `name` with the same key: a note and an envelope never have the same bytes.
+    ///
+    /// # Errors
+    /// When `name` is not one that a note can bear.
+    pub fn for_notes(&self, name: &str) -> Result<Ed25519Signer, NoteError> {
+        Ed25519Signer::new(name, self.key.clone())
     }
 
     /// Signs exactly these bytes.
@@ -75,6 +84,14 @@ impl PublicKey {
     /// Returns the id of the key.
     pub fn kid(self) -> Kid {
         self.kid
+    }
+
+    /// Returns what verifies notes that this key signed under `name`.
+    ///
+    /// # Errors
+    /// When `name` is not one that a note can bear.
+    pub fn for_notes(self, name: &str) -> Result<NoteKey, NoteError> {
+        NoteKey::new(name, KeyKind::Note, self.key)
     }
 
     /// Says whether this key signed exactly these bytes.

@@ -5,6 +5,7 @@ pub mod key;
 
 pub mod envelope;
 
+pub mod fold;
 pub mod note;
 pub mod payload;
 pub mod status;

@@ -88,6 +88,12 @@ impl NoteKey {
         Ok(Self { name: name.to_owned(), kind, key })
     }
 
+    /// Names a key given as its 32 bytes; what is no point of the curve is refused.
+    pub fn from_bytes(name: &str, kind: KeyKind, key: &[u8; 32]) -> Result<Self, NoteError> {
+        let wrong = |_| form("public key", "it is not on the curve");
+        Self::new(name, kind, VerifyingKey::from_bytes(key).map_err(wrong)?)
+    }
+
     /// Returns the name that stands in the signature line.
     pub fn name(&self) -> &str {
         &self.name
@@ -257,9 +263,14 @@ pub struct Ed25519Signer {
 }
 
 impl Ed25519Signer {
-    /// Signs under `name`, for a checkpoint the origin of its log.
+    /// Signs under `name`; for the checkpoints of a log that is its origin line without the epoch.
     pub fn new(name: &str, key: SigningKey) -> Result<Self, NoteError> {
         Ok(Self { name: NoteKey::new(name, KeyKind::Note, key.verifying_key())?, key })
+    }
+
+    /// Signs under `name` with the key that `secret` makes.
+    pub fn from_secret(name: &str, secret: &[u8; 32]) -> Result<Self, NoteError> {
+        Self::new(name, SigningKey::from_bytes(secret))
     }
 
     /// Returns the key that verifies what this signs.

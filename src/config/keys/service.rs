@@ -283,7 +283,7 @@ pub const SERVICE: &[Key] = &[
     served("log.redact", Regexes, Toml("[]"), "Replaced by [redacted] before anything is written"),
     served(
         "log.forward",
-        one_of![can("none"), can("journald"), can("stdout")],
+        one_of![can("none"), later("journald"), later("stdout")],
         Toml("\"none\""),
         "Where lines go besides the file",
     ),

@@ -218,6 +218,12 @@ codes! {
     FILE_IN_THE_WAY = 440, Refused, "there is a file already",
         "Files that people wrote are never overwritten.";
 
+    SECRET_IN_ENVIRONMENT = 441, Invalid, "a secret is copied into the environment",
+        "A warning only. Variables are inherited by every child and are readable in /proc by the same user; the file \
+         in $CREDENTIALS_DIRECTORY is not. Keep the copy only for programs that cannot read a file.";
+    SHARED_LOG = 442, Invalid, "two services write their log into one folder",
+        "Their files would overwrite each other. Put ${service} into `log.dir`.";
+
     EVENT_ALTERED = 501, History, "an event is not what was signed",
         "The named event was changed after it was written, or its place in the tree holds another one. Keep the files \
          as they are: they are evidence.";

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::Turn;
 use crate::domain::effect::{Act, Timer};
 use crate::domain::event::{
-    Cause, Context, Desired, Event, Exit, InstanceAdopted, InstanceStarting, Usage,
+    Cause, Context, Desired, Event, Exit, InstanceAdopted, InstanceStarting, StopReason, Usage,
 };
 use crate::domain::id::{InstanceId, IntentId, RunId};
 use crate::domain::input::{ActionEnd, Delivery, Ended, Kept, KeptRun};
@@ -41,9 +41,7 @@ impl Turn<'_> {
             booted: before.is_some_and(|mark| mark.boot != kept.keeper.boot),
             away_ms: kept.away_ms,
         };
-        if meeting.keeper_is_new {
-            self.emit(Context::default(), Event::KeeperStarted(kept.keeper));
-        }
+        let keeper = kept.keeper;
         let mut runs: BTreeMap<InstanceId, BTreeMap<RunId, KeptRun>> = BTreeMap::new();
         for run in kept.runs {
             runs.entry(run.instance.clone()).or_default().insert(run.run, run);
@@ -67,6 +65,11 @@ impl Turn<'_> {
             kept.actions.into_iter().map(|kept| (kept.intent, kept.ended)).collect(),
             meeting,
         );
+        // The last of all: as long as it is not on disk the conclusions may be missing there too, and are drawn
+        // again. With it first, a torn tail would make a keeper that knows nothing look like one that was asked.
+        if meeting.keeper_is_new {
+            self.emit(Context::default(), Event::KeeperStarted(keeper));
+        }
     }
 
     fn meet(&mut self, id: &InstanceId, kept: BTreeMap<RunId, KeptRun>, meeting: Meeting) {
@@ -74,7 +77,8 @@ impl Turn<'_> {
         if let Some(run) = state.run()
             && !kept.contains_key(&run)
         {
-            self.missing(id, run, kept.is_empty(), meeting);
+            let newest = kept.keys().all(|other| *other < run);
+            self.missing(id, run, newest, meeting);
         }
         let newest = kept.keys().next_back().copied();
         for (run, kept) in kept {
@@ -124,16 +128,26 @@ impl Turn<'_> {
     }
 
     /// Draws the conclusion from a run that the log knows and the keeper does not.
-    fn missing(&mut self, id: &InstanceId, run: RunId, alone: bool, meeting: Meeting) {
+    fn missing(&mut self, id: &InstanceId, run: RunId, newest: bool, meeting: Meeting) {
         match self.state(id) {
-            Some(State::Spawning { .. }) if alone && meeting.keeper_is_new => {
-                // Nobody can tell whether the last keeper made it; its number is not used again.
+            Some(State::Spawning { .. })
+                if newest
+                    && self.is_wanted(id)
+                    && meeting.keeper_is_new
+                    && meeting.agent_is_new =>
+            {
+                // Nobody can tell whether the last keeper made it; its number is not used again. An agent that
+                // lives has the request in its hands still, so for that one the number stays.
                 let Some(instance) = self.instance(id) else { return };
                 let (next, from) = (instance.next_run(), instance.state.name());
                 let body = InstanceStarting { from, fresh: false };
                 self.emit(self.about(id, next), Event::InstanceStarting(body));
             }
-            Some(State::Spawning { .. }) if alone => {
+            Some(State::Spawning { .. }) if newest && !self.is_wanted(id) => {
+                self.begin_stop(id, false, StopReason::Wish);
+                self.stopped(id, run);
+            }
+            Some(State::Spawning { .. }) if newest => {
                 self.spawns.insert(id.clone(), (run, true));
             }
             Some(State::Spawning { .. }) | None => {}

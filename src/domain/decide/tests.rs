@@ -1,5 +1,6 @@
 //! Rules of the node, as sentences: given what has happened, when something comes in, then this follows.
 
+mod any;
 mod site;
 
 mod commands;

@@ -43,7 +43,7 @@ impl Turn<'_> {
             }
             let reply = match &record.progress {
                 Progress::Open(_) => Reply::InProgress,
-                Progress::Executed(outcome) => Reply::Outcome(outcome.clone()),
+                Progress::Executed { outcome, .. } => Reply::Outcome(outcome.clone()),
             };
             self.answer(wish.id, reply);
             return Ok(());
@@ -74,9 +74,11 @@ impl Turn<'_> {
             Action::Start { service } | Action::Restart { service } => {
                 let oneshot = self.spec(&service).is_some_and(|spec| spec.kind == Kind::Oneshot);
                 let up = if oneshot { Desired::Completed } else { Desired::Running };
-                self.desire(&service, up, context);
+                self.desire(&service, up, wish.generation, context);
             }
-            Action::Stop { service } => self.desire(&service, Desired::Stopped, context),
+            Action::Stop { service } => {
+                self.desire(&service, Desired::Stopped, wish.generation, context);
+            }
             Action::Reload { service } => self.reload(&service, wish.id, &instances),
             Action::Signal { signal, .. } => self.signal(signal, wish.id, &instances),
             Action::Run { .. } => self.start_action(wish.id),
@@ -99,6 +101,12 @@ impl Turn<'_> {
         }
         if wish.issued_at < head.epoch_began {
             return Err(Rejection::StaleEpoch);
+        }
+        let known = wish.action.service().and_then(|service| self.service(service));
+        if let (Some(generation), Some(service)) = (wish.generation, known)
+            && generation <= service.generation
+        {
+            return Err(Rejection::StaleGeneration);
         }
         let seen = self.node.seen();
         if seen.open_len() >= OPEN_MAX || seen.len() >= SEEN_MAX {
@@ -235,10 +243,18 @@ impl Turn<'_> {
         own_ms.saturating_add(GRACE_MS)
     }
 
-    fn desire(&mut self, service: &ServiceId, desired: Desired, context: Context) {
+    fn desire(
+        &mut self,
+        service: &ServiceId,
+        desired: Desired,
+        generation: Option<Generation>,
+        context: Context,
+    ) {
         let Some(known) = self.service(service) else { return };
-        if known.desired != desired {
-            let generation = Generation(known.generation.0 + 1);
+        // A numbered wish leaves its number even where nothing else changes.
+        if known.desired != desired || generation.is_some() {
+            let next = Generation(known.generation.0 + 1);
+            let generation = generation.unwrap_or(next);
             self.emit(context, Event::DesiredChanged(DesiredChanged { desired, generation }));
         }
     }

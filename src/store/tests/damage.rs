@@ -66,6 +66,29 @@ fn each_of_a_thousand_flipped_bytes_is_reported_or_lies_in_unallocated_space() {
 }
 
 #[test]
+fn a_flipped_byte_in_a_file_that_was_not_closed_is_reported_too() {
+    let place = Place::new();
+    let open = place.open();
+    (1..=30).for_each(|n| open.append(20 * n));
+    let path = place.segments()[0].clone();
+    let live = std::fs::read(&path).unwrap();
+    drop(open);
+    std::fs::write(&path, &live).unwrap();
+    assert_eq!(verified(&place, &[]).faults, []);
+    let used = allocated(&path);
+    let mut dice = Dice(5);
+    for _ in 0..200 {
+        let range = &used[dice.roll(used.len() as u64) as usize];
+        let at = range.start + dice.roll(range.end - range.start);
+        let mut bytes = live.clone();
+        bytes[at as usize] ^= 1 << dice.roll(8);
+        std::fs::write(&path, &bytes).unwrap();
+        let report = verified(&place, &[]);
+        assert!(!report.is_sound() || !report.unfinished.is_empty(), "byte {at}");
+    }
+}
+
+#[test]
 fn an_edited_row_is_named() {
     let place = Place::new();
     let files = place.three_segments();

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{Open, PATIENCE, Place, epoch, row};
 use crate::domain::id::Seq;
+use crate::domain::tree::check_consistency;
 use crate::store::{
-    AppendError, EpochReason, EventPos, LogNotice, LogReader, RangeEnd, RangeLimits, ReadError,
-    Retention, expired, layout, verify,
+    AppendError, EpochReason, EventPos, Log, LogNotice, LogReader, OpenLogError, Opened,
+    ProveError, RangeEnd, RangeLimits, ReadError, Retention, Writer, expired, layout, verify,
 };
-use crate::wire::note::Checkpoint;
+use crate::wire::note::{Checkpoint, TlogProof};
 
 const ALL: RangeLimits = RangeLimits { rows: usize::MAX, bytes: usize::MAX };
 
@@ -170,10 +171,44 @@ fn another_epoch_names_the_one_before_and_counts_from_one() {
 }
 
 #[test]
+fn a_row_of_the_next_epoch_is_durable_only_with_its_epoch() {
+    let (place, mood) = super::disk::moody();
+    let open = place.open();
+    open.append(3);
+    mood.stall(true);
+    assert_eq!(open.log.begin_epoch(epoch(2), Duration::from_millis(20)), Ok(None));
+    let ticket = open.log.append(Seq(1), row(1)).unwrap();
+    assert!(!ticket.wait(Duration::from_millis(20)));
+    mood.stall(false);
+    assert!(ticket.wait(PATIENCE));
+    assert_eq!((open.log.head().epoch, open.log.head().seq), (epoch(2), Seq(1)));
+}
+
+#[test]
+fn one_writer_serves_several_logs_and_a_stranger_is_kept_out() {
+    let places = [Place::new(), Place::new(), Place::new()];
+    let writer = Writer::start().unwrap();
+    let open = |place: &Place| match Log::open(place.options.clone(), &writer, None, |_| ()) {
+        Ok(Opened::NeedsEpoch(vacant)) => vacant.begin(epoch(1)).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let logs = places.each_ref().map(open);
+    let tickets: Vec<_> = (1..=300)
+        .flat_map(|seq| logs.iter().map(move |log| log.append(Seq(seq), row(seq)).unwrap()))
+        .collect();
+    assert!(tickets.iter().all(|ticket| ticket.wait(PATIENCE)));
+    let second = Log::open(places[0].options.clone(), &writer, None, |_| ());
+    assert!(matches!(second, Err(OpenLogError::InUse { .. })));
+    drop(writer);
+    for place in &places {
+        assert_eq!(place.open().replayed().len(), 300);
+    }
+}
+
+#[test]
 fn a_head_is_signed_a_second_after_a_change_and_not_without_one() {
     let place = Place::new();
     let open = place.open();
-    open.append(10);
     let began = Instant::now();
     open.append(20);
     let note = open.expect(|notice| match notice {
@@ -206,6 +241,34 @@ fn what_retention_dropped_is_still_proved_by_its_tiles() {
     let report = verify(&place.options.dir, &[super::key()], &[], |_, _| Ok(())).unwrap();
     assert_eq!(report.faults, []);
     assert_eq!((report.epochs[0].dropped, report.epochs[0].rows), (300, 600));
+}
+
+#[test]
+fn a_row_is_proved_by_one_text_file_even_after_its_neighbours_were_dropped() {
+    let place = Place::new();
+    place.three_segments();
+    let reader = LogReader::new(&place.options.dir);
+    let keep = Retention { max_bytes: 0, max_age: Duration::ZERO, keep_min: 1 };
+    for old in expired(&place.options.dir, &keep, SystemTime::now()).unwrap() {
+        old.drop_rows().unwrap();
+    }
+    for seq in [1, 300, 301, 777, 900] {
+        let proof = reader.prove(EventPos { epoch: epoch(1), seq: Seq(seq) }).unwrap().to_string();
+        let proof = TlogProof::parse(proof.as_bytes()).unwrap();
+        assert_eq!(proof.verify(&row(seq), &super::key()).unwrap().size, 900);
+        assert!(proof.verify(&row(seq + 1), &super::key()).is_err());
+    }
+    let beyond = reader.prove(EventPos { epoch: epoch(1), seq: Seq(901) });
+    assert!(matches!(beyond, Err(ProveError::NotSigned(Seq(901)))));
+
+    let open = place.open();
+    let old = open.log.head();
+    open.append(1000);
+    let new = open.log.head();
+    let proof = reader.prove_extension(epoch(1), old.seq.0, new.seq.0).unwrap();
+    check_consistency(old.seq.0, old.root, new.seq.0, new.root, &proof).unwrap();
+    let short = reader.prove_extension(epoch(1), 5, 2000);
+    assert!(matches!(short, Err(ProveError::Short { have: 1000, need: 2000 })));
 }
 
 #[test]

@@ -1,7 +1,13 @@
 //! What the tests of the store share: a log in a folder of its own, and rows that can be told apart.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one notice among all")]
+
 mod damage;
+mod disk;
 mod lifecycle;
+mod pages;
+mod power_cut;
+mod speed;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -9,7 +15,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use ed25519_dalek::SigningKey;
 use tempfile::TempDir;
 
 use crate::domain::id::{EpochId, Seq};
@@ -30,7 +35,7 @@ pub(super) struct Open {
     pub(super) log: Log,
     pub(super) notices: Receiver<LogNotice>,
     /// Closes the log when it is dropped, so it must not be dropped before.
-    pub(super) writer: Writer,
+    _writer: Writer,
 }
 
 pub(super) fn epoch(n: u64) -> EpochId {
@@ -44,7 +49,7 @@ pub(super) fn row(seq: u64) -> Vec<u8> {
 }
 
 pub(super) fn signer() -> Ed25519Signer {
-    Ed25519Signer::new("smgr/demo/n1", SigningKey::from_bytes(&[5; 32])).unwrap()
+    Ed25519Signer::from_secret("smgr/demo/n1", &[5; 32]).unwrap()
 }
 
 pub(super) fn key() -> NoteKey {
@@ -77,7 +82,7 @@ impl Place {
             Opened::Continues(log) => log,
             Opened::NeedsEpoch(vacant) => vacant.begin(epoch(1)).unwrap(),
         };
-        Open { log, notices, writer }
+        Open { log, notices, _writer: writer }
     }
 
     pub(super) fn open_vacant(&self) -> (Vacant, Writer) {

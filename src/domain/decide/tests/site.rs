@@ -163,6 +163,7 @@ impl Site {
             action,
             issued_at: self.now,
             expires_at: self.now.plus_ms(60_000),
+            generation: None,
             by: actor(),
         }
     }
@@ -296,7 +297,7 @@ impl Site {
 
     pub(crate) fn outcome(&self, number: u8) -> Option<Outcome> {
         match &self.node.seen().get(&intent(number))?.progress {
-            crate::domain::seen::Progress::Executed(outcome) => Some(outcome.clone()),
+            crate::domain::seen::Progress::Executed { outcome, .. } => Some(outcome.clone()),
             crate::domain::seen::Progress::Open(_) => None,
         }
     }

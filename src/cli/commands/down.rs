@@ -1,0 +1,46 @@
+//! `smgr down`: ends this machine's services and smgr itself, in good order.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::up::shut_down;
+use crate::cli::context::{Context, short};
+use crate::cli::error::CliError;
+use crate::cli::interrupt::Interrupts;
+use crate::cli::out::Out;
+use crate::cli::session::{alive, until_down};
+use crate::domain::code::{Code, ExitCode};
+
+/// How long the end is waited for unless told otherwise; a service may take its time to stop.
+const END_WITHIN: Duration = Duration::from_secs(120);
+
+/// Ends everything; where nothing runs, there is nothing to do.
+pub(super) async fn down(context: &Context, out: Out) -> Result<ExitCode, CliError> {
+    if alive(context).is_none() {
+        out.line(&format!("smgr is not up here ({})", short(context.folder.root())));
+        return Ok(ExitCode::Done);
+    }
+    let began = Instant::now();
+    let mut interrupts = Interrupts::watch()?;
+    shut_down(context).await?;
+    let deadline = began + context.global.timeout.unwrap_or(END_WITHIN);
+    match interrupts.guard(until_down(context, Some(deadline))).await {
+        Ok(true) => {
+            let took = began.elapsed().as_secs_f64();
+            out.line(&format!(
+                "smgr and its services are down, {took:.2}s; what happened is kept in {}",
+                short(context.folder.root())
+            ));
+            Ok(ExitCode::Done)
+        }
+        Ok(false) => {
+            Err(CliError::new(Code::STILL_RUNNING, "services are still stopping")
+                .next("smgr status"))
+        }
+        Err(interrupted) => {
+            out.note("detached: the services go on stopping");
+            Ok(interrupted.exit())
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! `smgr up` and `smgr attach`: begins a node on this machine, shows what happens, and ends it in good order.
+
+use std::process::Child;
+use std::time::Instant;
+
+use crate::agent::keyfile::{Keys, Owner, make_keys_and_trust};
+use crate::agent::setup::{BusSetup, NodeSetup};
+use crate::cli::args::Up;
+use crate::cli::client::{Client, Whom};
+use crate::cli::context::{Context, host_name, not_up, short, user_name};
+use crate::cli::error::CliError;
+use crate::cli::feed::{Feed, Turn};
+use crate::cli::interrupt::Interrupts;
+use crate::cli::out::Out;
+use crate::cli::session::{Mode, Session, alive, already_up, terminate, until_down};
+use crate::cli::wish::from_keys;
+use crate::cli::{launch, nats, specs, time};
+use crate::domain::code::{Code, ExitCode};
+use crate::domain::intent::Action;
+use crate::wire::payload::Reply;
+use crate::wire::status::NodeStatus;
+
+/// Begins a node here, or goes on with one whose `smgr up` was killed.
+pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode, CliError> {
+    if args.fleet.is_some() {
+        return Err(CliError::not_yet("`smgr up --nodes`"));
+    }
+    let began = Instant::now();
+    context.folder.make().map_err(|error| {
+        CliError::caused(Code::IO, "failed to make the state folder", &error)
+            .at(short(context.folder.root()))
+    })?;
+    let mut session = Session::take(context)?;
+    let mode = if args.detach { Mode::Detached } else { Mode::Foreground };
+    let goes_on = alive(context);
+    let was_killed = session.before.is_some_and(|before| before.mode == Mode::Foreground);
+    if let Some(alive) = goes_on
+        && !was_killed
+    {
+        return Err(already_up(alive.pid()));
+    }
+    let mut launcher = None;
+    let mut made_keys = false;
+    if goes_on.is_none() {
+        let project = specs::project_here();
+        let keys = prepare(context, project)?;
+        made_keys = keys.made;
+        session.record(Mode::Foreground, 0)?;
+        launcher = Some(launch::start(context)?);
+    }
+    let pid = launcher.as_ref().map(Child::id).or(session.before.map(|before| before.launcher));
+    session.record(Mode::Foreground, pid.unwrap_or(0))?;
+    let (client, status) = match launch::until_up(context, launcher.as_mut()).await {
+        Ok(up) => up,
+        Err(error) => {
+            // What did not begin is not left behind half-way; if it is gone already, so much the better.
+            drop(terminate(context));
+            return Err(error);
+        }
+    };
+    session.record(mode, pid.unwrap_or(0))?;
+    let banner = Banner { began, made_keys, reattached: goes_on.is_some(), detached: args.detach };
+    out.data(&banner.text(context, &status)?);
+    if args.detach {
+        return Ok(ExitCode::Done);
+    }
+    foreground(context, client, &status, launcher, out).await
+}
+
+/// Shows what happens; Ctrl-C leaves everything as it is.
+pub(super) async fn attach(context: &Context, out: Out) -> Result<ExitCode, CliError> {
+    let whom = Whom::default();
+    let mut client = Client::connect(context, &whom).await?;
+    let status = launch::status(&mut client).await.ok_or_else(|| not_up(context))?;
+    let mut interrupts = Interrupts::watch()?;
+    let mut feed = Feed::after(Some(status.head));
+    let down = until_down(context, None);
+    tokio::pin!(down);
+    loop {
+        tokio::select! {
+            turn = feed.next(context, &whom, &mut client, true) => show(turn?, out),
+            _ = interrupts.next() => return Ok(ExitCode::Done),
+            _ = &mut down => {
+                out.note("smgr was ended");
+                return Ok(ExitCode::Done);
+            }
+        }
+    }
+}
+
+/// Checks the files, makes what is missing, and writes down how the node is set up. Nothing is started by it.
+fn prepare(context: &Context, project: Option<std::path::PathBuf>) -> Result<Keys, CliError> {
+    let before = context.setup()?;
+    let sources = specs::sources(context, project);
+    let logs = context.service_logs();
+    specs::load(context, &sources, &logs, "nothing was started")?;
+    let (fleet, node) = match &before {
+        Some(setup) => (setup.fleet.clone(), setup.node.clone()),
+        None => ("local".parse().expect("a constant that is a name"), host_name()),
+    };
+    let owner =
+        Owner { fleet: fleet.clone(), node: node.clone(), operator: user_name(), now: time::now() };
+    let keys = make_keys_and_trust(&context.folder, &owner).map_err(|error| from_keys(&error))?;
+    let mut setup = NodeSetup::new(fleet, node, sources, logs);
+    setup.bus = bus(context, before.and_then(|setup| setup.bus))?;
+    setup.write(&context.folder).map_err(|error| {
+        CliError::caused(Code::IO, "failed to write the set-up", &error)
+            .at(short(&context.folder.setup()))
+    })?;
+    Ok(keys)
+}
+
+/// Decides on the bus: the one that was told, else a server of our own where there is one, else none.
+fn bus(context: &Context, before: Option<BusSetup>) -> Result<Option<BusSetup>, CliError> {
+    if let Some(url) = &context.global.bus {
+        let told = |name: &str| Some(context.folder.keys().join(name)).filter(|path| path.exists());
+        return Ok(Some(BusSetup {
+            urls: vec![url.clone()],
+            nkey: told("node.nk"),
+            operator_nkey: told("operator.nk"),
+            own_server: false,
+        }));
+    }
+    if before.as_ref().is_some_and(|bus| !bus.own_server) {
+        return Ok(before);
+    }
+    match nats::find()? {
+        Some(found) => {
+            nats::prepare(&context.folder, &found, before.as_ref(), context.is_root).map(Some)
+        }
+        None => {
+            let spec = context.folder.internal_services().join(format!("{}.toml", nats::SERVICE));
+            drop(std::fs::remove_file(spec)); // Without a server its service would only fail.
+            Ok(None)
+        }
+    }
+}
+
+/// Shows what happens until Ctrl-C, then ends everything in good order.
+async fn foreground(
+    context: &Context,
+    mut client: Client,
+    status: &NodeStatus,
+    mut launcher: Option<Child>,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let whom = Whom::default();
+    let mut interrupts = Interrupts::watch()?;
+    let mut feed = Feed::after(Some(status.head.clone()));
+    let down = until_down(context, None);
+    tokio::pin!(down);
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            turn = feed.next(context, &whom, &mut client, true) => match turn {
+                Ok(turn) => show(turn, out),
+                Err(_) if asked => {} // It is on its way out.
+                Err(error) => return Err(error),
+            },
+            interrupted = interrupts.next() => {
+                if asked {
+                    out.note("still stopping; it goes on without this terminal: smgr status");
+                    return Ok(interrupted.exit());
+                }
+                asked = true;
+                shut_down(context).await?;
+            }
+            _ = &mut down => break,
+        }
+        if let Some(child) = &mut launcher {
+            // Reaped here, or it would look alive for ever to whoever waits for it.
+            drop(child.try_wait());
+        }
+    }
+    let head = feed.head().unwrap_or(&status.head);
+    let ended = if asked { "history closed at" } else { "ended from elsewhere; history closed at" };
+    out.line(&format!("{ended} {head}. Start again with: smgr up"));
+    Ok(ExitCode::Done)
+}
+
+/// Asks the agent to end its services and itself; the keeper where the agent does not answer.
+pub(super) async fn shut_down(context: &Context) -> Result<(), CliError> {
+    let asked = ask_to_shut_down(context).await;
+    match asked {
+        Err(error) if error.code == Code::AGENT_UNREACHABLE => terminate(context),
+        asked => asked,
+    }
+}
+
+async fn ask_to_shut_down(context: &Context) -> Result<(), CliError> {
+    let mut client = Client::connect(context, &Whom::default()).await?;
+    let wish = client.wish(Action::Shutdown { leave_running: false })?;
+    let deadline = client.deadline();
+    let mut pending = client.send(&wish, deadline).await?;
+    while let Some(answer) = pending.next().await? {
+        match answer.reply {
+            Reply::Accepted { .. } | Reply::Outcome { .. } => return Ok(()),
+            Reply::Refused { code, why } => {
+                return Err(CliError::new(code.parse().unwrap_or(Code::INTERNAL), why));
+            }
+            Reply::Pong { .. } | Reply::Status(_) | Reply::Lines { .. } | Reply::Range { .. } => {}
+        }
+    }
+    Ok(()) // It may have ended before it could say so.
+}
+
+fn show(turn: Turn, out: Out) {
+    match turn {
+        Turn::Event(record) => out.line(&format!("{}  {}", record.at.0, record.kind)),
+        Turn::CaughtUp(_) => {}
+    }
+}
+
+/// The first screen.
+struct Banner {
+    began: Instant,
+    made_keys: bool,
+    reattached: bool,
+    detached: bool,
+}
+
+impl Banner {
+    fn text(&self, context: &Context, status: &NodeStatus) -> Result<String, CliError> {
+        let _unused = (self.made_keys, self.reattached, self.detached);
+        let setup = context.setup()?;
+        let bus = setup.and_then(|setup| setup.bus);
+        Ok(format!(
+            "smgr {}   this machine only   state: {}\n  bus {:?}\n  services {}\nready in {:.1}s\n",
+            status.version,
+            short(context.folder.root()),
+            bus.map(|bus| bus.urls),
+            status.services.len(),
+            self.began.elapsed().as_secs_f64()
+        ))
+    }
+}

@@ -1,0 +1,280 @@
+//! The nats-server of one machine: found, never downloaded, and supervised like every other service.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::error::CliError;
+use crate::agent::folder::{StateFolder, write_new, write_whole};
+use crate::agent::setup::BusSetup;
+use crate::bus::{SERVER_VERSION_FLOOR, ServerVersion};
+use crate::domain::code::Code;
+
+/// The name of the service.
+pub const SERVICE: &str = "nats";
+
+/// The port that is taken when it is free, because people expect it there.
+const PORT: u16 = 4222;
+
+/// A server that can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The program.
+    pub program: PathBuf,
+    /// What it says it is.
+    pub version: ServerVersion,
+}
+
+/// Finds a recent nats-server: what `SMGR_NATS_SERVER` names, else one in PATH. `SMGR_NATS_SERVER=off` is none.
+///
+/// # Errors
+/// When the one that was named cannot be used: what was asked for is never silently something else.
+pub fn find() -> Result<Option<Found>, CliError> {
+    match std::env::var_os("SMGR_NATS_SERVER").filter(|named| !named.is_empty()) {
+        Some(off) if off == "off" => Ok(None),
+        Some(named) => {
+            let program = PathBuf::from(named);
+            let version = version_of(&program).filter(|version| *version >= SERVER_VERSION_FLOOR);
+            version.map(|version| Some(Found { program: program.clone(), version })).ok_or_else(|| {
+                CliError::new(
+                    Code::NO_NATS_SERVER,
+                    format!("SMGR_NATS_SERVER names no nats-server of {SERVER_VERSION_FLOOR} or later"),
+                )
+                .at(program.display().to_string())
+            })
+        }
+        None => Ok(in_path("nats-server").and_then(|program| {
+            let version = version_of(&program)?;
+            (version >= SERVER_VERSION_FLOOR).then_some(Found { program, version })
+        })),
+    }
+}
+
+/// Returns the file that a bare command name stands for.
+pub fn in_path(name: &str) -> Option<PathBuf> {
+    use rustix::fs::{Access, access};
+    let path = std::env::var_os("PATH")?;
+    let runs = |file: &PathBuf| file.is_file() && access(file, Access::EXEC_OK).is_ok();
+    std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(name))
+        .find(runs)
+}
+
+fn version_of(program: &Path) -> Option<ServerVersion> {
+    let ran = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+    text.split_whitespace().find_map(|word| word.trim_start_matches('v').parse().ok())
+}
+
+/// Writes what the server needs and the spec of its service. Called again, it keeps port and keys.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn prepare(
+    folder: &StateFolder,
+    found: &Found,
+    before: Option<&BusSetup>,
+    is_root: bool,
+) -> Result<BusSetup, CliError> {
+    let write = |error: io::Error| {
+        CliError::caused(Code::IO, "failed to write the set-up of the bus", &error)
+            .at(folder.root().display().to_string())
+    };
+    let port = before.filter(|bus| bus.own_server).and_then(port_of).or_else(free_port);
+    let port = port.ok_or_else(|| CliError::new(Code::IO, "no port is free for the bus"))?;
+    let (node, operator) = (folder.keys().join("node.nk"), folder.keys().join("operator.nk"));
+    let users = [user(&node)?, user(&operator)?];
+    let store = folder.root().join("nats");
+    std::fs::create_dir_all(&store).map_err(write)?;
+    std::fs::create_dir_all(folder.internal_services()).map_err(write)?;
+    let config = folder.root().join("nats.conf");
+    write_whole(&config, server_config(port, &store, &users).as_bytes(), 0o600).map_err(write)?;
+    let spec = folder.internal_services().join(format!("{SERVICE}.toml"));
+    let text = service_spec(&found.program, &config, is_root);
+    write_whole(&spec, text.as_bytes(), 0o600).map_err(write)?;
+    Ok(BusSetup {
+        urls: vec![format!("nats://127.0.0.1:{port}")],
+        nkey: Some(node),
+        operator_nkey: Some(operator),
+        own_server: true,
+    })
+}
+
+/// Returns the port of a bus of our own.
+pub fn port_of(bus: &BusSetup) -> Option<u16> {
+    bus.urls.first()?.rsplit_once(':')?.1.parse().ok()
+}
+
+/// Another process may take it before the server does; then the server's log says so and the next `up` finds another.
+fn free_port() -> Option<u16> {
+    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
+    let listener = bind(PORT).or_else(|| bind(0))?;
+    listener.local_addr().ok().map(|address| address.port())
+}
+
+fn server_config(port: u16, store: &Path, users: &[String]) -> String {
+    let mut text = format!(
+        "# Written by `smgr up`; changes are overwritten.\n\
+         listen: \"127.0.0.1:{port}\"\n\
+         server_name: \"smgr\"\n\
+         max_payload: 1MB\n\
+         jetstream {{\n  store_dir: {store}\n  max_memory_store: 16MB\n  max_file_store: 1GB\n}}\n\
+         authorization {{\n  users: [\n",
+        store = quoted(store),
+    );
+    for user in users {
+        writeln!(text, "    {{ nkey: {user} }}").expect("a text takes every write");
+    }
+    text.push_str("  ]\n}\n");
+    text
+}
+
+fn service_spec(program: &Path, config: &Path, is_root: bool) -> String {
+    let argument = |path| quoted(path).replace('$', "$$"); // `$` begins a substitution in a spec.
+    let exec = format!("[{}, \"-c\", {}]", argument(program), argument(config));
+    let user = if is_root { "user = \"root\"\n" } else { "" };
+    format!(
+        "# Written by `smgr up`; changes are overwritten.\n\
+         description = \"The bus of this machine\"\n\
+         exec = {exec}\n\
+         working_dir = \"/\"\n{user}\n\
+         [ready]\nby = \"log\"\nmatch = \"Server is ready\"\n"
+    )
+}
+
+/// Writes a path as a string of TOML, which nats-server reads alike.
+fn quoted(path: &Path) -> String {
+    toml_edit::Value::from(path.display().to_string()).to_string().trim().to_owned()
+}
+
+/// Returns the public NKey of a user, and makes its seed where there is none.
+fn user(path: &Path) -> Result<String, CliError> {
+    let io = |error: io::Error| {
+        CliError::caused(Code::IO, "failed to make a key for the bus", &error)
+            .at(path.display().to_string())
+    };
+    if !path.exists() {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| io(error.into()))?;
+        write_new(path, format!("{}\n", nkey::seed(&seed)).as_bytes(), 0o600).map_err(io)?;
+    }
+    let text = std::fs::read_to_string(path).map_err(io)?;
+    nkey::public(text.trim()).ok_or_else(|| {
+        CliError::new(Code::BUS_REFUSED, "the key for the bus is damaged")
+            .at(path.display().to_string())
+            .hint("remove it and run `smgr up` again: a new one is made")
+    })
+}
+
+/// The text form of NATS keys: base 32 over prefix, key and a CRC-16.
+mod nkey {
+    use crate::wire::key::Signer;
+
+    const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    const SEED: u8 = 18 << 3; // `S`
+    const USER: u8 = 20 << 3; // `U`
+
+    /// Returns the text of a user's seed: `SU…`.
+    pub(super) fn seed(seed: &[u8; 32]) -> String {
+        let head = [SEED | (USER >> 5), (USER & 31) << 3];
+        encode(&[&head[..], seed].concat())
+    }
+
+    /// Returns the public key of a user's seed: `U…`.
+    pub(super) fn public(text: &str) -> Option<String> {
+        let raw = decode(text)?;
+        let (head, seed) = raw.split_at_checked(2)?;
+        let seed: &[u8; 32] = seed.try_into().ok()?;
+        if head != [SEED | (USER >> 5), (USER & 31) << 3] {
+            return None;
+        }
+        let public = Signer::from_seed(seed).public().to_bytes();
+        Some(encode(&[&[USER][..], &public].concat()))
+    }
+
+    fn encode(raw: &[u8]) -> String {
+        let crc = crc16(raw).to_le_bytes();
+        let (mut text, mut bits, mut held) = (String::new(), 0_u32, 0_u32);
+        for byte in raw.iter().chain(&crc) {
+            held = held << 8 | u32::from(*byte);
+            bits += 8;
+            while bits >= 5 {
+                bits -= 5;
+                text.push(char::from(ALPHABET[(held >> bits & 31) as usize]));
+            }
+        }
+        if bits > 0 {
+            text.push(char::from(ALPHABET[(held << (5 - bits) & 31) as usize]));
+        }
+        text
+    }
+
+    fn decode(text: &str) -> Option<Vec<u8>> {
+        let (mut raw, mut bits, mut held) = (Vec::new(), 0_u32, 0_u32);
+        for letter in text.bytes() {
+            let value = ALPHABET.iter().position(|known| *known == letter)?;
+            held = held << 5 | u32::try_from(value).ok()?;
+            bits += 5;
+            if bits >= 8 {
+                bits -= 8;
+                raw.push((held >> bits & 255) as u8);
+            }
+        }
+        let crc = raw.split_off(raw.len().checked_sub(2)?);
+        (crc == crc16(&raw).to_le_bytes()).then_some(raw)
+    }
+
+    /// CRC-16/XMODEM.
+    fn crc16(bytes: &[u8]) -> u16 {
+        bytes.iter().fold(0, |crc, byte| {
+            (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| {
+                if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 }
+            })
+        })
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_seed_has_the_form_that_nats_gives_it() {
+            // A published example pair of a user.
+            let seed = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
+            let public = public(seed).unwrap();
+            assert!(public.starts_with('U') && public.len() == 56);
+            assert_eq!(super::seed(&decode(seed).unwrap()[2..].try_into().unwrap()), seed);
+        }
+
+        #[test]
+        fn a_damaged_seed_is_none() {
+            let text = seed(&[7; 32]);
+            assert!(public(&text).is_some());
+            assert!(public(&text.replacen('A', "B", 1)).is_none());
+            assert!(public(&text[1..]).is_none());
+            assert!(public("").is_none());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bus_keeps_its_port_and_its_keys() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = StateFolder::new(temp.path());
+        folder.make().unwrap();
+        let version = SERVER_VERSION_FLOOR;
+        let found = Found { program: "/usr/bin/nats-server".into(), version };
+        let first = prepare(&folder, &found, None, false).unwrap();
+        let key = std::fs::read(folder.keys().join("node.nk")).unwrap();
+        let again = prepare(&folder, &found, Some(&first), false).unwrap();
+        assert_eq!(first, again);
+        assert_eq!(key, std::fs::read(folder.keys().join("node.nk")).unwrap());
+    }
+}

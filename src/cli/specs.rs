@@ -1,0 +1,79 @@
+//! The spec files of this machine: where they are, and what is wrong with them.
+
+use std::path::{Path, PathBuf};
+
+use super::context::Context;
+use super::error::CliError;
+use super::out::width;
+use crate::agent::setup::SpecSources;
+use crate::config::{self, Loaded, Mistake, Options, Roots};
+use crate::domain::code::Code;
+
+/// The name of a project's file.
+pub const PROJECT_FILE: &str = "smgr.toml";
+
+/// Returns where services are described, for a node that is begun in this folder.
+pub fn sources(context: &Context, project: Option<PathBuf>) -> SpecSources {
+    let beside = |name: &str| context.services.parent().map(|folder| folder.join(name));
+    SpecSources {
+        vendor: Some(context.folder.internal_services()),
+        host: Some(context.services.clone()),
+        group: beside("groups.d"),
+        node: beside("override.d"),
+        project,
+    }
+}
+
+/// Returns the project's file in the current folder, if there is one, as an absolute path.
+pub fn project_here() -> Option<PathBuf> {
+    let path = std::path::absolute(PROJECT_FILE).ok()?;
+    path.is_file().then_some(path)
+}
+
+/// Returns what besides the files decides what they mean.
+pub fn options(context: &Context, service_logs: &Path) -> Options {
+    Options { log_root: service_logs.display().to_string(), user_required: context.is_root }
+}
+
+/// Loads every service, or says all that is wrong; `outcome` is what did not happen because of it.
+///
+/// # Errors
+/// All mistakes in all files, as one error.
+pub fn load(
+    context: &Context,
+    sources: &SpecSources,
+    service_logs: &Path,
+    outcome: &str,
+) -> Result<Loaded, CliError> {
+    let roots = Roots {
+        vendor: sources.vendor.clone(),
+        host: sources.host.clone(),
+        group: sources.group.clone(),
+        node: sources.node.clone(),
+        project: sources.project.as_deref().map(shown),
+    };
+    let uid = rustix::process::geteuid().as_raw();
+    config::load(&roots, &options(context, service_logs), Some(uid))
+        .map_err(|mistakes| mistaken(&mistakes, outcome))
+}
+
+/// Returns the project's path as people see it: relative where it is the current folder's.
+fn shown(project: &Path) -> PathBuf {
+    match project_here().as_deref() == Some(project) {
+        true => Path::new(".").join(PROJECT_FILE),
+        false => project.to_owned(),
+    }
+}
+
+/// Turns mistakes into the one error of the command: the screen for people, the first one's code for programs.
+pub fn mistaken(mistakes: &[Mistake], outcome: &str) -> CliError {
+    let first = mistakes.first();
+    let code = first.map_or(Code::INTERNAL, |mistake| mistake.code);
+    let what = first.map_or_else(|| outcome.to_owned(), |mistake| mistake.what.clone());
+    let mut error = CliError::new(code, what);
+    error.place = first.map(Mistake::place);
+    error.hints.extend(first.and_then(|mistake| mistake.hint.clone()));
+    error.screen = Some(config::render(mistakes, outcome, width()));
+    error.document = Some(config::json(mistakes));
+    error
+}

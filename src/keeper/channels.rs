@@ -1,0 +1,114 @@
+//! What the runs of a slot share one after the other: the pipes of their output and the socket of
+//! their notifications. They outlive a run, the agent (which has duplicates) and, through the
+//! agent's duplicates, the keeper.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::pipe::PipeFlags;
+
+use crate::ipc::hello::Incarnation;
+use crate::ipc::keeper::{Channel, SlotName};
+
+/// What a log pipe holds before a service that nobody reads from waits.
+///
+/// The kernel's own default: larger pipes of one user together meet a limit at 16 MiB.
+const PIPE_BYTES: usize = 64 * 1024;
+
+/// A slot's channels.
+#[derive(Debug)]
+pub(super) struct Slot {
+    channels: BTreeMap<Channel, OwnedFd>,
+    /// Which agent has duplicates of all of them.
+    pub(super) known_to: Option<Incarnation>,
+}
+
+impl Slot {
+    /// Makes the channels that are missing from `given`, which came from the agent. A slot has all
+    /// of them or does not exist.
+    pub(super) fn complete(
+        name: &SlotName,
+        domain: &str,
+        mut given: BTreeMap<Channel, OwnedFd>,
+    ) -> io::Result<Self> {
+        for channel in [Channel::Stdout, Channel::Stderr] {
+            let pipe = match given.get(&channel) {
+                Some(pipe) => open_anew(pipe.as_fd(), OFlags::empty())?,
+                None => log_pipe()?,
+            };
+            given.insert(channel, pipe);
+        }
+        if let Entry::Vacant(vacant) = given.entry(Channel::Notify) {
+            vacant.insert(notify_socket(name, domain)?);
+        }
+        Ok(Self { channels: given, known_to: None })
+    }
+
+    /// Returns a channel.
+    pub(super) fn channel(&self, channel: Channel) -> BorrowedFd<'_> {
+        self.channels[&channel].as_fd()
+    }
+
+    /// Duplicates all channels for the agent, in the order of the names that are returned.
+    ///
+    /// Its log pipes do not block, which is a property of the description: they are opened anew, or
+    /// the services' own would cease to block with them.
+    pub(super) fn duplicate(&self) -> io::Result<(Vec<Channel>, Vec<OwnedFd>)> {
+        let copies: io::Result<Vec<_>> = self
+            .channels
+            .iter()
+            .map(|(channel, fd)| match channel {
+                Channel::Stdout | Channel::Stderr => open_anew(fd.as_fd(), OFlags::NONBLOCK),
+                Channel::Notify | Channel::Ready => fd.try_clone(),
+            })
+            .collect();
+        Ok((self.channels.keys().copied().collect(), copies?))
+    }
+
+    /// Gives the log pipes to the account of a service, which may open them by `/dev/stdout`.
+    pub(super) fn give_to(&self, uid: u32, gid: u32) {
+        use rustix::fs::{Gid, Uid, fchown};
+        for channel in [Channel::Stdout, Channel::Stderr] {
+            // A service that does not open its output by name does without it.
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            let _ = fchown(&self.channels[&channel], Some(uid), Some(gid));
+        }
+    }
+}
+
+/// Returns the value of `NOTIFY_SOCKET` for a slot.
+///
+/// The name is abstract: no user of a service has to be let into our folders, and nothing is left
+/// behind. Who sends is told by the credentials of each datagram.
+pub(super) fn notify_address(name: &SlotName, domain: &str) -> String {
+    format!("@smgr/{domain}/{name}")
+}
+
+/// Makes a pipe of one descriptor that both reads and writes, so that it never breaks: a service
+/// whose reader is gone waits when it is full.
+fn log_pipe() -> io::Result<OwnedFd> {
+    let (reader, _writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    // Where the size cannot be had the kernel's choice does as well.
+    let _ = rustix::pipe::fcntl_setpipe_size(&reader, PIPE_BYTES);
+    open_anew(reader.as_fd(), OFlags::empty())
+}
+
+/// Opens a pipe once more, for reading and writing, with flags of its own.
+fn open_anew(pipe: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+    Ok(rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | flags, Mode::empty())?)
+}
+
+fn notify_socket(name: &SlotName, domain: &str) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    rustix::net::sockopt::set_socket_passcred(&socket, true)?;
+    let address = notify_address(name, domain);
+    let address = SocketAddrUnix::new_abstract_name(&address.as_bytes()[1..])?;
+    rustix::net::bind(&socket, &address)?;
+    Ok(socket)
+}

@@ -1,0 +1,14 @@
+//! The two clocks of a fact.
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use crate::ipc::keeper::Moment;
+
+/// Returns the present moment.
+pub(super) fn now() -> Moment {
+    let wall = clock_gettime(ClockId::Realtime);
+    let mono = clock_gettime(ClockId::Monotonic);
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or_default();
+    let nanos = |time: Timespec| unsigned(time.tv_sec) * 1_000_000_000 + unsigned(time.tv_nsec);
+    Moment { unix_us: nanos(wall) / 1000, mono_ns: nanos(mono) }
+}

@@ -1,0 +1,527 @@
+//! The runs and slots, and what each verb does to them. Knows no socket.
+//!
+//! A run goes through two ends, each a fact: its main process exits, its tree is gone. Its zombie is
+//! kept until the first is acknowledged, its place until both are.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::{PidfdFlags, Signal};
+use tracing::warn;
+
+use super::channels::{self, Slot};
+use super::exits::{self, Foreign, as_pid};
+use super::facts::Facts;
+use super::poller::{Poller, Token};
+use super::prepared::Prepared;
+use super::proc;
+use super::records::{Main, Records};
+use super::run::{MainProcess, Run, Tree};
+use super::spawn::{self, Descriptors};
+use super::trees::{Forest, Inhabitants};
+use crate::ipc::frame::DESCRIPTORS_MAX;
+use crate::ipc::hello::Incarnation;
+use crate::ipc::keeper::{
+    Answer, Channel, Claim, Exit, Fact, FactNumber, LIST_PAGE, MEMO_BYTES_MAX, Output, Refusal,
+    RunName, SlotName, Spawn, SpawnFailure, Step, Target, What,
+};
+
+/// Runs at one time, ended and not acknowledged ones included: more than one machine has services.
+pub(super) const RUNS_MAX: usize = 8192;
+
+/// Slots at one time; each holds three descriptors.
+const SLOTS_MAX: usize = 8192;
+
+/// The processes of one tree without cgroup whose ends are waited for before the next search.
+const MEMBERS_MAX: usize = 64;
+
+/// What is answered, and the descriptors that go with it.
+pub(super) type Reply = (Answer, Vec<OwnedFd>);
+
+/// All runs and slots.
+#[derive(Debug)]
+pub(super) struct Hands {
+    domain: String,
+    pub(super) forest: Forest,
+    pub(super) records: Records,
+    pub(super) facts: Facts,
+    pub(super) runs: BTreeMap<RunName, Run>,
+    /// Runs by the number under which their main process is watched.
+    pub(super) numbers: BTreeMap<u64, RunName>,
+    /// Processes of trees without cgroup whose ends are waited for.
+    members: BTreeMap<u64, (RunName, OwnedFd)>,
+    last_number: u64,
+    slots: BTreeMap<SlotName, Slot>,
+    /// Places that could not be removed at once.
+    unswept: Vec<RunName>,
+    null: OwnedFd,
+    /// The limit of open descriptors that this process was started with.
+    files: libc::rlimit64,
+    /// Whether an agent has given what it had, so that what is lost is lost.
+    pub(super) is_told: bool,
+}
+
+impl Hands {
+    pub(super) fn new(
+        domain: String,
+        forest: Forest,
+        records: Records,
+        files: libc::rlimit64,
+    ) -> io::Result<Self> {
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+        Ok(Self {
+            domain,
+            forest,
+            records,
+            facts: Facts::default(),
+            runs: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            members: BTreeMap::new(),
+            last_number: 0,
+            slots: BTreeMap::new(),
+            unswept: Vec::new(),
+            null: rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())?,
+            files,
+            is_told: false,
+        })
+    }
+
+    /// Starts a process.
+    pub(super) fn spawn(&mut self, poller: &Poller, agent: Incarnation, spawn: &Spawn) -> Reply {
+        match self.check(spawn).and_then(|()| self.slot(&spawn.slot).map(drop)) {
+            Ok(()) => {}
+            Err(refusal) => return refused(refusal),
+        }
+        match self.start(poller, agent, spawn) {
+            Ok(reply) => reply,
+            Err(Unstarted::Refused(refusal)) => refused(refusal),
+            Err(Unstarted::Failed(failure)) => {
+                self.facts.push(&spawn.run, &spawn.memo, What::NotSpawned(failure));
+                (Answer::NotSpawned(failure), Vec::new())
+            }
+        }
+    }
+
+    fn check(&self, spawn: &Spawn) -> Result<(), Refusal> {
+        if self.runs.contains_key(&spawn.run) {
+            return Err(Refusal::RunExists);
+        }
+        if spawn.memo.len() > MEMO_BYTES_MAX {
+            return Err(Refusal::Invalid(format!("the memo is larger than {MEMO_BYTES_MAX}")));
+        }
+        if self.runs.len() >= RUNS_MAX {
+            return Err(Refusal::Full);
+        }
+        Ok(())
+    }
+
+    fn start(
+        &mut self,
+        poller: &Poller,
+        agent: Incarnation,
+        spawn: &Spawn,
+    ) -> Result<Reply, Unstarted> {
+        let mut added = vec![(proc::RUN_VARIABLE, self.forest.token(&spawn.run))];
+        if spawn.notify {
+            added.push(("NOTIFY_SOCKET", channels::notify_address(&spawn.slot, &self.domain)));
+        }
+        let prepared = Prepared::of(spawn, &added, self.files)
+            .map_err(|why| Unstarted::Refused(Refusal::Invalid(why.to_string())))?;
+        let flags = rustix::pipe::PipeFlags::CLOEXEC;
+        let ready = spawn.ready_fd.map(|number| {
+            rustix::pipe::pipe_with(flags).map(|(reader, writer)| (reader, writer, number))
+        });
+        let ready = ready.transpose().map_err(|errno| failed(Step::Prepare)(errno.into()))?;
+        let record = self
+            .records
+            .begin(&spawn.run, &spawn.slot, &spawn.memo)
+            .map_err(failed(Step::Prepare))?;
+        let cgroup = self.forest.plant(&spawn.run).map_err(|error| {
+            self.records.end(&spawn.run);
+            // A tree of this name stands: no second copy.
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                Unstarted::Refused(Refusal::RunExists)
+            } else {
+                failed(Step::Cgroup)(error)
+            }
+        })?;
+        let slot = self.slots.get_mut(&spawn.slot).expect("the slot was completed in `spawn`");
+        if let Some(account) = &spawn.account {
+            slot.give_to(account.uid, account.gid);
+        }
+        let [out, err] = match spawn.output {
+            Output::Pipes => [slot.channel(Channel::Stdout), slot.channel(Channel::Stderr)],
+            Output::Null => [self.null.as_fd(), self.null.as_fd()],
+        };
+        let descriptors = Descriptors {
+            stdio: [self.null.as_fd(), out, err],
+            ready: ready.as_ref().map(|(_, writer, number)| (writer.as_fd(), *number)),
+            cgroup: cgroup.as_ref().map(AsFd::as_fd),
+        };
+        let started = match spawn::spawn(&prepared, &descriptors) {
+            Ok(started) => started,
+            Err(failure) => {
+                self.sweep(spawn.run.clone());
+                return Err(Unstarted::Failed(failure));
+            }
+        };
+        let pid = started.pid;
+        let start_ticks = proc::process(pid).map(|process| process.start_ticks).unwrap_or_default();
+        if let Err(error) = Records::complete(&record, Main { pid, start_ticks }) {
+            // Only the next keeper would miss it, and it asks the agent too.
+            warn!(run = %spawn.run, %error, "failed to note the main process");
+        }
+        let inode = exits::inode(&started.pidfd);
+        let (mut names, mut passed) = (Vec::new(), Vec::new());
+        if let Ok(pidfd) = started.pidfd.try_clone() {
+            passed.push(pidfd);
+            if slot.known_to != Some(agent)
+                && let Ok((channels, copies)) = slot.duplicate()
+            {
+                slot.known_to = Some(agent);
+                names.extend(channels);
+                passed.extend(copies);
+            }
+            if let Some((reader, ..)) = &ready
+                && let Ok(copy) = reader.try_clone()
+            {
+                names.push(Channel::Ready);
+                passed.push(copy);
+            }
+        }
+        let run = Run {
+            slot: spawn.slot.clone(),
+            memo: spawn.memo.clone(),
+            pid,
+            inode,
+            adopted: false,
+            main: MainProcess::Child { pidfd: started.pidfd },
+            tree: Tree::Lives,
+            ready: ready.map(|(reader, ..)| reader),
+            exit_acknowledged: false,
+            gone_acknowledged: false,
+        };
+        self.insert(poller, spawn.run.clone(), run);
+        self.facts.push(&spawn.run, &spawn.memo, What::Spawned { pid, inode });
+        Ok((Answer::Spawned { pid, inode, channels: names }, passed))
+    }
+
+    pub(super) fn insert(&mut self, poller: &Poller, name: RunName, run: Run) {
+        self.last_number += 1;
+        let token = Token::Main(self.last_number);
+        let watched = match &run.main {
+            MainProcess::Child { pidfd } => poller.watch(pidfd, token),
+            MainProcess::Foreign { pidfd } => poller.watch_edges(pidfd, token),
+            MainProcess::Lost | MainProcess::Ended { .. } | MainProcess::Reaped => Ok(()),
+        };
+        if let Err(error) = watched {
+            warn!(run = %name, %error, "failed to watch a process");
+        }
+        self.numbers.insert(self.last_number, name.clone());
+        self.runs.insert(name, run);
+    }
+
+    /// Sends a signal.
+    pub(super) fn signal(&mut self, name: &RunName, signal: i32, to: Target) -> Reply {
+        let Some(run) = self.runs.get(name) else { return refused(Refusal::NoSuchRun) };
+        let Some(signal) = Signal::from_named_raw(signal) else {
+            return refused(Refusal::Invalid(format!("{signal} is no signal")));
+        };
+        let sent = match (to, &run.main) {
+            (Target::Main, MainProcess::Child { pidfd } | MainProcess::Foreign { pidfd }) => {
+                rustix::process::pidfd_send_signal(pidfd, signal).map_err(io::Error::from)
+            }
+            (Target::Main, _) => return refused(Refusal::NoSuchRun),
+            (Target::Tree, _) => self.forest.signal(name, run.session(), signal),
+        };
+        answer("send a signal", sent)
+    }
+
+    /// Kills a tree.
+    pub(super) fn kill_tree(&mut self, poller: &Poller, name: &RunName) -> Reply {
+        let Some(run) = self.runs.get_mut(name) else { return refused(Refusal::NoSuchRun) };
+        if run.tree == Tree::Lives {
+            run.tree = Tree::Dying;
+        }
+        let killed = self.forest.signal(name, run.session(), Signal::KILL);
+        self.look_after_tree(poller, name);
+        answer("kill a tree", killed)
+    }
+
+    /// Lists a page of runs.
+    pub(super) fn list(&mut self, poller: &Poller, after: Option<&RunName>) -> Reply {
+        if !self.is_told {
+            self.is_told = true;
+            self.give_up_lost(poller);
+        }
+        use std::ops::Bound;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.runs.range::<RunName, _>((from, Bound::Unbounded));
+        let runs = rest.by_ref().take(LIST_PAGE).map(|(name, run)| run.state(name)).collect();
+        (Answer::Runs { runs, more: rest.next().is_some() }, Vec::new())
+    }
+
+    /// Passes duplicates of what a slot and its runs have.
+    pub(super) fn take_descriptors(&mut self, agent: Incarnation, name: &SlotName) -> Reply {
+        let slot = match self.slot(name) {
+            Ok(slot) => slot,
+            Err(refusal) => return refused(refusal),
+        };
+        let (mut channels, mut passed) = match slot.duplicate() {
+            Ok(copies) => copies,
+            Err(error) => return refused(kernel("duplicate a channel", &error)),
+        };
+        slot.known_to = Some(agent);
+        let of_slot = || self.runs.iter().filter(|(_, run)| run.slot == *name);
+        if let Some(ready) = of_slot().rev().find_map(|(_, run)| run.ready.as_ref())
+            && let Ok(copy) = ready.try_clone()
+        {
+            channels.push(Channel::Ready);
+            passed.push(copy);
+        }
+        let mut runs = Vec::new();
+        for (run, pidfd) in of_slot().filter_map(|(name, run)| Some((name, run.pidfd()?))) {
+            if passed.len() < DESCRIPTORS_MAX
+                && let Ok(copy) = pidfd.try_clone()
+            {
+                runs.push(run.clone());
+                passed.push(copy);
+            }
+        }
+        (Answer::Descriptors { channels, runs }, passed)
+    }
+
+    /// Takes back what an earlier keeper made.
+    pub(super) fn give_descriptors(
+        &mut self,
+        poller: &Poller,
+        slot: &SlotName,
+        channels: &[Channel],
+        claims: &[Claim],
+        descriptors: Vec<OwnedFd>,
+    ) -> Reply {
+        if channels.len() + claims.len() != descriptors.len() {
+            return refused(Refusal::Invalid("not as many descriptors as names".to_owned()));
+        }
+        let mut descriptors = descriptors.into_iter();
+        let given: BTreeMap<Channel, OwnedFd> =
+            channels.iter().copied().zip(descriptors.by_ref()).collect();
+        if !self.slots.contains_key(slot) {
+            if self.slots.len() >= SLOTS_MAX {
+                return refused(Refusal::Full);
+            }
+            let shared = given.into_iter().filter(|(channel, _)| *channel != Channel::Ready);
+            match Slot::complete(slot, &self.domain, shared.collect()) {
+                Ok(complete) => drop(self.slots.insert(slot.clone(), complete)),
+                Err(error) => return refused(kernel("complete a slot", &error)),
+            }
+        }
+        for (claim, pidfd) in claims.iter().zip(descriptors) {
+            self.claim(poller, slot, claim, pidfd);
+        }
+        (Answer::Done, Vec::new())
+    }
+
+    /// Closes the channels of a slot.
+    pub(super) fn close_slot(&mut self, slot: &SlotName) -> Reply {
+        if self.runs.values().any(|run| run.slot == *slot && run.tree != Tree::Gone) {
+            return refused(Refusal::SlotInUse);
+        }
+        self.slots.remove(slot);
+        (Answer::Done, Vec::new())
+    }
+
+    /// Reaps and forgets what the agent knows durably.
+    pub(super) fn acknowledge(&mut self, poller: &Poller, through: FactNumber) -> Reply {
+        for run in std::mem::take(&mut self.unswept) {
+            self.sweep(run);
+        }
+        for Fact { run: name, what, .. } in self.facts.acknowledge(through) {
+            let Some(run) = self.runs.get_mut(&name) else { continue };
+            match what {
+                What::Spawned { .. } | What::NotSpawned(_) => {}
+                What::Exited { .. } => run.exit_acknowledged = true,
+                What::TreeGone => run.gone_acknowledged = true,
+            }
+            // Without a cgroup the tree is found by the session, whose number the zombie keeps.
+            let is_named_by_main = self.forest.watch().is_none();
+            if run.exit_acknowledged && (run.tree == Tree::Gone || !is_named_by_main) {
+                run.reap();
+            }
+            if run.gone_acknowledged {
+                self.remove(poller, &name);
+            }
+        }
+        (Answer::Done, Vec::new())
+    }
+
+    fn remove(&mut self, poller: &Poller, name: &RunName) {
+        if let Some(run) = self.runs.remove(name)
+            && let Some(pidfd) = run.pidfd()
+        {
+            poller.forget(pidfd);
+        }
+        self.numbers.retain(|_, run| run != name);
+        self.sweep(name.clone());
+    }
+
+    pub(super) fn sweep(&mut self, run: RunName) {
+        match self.forest.clear(&run) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => self.unswept.push(run),
+            Ok(()) | Err(_) => self.records.end(&run),
+        }
+    }
+
+    /// Looks at the main process that is watched under `number`.
+    pub(super) fn main_stirred(&mut self, poller: &Poller, number: u64) {
+        if let Some(name) = self.numbers.get(&number).cloned() {
+            self.look_at_main(poller, &name);
+        }
+    }
+
+    /// Looks at a tree of which a process has ended.
+    pub(super) fn member_ended(&mut self, poller: &Poller, number: u64) {
+        if let Some((name, pidfd)) = self.members.remove(&number) {
+            poller.forget(&pidfd);
+            if !self.members.values().any(|(run, _)| *run == name) {
+                self.look_after_tree(poller, &name);
+            }
+        }
+    }
+
+    /// Looks at the trees whose cgroup has changed.
+    pub(super) fn cgroups_changed(&mut self, poller: &Poller) {
+        for name in self.forest.changed() {
+            self.look_after_tree(poller, &name);
+        }
+    }
+
+    pub(super) fn look_at_main(&mut self, poller: &Poller, name: &RunName) {
+        let Some(run) = self.runs.get_mut(name) else { return };
+        let (exit, usage) = match &run.main {
+            MainProcess::Child { pidfd } => match exits::peek(pidfd) {
+                Ok(None) => return,
+                Ok(Some((exit, usage))) => (exit, Some(usage)),
+                Err(error) => {
+                    warn!(run = %name, %error, "failed to read the exit of a child");
+                    (Exit::Unknown, None)
+                }
+            },
+            MainProcess::Foreign { pidfd } => match exits::foreign(pidfd, run.pid) {
+                Foreign::Runs | Foreign::Unreaped => return,
+                Foreign::Ended(exit) => (exit, None),
+            },
+            MainProcess::Lost | MainProcess::Ended { .. } | MainProcess::Reaped => return,
+        };
+        let is_child = matches!(run.main, MainProcess::Child { .. });
+        let pidfd = match std::mem::replace(&mut run.main, MainProcess::Reaped) {
+            MainProcess::Child { pidfd } | MainProcess::Foreign { pidfd } => {
+                poller.forget(&pidfd);
+                Some(pidfd)
+            }
+            MainProcess::Lost | MainProcess::Ended { .. } | MainProcess::Reaped => None,
+        };
+        run.main = MainProcess::Ended { pidfd, is_child };
+        self.facts.push(name, &run.memo, What::Exited { pid: run.pid, exit, usage });
+        self.look_after_tree(poller, name);
+    }
+
+    /// Tells that a tree is gone, or sees to it that its end will be noticed.
+    pub(super) fn look_after_tree(&mut self, poller: &Poller, name: &RunName) {
+        // Whoever was found may be gone before it is watched; then the search begins again.
+        loop {
+            let Some(run) = self.runs.get_mut(name) else { return };
+            let has_main = matches!(
+                run.main,
+                MainProcess::Child { .. } | MainProcess::Foreign { .. } | MainProcess::Lost
+            );
+            if has_main || run.tree == Tree::Gone {
+                return;
+            }
+            let found = match self.forest.inhabitants(name, run.session()) {
+                Ok(Inhabitants::None) => {
+                    run.tree = Tree::Gone;
+                    self.facts.push(name, &run.memo, What::TreeGone);
+                    return;
+                }
+                Ok(Inhabitants::Watched) => return,
+                Ok(Inhabitants::Found(found)) => found,
+                Err(error) => return warn!(run = %name, %error, "failed to look at a tree"),
+            };
+            if run.tree == Tree::Dying
+                && let Err(error) = self.forest.signal(name, run.session(), Signal::KILL)
+            {
+                warn!(run = %name, %error, "failed to kill a tree");
+            }
+            if self.members.values().any(|(run, _)| run == name) {
+                return;
+            }
+            let mut watched = 0;
+            for pid in found.into_iter().take(MEMBERS_MAX) {
+                let Ok(pidfd) = rustix::process::pidfd_open(as_pid(pid), PidfdFlags::empty())
+                else {
+                    continue;
+                };
+                self.last_number += 1;
+                if poller.watch(&pidfd, Token::Member(self.last_number)).is_ok() {
+                    self.members.insert(self.last_number, (name.clone(), pidfd));
+                    watched += 1;
+                }
+            }
+            if watched > 0 {
+                return;
+            }
+        }
+    }
+
+    /// Says whether a process is the main one of a run, and so is not to be reaped by the way.
+    pub(super) fn is_main(&self, pid: u32) -> bool {
+        let is_child = |run: &Run| {
+            matches!(
+                run.main,
+                MainProcess::Child { .. } | MainProcess::Ended { is_child: true, .. }
+            )
+        };
+        self.runs.values().any(|run| run.pid == pid && is_child(run))
+    }
+
+    fn slot(&mut self, name: &SlotName) -> Result<&mut Slot, Refusal> {
+        if !self.slots.contains_key(name) {
+            if self.slots.len() >= SLOTS_MAX {
+                return Err(Refusal::Full);
+            }
+            let slot = Slot::complete(name, &self.domain, BTreeMap::new())
+                .map_err(|error| kernel("make the channels of a slot", &error))?;
+            self.slots.insert(name.clone(), slot);
+        }
+        Ok(self.slots.get_mut(name).expect("the slot was inserted above"))
+    }
+}
+
+enum Unstarted {
+    Refused(Refusal),
+    Failed(SpawnFailure),
+}
+
+fn failed(step: Step) -> impl Fn(io::Error) -> Unstarted {
+    move |error| {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        Unstarted::Failed(SpawnFailure { step, errno })
+    }
+}
+
+fn kernel(what: &str, error: &io::Error) -> Refusal {
+    Refusal::Kernel { what: what.to_owned(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}
+
+fn refused(refusal: Refusal) -> Reply {
+    (Answer::Refused(refusal), Vec::new())
+}
+
+fn answer(what: &str, result: io::Result<()>) -> Reply {
+    match result {
+        Ok(()) => (Answer::Done, Vec::new()),
+        Err(error) => refused(kernel(what, &error)),
+    }
+}

@@ -1,0 +1,202 @@
+//! `smgr agent` itself: starts the keeper, and starts it again. No input, no state but the child.
+//!
+//! It is the subreaper above the keeper: what a dead keeper leaves comes here. Such a process is
+//! reaped only when a keeper has had the time to see how it ended.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
+use tracing::warn;
+
+use super::exits::{self, Foreign, as_pid};
+use super::parts::jittered;
+use super::{proc, signals};
+use crate::ipc::hello::Part;
+use crate::ipc::keeper::Exit;
+use crate::ipc::place::Place;
+
+/// How long a zombie is kept here, and how long a keeper has to have lived before it is reaped.
+const KEEP: Duration = Duration::from_secs(5);
+
+/// The longest pause before a keeper that keeps dying is started again. Short: while there is none,
+/// no service is restarted, and a start is cheap.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// A keeper that lived this long is started again at once.
+const STABLE: Duration = Duration::from_secs(1);
+
+/// How soon something that cannot be waited for is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What the launcher is started with.
+#[derive(Debug, Clone)]
+pub struct LaunchOptions {
+    /// The state folder of this node.
+    pub state: PathBuf,
+    /// The command that starts the keeper.
+    pub keeper: Vec<OsString>,
+}
+
+/// The keeper, started here or found.
+struct Keeper {
+    pid: u32,
+    pidfd: OwnedFd,
+    child: Option<Child>,
+    since: Instant,
+}
+
+/// Keeps a keeper running until one ends well.
+///
+/// # Errors
+/// When the process cannot become what it has to be; never because of a keeper.
+pub fn launch(options: &LaunchOptions) -> io::Result<ExitCode> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let signals = signals::divert(&[
+        libc::SIGTERM,
+        libc::SIGINT,
+        libc::SIGHUP,
+        libc::SIGUSR1,
+        libc::SIGCHLD,
+    ])?;
+    let place = Place::of(&options.state);
+    let mut asked = Vec::new();
+    let mut short_lives = 0;
+    loop {
+        let keeper = match find_or_start(options, &place) {
+            Ok(keeper) => keeper,
+            Err(error) => {
+                warn!(%error, "failed to start the keeper");
+                short_lives += 1;
+                pause(&signals, &mut asked, short_lives)?;
+                continue;
+            }
+        };
+        match watch(keeper, &place, &signals, &mut asked)? {
+            (Exit::Code(0), _) => return Ok(ExitCode::SUCCESS),
+            (exit, lived) => {
+                warn!(?exit, "the keeper died");
+                short_lives = if lived >= STABLE { 0 } else { short_lives + 1 };
+                pause(&signals, &mut asked, short_lives)?;
+            }
+        }
+    }
+}
+
+fn find_or_start(options: &LaunchOptions, place: &Place) -> io::Result<Keeper> {
+    let since = Instant::now();
+    if place.is_locked(Part::Keeper)? {
+        let pid = place.pid(Part::Keeper).ok_or(io::ErrorKind::NotFound)?;
+        let pidfd = pidfd_open(as_pid(pid), PidfdFlags::empty())?;
+        // Held after the opening too: the number has not passed to another process meanwhile.
+        return match place.is_locked(Part::Keeper)? && place.pid(Part::Keeper) == Some(pid) {
+            true => Ok(Keeper { pid, pidfd, child: None, since }),
+            false => Err(io::ErrorKind::Interrupted.into()),
+        };
+    }
+    let (program, arguments) = options.keeper.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    // In a group of its own: a terminal's Ctrl-C is for us, who ask it to drain.
+    let child = Command::new(program).args(arguments).process_group(0).spawn()?;
+    let pidfd = pidfd_open(as_pid(child.id()), PidfdFlags::empty())?;
+    Ok(Keeper { pid: child.id(), pidfd, child: Some(child), since })
+}
+
+/// Waits for the end of a keeper, passing on what it is asked; returns how it ended and how old.
+fn watch(
+    mut keeper: Keeper,
+    place: &Place,
+    signals: &OwnedFd,
+    asked: &mut Vec<Signal>,
+) -> io::Result<(Exit, Duration)> {
+    let mut strangers = BTreeMap::new();
+    loop {
+        let mut fds =
+            [PollFd::new(signals, PollFlags::IN), PollFd::new(&keeper.pidfd, PollFlags::IN)];
+        let wait = match (asked.is_empty(), strangers.is_empty()) {
+            (false, _) => Some(LOOK_AGAIN),
+            (true, false) => Some(KEEP),
+            (true, true) => None,
+        };
+        wait_for(&mut fds, wait)?;
+        let has_ended = !fds[1].revents().is_empty();
+        take_signals(signals, asked);
+        if has_ended {
+            let exit = match &mut keeper.child {
+                Some(child) => child.wait()?.code().map_or(Exit::Unknown, Exit::Code),
+                None => match exits::foreign(&keeper.pidfd, keeper.pid) {
+                    Foreign::Ended(exit) => exit,
+                    Foreign::Runs | Foreign::Unreaped => Exit::Unknown,
+                },
+            };
+            return Ok((exit, keeper.since.elapsed()));
+        }
+        // Before it holds its lock the keeper could not take a signal, but only die of it.
+        if !asked.is_empty() && place.pid(Part::Keeper) == Some(keeper.pid) {
+            for signal in asked.drain(..) {
+                // A keeper that has just ended is seen in the next turn.
+                let _ = rustix::process::pidfd_send_signal(&keeper.pidfd, signal);
+            }
+        }
+        reap_strangers(&keeper, &mut strangers);
+    }
+}
+
+/// Reaps what a dead keeper left, once it is old and a keeper has had the time to look at it.
+fn reap_strangers(keeper: &Keeper, strangers: &mut BTreeMap<u32, Instant>) {
+    let zombies: Vec<u32> = proc::children()
+        .into_iter()
+        .filter(|pid| *pid != keeper.pid)
+        .filter(|pid| proc::process(*pid).is_some_and(|process| process.is_zombie))
+        .collect();
+    strangers.retain(|pid, _| zombies.contains(pid));
+    for pid in zombies {
+        let seen = *strangers.entry(pid).or_insert_with(Instant::now);
+        if seen.elapsed() >= KEEP && keeper.since.elapsed() >= KEEP {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            // Only our own children are listed, and nobody else waits for them.
+            let _ = waitid(WaitId::Pid(as_pid(pid)), options);
+            strangers.remove(&pid);
+        }
+    }
+}
+
+fn pause(signals: &OwnedFd, asked: &mut Vec<Signal>, short_lives: u32) -> io::Result<()> {
+    let pause = match short_lives {
+        0 | 1 => Duration::ZERO,
+        lives => LOOK_AGAIN.saturating_mul(1 << lives.min(16)).min(PAUSE_MAX),
+    };
+    let until = Instant::now() + jittered(pause);
+    while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|r| !r.is_zero()) {
+        wait_for(&mut [PollFd::new(signals, PollFlags::IN)], Some(rest))?;
+        take_signals(signals, asked);
+    }
+    Ok(())
+}
+
+fn take_signals(signals: &OwnedFd, asked: &mut Vec<Signal>) {
+    while let Some(came) = signals::next(signals) {
+        match came.signal {
+            libc::SIGTERM | libc::SIGINT if asked.len() < 2 => asked.push(Signal::TERM),
+            libc::SIGUSR1 if asked.len() < 2 => asked.push(Signal::USR1),
+            _ => {}
+        }
+    }
+}
+
+fn wait_for(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
+    let timeout = timeout.map(|timeout| Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    });
+    match poll(fds, timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}

@@ -1,0 +1,136 @@
+//! What the next keeper has to know about the runs of this one: a small file for each, in the page
+//! cache. It need not survive power loss, since no process does.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use super::proc;
+use crate::ipc::frame;
+use crate::ipc::keeper::{RunName, SlotName};
+
+/// The main process comes last to be known, at a fixed place: its number and its start, 12 bytes.
+const HEAD_BYTES: usize = 12;
+
+/// The folder of the records.
+#[derive(Debug)]
+pub(super) struct Records {
+    folder: PathBuf,
+    boot: String,
+}
+
+/// A run, as the keeper before left it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) slot: SlotName,
+    pub(super) memo: ByteBuf,
+    boot: String,
+    /// `None` when the keeper died between the birth and the note of it.
+    #[serde(skip)]
+    pub(super) main: Option<Main>,
+}
+
+/// Which process is the main one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Main {
+    pub(super) pid: u32,
+    pub(super) start_ticks: u64,
+}
+
+impl Records {
+    /// Opens the folder.
+    pub(super) fn open(folder: PathBuf) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        Ok(Self { folder, boot: proc::boot_id() })
+    }
+
+    /// Notes a run before its first process; the file takes the main process afterwards.
+    pub(super) fn begin(&self, run: &RunName, slot: &SlotName, memo: &ByteBuf) -> io::Result<File> {
+        let record =
+            Record { slot: slot.clone(), memo: memo.clone(), boot: self.boot.clone(), main: None };
+        let mut bytes = vec![0; HEAD_BYTES];
+        bytes.extend(frame::encode(&record).map_err(io::Error::other)?);
+        let mut file = File::create(self.path(run))?;
+        file.write_all(&bytes)?;
+        Ok(file)
+    }
+
+    /// Notes the main process of a run that was begun.
+    pub(super) fn complete(file: &File, main: Main) -> io::Result<()> {
+        let mut head = [0; HEAD_BYTES];
+        head[..4].copy_from_slice(&main.pid.to_le_bytes());
+        head[4..].copy_from_slice(&main.start_ticks.to_le_bytes());
+        file.write_all_at(&head, 0)
+    }
+
+    /// Forgets a run.
+    pub(super) fn end(&self, run: &RunName) {
+        // What is left behind is dropped by the next keeper, as it finds no process.
+        drop(fs::remove_file(self.path(run)));
+    }
+
+    /// Reads what an earlier keeper of this boot left; what cannot be read counts as not there.
+    pub(super) fn read(&self) -> BTreeMap<RunName, Record> {
+        let mut records = BTreeMap::new();
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let run = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let record = fs::read(entry.path()).ok().and_then(|bytes| parse(&bytes));
+            match (run, record) {
+                (Some(run), Some(record)) if record.boot == self.boot => {
+                    records.insert(run, record);
+                }
+                _ => drop(fs::remove_file(entry.path())),
+            }
+        }
+        records
+    }
+
+    fn path(&self, run: &RunName) -> PathBuf {
+        self.folder.join(run.as_str())
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<Record> {
+    let (head, body) = bytes.split_at_checked(HEAD_BYTES)?;
+    let mut record: Record = frame::decode(body).ok()?;
+    let pid = u32::from_le_bytes(head[..4].try_into().ok()?);
+    let start_ticks = u64::from_le_bytes(head[4..].try_into().ok()?);
+    record.main = (pid != 0).then_some(Main { pid, start_ticks });
+    Some(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_read_as_it_was_noted_and_not_after_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path().join("runs")).unwrap();
+        let run: RunName = "web.0.1".parse().unwrap();
+        let file = records.begin(&run, &"web.0".parse().unwrap(), &ByteBuf::from(vec![7])).unwrap();
+        assert_eq!(records.read()[&run].main, None);
+        let main = Main { pid: 5, start_ticks: 9 };
+        Records::complete(&file, main).unwrap();
+        assert_eq!(records.read()[&run].main, Some(main));
+        assert_eq!(records.read()[&run].memo, ByteBuf::from(vec![7]));
+        records.end(&run);
+        assert!(records.read().is_empty());
+    }
+
+    #[test]
+    fn a_record_of_another_boot_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut records = Records::open(folder.path().to_owned()).unwrap();
+        let run: RunName = "web.0.1".parse().unwrap();
+        records.begin(&run, &"web.0".parse().unwrap(), &ByteBuf::new()).unwrap();
+        records.boot = "another".to_owned();
+        assert!(records.read().is_empty());
+        assert!(!records.path(&run).exists());
+    }
+}
