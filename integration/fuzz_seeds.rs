@@ -4,6 +4,7 @@
 //! comes again. `UPDATE_GOLDEN=1` writes the seeds of frames, notes and proofs anew; those of envelopes, payloads
 //! and bodies are written by the golden vectors of `wire`, those of segments by `golden`.
 
+#[expect(unreachable_pub, reason = "the targets are a library of their own for the fuzzer")]
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 
