@@ -3,6 +3,8 @@
 mod bus;
 mod cli_up;
 mod keeper;
+mod fuzz_seeds;
+mod golden;
 mod layering;
 mod shop;
 mod store;
