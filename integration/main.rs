@@ -1,7 +1,10 @@
 //! Tests against real processes, a real nats-server and the built binary.
 
 mod bus;
+mod cli_up;
 mod keeper;
+mod fuzz_seeds;
+mod golden;
 mod layering;
 mod shop;
 mod store;

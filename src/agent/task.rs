@@ -14,6 +14,7 @@ use super::answers::{Answers, ReplyTo};
 use super::authority::{Authority, Refusal, Way};
 use super::clock;
 use super::hands::{Hands, Standing};
+use super::history;
 use super::launcher::Launchers;
 use super::logs::LogThread;
 use super::queries::Queries;
@@ -32,7 +33,7 @@ use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
 use crate::domain::time::{Now, UnixMicros};
 use crate::ipc::keeper::FactNumber;
-use crate::store::{LogNotice, Outage};
+use crate::store::{Expired, LogNotice, Outage};
 use crate::wire::codec;
 use crate::wire::envelope;
 use crate::wire::fold;
@@ -54,6 +55,8 @@ pub(super) enum Promise {
     Acknowledge(FactNumber),
     /// Whoever sent the wish is told that it was taken.
     Accepted(IntentId, Seq),
+    /// Old rows may go: their retirement is on disk.
+    Retire(Expired),
     /// The process may end.
     End,
 }
@@ -150,7 +153,8 @@ impl Agent {
     pub(super) async fn run(mut self, mut wakes: mpsc::Receiver<Wake>) {
         while !self.ending {
             let now_ns = clock::now().mono_ns;
-            let sleep = self.timers.next().map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
+            let sleep =
+                self.timers.next().map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
             let wake = match sleep {
                 None => wakes.recv().await,
                 Some(sleep) => match tokio::time::timeout(sleep, wakes.recv()).await {
@@ -195,7 +199,11 @@ impl Agent {
             Wake::Uplink { frame } => {
                 let was_connected = self.voice.is_connected();
                 if let Some(heard) = self.voice.hear(frame) {
-                    self.heard(&heard.bytes, Way::Bus, heard.reply.map_or(ReplyTo::Nobody, ReplyTo::Bus));
+                    self.heard(
+                        &heard.bytes,
+                        Way::Bus,
+                        heard.reply.map_or(ReplyTo::Nobody, ReplyTo::Bus),
+                    );
                 }
                 if self.voice.is_connected() && !was_connected {
                     self.beat();
@@ -213,6 +221,7 @@ impl Agent {
                 self.decide(Input::Ready { instance, run, how: "fd".to_owned() });
             }
             Wake::Ranged(page) => self.ranged(page),
+            Wake::Expired(expired) => self.retire(expired),
             Wake::Terminate => {
                 info!("asked to end; services go on");
                 self.recorder.promise(Promise::End);
@@ -294,6 +303,7 @@ impl Agent {
                     let reply = Reply::Accepted { event: self.recorder.event_id(seq) };
                     self.answers.tell(intent, &reply, &mut self.voice);
                 }
+                Promise::Retire(segment) => history::drop_rows(segment),
                 Promise::End => self.ending = true,
             }
         }
@@ -312,10 +322,11 @@ impl Agent {
                 self.outage = Some((since, kind, why));
             }
             LogNotice::Recovered => self.recovered(),
-            LogNotice::Damaged { at, why } => {
-                error!(?at, why, "the log does not hold what was written; `smgr audit verify` names the place");
+            LogNotice::Damaged { at, why } => self.damaged(at, why),
+            LogNotice::Sealed { first, last } => {
+                info!(%first, %last, "a segment of the log is sealed");
+                self.look_for_expired();
             }
-            LogNotice::Sealed { first, last } => info!(%first, %last, "a segment of the log is sealed"),
             LogNotice::Checkpoint { .. } | LogNotice::RootChecked { .. } => {}
         }
     }
@@ -371,18 +382,15 @@ impl Agent {
                 }
                 Err(refusal) => self.refuse(now, refusal, &to),
             },
-            Kind::Intent
-            | Kind::Order
-            | Kind::Answer
-            | Kind::Event
-            | Kind::Beat
-            | Kind::Trust => match self.authority.intent(bytes, way, now.at) {
-                Ok(verified) => {
-                    let to = own_inbox(to, &verified.actor.name);
-                    self.wish(now, verified, to);
+            Kind::Intent | Kind::Order | Kind::Answer | Kind::Event | Kind::Beat | Kind::Trust => {
+                match self.authority.intent(bytes, way, now.at) {
+                    Ok(verified) => {
+                        let to = own_inbox(to, &verified.actor.name);
+                        self.wish(now, verified, to);
+                    }
+                    Err(refusal) => self.refuse(now, refusal, &to),
                 }
-                Err(refusal) => self.refuse(now, refusal, &to),
-            },
+            }
         }
     }
 

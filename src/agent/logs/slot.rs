@@ -364,7 +364,9 @@ impl Slot {
         now: Instant,
     ) -> (usize, Option<Instant>) {
         let Tools { bytes, pieces, out, ends, kept, .. } = tools;
-        (out.clear(), ends.clear(), kept.clear());
+        out.clear();
+        ends.clear();
+        kept.clear();
         let blocks = self.setup.spec.on_full == OnFull::Block;
         let writer = Writer::new(self.setup.spec.format, &Stamp::now(), stream);
         let mut held = None;
@@ -544,8 +546,6 @@ impl Slot {
 }
 
 fn reason(error: &io::Error) -> DropReason {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DropReason::DiskFull,
-        _ => DropReason::IoError,
-    }
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    if full.contains(&error.kind()) { DropReason::DiskFull } else { DropReason::IoError }
 }
