@@ -3,7 +3,11 @@
 //! `scripts/bench` starts it and judges; one line of JSON is one figure. The other figures are of real processes and
 //! come from `scripts/bench.d`.
 
-#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a bench prints, and looks at the clock")]
+#![expect(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench prints, and looks at the clock"
+)]
 
 #[path = "figures/append.rs"]
 mod append;

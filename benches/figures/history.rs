@@ -103,7 +103,13 @@ impl Story {
             incarnation: 1,
         };
         let (runs, actions) = (Vec::new(), Vec::new());
-        story.tell(Input::Reconcile(Kept { keeper, agent_is_new: true, away_ms: 0, runs, actions }));
+        story.tell(Input::Reconcile(Kept {
+            keeper,
+            agent_is_new: true,
+            away_ms: 0,
+            runs,
+            actions,
+        }));
         for number in 0..SERVICES {
             let (service, digest) = (name(number), Digest([7; 32]));
             let literal = Template::literal;
