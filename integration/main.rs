@@ -2,6 +2,7 @@
 
 mod bus;
 mod keeper;
+mod kill;
 mod layering;
 mod shop;
 mod store;
