@@ -1,6 +1,7 @@
 //! Tests against real processes, a real nats-server and the built binary.
 
 mod bus;
+mod cli_up;
 mod keeper;
 mod kill;
 mod layering;

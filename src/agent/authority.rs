@@ -115,7 +115,8 @@ impl Authority {
             signed: Some(Signed { id: Some(intent.id), actor: actor.clone() }),
         };
         if intent.note.len() > NOTE_BYTES_MAX {
-            let why = format!("the note has {} bytes, more than {NOTE_BYTES_MAX}", intent.note.len());
+            let why =
+                format!("the note has {} bytes, more than {NOTE_BYTES_MAX}", intent.note.len());
             return Err(refuse(&actor, Code::BAD_PAYLOAD, why));
         }
         actor.note.clone_from(&intent.note);
@@ -231,12 +232,14 @@ impl Authority {
         now: UnixMicros,
     ) -> Result<(), (Code, String)> {
         if exp.ms_since(iat) > LIFE_MS_MAX {
-            return Err((Code::EXPIRED, format!("it lives longer than {LIFE_MS_MAX} ms")));
+            let why = format!("it lives longer than {LIFE_MS_MAX} ms");
+            return Err((Code::LIFETIME_TOO_LONG, why));
         }
         // A wrong clock never locks a machine out of the commands of its own root.
         let own = way == Way::Local && class == KeyClass::Local;
         if !own && now.plus_ms(SKEW_MS) < self.floor {
-            let why = "this node's clock is behind its own history, so ages cannot be told".to_owned();
+            let why =
+                "this node's clock is behind its own history, so ages cannot be told".to_owned();
             return Err((Code::CLOCK_UNSURE, why));
         }
         if now > exp.plus_ms(SKEW_MS) {
@@ -328,3 +331,6 @@ impl Bucket {
         fits
     }
 }
+
+#[cfg(test)]
+mod tests;

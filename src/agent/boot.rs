@@ -253,4 +253,3 @@ fn raise_descriptor_limit() {
         info!(%why, "the limit of open files stays as it is");
     }
 }
-

@@ -32,11 +32,8 @@ impl Agent {
                     Operation::Wish(intent, _) => Asked::Signal(*intent, instance.clone()),
                     _ => Asked::Other("signal"),
                 };
-                let verb = Verb::Signal {
-                    run: names::run(&instance, run),
-                    signal,
-                    to: Target::Main,
-                };
+                let verb =
+                    Verb::Signal { run: names::run(&instance, run), signal, to: Target::Main };
                 self.hands.ask(asked, verb);
             }
             Act::KillTree { instance, run } => {
@@ -326,7 +323,8 @@ impl Agent {
         }
         let meeting = std::mem::take(meeting);
         for state in &meeting.runs {
-            let known = self.hands.held.get(&state.slot).is_some_and(|held| !held.channels.is_empty());
+            let known =
+                self.hands.held.get(&state.slot).is_some_and(|held| !held.channels.is_empty());
             if !known && names::instance_of(&state.slot).is_some() {
                 let slot = state.slot.clone();
                 let verb = Verb::TakeDescriptors { slot: slot.clone() };
@@ -370,10 +368,9 @@ impl Agent {
                     pidfd_inode: state.inode,
                     spec,
                 }),
-                Some(Memo::Action { intent, .. }) => kept.actions.push(KeptAction {
-                    intent,
-                    ended: ended.map(|(exit, ..)| (exit_of(exit), 0)),
-                }),
+                Some(Memo::Action { intent, .. }) => kept
+                    .actions
+                    .push(KeptAction { intent, ended: ended.map(|(exit, ..)| (exit_of(exit), 0)) }),
                 Some(Memo::Hook { .. }) => {}
                 None => warn!(run = %state.run, "the keeper holds a run of which nothing is known"),
             }

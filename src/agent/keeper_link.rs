@@ -67,8 +67,7 @@ async fn converse(path: &Path, incarnation: Incarnation, waker: &Waker) -> anyho
                     return;
                 }
             };
-            let wake =
-                Wake::Keeper { frame: received.message, descriptors: received.descriptors };
+            let wake = Wake::Keeper { frame: received.message, descriptors: received.descriptors };
             if waker.send(wake).await.is_err() {
                 return;
             }

@@ -142,7 +142,11 @@ impl Launchers {
     }
 
     /// Keeps the last lines of a run beside the log and returns what stands for them in its exit event.
-    pub(super) fn keep_tail(&mut self, instance: &InstanceId, lines: Vec<String>) -> Option<Detached> {
+    pub(super) fn keep_tail(
+        &mut self,
+        instance: &InstanceId,
+        lines: Vec<String>,
+    ) -> Option<Detached> {
         if lines.is_empty() {
             self.last_words.remove(instance);
             return None;

@@ -6,9 +6,9 @@ use serde_bytes::ByteBuf;
 use tracing::debug;
 
 use super::answers::ReplyTo;
+use super::clock;
 use super::local::Caller;
 use super::task::Agent;
-use super::clock;
 use super::wake::Wake;
 use crate::domain::code::Code;
 use crate::domain::id::{EventId, IntentId, Seq, ServiceId};
@@ -85,7 +85,9 @@ impl Agent {
             Ask::Ping => Reply::Pong { version: env!("CARGO_PKG_VERSION").to_owned() },
             Ask::Status => Reply::Status(Box::new(self.status())),
             Ask::Outcome { intent } => self.outcome(intent),
-            Ask::Logs { service, index, lines } => return self.lines(to, cause, &service, index, lines),
+            Ask::Logs { service, index, lines } => {
+                return self.lines(to, cause, &service, index, lines);
+            }
             Ask::Range { after, events_max, wait_ms } => {
                 return self.range(to, cause, after, events_max, wait_ms);
             }
@@ -102,7 +104,10 @@ impl Agent {
             Some(Progress::Open(_)) => {
                 Reply::Accepted { event: self.recorder.event_id(self.recorder.head().seq) }
             }
-            None => refused(Code::EXPIRED, format!("intent {intent} is not known here, or not any more")),
+            None => refused(
+                Code::EXPIRED,
+                format!("intent {intent} is not known here, or not any more"),
+            ),
         }
     }
 
@@ -115,7 +120,8 @@ impl Agent {
         lines: u32,
     ) {
         let Some(known) = self.node.services().get(service) else {
-            let reply = refused(Code::NO_SUCH_SERVICE, format!("no service is called `{service}` here"));
+            let reply =
+                refused(Code::NO_SUCH_SERVICE, format!("no service is called `{service}` here"));
             return self.answers.reply(&to, cause, reply, &mut self.voice);
         };
         let slots: Vec<u16> = known
@@ -124,7 +130,8 @@ impl Agent {
             .filter(|slot| index.is_none_or(|index| index == *slot))
             .collect();
         if slots.is_empty() {
-            let reply = refused(Code::NO_SUCH_INSTANCE, format!("`{service}` has no such instance"));
+            let reply =
+                refused(Code::NO_SUCH_INSTANCE, format!("`{service}` has no such instance"));
             return self.answers.reply(&to, cause, reply, &mut self.voice);
         }
         let asked: Vec<_> = slots
@@ -186,7 +193,9 @@ impl Agent {
             let head = EventId { origin: origin.clone(), epoch: head.epoch, seq: head.seq };
             let limits = RangeLimits { rows: events_max, bytes: RANGE_BYTES_MAX };
             let reply = match page_after(&log, after.as_ref(), limits) {
-                Ok((first, rows)) => Reply::Range { epoch: first.epoch, first: first.seq, rows, head },
+                Ok((first, rows)) => {
+                    Reply::Range { epoch: first.epoch, first: first.seq, rows, head }
+                }
                 Err(why) => refused(Code::BAD_CURSOR, why.to_string()),
             };
             if waker.blocking_send(Wake::Ranged(Page { to, cause, reply })).is_err() {
@@ -285,4 +294,3 @@ fn fit(lines: Vec<String>) -> Vec<String> {
 fn refused(code: Code, why: String) -> Reply {
     Reply::Refused { code: code.to_string(), why }
 }
-

@@ -117,12 +117,6 @@ impl Services {
         self.in_force.insert(service.clone(), InForce { digest });
     }
 
-    /// Forgets the specs of services that the node does not have any more.
-    pub(super) fn sweep(&mut self, node: &Node) {
-        self.specs.retain(|service, _| node.services().contains_key(service));
-        self.in_force.retain(|service, _| node.services().contains_key(service));
-    }
-
     fn keep(&self, digest: Digest, text: &str) -> io::Result<()> {
         let path = self.path(digest);
         if path.exists() {
@@ -146,7 +140,10 @@ impl Agent {
         let loaded = match self.services.load() {
             Ok(loaded) => loaded,
             Err(mistakes) => {
-                error!(mistakes = mistakes.len(), "the spec files have mistakes: `smgr check` shows them");
+                error!(
+                    mistakes = mistakes.len(),
+                    "the spec files have mistakes: `smgr check` shows them"
+                );
                 return;
             }
         };

@@ -49,12 +49,13 @@ impl Agent {
             instances: services
                 .iter()
                 .flat_map(|(id, known)| {
-                    known.slots().filter(|(index, slot)| {
-                        *index < known.wanted || !slot.state.at_rest()
-                    }).map(move |(index, slot)| {
-                        let instance = InstanceId { service: id.clone(), index };
-                        self.instance_status(&instance, known, slot)
-                    })
+                    known
+                        .slots()
+                        .filter(|(index, slot)| *index < known.wanted || !slot.state.at_rest())
+                        .map(move |(index, slot)| {
+                            let instance = InstanceId { service: id.clone(), index };
+                            self.instance_status(&instance, known, slot)
+                        })
                 })
                 .collect(),
             alerts: self.alerts(),
@@ -79,10 +80,18 @@ impl Agent {
             spec: known.digest,
             origin: known.origin.clone(),
             instances: known.wanted,
+            desired_by: None,
+            desired_at: None,
+            overridden_keys: Vec::new(),
         }
     }
 
-    fn instance_status(&self, id: &InstanceId, service: &Service, slot: &Instance) -> InstanceStatus {
+    fn instance_status(
+        &self,
+        id: &InstanceId,
+        service: &Service,
+        slot: &Instance,
+    ) -> InstanceStatus {
         let main = slot.state.main();
         let (memory_bytes, tasks) = self.usage(id, slot);
         let log_path = self.launchers.log_path(&self.services, id);
@@ -103,7 +112,8 @@ impl Agent {
             since: slot.since,
             started_at: main.map(|main| main.started_at),
             pid: main.map(|main| main.pid),
-            restarts: slot.backoff.restarts,
+            // In a backoff the fold has counted the start that is still to come.
+            restarts: slot.backoff.restarts.saturating_sub(u32::from(until.is_some())),
             exit: slot.last.as_ref().and_then(|last| {
                 let process = last.process.as_ref()?;
                 Some(ExitStatus {
@@ -112,15 +122,19 @@ impl Agent {
                     at: last.at,
                     ran_ms: process.ran_ms,
                     pid: process.pid,
+                    memory_peak_bytes: None,
                 })
             }),
+            same_exits: 0,
             next_attempt_at: until,
             delay_ms: until.map(|until| until.ms_since(slot.since)),
             conditions: conditions(slot),
             memory_bytes,
+            memory_bytes_max: None,
             tasks,
             log_path: log_path.map(|path| path.display().to_string()),
             log_bytes,
+            log_bytes_max: None,
             tail: self.launchers.tail_of(id),
             last_event: None,
         }

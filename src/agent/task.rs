@@ -150,7 +150,8 @@ impl Agent {
     pub(super) async fn run(mut self, mut wakes: mpsc::Receiver<Wake>) {
         while !self.ending {
             let now_ns = clock::now().mono_ns;
-            let sleep = self.timers.next().map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
+            let sleep =
+                self.timers.next().map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
             let wake = match sleep {
                 None => wakes.recv().await,
                 Some(sleep) => match tokio::time::timeout(sleep, wakes.recv()).await {
@@ -195,7 +196,11 @@ impl Agent {
             Wake::Uplink { frame } => {
                 let was_connected = self.voice.is_connected();
                 if let Some(heard) = self.voice.hear(frame) {
-                    self.heard(&heard.bytes, Way::Bus, heard.reply.map_or(ReplyTo::Nobody, ReplyTo::Bus));
+                    self.heard(
+                        &heard.bytes,
+                        Way::Bus,
+                        heard.reply.map_or(ReplyTo::Nobody, ReplyTo::Bus),
+                    );
                 }
                 if self.voice.is_connected() && !was_connected {
                     self.beat();
@@ -313,9 +318,15 @@ impl Agent {
             }
             LogNotice::Recovered => self.recovered(),
             LogNotice::Damaged { at, why } => {
-                error!(?at, why, "the log does not hold what was written; `smgr audit verify` names the place");
+                error!(
+                    ?at,
+                    why,
+                    "the log does not hold what was written; `smgr audit verify` names the place"
+                );
             }
-            LogNotice::Sealed { first, last } => info!(%first, %last, "a segment of the log is sealed"),
+            LogNotice::Sealed { first, last } => {
+                info!(%first, %last, "a segment of the log is sealed")
+            }
             LogNotice::Checkpoint { .. } | LogNotice::RootChecked { .. } => {}
         }
     }
@@ -371,18 +382,15 @@ impl Agent {
                 }
                 Err(refusal) => self.refuse(now, refusal, &to),
             },
-            Kind::Intent
-            | Kind::Order
-            | Kind::Answer
-            | Kind::Event
-            | Kind::Beat
-            | Kind::Trust => match self.authority.intent(bytes, way, now.at) {
-                Ok(verified) => {
-                    let to = own_inbox(to, &verified.actor.name);
-                    self.wish(now, verified, to);
+            Kind::Intent | Kind::Order | Kind::Answer | Kind::Event | Kind::Beat | Kind::Trust => {
+                match self.authority.intent(bytes, way, now.at) {
+                    Ok(verified) => {
+                        let to = own_inbox(to, &verified.actor.name);
+                        self.wish(now, verified, to);
+                    }
+                    Err(refusal) => self.refuse(now, refusal, &to),
                 }
-                Err(refusal) => self.refuse(now, refusal, &to),
-            },
+            }
         }
     }
 

@@ -116,7 +116,9 @@ impl Voice {
                 self.dropped += counts.malformed + counts.oversize + counts.overflow;
                 None
             }
-            FromUplink::Hello(_) | FromUplink::Published { .. } | FromUplink::Refused { .. } => None,
+            FromUplink::Hello(_) | FromUplink::Published { .. } | FromUplink::Refused { .. } => {
+                None
+            }
         }
     }
 

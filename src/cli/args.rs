@@ -108,7 +108,7 @@ pub enum Output {
 }
 
 /// Whether a command ends with the outcome or with the acceptance.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Waiting {
     /// End with the outcome (this is the default)
     #[arg(long, conflicts_with = "detach")]
@@ -362,7 +362,7 @@ pub fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Parse
         Err(error) => return refused(&error),
     };
     if let Some(name) = matches.subcommand_name().filter(|name| RESERVED.contains(name)) {
-        return Err(CliError::not_yet(format!("`smgr {name}`")));
+        return Err(CliError::not_yet(&format!("`smgr {name}`")));
     }
     match Cli::from_arg_matches_mut(&mut matches) {
         Ok(cli) => Ok(Parsed::Command(Box::new(cli))),
@@ -442,7 +442,7 @@ mod tests {
     fn a_misspelt_command_is_answered_with_the_nearest_one() {
         let error = read("smgr statsu").unwrap_err();
         assert_eq!(error.code, Code::USAGE);
-        assert!(error.hints.iter().any(|hint| hint.contains("status")), "{error:?}");
+        assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("status")), "{error:?}");
     }
 
     #[test]

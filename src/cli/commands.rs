@@ -1,15 +1,20 @@
 //! What each command does. One file for each family; the choice is here.
 
+mod audit;
 mod down;
+mod files;
+mod offline;
+mod reading;
 mod service;
 mod status;
+mod topics;
 mod up;
 
-use super::args::{ActionCommand, Command};
+use super::args::{ActionCommand, AuditCommand, Command};
 use super::context::Context;
 use super::error::CliError;
 use super::out::Out;
-use crate::domain::code::ExitCode;
+use crate::domain::code::{Code, ExitCode};
 use crate::domain::intent::Action;
 
 /// Carries out a command.
@@ -46,6 +51,27 @@ pub async fn carry_out(
             service::action(context, &service, action, params, waiting, out).await
         }
         Command::Status { selector, at } => status::status(context, selector, at, out).await,
-        _ => Err(CliError::not_yet("this command")),
+        Command::Run(args) => files::run(context, args, out).await,
+        Command::Remove { service } => files::remove(context, service, out).await,
+        Command::Apply { services, waiting } => files::apply(context, services, waiting, out).await,
+        Command::Logs { selector, lines, follow } => {
+            reading::logs(context, selector, lines, follow, out).await
+        }
+        Command::Events(args) => reading::events(context, args, out).await,
+        Command::History(args) => reading::history(context, args, out).await,
+        Command::Ping => reading::ping(context, out).await,
+        Command::Audit { command: AuditCommand::Verify { folder } } => {
+            audit::verify(context, folder, out)
+        }
+        Command::Audit { command: AuditCommand::Pin } => audit::pin(context, out),
+        Command::Replay { folder } => offline::replay(context, folder, out).await,
+        Command::Check { paths } => topics::check(context, &paths, out),
+        Command::Init => topics::init(out),
+        Command::Backup { file } => topics::backup(context, &file, out),
+        Command::Help { topic } => topics::help(&topic, out),
+        Command::Explain { code } => topics::explain(code, out),
+        Command::Completions { shell } => Ok(topics::completions(shell, out)),
+        // Taken out before there is a runtime.
+        Command::Agent { .. } => Err(CliError::new(Code::INTERNAL, "a part in a runtime")),
     }
 }

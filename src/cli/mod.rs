@@ -8,19 +8,26 @@ pub mod context;
 pub mod error;
 pub mod feed;
 pub mod interrupt;
+pub mod json;
 pub mod launch;
 pub mod nats;
 pub mod out;
+pub mod parts;
+pub mod screen;
 pub mod selector;
 pub mod session;
 pub mod specs;
 pub mod time;
 pub mod verdict;
+pub mod view;
 pub mod wish;
+
+#[cfg(test)]
+mod sample;
 
 use std::ffi::OsString;
 
-use args::{Cli, Output, Parsed};
+use args::{Cli, Command, Output, Parsed};
 use context::Context;
 use error::CliError;
 use out::Out;
@@ -69,6 +76,10 @@ fn carry_out(cli: Cli) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::Done);
     };
     let context = Context::new(cli.global)?;
+    if let Command::Agent { part } = command {
+        // The keeper must not run in a runtime: it makes processes.
+        return parts::run(&context, part);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

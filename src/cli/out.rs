@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::args::Output;
 use super::error::CliError;
+use super::json;
+use super::screen::error::error_text;
 
 static READER_GONE: AtomicBool = AtomicBool::new(false);
 
@@ -53,10 +55,13 @@ impl Out {
 
     /// Prints an error.
     pub fn error(self, error: &CliError) {
-        match self.is_text() {
-            true => self.note(error.text().trim_end()),
-            false => self.note(&error.json().to_string()),
-        }
+        let text = match (self.is_text(), &error.instead) {
+            (true, Some(instead)) => instead.screen.clone(),
+            (true, None) => error_text(error, error_width()),
+            (false, Some(instead)) => instead.document.to_string(),
+            (false, None) => json::error::error_json(error).to_string(),
+        };
+        self.note(text.trim_end());
     }
 
     /// Says whether the reader of stdout has gone away.
@@ -66,13 +71,16 @@ impl Out {
 }
 
 /// Returns the width at which tables are cut: that of the terminal, or none.
-pub fn width() -> Option<usize> {
-    let stdout = io::stdout();
-    if !stdout.is_terminal() {
-        return None;
-    }
-    rustix::termios::tcgetwinsize(&stdout)
-        .ok()
-        .map(|size| usize::from(size.ws_col))
-        .filter(|w| *w > 0)
+pub fn width() -> Option<u16> {
+    width_of(io::stdout())
+}
+
+/// Returns the width at which messages are cut.
+pub fn error_width() -> Option<u16> {
+    width_of(io::stderr())
+}
+
+fn width_of(stream: impl IsTerminal + std::os::fd::AsFd) -> Option<u16> {
+    let size = stream.is_terminal().then(|| rustix::termios::tcgetwinsize(&stream).ok());
+    size.flatten().map(|size| size.ws_col).filter(|columns| *columns > 0)
 }

@@ -1,64 +1,108 @@
-//! `service/instance@node`: the one form in which things are named, printed and selected.
+//! What people type to name instances: `service/instance@node`, the last two optional.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::domain::id::{InvalidToken, NodeId, ServiceId};
+use crate::domain::text::printable;
 
-/// A selection. What is left out is not narrowed; nothing at all is no selection.
+/// Names some instances of one service. Every name that a screen prints is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selector {
-    /// Which service.
-    pub service: Option<ServiceId>,
-    /// Which slot of it.
+    /// Of which service.
+    pub service: ServiceId,
+    /// This slot, or all of them.
     pub index: Option<u16>,
-    /// On which node.
+    /// On this node, or on all of them.
     pub node: Option<NodeId>,
 }
 
-/// Says why a text selects nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Says why a text is not a selector.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSelector {
-    /// It names neither service nor node.
-    #[error("a selector is written SERVICE, SERVICE/INSTANCE, SERVICE@NODE or @NODE")]
-    Shape,
-    /// The instance is not a number.
-    #[error("`{0}` is not an instance: instances are numbered from 0")]
-    Index(String),
-    /// A name in it is not a name.
-    #[error(transparent)]
-    Name(#[from] InvalidToken),
+    /// The service is not a name.
+    #[error("`{text}` does not begin with the name of a service")]
+    Service {
+        /// What was typed, made printable.
+        text: String,
+        /// What a name is.
+        source: InvalidToken,
+    },
+    /// The part after `/` is not the number of a slot.
+    #[error("`{text}` is not the number of an instance: they count from 0 to 65535")]
+    Index {
+        /// What stands after `/`, made printable.
+        text: String,
+    },
+    /// The part after `@` is not a name.
+    #[error("`{text}` does not end with the name of a node")]
+    Node {
+        /// What was typed, made printable.
+        text: String,
+        /// What a name is.
+        source: InvalidToken,
+    },
+}
+
+impl Selector {
+    /// Names every instance of a service.
+    pub fn service(service: ServiceId) -> Self {
+        Self { service, index: None, node: None }
+    }
+
+    /// Says whether this instance is meant.
+    pub fn matches(&self, service: &ServiceId, index: u16, node: &NodeId) -> bool {
+        self.service == *service
+            && self.index.is_none_or(|wanted| wanted == index)
+            && self.may_be_on(node)
+    }
+
+    /// Says whether something on this node can be meant.
+    pub fn may_be_on(&self, node: &NodeId) -> bool {
+        self.node.as_ref().is_none_or(|wanted| wanted == node)
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.service)?;
+        self.index.map_or(Ok(()), |index| write!(f, "/{index}"))?;
+        self.node.as_ref().map_or(Ok(()), |node| write!(f, "@{node}"))
+    }
 }
 
 impl FromStr for Selector {
     type Err = InvalidSelector;
 
     fn from_str(text: &str) -> Result<Self, InvalidSelector> {
-        let (rest, node) = match text.split_once('@') {
-            Some((rest, node)) => (rest, Some(node.parse()?)),
+        let shown = || printable(&text.chars().take(200).collect::<String>()).into_owned();
+        let (instance, node) = match text.split_once('@') {
+            Some((instance, node)) => (instance, Some(node)),
             None => (text, None),
         };
-        let (service, index) = match rest.split_once('/') {
-            Some((service, index)) => {
-                let number = index.parse().map_err(|_| InvalidSelector::Index(index.to_owned()))?;
-                (service, Some(number))
-            }
-            None => (rest, None),
+        let (service, index) = match instance.split_once('/') {
+            Some((service, index)) => (service, Some(index)),
+            None => (instance, None),
         };
-        match (service.is_empty(), index, node) {
-            (false, index, node) => Ok(Self { service: Some(service.parse()?), index, node }),
-            (true, None, Some(node)) => Ok(Self { service: None, index: None, node: Some(node) }),
-            (true, ..) => Err(InvalidSelector::Shape),
-        }
+        Ok(Self {
+            service: service
+                .parse()
+                .map_err(|source| InvalidSelector::Service { text: shown(), source })?,
+            index: index.map(parse_index).transpose()?,
+            node: node
+                .map(str::parse)
+                .transpose()
+                .map_err(|source| InvalidSelector::Node { text: shown(), source })?,
+        })
     }
 }
 
-impl fmt::Display for Selector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.service.iter().try_for_each(|service| write!(f, "{service}"))?;
-        self.index.iter().try_for_each(|index| write!(f, "/{index}"))?;
-        self.node.iter().try_for_each(|node| write!(f, "@{node}"))
-    }
+/// Reads a number as we print it: no sign and no leading zero, so that one instance has one name.
+fn parse_index(text: &str) -> Result<u16, InvalidSelector> {
+    let index: Option<u16> = text.parse().ok();
+    index.filter(|index| index.to_string() == text).ok_or_else(|| InvalidSelector::Index {
+        text: printable(&text.chars().take(200).collect::<String>()).into_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -67,17 +111,29 @@ mod tests {
 
     #[test]
     fn a_selector_reads_what_it_writes() {
-        for text in ["web", "web/1", "web@n3", "web/1@n3", "@n3"] {
+        for text in ["web", "web/0", "web@n1", "web/65535@n1"] {
             assert_eq!(text.parse::<Selector>().unwrap().to_string(), text);
         }
     }
 
     #[test]
-    fn a_text_that_selects_nothing_is_refused() {
+    fn what_is_not_a_selector_is_refused() {
         for text in
-            ["", "@", "/0", "web/", "web/-1", "web/70000", "web@", "web@n1@n2", "We", "/0@n1"]
+            ["", "/0", "@n1", "web/", "web@", "web/x", "web/+1", "web/01", "web/65536", "web/0/1"]
         {
             assert!(text.parse::<Selector>().is_err(), "{text}");
         }
+        let error = "Web@n1".parse::<Selector>().unwrap_err();
+        assert_eq!(error.to_string(), "`Web@n1` does not begin with the name of a service");
+    }
+
+    #[test]
+    fn parts_that_are_left_out_match_everything() {
+        let matches = |selector: &str| {
+            let selector: Selector = selector.parse().unwrap();
+            selector.matches(&"web".parse().unwrap(), 1, &"n2".parse().unwrap())
+        };
+        assert!(["web", "web/1", "web@n2", "web/1@n2"].into_iter().all(matches));
+        assert!(!["job", "web/0", "web@n1", "web/1@n1"].into_iter().any(matches));
     }
 }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::context::Context;
-use super::error::CliError;
-use super::out::width;
+use super::error::{CliError, Instead};
+use super::out::error_width;
 use crate::agent::setup::SpecSources;
 use crate::config::{self, Loaded, Mistake, Options, Roots};
 use crate::domain::code::Code;
@@ -72,8 +72,10 @@ pub fn mistaken(mistakes: &[Mistake], outcome: &str) -> CliError {
     let what = first.map_or_else(|| outcome.to_owned(), |mistake| mistake.what.clone());
     let mut error = CliError::new(code, what);
     error.place = first.map(Mistake::place);
-    error.hints.extend(first.and_then(|mistake| mistake.hint.clone()));
-    error.screen = Some(config::render(mistakes, outcome, width()));
-    error.document = Some(config::json(mistakes));
+    error.hint = first.and_then(|mistake| mistake.hint.clone());
+    error.instead = Some(Box::new(Instead {
+        screen: config::render(mistakes, outcome, error_width().map(usize::from)),
+        document: config::json(mistakes),
+    }));
     error
 }

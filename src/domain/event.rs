@@ -271,7 +271,7 @@ pub struct Baseline {
     pub state_hash: Digest,
     /// A MessagePack map: the part of the state.
     #[serde(with = "serde_bytes")]
-    #[cfg_attr(test, schemars(with = "String"))]
+    #[cfg_attr(test, schemars(with = "String", extend("contentEncoding" = "base64")))]
     pub state: Vec<u8>,
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn map_to_token(text: &str) -> String {
     mapped.trim_matches('-').to_owned()
 }
 
-fn is_token(text: &str) -> bool {
+pub(crate) fn is_token(text: &str) -> bool {
     (1..=TOKEN_BYTES_MAX).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
@@ -207,9 +207,22 @@ macro_rules! bytes {
         ///
         /// Travels as MessagePack `bin`; shown as lower-case hex, which is also its JSON form.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[cfg_attr(test, derive(schemars::JsonSchema))]
-        #[cfg_attr(test, schemars(with = "String"))]
         pub struct $name(pub [u8; $len]);
+
+        #[cfg(test)]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({
+                    "type": "string",
+                    "description": concat!("A MessagePack `bin` of ", $len, " bytes; in JSON lower-case hex."),
+                    "pattern": format!("^[0-9a-f]{{{}}}$", 2 * $len),
+                })
+            }
+        }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -604,10 +604,10 @@ impl Instance {
                     run.map(|run| LastRun { run, result: body.result, at, process: Some(process) });
             }
             Event::AlertFired(body) if body.alert.ends_with(RESTART_LIMIT) => {
-                self.backoff.alerting = true
+                self.backoff.alerting = true;
             }
             Event::AlertResolved(body) if body.alert.ends_with(RESTART_LIMIT) => {
-                self.backoff.alerting = false
+                self.backoff.alerting = false;
             }
             _ => {}
         }

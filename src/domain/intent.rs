@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::id::{ActionName, ServiceId};
@@ -44,7 +45,8 @@ pub enum Action {
         service: ServiceId,
         /// Which action.
         action: ActionName,
-        /// Its parameters, by name; values reach argv only.
+        /// Its parameters, by name; values reach argv only. No name may stand twice.
+        #[serde(deserialize_with = "each_once")]
         params: BTreeMap<String, String>,
     },
     /// Make the node match its spec files.
@@ -57,6 +59,34 @@ pub enum Action {
         /// Whether services go on without it.
         leave_running: bool,
     },
+}
+
+/// Reads a map in which no name stands twice.
+///
+/// Readers differ in whether the first or the last of two counts, so two of them would obey two different wishes.
+fn each_once<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    struct EachOnce;
+    impl<'de> Visitor<'de> for EachOnce {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a map in which no name stands twice")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+            let mut map = BTreeMap::new();
+            while let Some((name, value)) = entries.next_entry::<String, String>()? {
+                if map.contains_key(&name) {
+                    return Err(A::Error::custom(format_args!("`{name}` stands twice")));
+                }
+                map.insert(name, value);
+            }
+            Ok(map)
+        }
+    }
+    deserializer.deserialize_map(EachOnce)
 }
 
 /// The closed list of verbs that a grant can name.
@@ -136,4 +166,20 @@ pub enum ActorKind {
     Local,
     /// smgr itself.
     System,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_that_stands_twice_is_refused() {
+        let wish = |params: &str| {
+            let text = format!(r#"{{"run":{{"service":"web","action":"clear","params":{params}}}}}"#);
+            serde_json::from_str::<Action>(&text)
+        };
+        assert!(wish(r#"{"what":"a","why":"b"}"#).is_ok());
+        let error = wish(r#"{"what":"a","what":"a"}"#).unwrap_err().to_string();
+        assert!(error.contains("`what` stands twice"), "{error}");
+    }
 }

@@ -53,30 +53,38 @@ pub fn encode_body(event: &Event) -> Vec<u8> {
 ///
 /// The caller caps the size first: the decoder itself allocates at most what the input holds.
 pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
-    whole(bytes, |deserializer| T::deserialize(deserializer))
+    let mut deserializer = reader(bytes);
+    let value = T::deserialize(&mut deserializer).map_err(shape)?;
+    at_end(deserializer).map(|()| value)
 }
 
 /// Reads the body of an event; `None` when this version does not know the type.
 pub fn decode_body(kind: &str, bytes: &[u8]) -> Result<Option<Event>, CodecError> {
-    if !Event::KINDS.iter().any(|(known, _)| *known == kind) {
-        return Ok(None);
+    let mut deserializer = reader(bytes);
+    match Event::deserialize_body(kind, &mut deserializer).map_err(shape)? {
+        // Nothing was read of it.
+        None => Ok(None),
+        Some(event) => at_end(deserializer).map(|()| Some(event)),
     }
-    whole(bytes, |deserializer| Event::deserialize_body(kind, deserializer))
 }
 
 type Reader<'a> =
     Deserializer<rmp_serde::decode::ReadRefReader<'a, [u8]>, HumanReadableConfig<DefaultConfig>>;
 
-fn whole<'a, T>(
-    bytes: &'a [u8],
-    read: impl FnOnce(&mut Reader<'a>) -> Result<T, DecodeError>,
-) -> Result<T, CodecError> {
+fn reader(bytes: &[u8]) -> Reader<'_> {
     let mut deserializer = Deserializer::from_read_ref(bytes).with_human_readable();
     deserializer.set_max_depth(DEPTH_MAX);
-    let value = read(&mut deserializer).map_err(|error| CodecError::Shape(error.to_string()))?;
-    // rmp-serde ignores what follows; only at the end of the input is there no further marker to read.
+    deserializer
+}
+
+fn shape(error: DecodeError) -> CodecError {
+    CodecError::Shape(error.to_string())
+}
+
+/// Demands that nothing follows: rmp-serde ignores it, and only at the end is there no further marker to read.
+fn at_end(mut deserializer: Reader<'_>) -> Result<(), CodecError> {
     match IgnoredAny::deserialize(&mut deserializer) {
-        Err(DecodeError::InvalidMarkerRead(_)) => Ok(value),
+        Err(DecodeError::InvalidMarkerRead(_)) => Ok(()),
         _ => Err(CodecError::Trailing),
     }
 }

@@ -7,9 +7,10 @@ use std::ops::ControlFlow;
 use super::codec;
 use super::envelope;
 use super::key::digest_of;
-use super::payload::{Body, EventRecord};
-use crate::domain::event::{Baseline, Event};
-use crate::domain::id::{Digest, Seq};
+use super::payload::EventRecord;
+use super::row::Row;
+use crate::domain::event::{Baseline, Context, Event};
+use crate::domain::id::{Digest, RunId, Seq, ServiceId};
 use crate::domain::node::{FOLD_VERSION, Node, NodePart};
 use crate::domain::time::UnixMicros;
 
@@ -34,12 +35,20 @@ pub struct Fold<'a> {
     pub broken: Option<(Seq, Broken)>,
     /// Events of types that this version does not know and may pass over.
     pub passed_over: u64,
+    /// What the last row was about.
+    context: Context,
 }
 
 impl<'a> Fold<'a> {
     /// Begins on a state, which is the empty one before the first row.
     pub fn new(node: &'a mut Node) -> Self {
-        Self { node, last_at: UnixMicros(0), broken: None, passed_over: 0 }
+        Self {
+            node,
+            last_at: UnixMicros(0),
+            broken: None,
+            passed_over: 0,
+            context: Context::default(),
+        }
     }
 
     /// Folds one row; ends at the first that does not follow.
@@ -53,32 +62,56 @@ impl<'a> Fold<'a> {
         }
     }
 
-    fn try_row(&mut self, row: &[u8]) -> Result<(), Broken> {
-        let illegal = |why: String| Broken::Illegal(why);
-        // The store takes no row beyond its cap.
-        let sealed = envelope::read(row, row.len()).map_err(|why| illegal(why.to_string()))?;
-        let record: EventRecord =
-            codec::decode(sealed.unverified_payload()).map_err(|why| illegal(why.to_string()))?;
-        self.last_at = self.last_at.max(record.at);
-        let event = match record.event().map_err(|why| illegal(why.to_string()))? {
-            Body::Known(event) => event,
-            Body::Unknown if record.critical => {
-                let version = env!("CARGO_PKG_VERSION");
-                let why = format!("`{}` needs a newer smgr than {version}", record.kind);
-                return Err(Broken::Newer(why));
-            }
-            Body::Unknown => {
-                self.passed_over += 1;
-                return Ok(());
-            }
-        };
-        if let Event::Baseline(part) = &event {
-            return self.baseline(part);
+    fn try_row(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+        if let Some(row) = Row::read(bytes)
+            && let Some(()) = self.recontext(&row)
+        {
+            return self.take(UnixMicros(row.at), row.kind, row.critical, row.body);
         }
-        let context = record.context();
-        self.node
-            .evolve(record.at, &context, &event)
-            .map_err(|why| illegal(format!("{}: {why}", record.kind)))
+        // The store takes no row beyond its cap.
+        let sealed = envelope::read(bytes, bytes.len()).map_err(illegal)?;
+        let record: EventRecord = codec::decode(sealed.unverified_payload()).map_err(illegal)?;
+        self.context = record.context();
+        self.take(record.at, &record.kind, record.critical, &record.body)
+    }
+
+    /// Makes the context that of the row; neighbours mostly are about the same service, whose name then stays.
+    fn recontext(&mut self, row: &Row<'_>) -> Option<()> {
+        let context = &mut self.context;
+        if context.service.as_ref().map(ServiceId::as_str) != row.service {
+            context.service = row.service.map(str::parse).transpose().ok()?;
+        }
+        context.index = row.index;
+        context.run = row.run.map(RunId);
+        context.cause = row.cause.map(codec::decode).transpose().ok()?;
+        context.by = row.by.map(codec::decode).transpose().ok()?;
+        Some(())
+    }
+
+    /// Folds an event about what the context says.
+    fn take(
+        &mut self,
+        at: UnixMicros,
+        kind: &str,
+        critical: bool,
+        body: &[u8],
+    ) -> Result<(), Broken> {
+        self.last_at = self.last_at.max(at);
+        match codec::decode_body(kind, body).map_err(illegal)? {
+            None if critical => {
+                let version = env!("CARGO_PKG_VERSION");
+                Err(Broken::Newer(format!("`{kind}` needs a newer smgr than {version}")))
+            }
+            None => {
+                self.passed_over += 1;
+                Ok(())
+            }
+            Some(Event::Baseline(part)) => self.baseline(&part),
+            Some(event) => self
+                .node
+                .evolve(at, &self.context, &event)
+                .map_err(|why| Broken::Illegal(format!("{kind}: {why}"))),
+        }
     }
 
     /// Restores the state from a part of a baseline; the last one has to lead to the hash that it names.
@@ -86,8 +119,7 @@ impl<'a> Fold<'a> {
         if part.part == 0 {
             *self.node = Node::default();
         }
-        let restored: NodePart =
-            codec::decode(&part.state).map_err(|why| Broken::Illegal(why.to_string()))?;
+        let restored: NodePart = codec::decode(&part.state).map_err(illegal)?;
         self.node.restore(restored);
         let complete = part.part + 1 == part.parts && part.fold == FOLD_VERSION;
         if complete && state_hash(self.node) != part.state_hash {
@@ -95,6 +127,10 @@ impl<'a> Fold<'a> {
         }
         Ok(())
     }
+}
+
+fn illegal(why: impl std::fmt::Display) -> Broken {
+    Broken::Illegal(why.to_string())
 }
 
 /// Returns the whole folded state as events, so that replay can begin with them.

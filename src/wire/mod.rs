@@ -8,5 +8,9 @@ pub mod envelope;
 pub mod fold;
 pub mod note;
 pub mod payload;
+mod row;
 pub mod status;
 pub mod subject;
+
+#[cfg(test)]
+mod tests;

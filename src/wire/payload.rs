@@ -258,7 +258,7 @@ pub struct EventRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recorded_at: Option<UnixMicros>,
     /// A MessagePack map by `type`.
-    #[cfg_attr(test, schemars(with = "String"))]
+    #[cfg_attr(test, schemars(with = "String", extend("contentEncoding" = "base64")))]
     pub body: ByteBuf,
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::event::{Desired, Exit, RunResult, StateName};
+use crate::domain::event::{Actor, Desired, Exit, RunResult, StateName};
 use crate::domain::id::{Digest, EventId, FleetId, Generation, NodeId, RunId, ServiceId};
 use crate::domain::time::UnixMicros;
 
@@ -87,6 +87,15 @@ pub struct ServiceStatus {
     pub origin: String,
     /// How many slots it has.
     pub instances: u16,
+    /// On whose authority the wish stands.
+    #[serde(default)]
+    pub desired_by: Option<Actor>,
+    /// Since when it stands.
+    #[serde(default)]
+    pub desired_at: Option<UnixMicros>,
+    /// The keys that layers above the service's own file changed here.
+    #[serde(default)]
+    pub overridden_keys: Vec<String>,
 }
 
 /// A condition, with Kubernetes' three values.
@@ -127,10 +136,14 @@ pub struct InstanceStatus {
     pub started_at: Option<UnixMicros>,
     /// The main process, while it lives.
     pub pid: Option<u32>,
-    /// Restarts by policy since the last operator act or stable run.
+    /// Restarts by policy since the last operator act or stable run; the one that a backoff still waits for is not
+    /// counted.
     pub restarts: u32,
     /// The last run that ended.
     pub exit: Option<ExitStatus>,
+    /// How many runs in a row ended as the last one did, that one included; 0 when not counted.
+    #[serde(default)]
+    pub same_exits: u32,
     /// When the next start is tried.
     pub next_attempt_at: Option<UnixMicros>,
     /// The delay of that start, in milliseconds.
@@ -139,12 +152,18 @@ pub struct InstanceStatus {
     pub conditions: BTreeMap<String, Condition>,
     /// Memory of the whole tree at the time of the call, bytes.
     pub memory_bytes: Option<u64>,
+    /// What its limit allows, bytes; `None` for no limit.
+    #[serde(default)]
+    pub memory_bytes_max: Option<u64>,
     /// Processes of the tree at the time of the call.
     pub tasks: Option<u32>,
     /// The live log file.
     pub log_path: Option<String>,
     /// Its size, bytes.
     pub log_bytes: Option<u64>,
+    /// What all its log files together may take, bytes.
+    #[serde(default)]
+    pub log_bytes_max: Option<u64>,
     /// The last lines of the log.
     pub tail: Vec<String>,
     /// The last event about it.
@@ -165,6 +184,9 @@ pub struct ExitStatus {
     pub ran_ms: u64,
     /// The process.
     pub pid: u32,
+    /// The most memory that it had, bytes.
+    #[serde(default)]
+    pub memory_peak_bytes: Option<u64>,
 }
 
 /// One alert that fires.

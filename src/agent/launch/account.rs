@@ -97,7 +97,7 @@ impl Accounts {
         };
         let mut groups = Vec::new();
         if let Some(known) = &known {
-            let member = |group: &&Group| group.members.iter().any(|name| *name == known.name);
+            let member = |group: &&Group| group.members.contains(&known.name);
             groups.extend(self.groups.values().filter(member).map(|group| group.gid));
         }
         for name in supplementary {

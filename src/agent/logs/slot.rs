@@ -364,7 +364,9 @@ impl Slot {
         now: Instant,
     ) -> (usize, Option<Instant>) {
         let Tools { bytes, pieces, out, ends, kept, .. } = tools;
-        (out.clear(), ends.clear(), kept.clear());
+        out.clear();
+        ends.clear();
+        kept.clear();
         let blocks = self.setup.spec.on_full == OnFull::Block;
         let writer = Writer::new(self.setup.spec.format, &Stamp::now(), stream);
         let mut held = None;

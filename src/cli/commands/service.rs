@@ -11,6 +11,7 @@ use crate::cli::interrupt::Interrupts;
 use crate::cli::out::Out;
 use crate::cli::selector::Selector;
 use crate::cli::verdict::{Verdict, Verdicts, carry_out};
+use crate::cli::wish::Signed;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::event::Outcome;
 use crate::domain::id::{ActionName, NodeId, ServiceId};
@@ -53,16 +54,13 @@ pub(super) async fn action(
 }
 
 fn whole_service(selector: &Selector) -> Result<(ServiceId, Option<NodeId>), CliError> {
-    match (&selector.service, selector.index) {
-        (Some(service), None) => Ok((service.clone(), selector.node.clone())),
-        (Some(service), Some(_)) => Err(CliError::new(
+    match selector.index {
+        None => Ok((selector.service.clone(), selector.node.clone())),
+        Some(_) => Err(CliError::new(
             Code::BAD_SELECTOR,
             format!("`{selector}` names one instance; this is done to the whole service"),
         )
-        .hint(format!("say `{service}`"))),
-        (None, _) => {
-            Err(CliError::new(Code::BAD_SELECTOR, format!("`{selector}` names no service")))
-        }
+        .hint(format!("say `{}`", selector.service))),
     }
 }
 
@@ -75,17 +73,8 @@ pub(super) async fn wish(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let began = Instant::now();
-    let mut interrupts = Interrupts::watch()?;
-    let mut client = Client::connect(context, whom).await?;
-    let signed = client.wish(action.clone())?;
-    let work = carry_out(context, whom, &mut client, &signed, waiting.detach);
-    let verdicts = match interrupts.guard(work).await {
-        Ok(verdicts) => verdicts?,
-        Err(interrupted) => {
-            out.note("detached: nothing was cancelled, it goes on");
-            out.note(&format!("next: smgr history{}", of(&action)));
-            return Ok(interrupted.exit());
-        }
+    let Some((signed, verdicts)) = hear(context, whom, &action, waiting, out).await? else {
+        return Ok(ExitCode::Interrupted);
     };
     let exit = verdicts.exit(waiting.detach);
     if out.is_text() {
@@ -94,6 +83,49 @@ pub(super) async fn wish(
         out.json(&verdicts.json(&signed, waiting.detach));
     }
     Ok(exit)
+}
+
+/// Sends one wish and prints only what is not as asked; `None` when it was interrupted and goes on.
+pub(super) async fn outcome(
+    context: &Context,
+    whom: &Whom,
+    action: Action,
+    waiting: Waiting,
+    out: Out,
+) -> Result<Option<Verdicts>, CliError> {
+    let Some((signed, verdicts)) = hear(context, whom, &action, waiting, out).await? else {
+        return Ok(None);
+    };
+    if !out.is_text() {
+        out.json(&verdicts.json(&signed, waiting.detach));
+    } else if let [(_, Verdict::Refused(error))] = verdicts.nodes.iter().collect::<Vec<_>>()[..] {
+        return Err(error.clone());
+    } else {
+        let errors = verdicts.nodes.iter().filter_map(|(node, it)| it.error(node, waiting.detach));
+        errors.for_each(|error| out.error(&with_next(error, &action)));
+    }
+    Ok(Some(verdicts))
+}
+
+async fn hear(
+    context: &Context,
+    whom: &Whom,
+    action: &Action,
+    waiting: Waiting,
+    out: Out,
+) -> Result<Option<(Signed, Verdicts)>, CliError> {
+    let mut interrupts = Interrupts::watch()?;
+    let mut client = Client::connect(context, whom).await?;
+    let signed = client.wish(action.clone())?;
+    let work = carry_out(context, whom, &mut client, &signed, waiting.detach);
+    match interrupts.guard(work).await {
+        Ok(verdicts) => verdicts.map(|verdicts| Some((signed, verdicts))),
+        Err(_) => {
+            out.note("detached: nothing was cancelled, it goes on");
+            out.note(&format!("next: smgr history{}", of(action)));
+            Ok(None)
+        }
+    }
 }
 
 fn print(action: &Action, verdicts: &Verdicts, detach: bool, began: Instant, out: Out) {

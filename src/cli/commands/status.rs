@@ -1,11 +1,19 @@
 //! `smgr status`: what runs, what not, why.
 
+use super::reading::refused;
+use crate::cli::args::Output;
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::out::Out;
+use crate::cli::json;
+use crate::cli::json::status::{status_json, status_jsonl};
+use crate::cli::out::{Out, width};
+use crate::cli::screen::status::status_text;
 use crate::cli::selector::Selector;
+use crate::cli::time;
+use crate::cli::view::View;
 use crate::domain::code::{Code, ExitCode};
+use crate::domain::id::NodeId;
 use crate::wire::payload::{Ask, Reply};
 use crate::wire::status::NodeStatus;
 
@@ -16,8 +24,8 @@ pub(super) async fn status(
     at: Option<String>,
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    if at.is_some() {
-        return Err(CliError::not_yet("`smgr status --at`"));
+    if let Some(at) = at {
+        return super::offline::status_at(context, selector.as_ref(), &at, out);
     }
     let node = selector.as_ref().and_then(|selector| selector.node.clone());
     let mut client = Client::connect(context, &Whom::new(context, node)).await?;
@@ -26,20 +34,32 @@ pub(super) async fn status(
     while let Some(answer) = pending.next().await? {
         match answer.reply {
             Reply::Status(status) => nodes.push(*status),
-            Reply::Refused { code, why } => {
-                return Err(CliError::new(code.parse().unwrap_or(Code::INTERNAL), why));
-            }
+            Reply::Refused { code, why } => return Err(refused(&answer.node, &code, why)),
             _ => {}
         }
     }
-    for node in &nodes {
-        out.line(&format!("{}   {} instances", node.node, node.instances.len()));
-        for instance in &node.instances {
-            out.line(&format!(
-                "{}/{}  {:?}  {:?}",
-                instance.service, instance.index, instance.state, instance.pid
-            ));
+    nodes.sort_by(|a, b| a.node.cmp(&b.node));
+    let missing: Vec<NodeId> = pending.missing().keys().cloned().collect();
+    let view = View { nodes: &nodes, missing: &missing, selector: selector.as_ref() };
+    print(&view, out)
+}
+
+/// Prints a view, and says how to exit.
+pub(super) fn print(view: &View<'_>, out: Out) -> Result<ExitCode, CliError> {
+    let exit = view.exit();
+    if exit == ExitCode::NotFound
+        && let Some(selector) = view.selector
+    {
+        return Err(CliError::new(Code::NO_SUCH_SERVICE, format!("no such service: {selector}"))
+            .next("smgr status"));
+    }
+    match out.form {
+        Output::Text => out.data(&status_text(view, time::now(), width())),
+        Output::Json => out.line(&json::pretty(&status_json(view, time::now()))),
+        Output::Jsonl => out.data(&status_jsonl(view)),
+        Output::Cloudevents => {
+            return Err(CliError::new(Code::USAGE, "only events have the form cloudevents"));
         }
     }
-    Ok(ExitCode::Done)
+    Ok(exit)
 }

@@ -1,7 +1,9 @@
 //! `smgr up` and `smgr attach`: begins a node on this machine, shows what happens, and ends it in good order.
 
 use std::process::Child;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
 
 use crate::agent::keyfile::{Keys, Owner, make_keys_and_trust};
 use crate::agent::setup::{BusSetup, NodeSetup};
@@ -11,14 +13,20 @@ use crate::cli::context::{Context, host_name, not_up, short, user_name};
 use crate::cli::error::CliError;
 use crate::cli::feed::{Feed, Turn};
 use crate::cli::interrupt::Interrupts;
-use crate::cli::out::Out;
+use crate::cli::out::{Out, width};
+use crate::cli::screen::feed::Feed as Lines;
+use crate::cli::screen::names::Names;
+use crate::cli::screen::up as screen;
 use crate::cli::session::{Mode, Session, alive, already_up, terminate, until_down};
 use crate::cli::wish::from_keys;
 use crate::cli::{launch, nats, specs, time};
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::intent::Action;
 use crate::wire::payload::Reply;
-use crate::wire::status::NodeStatus;
+use crate::wire::status::{BusState, InstanceStatus, NodeStatus, ServiceStatus};
+
+/// An exit and the start that follows it at once are one line; this long nothing more belongs to it.
+const QUIET: Duration = Duration::from_millis(200);
 
 /// Begins a node here, or goes on with one whose `smgr up` was killed.
 pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode, CliError> {
@@ -59,8 +67,8 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
         }
     };
     session.record(mode, pid.unwrap_or(0))?;
-    let banner = Banner { began, made_keys, reattached: goes_on.is_some(), detached: args.detach };
-    out.data(&banner.text(context, &status)?);
+    let text = first_screen(context, &status, made_keys, goes_on.is_some(), began, !args.detach)?;
+    out.data(&text);
     if args.detach {
         return Ok(ExitCode::Done);
     }
@@ -74,11 +82,13 @@ pub(super) async fn attach(context: &Context, out: Out) -> Result<ExitCode, CliE
     let status = launch::status(&mut client).await.ok_or_else(|| not_up(context))?;
     let mut interrupts = Interrupts::watch()?;
     let mut feed = Feed::after(Some(status.head));
+    let mut lines = Lines::new(Names::of_one_machine());
     let down = until_down(context, None);
     tokio::pin!(down);
     loop {
         tokio::select! {
-            turn = feed.next(context, &whom, &mut client, true) => show(turn?, out),
+            turn = feed.next(context, &whom, &mut client, true) => show(&turn?, &mut lines, out),
+            () = sleep(QUIET), if lines.holds() => print(lines.flush(), out),
             _ = interrupts.next() => return Ok(ExitCode::Done),
             _ = &mut down => {
                 out.note("smgr was ended");
@@ -149,14 +159,16 @@ async fn foreground(
     let mut feed = Feed::after(Some(status.head.clone()));
     let down = until_down(context, None);
     tokio::pin!(down);
+    let mut lines = Lines::new(Names::of_one_machine());
     let mut asked = false;
     loop {
         tokio::select! {
             turn = feed.next(context, &whom, &mut client, true) => match turn {
-                Ok(turn) => show(turn, out),
+                Ok(turn) => show(&turn, &mut lines, out),
                 Err(_) if asked => {} // It is on its way out.
                 Err(error) => return Err(error),
             },
+            () = sleep(QUIET), if lines.holds() => print(lines.flush(), out),
             interrupted = interrupts.next() => {
                 if asked {
                     out.note("still stopping; it goes on without this terminal: smgr status");
@@ -172,10 +184,25 @@ async fn foreground(
             drop(child.try_wait());
         }
     }
+    print(lines.flush(), out);
+    if !asked {
+        out.note("smgr was ended from elsewhere");
+    }
     let head = feed.head().unwrap_or(&status.head);
-    let ended = if asked { "history closed at" } else { "ended from elsewhere; history closed at" };
-    out.line(&format!("{ended} {head}. Start again with: smgr up"));
+    let (head, is_verified) = super::audit::closed(context).unwrap_or((head.clone(), false));
+    out.data(&screen::closed_text(&head, is_verified));
     Ok(ExitCode::Done)
+}
+
+fn show(turn: &Turn, lines: &mut Lines, out: Out) {
+    match turn {
+        Turn::Event(record) => print(lines.push(record), out),
+        Turn::CaughtUp(_) => {}
+    }
+}
+
+fn print(lines: Vec<String>, out: Out) {
+    lines.iter().for_each(|line| out.line(line));
 }
 
 /// Asks the agent to end its services and itself; the keeper where the agent does not answer.
@@ -204,33 +231,57 @@ async fn ask_to_shut_down(context: &Context) -> Result<(), CliError> {
     Ok(()) // It may have ended before it could say so.
 }
 
-fn show(turn: Turn, out: Out) {
-    match turn {
-        Turn::Event(record) => out.line(&format!("{}  {}", record.at.0, record.kind)),
-        Turn::CaughtUp(_) => {}
-    }
-}
-
-/// The first screen.
-struct Banner {
-    began: Instant,
+/// Returns the first screen.
+fn first_screen(
+    context: &Context,
+    status: &NodeStatus,
     made_keys: bool,
-    reattached: bool,
-    detached: bool,
-}
-
-impl Banner {
-    fn text(&self, context: &Context, status: &NodeStatus) -> Result<String, CliError> {
-        let _unused = (self.made_keys, self.reattached, self.detached);
-        let setup = context.setup()?;
-        let bus = setup.and_then(|setup| setup.bus);
-        Ok(format!(
-            "smgr {}   this machine only   state: {}\n  bus {:?}\n  services {}\nready in {:.1}s\n",
-            status.version,
-            short(context.folder.root()),
-            bus.map(|bus| bus.urls),
-            status.services.len(),
-            self.began.elapsed().as_secs_f64()
-        ))
-    }
+    goes_on: bool,
+    began: Instant,
+    is_foreground: bool,
+) -> Result<String, CliError> {
+    let bus = context.setup()?.and_then(|setup| setup.bus);
+    let version = nats::find().ok().flatten().map(|found| found.version.to_string());
+    let address = bus.as_ref().and_then(|bus| bus.urls.first()).cloned().unwrap_or_default();
+    let address = address.trim_start_matches("nats://");
+    let bus = match &bus {
+        None => screen::Bus::Off,
+        Some(bus) if bus.own_server => {
+            screen::Bus::Ours { version: version.as_deref().unwrap_or("of before"), address }
+        }
+        Some(_) => screen::Bus::Named {
+            url: address,
+            away: match &status.bus {
+                BusState::Away { why } => Some(why),
+                BusState::Off | BusState::Connected { .. } => None,
+            },
+        },
+    };
+    let own = |service: &&ServiceStatus| service.service.as_str() != nats::SERVICE;
+    let services: Vec<_> = status
+        .services
+        .iter()
+        .filter(own)
+        .map(|service| (service.service.clone(), service.instances))
+        .collect();
+    let was_there = |instance: &&InstanceStatus| {
+        let adopted = instance.conditions.get("Adopted").and_then(|it| it.status);
+        instance.pid.is_some() && (goes_on || adopted == Some(true))
+    };
+    let state = short(context.folder.root());
+    let banner = screen::Banner {
+        version: &status.version,
+        state: &state,
+        keys: if made_keys { screen::Keys::Made } else { screen::Keys::Found },
+        bus,
+        trees: match status.trees.as_str() {
+            "cgroup" => screen::Trees::Cgroup,
+            _ => screen::Trees::ProcessGroup,
+        },
+        services: &services,
+        adopted: status.instances.iter().filter(was_there).count() as u64,
+        took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        is_foreground,
+    };
+    Ok(screen::banner_text(&banner, width()))
 }

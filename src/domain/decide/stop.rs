@@ -88,7 +88,7 @@ impl Turn<'_> {
         // Only the beginning of a stop that somebody asked for has to be durable before it is felt.
         match (phase, reason) {
             (StopPhase::Kill, _) | (_, StopReason::ReadyTimeout | StopReason::Leftover) => {
-                self.repair(act)
+                self.repair(act);
             }
             (_, StopReason::Wish | StopReason::Update) => self.promise(act),
         }

@@ -77,7 +77,7 @@ impl Turn<'_> {
                 self.desire(&service, up, wish.generation, context);
             }
             Action::Stop { service } => {
-                self.desire(&service, Desired::Stopped, wish.generation, context)
+                self.desire(&service, Desired::Stopped, wish.generation, context);
             }
             Action::Reload { service } => self.reload(&service, wish.id, &instances),
             Action::Signal { signal, .. } => self.signal(signal, wish.id, &instances),

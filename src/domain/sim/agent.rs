@@ -332,7 +332,7 @@ impl Agent {
                         self.outstanding.insert((*intent, None));
                     }
                     Act::Acknowledge { instance, run } => {
-                        self.check_acknowledged(instance, *run)?
+                        self.check_acknowledged(instance, *run)?;
                     }
                     _ => {}
                 }

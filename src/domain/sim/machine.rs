@@ -57,7 +57,7 @@ impl Machine {
                 if let Some(said) = self.done.get(&operation) {
                     return Some(said.clone());
                 }
-                let said = if luck % 16 == 0 {
+                let said = if luck.is_multiple_of(16) {
                     Input::StartFailed {
                         instance: instance.clone(),
                         run: *run,
@@ -73,7 +73,7 @@ impl Machine {
                         held: false,
                         asked_to_end: false,
                         ended: None,
-                        has_child: luck % 5 == 0,
+                        has_child: luck.is_multiple_of(5),
                     };
                     self.processes.insert((instance.clone(), *run), process);
                     Input::Started {

@@ -1,0 +1,231 @@
+//! `smgr audit`: proves from the files alone that a history is whole, and remembers heads so that a cut tail shows.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::agent::folder::{StateFolder, write_whole};
+use crate::agent::keyfile::load_trust;
+use crate::cli::context::{Context, short};
+use crate::cli::error::CliError;
+use crate::cli::feed::verified;
+use crate::cli::out::Out;
+use crate::cli::screen::units::count;
+use crate::cli::wish::from_keys;
+use crate::domain::code::{Code, ExitCode};
+use crate::domain::id::{EpochId, EventId, FleetId};
+use crate::domain::policy::KeyClass;
+use crate::store::{self, Fault, Pin, Report};
+use crate::wire::key::Keyring;
+use crate::wire::note::{KeyKind, NoteKey};
+
+/// Faults that a screen shows; JSON has them all.
+const SHOWN_MAX: usize = 20;
+
+/// A history on disk, and the keys that it is held against.
+pub(super) struct Archive {
+    /// The folder with one folder for each epoch.
+    pub(super) log: PathBuf,
+    /// The fleet of the trust document.
+    pub(super) fleet: FleetId,
+    /// The keys of the trust document.
+    pub(super) ring: Keyring,
+}
+
+impl Archive {
+    /// Opens the history of a state folder, or of this machine.
+    pub(super) fn open(context: &Context, folder: Option<PathBuf>) -> Result<Self, CliError> {
+        let folder = folder.map_or_else(|| context.folder.clone(), StateFolder::new);
+        let log = folder.log();
+        if !log.is_dir() {
+            return Err(CliError::new(Code::NOT_A_LOG, Code::NOT_A_LOG.title()).at(short(&log)));
+        }
+        let (trust, ring) = load_trust(&folder).map_err(|error| from_keys(&error))?;
+        Ok(Self { log, fleet: trust.fleet, ring })
+    }
+
+    fn report(&self, pins: &[Pin]) -> Result<Report, CliError> {
+        let nodes = self.ring.iter().filter(|(_, holder)| holder.class == KeyClass::Node);
+        let keys: Vec<NoteKey> = nodes
+            .filter_map(|(key, holder)| {
+                let name = format!("smgr/{}/{}", self.fleet, holder.name);
+                NoteKey::from_bytes(&name, KeyKind::Note, &key.to_bytes()).ok()
+            })
+            .collect();
+        let row = |at: store::EventPos, row: &[u8]| {
+            let record = verified(row, &self.ring).map_err(|error| error.to_string())?;
+            match record.epoch == at.epoch && record.seq == at.seq {
+                true => Ok(()),
+                false => Err(format!("it is {}, moved here", record.id())),
+            }
+        };
+        store::verify(&self.log, &keys, pins, row)
+            .map_err(|error| CliError::from_error(Code::FILE_UNREADABLE, &error))
+    }
+}
+
+/// Verifies a log from its files.
+pub(super) fn verify(
+    context: &Context,
+    folder: Option<PathBuf>,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let archive = Archive::open(context, folder)?;
+    let pins = read_pins(&context.folder.pins(), &archive)?;
+    let report = archive.report(&pins)?;
+    let exit = if report.is_sound() { ExitCode::Done } else { ExitCode::History };
+    if !out.is_text() {
+        out.json(&document(&report, exit));
+        return Ok(exit);
+    }
+    for epoch in &report.epochs {
+        let dropped = match epoch.dropped {
+            0 => String::new(),
+            dropped => format!(", {dropped} dropped by retention"),
+        };
+        out.line(&format!(
+            "epoch {}   {}{dropped}   {}, signed to {}   root {}",
+            epoch.epoch.token(),
+            count(epoch.rows, "event"),
+            count(epoch.checkpoints, "checkpoint"),
+            epoch.signed_to,
+            epoch.root
+        ));
+    }
+    if report.is_sound() {
+        let pinned = match report.is_pinned {
+            true => "; nothing that was pinned is missing",
+            false => "; without a pin a cut tail cannot be seen: smgr audit pin",
+        };
+        out.line(&format!("every event is what was signed{pinned}"));
+        return Ok(exit);
+    }
+    let errors = report.faults.iter().take(SHOWN_MAX);
+    errors.for_each(|fault| out.error(&CliError::new(code_of(fault), fault.to_string())));
+    let more = report.faults.len().saturating_sub(SHOWN_MAX) as u64 + report.more_faults;
+    if more > 0 {
+        out.note(&format!("and {more} more: smgr audit verify -o json"));
+    }
+    Ok(exit)
+}
+
+/// Remembers the heads of this machine's log, if it verifies.
+pub(super) fn pin(context: &Context, out: Out) -> Result<ExitCode, CliError> {
+    let archive = Archive::open(context, None)?;
+    let path = context.folder.pins();
+    let pins = read_pins(&path, &archive)?;
+    let report = archive.report(&pins)?;
+    if let Some(fault) = report.faults.first() {
+        return Err(CliError::new(code_of(fault), fault.to_string())
+            .hint("nothing was pinned: a head that does not verify proves nothing")
+            .next("smgr audit verify"));
+    }
+    let heads: Vec<Value> = report
+        .epochs
+        .iter()
+        .map(|epoch| {
+            json!({"epoch": epoch.epoch.token(), "size": epoch.last.0, "root": epoch.root.to_string()})
+        })
+        .collect();
+    let document =
+        json!({"schema": "smgr.pins.v1", "fleet": archive.fleet.as_str(), "heads": heads});
+    std::fs::create_dir_all(&path)
+        .and_then(|()| {
+            write_whole(&file_of(&path, &archive), format!("{document:#}\n").as_bytes(), 0o600)
+        })
+        .map_err(|error| {
+            CliError::caused(Code::IO, "failed to write the pins", &error).at(short(&path))
+        })?;
+    match out.is_text() {
+        true => out.line(&format!(
+            "pinned {}; keep a copy of {} elsewhere",
+            count(report.epochs.len() as u64, "head"),
+            short(&file_of(&path, &archive))
+        )),
+        false => out.json(&document),
+    }
+    Ok(ExitCode::Done)
+}
+
+/// Returns the last event of this machine's log, and whether everything up to it verifies.
+pub(super) fn closed(context: &Context) -> Option<(EventId, bool)> {
+    let archive = Archive::open(context, None).ok()?;
+    let report = archive.report(&[]).ok()?;
+    let last = report.epochs.last()?;
+    let origin = context.own_node().ok()?;
+    Some((EventId { origin, epoch: last.epoch, seq: last.last }, report.is_sound()))
+}
+
+/// One file for each root of trust: logs of other machines have pins of their own.
+fn file_of(folder: &Path, archive: &Archive) -> PathBuf {
+    let mut nodes: Vec<String> = archive
+        .ring
+        .iter()
+        .filter(|(_, holder)| holder.class == KeyClass::Node)
+        .map(|(key, _)| key.kid().to_string())
+        .collect();
+    nodes.sort();
+    folder.join(format!("{}.json", nodes.first().map_or("none", String::as_str)))
+}
+
+fn read_pins(folder: &Path, archive: &Archive) -> Result<Vec<Pin>, CliError> {
+    let path = file_of(folder, archive);
+    let damaged = || {
+        CliError::new(
+            Code::CUT_AGAINST_PIN,
+            "the pins cannot be read, so a cut tail would not show",
+        )
+        .at(short(&path))
+    };
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(_) => return Err(damaged()),
+    };
+    let document: Value = serde_json::from_slice(&text).map_err(|_| damaged())?;
+    let heads = document["heads"].as_array().ok_or_else(damaged)?;
+    let one = |head: &Value| {
+        Some(Pin {
+            epoch: EpochId::from_token(head["epoch"].as_str()?)?,
+            size: head["size"].as_u64()?,
+            root: head["root"].as_str()?.parse().ok()?,
+        })
+    };
+    heads.iter().map(|head| one(head).ok_or_else(damaged)).collect()
+}
+
+fn code_of(fault: &Fault) -> Code {
+    match fault {
+        Fault::Event { .. } => Code::EVENT_ALTERED,
+        Fault::Structure { .. } => Code::LOG_DAMAGED,
+        Fault::Missing { .. } => Code::SEGMENT_MISSING,
+        Fault::Root { .. } => Code::FORKED,
+        Fault::Checkpoint { .. } => Code::BAD_CHECKPOINT,
+        Fault::TailCut { .. } => Code::CUT_AGAINST_PIN,
+        Fault::EpochChain { .. } => Code::SEGMENT_SWAPPED,
+    }
+}
+
+fn document(report: &Report, exit: ExitCode) -> Value {
+    let faults: Vec<Value> = report
+        .faults
+        .iter()
+        .map(|fault| json!({"code": code_of(fault).to_string(), "what": fault.to_string()}))
+        .collect();
+    let epochs: Vec<Value> = report
+        .epochs
+        .iter()
+        .map(|epoch| {
+            json!({
+                "epoch": epoch.epoch.token(), "last": epoch.last.0, "root": epoch.root.to_string(),
+                "rows": epoch.rows, "dropped": epoch.dropped, "checkpoints": epoch.checkpoints,
+                "signed_to": epoch.signed_to.0,
+            })
+        })
+        .collect();
+    json!({
+        "schema": "smgr.audit.v1", "exit_code": exit.number(), "sound": report.is_sound(),
+        "pinned": report.is_pinned, "faults": faults, "more_faults": report.more_faults,
+        "epochs": epochs,
+    })
+}

@@ -1,0 +1,159 @@
+//! run, remove, apply: the spec files of this machine, and making the node match them.
+
+use std::io;
+use std::time::Instant;
+
+use super::service::{outcome, wish};
+use crate::cli::args::{Run, Waiting};
+use crate::cli::client::{Client, Whom};
+use crate::cli::context::{Context, short};
+use crate::cli::error::CliError;
+use crate::cli::out::Out;
+use crate::cli::{launch, nats, specs};
+use crate::config;
+use crate::domain::code::{Code, ExitCode};
+use crate::domain::id::ServiceId;
+use crate::domain::intent::Action;
+
+/// Supervises a command: writes its file, then makes the node match it.
+pub(super) async fn run(context: &Context, args: Run, out: Out) -> Result<ExitCode, CliError> {
+    let began = Instant::now();
+    let mut client = Client::connect(context, &Whom::default()).await?;
+    let status =
+        launch::status(&mut client).await.ok_or_else(|| super::super::context::not_up(context))?;
+    let path = context.services.join(format!("{}.toml", args.name));
+    let name = args.name;
+    if status.services.iter().any(|service| service.service == name) || path.exists() {
+        return Err(CliError::new(
+            Code::SERVICE_EXISTS,
+            format!("there is a service {name} already"),
+        )
+        .at(short(&path))
+        .next(format!("smgr remove {name}")));
+    }
+    let command = command(context, args.command)?;
+    config::write_service_file(&path, &command)
+        .map_err(|mistake| specs::mistaken(&[mistake], "nothing was started"))?;
+    let action = Action::Apply { services: vec![name.clone()] };
+    let ended = outcome(context, &Whom::default(), action, args.waiting, out).await;
+    match ended {
+        Ok(Some(_)) => {}
+        Ok(None) => return Ok(ExitCode::Interrupted),
+        Err(error) => {
+            drop(std::fs::remove_file(&path)); // What was refused leaves no file that a later apply would take.
+            return Err(error);
+        }
+    }
+    // To match its file is to want it up; to wait until it is up is another wish.
+    let action = Action::Start { service: name.clone() };
+    let ended = outcome(context, &Whom::default(), action, args.waiting, out).await?;
+    let Some(verdicts) = ended else { return Ok(ExitCode::Interrupted) };
+    let exit = verdicts.exit(args.waiting.detach);
+    if !out.is_text() {
+        return Ok(exit);
+    }
+    let status = launch::status(&mut client).await;
+    let instance = status
+        .and_then(|status| status.instances.into_iter().find(|instance| instance.service == name));
+    let took = began.elapsed().as_secs_f64();
+    match instance.as_ref().and_then(|instance| instance.pid) {
+        Some(pid) => out.line(&format!("{name} is running, pid {pid}, {took:.2}s")),
+        None => out.line(&format!("{name} is not running; why: smgr status {name}")),
+    }
+    out.line(&format!("  kept in {}      undo: smgr remove {name}", short(&path)));
+    Ok(exit)
+}
+
+/// A shell finds programs by PATH; a service has an environment of its own, so the file holds what PATH meant here.
+fn command(context: &Context, mut exec: Vec<String>) -> Result<config::Command, CliError> {
+    let failed = |error: io::Error| CliError::caused(Code::IO, "no current folder", &error);
+    let folder = std::env::current_dir().map_err(failed)?;
+    if let Some(program) = exec.first_mut() {
+        let found = match program.contains('/') {
+            true => Some(folder.join(&*program)).filter(|path| path.is_file()),
+            false => nats::in_path(program),
+        };
+        let found = found.ok_or_else(|| {
+            CliError::new(Code::SPAWN_FAILED, format!("`{program}` is not a program here"))
+                .hint("name its path, or a command that PATH finds; no shell is involved")
+        })?;
+        *program = found.display().to_string();
+    }
+    let sudo = || std::env::var("SUDO_USER").ok().filter(|user| !user.is_empty());
+    Ok(config::Command {
+        exec,
+        working_dir: folder.display().to_string(),
+        user: context.is_root.then(|| sudo().unwrap_or_else(|| "root".to_owned())),
+    })
+}
+
+/// Stops a service and removes its file.
+pub(super) async fn remove(
+    context: &Context,
+    service: ServiceId,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let path = context.services.join(format!("{service}.toml"));
+    if !path.exists() {
+        return Err(CliError::new(
+            Code::NO_SUCH_SERVICE,
+            format!("no file of a service {service}"),
+        )
+        .at(short(&path))
+        .hint("services of a project are removed in its smgr.toml, then: smgr apply"));
+    }
+    drop(Client::connect(context, &Whom::default()).await?);
+    let aside = path.with_extension("removed");
+    let io = |error: io::Error| {
+        CliError::caused(Code::IO, "failed to remove the file", &error).at(short(&path))
+    };
+    std::fs::rename(&path, &aside).map_err(io)?;
+    let action = Action::Apply { services: vec![service.clone()] };
+    let waiting = Waiting::default();
+    match outcome(context, &Whom::default(), action, waiting, out).await {
+        Ok(Some(verdicts)) if verdicts.exit(false) == ExitCode::Done => {
+            std::fs::remove_file(&aside).map_err(io)?;
+            if out.is_text() {
+                out.line(&format!("{service} is stopped and removed; its history stays"));
+            }
+            Ok(ExitCode::Done)
+        }
+        ended => {
+            std::fs::rename(&aside, &path).map_err(io)?;
+            Ok(ended?.map_or(ExitCode::Interrupted, |verdicts| verdicts.exit(false)))
+        }
+    }
+}
+
+/// Makes this node match its files; says first what changes.
+pub(super) async fn apply(
+    context: &Context,
+    services: Vec<ServiceId>,
+    waiting: Waiting,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    if context.global.nodes.is_empty()
+        && let Some(setup) = context.setup()?
+    {
+        let loaded =
+            specs::load(context, &setup.specs, &setup.service_logs, "nothing was changed")?;
+        let mut client = Client::connect(context, &Whom::default()).await?;
+        if let Some(status) = launch::status(&mut client).await.filter(|_| out.is_text()) {
+            let wanted = |name: &ServiceId| services.is_empty() || services.contains(name);
+            let there = |name: &ServiceId| status.services.iter().find(|it| it.service == *name);
+            for (name, new) in loaded.services.iter().filter(|(name, _)| wanted(name)) {
+                match there(name) {
+                    None => out.line(&format!("  {name}  new")),
+                    Some(old) if old.spec != new.digest => out.line(&format!("  {name}  changed")),
+                    Some(_) => {}
+                }
+            }
+            let gone = status.services.iter().map(|it| &it.service);
+            for name in gone.filter(|name| wanted(name) && !loaded.services.contains_key(name)) {
+                out.line(&format!("  {name}  gone: it is stopped and removed"));
+            }
+        }
+    }
+    let whom = Whom::new(context, None);
+    wish(context, &whom, Action::Apply { services }, waiting, out).await
+}

@@ -1,0 +1,243 @@
+//! events, history, logs, ping: what a node has to say, verified and printed.
+
+use std::collections::BTreeMap;
+
+use crate::cli::args::{Events, History, Output};
+use crate::cli::client::{Client, Whom};
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::feed::{Feed, Turn};
+use crate::cli::interrupt::Interrupts;
+use crate::cli::json;
+use crate::cli::json::event::{Beside, CLOUDEVENTS_DOMAIN, cloud_event, event_json};
+use crate::cli::json::history::{history_json, history_jsonl, runs_jsonl};
+use crate::cli::json::stream::{Control, control_json};
+use crate::cli::out::{Out, width};
+use crate::cli::screen::event::{Stamp, event_line};
+use crate::cli::screen::history::{Choice, History as Table};
+use crate::cli::screen::names::Names;
+use crate::cli::selector::Selector;
+use crate::cli::time;
+use crate::domain::code::{Code, ExitCode};
+use crate::domain::id::{EventId, FleetId, NodeId, ServiceId};
+use crate::domain::time::UnixMicros;
+use crate::wire::payload::{Ask, EventRecord, Reply};
+
+/// From where on events are wanted.
+enum Since {
+    Beginning,
+    Cursor(EventId),
+    Time(UnixMicros),
+}
+
+/// Prints the raw stream of events.
+pub(super) async fn events(
+    context: &Context,
+    args: Events,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let since = since(args.since.as_deref())?;
+    let node = match &since {
+        Since::Cursor(cursor) => Some(cursor.origin.clone()),
+        Since::Beginning | Since::Time(_) => None,
+    };
+    let whom = one(context, node)?;
+    let mut client = Client::connect(context, &whom).await?;
+    let printer = Printer { out, fleet: client.fleet().clone(), service: args.service, since };
+    let mut feed = Feed::after(match &printer.since {
+        Since::Cursor(cursor) => Some(cursor.clone()),
+        Since::Beginning | Since::Time(_) => None,
+    });
+    let mut interrupts = Interrupts::watch()?;
+    let mut names = Names::of_one_machine();
+    let mut is_live = false;
+    loop {
+        let next = feed.next(context, &whom, &mut client, is_live);
+        match interrupts.guard(next).await {
+            Err(_) => return Ok(ExitCode::Done), // A stream that was watched is done when one has seen enough.
+            Ok(Err(error)) => return Err(error),
+            Ok(Ok(Turn::Event(record))) => printer.event(&record, &mut names),
+            Ok(Ok(Turn::CaughtUp(_))) if !args.follow => return Ok(ExitCode::Done),
+            Ok(Ok(Turn::CaughtUp(cursor))) => {
+                printer.control(match is_live {
+                    true => Control::Beat { cursor },
+                    false => Control::CaughtUp { cursor },
+                });
+                is_live = true;
+            }
+        }
+        if out.reader_gone() {
+            return Ok(ExitCode::Done);
+        }
+    }
+}
+
+struct Printer {
+    out: Out,
+    fleet: FleetId,
+    service: Option<ServiceId>,
+    since: Since,
+}
+
+impl Printer {
+    fn event(&self, record: &EventRecord, names: &mut Names) {
+        let is_old = matches!(self.since, Since::Time(from) if record.at < from);
+        let is_other = self.service.is_some() && record.service != self.service;
+        if is_old || is_other {
+            return;
+        }
+        let beside = Beside::default();
+        self.out.line(&match self.out.form {
+            Output::Text => event_line(record, names, Stamp::DateTime),
+            Output::Json | Output::Jsonl => json::line(&event_json(record, &beside)),
+            Output::Cloudevents => {
+                json::line(&cloud_event(record, &beside, &self.fleet, CLOUDEVENTS_DOMAIN))
+            }
+        });
+    }
+
+    /// A consumer of CloudEvents expects nothing but those.
+    fn control(&self, control: Control) {
+        if matches!(self.out.form, Output::Json | Output::Jsonl) {
+            self.out.line(&json::line(&control_json(&control, time::now())));
+        }
+    }
+}
+
+/// Prints what happened, one line for each thing.
+pub(super) async fn history(
+    context: &Context,
+    args: History,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let whom = one(context, args.selector.as_ref().and_then(|selector| selector.node.clone()))?;
+    let mut client = Client::connect(context, &whom).await?;
+    let mut feed = Feed::after(None);
+    let choice = Choice {
+        selector: args.selector,
+        // JSON leaves nothing out.
+        all: args.all || !out.is_text(),
+        runs: args.runs || !out.is_text(),
+    };
+    let mut table = Table::new(choice, Names::of_one_machine());
+    let mut last = None;
+    while let Turn::Event(record) = feed.next(context, &whom, &mut client, false).await? {
+        last = Some(record.id());
+        table.push(&record);
+    }
+    match (out.form, args.runs) {
+        (Output::Text, false) => out.data(&table.text(last.as_ref(), width())),
+        (Output::Text, true) => out.data(&table.runs_text(last.as_ref(), width())),
+        (Output::Json, _) => out.line(&json::pretty(&history_json(&table))),
+        (Output::Jsonl, false) => out.data(&history_jsonl(&table)),
+        (Output::Jsonl, true) => out.data(&runs_jsonl(&table)),
+        (Output::Cloudevents, _) => {
+            return Err(CliError::new(Code::USAGE, "only events have the form cloudevents"));
+        }
+    }
+    Ok(ExitCode::Done)
+}
+
+/// Prints the end of a service's log.
+pub(super) async fn logs(
+    context: &Context,
+    selector: Selector,
+    lines: u32,
+    follow: bool,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    if follow {
+        return Err(CliError::not_yet("`smgr logs --follow`"));
+    }
+    let whom = Whom::new(context, selector.node.clone());
+    let mut client = Client::connect(context, &whom).await?;
+    let ask = Ask::Logs { service: selector.service.clone(), index: selector.index, lines };
+    let mut pending = client.ask(ask).await?;
+    let mut slots: BTreeMap<(NodeId, u16), Vec<String>> = BTreeMap::new();
+    while let Some(answer) = pending.next().await? {
+        let node = answer.node;
+        match answer.reply {
+            Reply::Lines { index, lines, .. } => {
+                slots.entry((node, index)).or_default().extend(lines);
+            }
+            Reply::Refused { code, why } => return Err(refused(&node, &code, why)),
+            _ => {}
+        }
+    }
+    let prefixed = slots.len() > 1;
+    for ((node, index), lines) in &slots {
+        for line in lines {
+            let line = crate::domain::text::printable(line);
+            match (out.is_text(), prefixed) {
+                (true, false) => out.line(&line),
+                (true, true) => out.line(&format!("{}/{index} | {line}", selector.service)),
+                (false, _) => out.json(&serde_json::json!({
+                    "schema": "smgr.line.v1", "node": node.as_str(),
+                    "service": selector.service.as_str(), "instance": index, "line": line,
+                })),
+            }
+        }
+    }
+    silent(pending.missing().keys())
+}
+
+/// Asks nodes whether they are there.
+pub(super) async fn ping(context: &Context, out: Out) -> Result<ExitCode, CliError> {
+    let mut client = Client::connect(context, &Whom::new(context, None)).await?;
+    let began = std::time::Instant::now();
+    let mut pending = client.ask(Ask::Ping).await?;
+    while let Some(answer) = pending.next().await? {
+        let ms = began.elapsed().as_secs_f64() * 1000.0;
+        match answer.reply {
+            Reply::Pong { version } if out.is_text() => {
+                out.line(&format!("{}   smgr {version}   {ms:.1} ms", answer.node));
+            }
+            Reply::Pong { version } => out.json(&serde_json::json!({
+                "schema": "smgr.pong.v1", "node": answer.node.as_str(), "version": version, "ms": ms,
+            })),
+            Reply::Refused { code, why } => return Err(refused(&answer.node, &code, why)),
+            _ => {}
+        }
+    }
+    silent(pending.missing().keys())
+}
+
+/// Ends with the nodes that did not answer, if there are any.
+pub(super) fn silent<'a>(missing: impl Iterator<Item = &'a NodeId>) -> Result<ExitCode, CliError> {
+    let names: Vec<&str> = missing.map(NodeId::as_str).collect();
+    match names.is_empty() {
+        true => Ok(ExitCode::Done),
+        false => Err(CliError::new(
+            Code::OUTCOME_UNKNOWN,
+            format!("no answer from {}", names.join(", ")),
+        )),
+    }
+}
+
+/// Says what a node refused, and which.
+pub(super) fn refused(node: &NodeId, code: &str, why: String) -> CliError {
+    CliError::new(code.parse().unwrap_or(Code::INTERNAL), why).at(node.as_str())
+}
+
+/// A stream has one origin; that of a fleet is a controller's.
+fn one(context: &Context, node: Option<NodeId>) -> Result<Whom, CliError> {
+    let named = context.global.nodes.len() + usize::from(node.is_some());
+    match named {
+        0 | 1 => Ok(Whom::new(context, node)),
+        _ => Err(CliError::not_yet("the history of several nodes at once")),
+    }
+}
+
+fn since(text: Option<&str>) -> Result<Since, CliError> {
+    let Some(text) = text else { return Ok(Since::Beginning) };
+    if text.contains('/') {
+        let cursor = text.parse();
+        return cursor.map(Since::Cursor).map_err(|error: crate::domain::id::InvalidEventId| {
+            CliError::from_error(Code::BAD_CURSOR, &error)
+        });
+    }
+    time::instant(text, time::now()).map(Since::Time).ok_or_else(|| {
+        CliError::new(Code::BAD_TIME, format!("`{text}` is neither a cursor nor a time"))
+            .hint("times are RFC 3339, or an age such as 10m")
+    })
+}

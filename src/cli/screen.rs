@@ -1,0 +1,18 @@
+//! Text for people. Pure: from what was read, a time and a width, to lines that end with `\n`.
+//!
+//! The width is the terminal's; without a terminal nothing is cut. A state is always a word. Whatever came from
+//! elsewhere goes through [`crate::domain::text::printable`] before it stands in a line.
+
+pub mod names;
+pub mod table;
+pub mod units;
+pub(super) mod words;
+
+pub mod error;
+pub mod event;
+pub mod feed;
+pub mod history;
+pub mod instance;
+pub mod outcome;
+pub mod status;
+pub mod up;

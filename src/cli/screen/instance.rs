@@ -1,0 +1,220 @@
+//! `smgr status SELECTOR`: one instance on a page, or the head of a service with several.
+
+use super::names::Names;
+use super::status::as_of;
+use super::table::{cut, wrapped};
+use super::units::{age, moment, size, span};
+use super::words::{actor_words, exit_words, name_of, result_words};
+use crate::cli::view::View;
+use crate::domain::event::StateName;
+use crate::domain::text::printable;
+use crate::domain::time::UnixMicros;
+use crate::wire::status::{Condition, ExitStatus, InstanceStatus, NodeStatus, ServiceStatus};
+
+/// In which order conditions are read; others follow by name.
+const CONDITIONS: [&str; 4] = ["Ready", "Healthy", "DependenciesMet", "ConfigCurrent"];
+
+/// The page of one instance. `now` only decides whether a time needs its date.
+pub fn instance_text(
+    node: &NodeStatus,
+    instance: &InstanceStatus,
+    names: &Names,
+    now: UnixMicros,
+    width: Option<u16>,
+) -> String {
+    let service = node.services.iter().find(|service| service.service == instance.service);
+    let head = format!("{}/{}@{}", instance.service, instance.index, node.node);
+    let mut page = Page { text: String::new(), width };
+    page.head(head, service);
+    page.line("state", &state_words(instance, node.at, now));
+    if let Some(service) = service {
+        page.line("desired", &desired_words(service, now));
+        page.line("spec", &format!("{}  {}", short(service), service.origin));
+        if !service.overridden_keys.is_empty() {
+            page.line("changed", &format!("here: {}", service.overridden_keys.join(", ")));
+        }
+    }
+    if let Some(exit) = &instance.exit {
+        page.line("result", &exit_line(instance, exit));
+    }
+    page.line("conditions", &conditions_words(instance, node.at));
+    page.line("memory", &memory_words(instance));
+    page.log(instance);
+    let name = names.instance(&instance.service, instance.index, &node.node);
+    let act = match instance.state {
+        StateName::Inactive | StateName::Completed | StateName::Failed => "start",
+        StateName::Waiting
+        | StateName::Starting
+        | StateName::Running
+        | StateName::Reloading
+        | StateName::Stopping
+        | StateName::Backoff
+        | StateName::Unknown => "stop",
+    };
+    page.line(
+        "next",
+        &[
+            format!("smgr logs {name} -f"),
+            format!("smgr history {name}"),
+            format!("smgr {act} {name}"),
+        ]
+        .join("    "),
+    );
+    page.text
+}
+
+/// Returns the lines above the table of a service with several instances, or of several nodes.
+pub(super) fn service_head(
+    view: &View<'_>,
+    instances: &[(&NodeStatus, &InstanceStatus)],
+    now: UnixMicros,
+    width: Option<u16>,
+) -> String {
+    let Some(selector) = view.selector else {
+        return String::new();
+    };
+    let mut page = Page { text: String::new(), width };
+    let service = view
+        .nodes
+        .iter()
+        .filter(|node| selector.may_be_on(&node.node))
+        .flat_map(|node| &node.services)
+        .find(|service| service.service == selector.service);
+    if instances.is_empty() {
+        page.text =
+            wrapped(&[format!("nothing matches {selector}"), as_of(view, now)], "   ", 2, width);
+        return page.text;
+    }
+    page.head(selector.to_string(), service);
+    if let Some(service) = service {
+        page.line("desired", &desired_words(service, now));
+        page.line("spec", &format!("{}  {}", short(service), service.origin));
+    }
+    page.line("as of", as_of(view, now).trim_start_matches("as of "));
+    page.text
+}
+
+struct Page {
+    text: String,
+    width: Option<u16>,
+}
+
+impl Page {
+    fn head(&mut self, name: String, service: Option<&ServiceStatus>) {
+        let mut parts = vec![name];
+        if let Some(service) = service {
+            parts.extend([&service.description, &service.owner, &service.docs].map(Clone::clone));
+        }
+        self.text.push_str(&wrapped(&parts, "   ", 2, self.width));
+    }
+
+    fn line(&mut self, word: &str, rest: &str) {
+        if !rest.is_empty() {
+            self.raw(&format!("  {word:<11} {rest}"));
+        }
+    }
+
+    fn raw(&mut self, line: &str) {
+        let line = printable(line);
+        let width = self.width.map_or(usize::MAX, usize::from);
+        self.text.push_str(&cut(&line, width));
+        self.text.push('\n');
+    }
+
+    fn log(&mut self, instance: &InstanceStatus) {
+        let Some(path) = &instance.log_path else {
+            return;
+        };
+        let written = match (instance.log_bytes, instance.log_bytes_max) {
+            (Some(bytes), Some(max)) => format!("   {} of {}", size(bytes), size(max)),
+            (Some(bytes), None) => format!("   {}", size(bytes)),
+            (None, _) => String::new(),
+        };
+        self.line("log", &format!("{path}{written}"));
+        for line in &instance.tail {
+            self.raw(&format!("      {line}"));
+        }
+    }
+}
+
+fn state_words(instance: &InstanceStatus, at: UnixMicros, now: UnixMicros) -> String {
+    let mut words = format!(
+        "{} since {} ({})",
+        name_of(&instance.state),
+        moment(instance.since, now),
+        age(at.ms_since(instance.since))
+    );
+    if let Some(pid) = instance.pid {
+        words.push_str(&format!(", pid {pid}"));
+    }
+    if let Some(step) = &instance.substate {
+        words.push_str(&format!(", {step}"));
+    }
+    if let Some(next) = instance.next_attempt_at {
+        words.push_str(&format!("; try {} at {}", instance.restarts + 1, moment(next, now)));
+        if let Some(delay) = instance.delay_ms {
+            words.push_str(&format!(" (delay {})", span(delay)));
+        }
+    } else if let Some(reason) = &instance.reason {
+        words.push_str(&format!("; {reason}"));
+    }
+    words
+}
+
+fn desired_words(service: &ServiceStatus, now: UnixMicros) -> String {
+    let mut words = format!("{}, generation {}", name_of(&service.desired), service.generation);
+    if let Some(by) = &service.desired_by {
+        words.push_str(&format!(", by {}", actor_words(by)));
+    }
+    if let Some(at) = service.desired_at {
+        words.push_str(&format!(", {}", moment(at, now)));
+    }
+    words
+}
+
+fn short(service: &ServiceStatus) -> String {
+    service.spec.to_string()[..8].to_owned()
+}
+
+fn exit_line(instance: &InstanceStatus, ended: &ExitStatus) -> String {
+    let told = match instance.result {
+        Some(result) => result_words(result, ended.exit),
+        None => exit_words(ended.exit),
+    };
+    let same = match instance.same_exits {
+        0 | 1 => String::new(),
+        runs => format!("; the last {runs} runs ended the same way"),
+    };
+    format!("{told} after {}{same}", span(ended.ran_ms))
+}
+
+fn conditions_words(instance: &InstanceStatus, at: UnixMicros) -> String {
+    let known = CONDITIONS.iter().filter_map(|kind| instance.conditions.get_key_value(*kind));
+    let others =
+        instance.conditions.iter().filter(|(kind, _)| !CONDITIONS.contains(&kind.as_str()));
+    let words = known.chain(others).map(|(kind, condition)| condition_words(kind, condition, at));
+    words.collect::<Vec<_>>().join("   ")
+}
+
+fn condition_words(kind: &str, condition: &Condition, at: UnixMicros) -> String {
+    match condition.status {
+        None => format!("{kind}=unknown"),
+        Some(true) => format!("{kind}=true"),
+        Some(false) => {
+            let since = age(at.ms_since(condition.since));
+            format!("{kind}=false ({}, {since})", condition.reason)
+        }
+    }
+}
+
+fn memory_words(instance: &InstanceStatus) -> String {
+    let of = instance.memory_bytes_max.map(|max| format!(" of {}", size(max))).unwrap_or_default();
+    match (instance.memory_bytes, &instance.exit) {
+        (Some(bytes), _) => format!("{}{of}", size(bytes)),
+        (None, Some(ExitStatus { memory_peak_bytes: Some(peak), oom_killed, .. })) => {
+            let oom = if *oom_killed { "ended by the OOM killer" } else { "no OOM kill" };
+            format!("peak of the last run {}{of}, {oom}", size(*peak))
+        }
+        (None, _) => String::new(),
+    }
+}

@@ -1,0 +1,6 @@
+//! What travels, held to its bytes, its schemas and the known traps of its format.
+
+mod golden;
+mod pitfalls;
+mod samples;
+mod schemas;
