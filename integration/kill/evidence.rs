@@ -98,7 +98,11 @@ impl Evidence {
                 "start" => self.starts.push(process()),
                 "double" => self.doubles.push(process()),
                 "exit" => {
-                    self.ends.push((process(), words[3].parse().unwrap(), words[4].parse().unwrap()));
+                    self.ends.push((
+                        process(),
+                        words[3].parse().unwrap(),
+                        words[4].parse().unwrap(),
+                    ));
                 }
                 _ => panic!("a service counted `{line}`"),
             }

@@ -112,9 +112,9 @@ fn executions(evidence: &Evidence, verdict: &mut Verdict) {
     for (service, (least, most)) in signals {
         let taken = evidence.signals.get(&service).copied().unwrap_or(0);
         if !(least..=most).contains(&taken) {
-            verdict.faults.push(format!(
-                "{service} took {taken} signals, the log says {least} to {most}"
-            ));
+            verdict
+                .faults
+                .push(format!("{service} took {taken} signals, the log says {least} to {most}"));
         }
     }
 }
@@ -159,7 +159,8 @@ fn lines(evidence: &Evidence, verdict: &mut Verdict) {
         let distinct: BTreeSet<u32> = found.iter().copied().collect();
         verdict.lines += distinct.len();
         verdict.repeated_lines += found.len() - distinct.len();
-        let missing: Vec<u32> = (1..=*written).filter(|number| !distinct.contains(number)).collect();
+        let missing: Vec<u32> =
+            (1..=*written).filter(|number| !distinct.contains(number)).collect();
         if !missing.is_empty() {
             verdict.faults.push(format!("{process:?}: lines {missing:?} of {written} are missing"));
         }
@@ -226,10 +227,7 @@ mod tests {
     fn a_lost_or_second_outcome_is_found() {
         // Without its outcome the execution is one for which nothing stands either.
         assert_eq!(faults(|evidence| drop(evidence.outcomes.remove(0))), 2);
-        assert_eq!(
-            faults(|evidence| evidence.outcomes.push(evidence.outcomes[0].clone())),
-            1
-        );
+        assert_eq!(faults(|evidence| evidence.outcomes.push(evidence.outcomes[0].clone())), 1);
         assert_eq!(faults(|evidence| evidence.accepted.push(evidence.accepted[1].clone())), 2);
     }
 
