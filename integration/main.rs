@@ -5,6 +5,7 @@ mod cli_up;
 mod keeper;
 mod fuzz_seeds;
 mod golden;
+mod kill;
 mod layering;
 mod shop;
 mod store;

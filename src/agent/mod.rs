@@ -6,6 +6,7 @@
 mod answers;
 mod authority;
 mod boot;
+mod channels;
 mod clock;
 pub mod detached;
 mod execute;
@@ -18,6 +19,7 @@ pub mod launch;
 mod launcher;
 mod local;
 pub mod logs;
+mod meeting;
 mod names;
 mod queries;
 mod recorder;
