@@ -34,6 +34,7 @@ use crate::domain::input::{Decision, Input, Wish, World};
 use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
 use crate::domain::time::{Now, UnixMicros};
+use crate::ipc::hello::Incarnation;
 use crate::ipc::keeper::FactNumber;
 use crate::store::{Expired, LogNotice, Outage};
 use crate::wire::codec;
@@ -54,7 +55,7 @@ pub(super) enum Promise {
     /// An effect of a decision.
     Act(Act),
     /// The keeper may forget.
-    Acknowledge(FactNumber),
+    Acknowledge(Incarnation, FactNumber),
     /// Whoever sent the wish is told that it was taken.
     Accepted(IntentId, Seq),
     /// Old rows may go: their retirement is on disk.
@@ -301,7 +302,7 @@ impl Agent {
         for promise in kept.promises {
             match promise {
                 Promise::Act(act) => self.act(act),
-                Promise::Acknowledge(fact) => self.hands.acknowledge(fact),
+                Promise::Acknowledge(keeper, fact) => self.hands.acknowledge(keeper, fact),
                 Promise::Accepted(intent, seq) => {
                     let reply = Reply::Accepted { event: self.recorder.event_id(seq) };
                     self.answers.tell(intent, &reply, &mut self.voice);
