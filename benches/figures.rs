@@ -49,7 +49,7 @@ pub(crate) fn median_us(samples: &mut [Duration]) -> f64 {
 }
 
 fn main() -> anyhow::Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let figures = match args[..] {
         ["append", folder, nats] => append::append(Path::new(folder), nats)?,
