@@ -86,7 +86,11 @@ impl Agent {
         let cause = query.id;
         let reply = match query.ask {
             Ask::Ping => Reply::Pong { version: env!("CARGO_PKG_VERSION").to_owned() },
-            Ask::Status => Reply::Status(Box::new(self.status())),
+            Ask::Status => {
+                let parts = self.status().into_parts().into_iter();
+                let parts = parts.map(|part| Reply::Status(Box::new(part)));
+                return self.answers.reply_parts(&to, cause, parts, &mut self.voice);
+            }
             Ask::Outcome { intent } => self.outcome(intent),
             Ask::Logs { service, index, lines } => {
                 return self.lines(to, cause, &service, index, lines);

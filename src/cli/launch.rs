@@ -84,12 +84,16 @@ pub async fn until_up(
 /// Asks the node of this machine how it is.
 pub async fn status(client: &mut Client) -> Option<NodeStatus> {
     let mut pending = client.ask(Ask::Status).await.ok()?;
-    while let Ok(Some(answer)) = pending.next().await {
-        if let Reply::Status(status) = answer.reply {
-            return Some(*status);
+    let mut whole: Option<NodeStatus> = None;
+    while let Some(answer) = pending.next().await.ok()? {
+        if let Reply::Status(part) = answer.reply {
+            match &mut whole {
+                Some(whole) => whole.add_part(*part),
+                None => whole = Some(*part),
+            }
         }
     }
-    None
+    whole.filter(|_| pending.missing().is_empty())
 }
 
 /// Tells when something changes where the parts make their sockets.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::codec;
 use crate::domain::event::{Actor, Desired, Exit, RunResult, StateName};
 use crate::domain::id::{Digest, EventId, FleetId, Generation, NodeId, RunId, ServiceId};
 use crate::domain::time::UnixMicros;
@@ -40,6 +41,55 @@ pub struct NodeStatus {
     pub instances: Vec<InstanceStatus>,
     /// Every alert that fires.
     pub alerts: Vec<AlertStatus>,
+}
+
+/// What one answer holds of services, instances and alerts, in bytes: an envelope has room for it and for the rest.
+const PART_BYTES_MAX: usize = 48 * 1024;
+
+impl NodeStatus {
+    /// Cuts it into parts of which each fits an envelope: a node may have more services than one answer holds.
+    pub fn into_parts(mut self) -> Vec<Self> {
+        let services = std::mem::take(&mut self.services);
+        let instances = std::mem::take(&mut self.instances);
+        let alerts = std::mem::take(&mut self.alerts);
+        let mut parts = Parts { empty: self.clone(), parts: vec![self], left: PART_BYTES_MAX };
+        for service in services {
+            parts.room_for(&service).services.push(service);
+        }
+        for instance in instances {
+            parts.room_for(&instance).instances.push(instance);
+        }
+        for alert in alerts {
+            parts.room_for(&alert).alerts.push(alert);
+        }
+        parts.parts
+    }
+
+    /// Takes in another part of the same answer.
+    pub fn add_part(&mut self, part: Self) {
+        self.services.extend(part.services);
+        self.instances.extend(part.instances);
+        self.alerts.extend(part.alerts);
+    }
+}
+
+/// The parts of a status while it is cut.
+struct Parts {
+    empty: NodeStatus,
+    parts: Vec<NodeStatus>,
+    left: usize,
+}
+
+impl Parts {
+    fn room_for(&mut self, item: &impl Serialize) -> &mut NodeStatus {
+        let bytes = codec::encode(item).len();
+        if bytes > self.left && self.left < PART_BYTES_MAX {
+            self.parts.push(self.empty.clone());
+            self.left = PART_BYTES_MAX;
+        }
+        self.left = self.left.saturating_sub(bytes);
+        self.parts.last_mut().expect("the first part is there from the begin")
+    }
 }
 
 /// How the node stands to the bus.
@@ -203,4 +253,60 @@ pub struct AlertStatus {
     pub since: UnixMicros,
     /// In words.
     pub summary: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::envelope::ENVELOPE_BYTES_MAX;
+
+    fn node(services: usize) -> NodeStatus {
+        let service = |number| ServiceStatus {
+            service: format!("service-{number}").parse().unwrap(),
+            kind: "daemon".to_owned(),
+            group: String::new(),
+            description: "x".repeat(300),
+            owner: String::new(),
+            docs: String::new(),
+            desired: Desired::Running,
+            generation: Generation(1),
+            spec: Digest([7; 32]),
+            origin: "smgr.toml:1".to_owned(),
+            instances: 1,
+            desired_by: None,
+            desired_at: None,
+            overridden_keys: Vec::new(),
+        };
+        NodeStatus {
+            fleet: "local".parse().unwrap(),
+            node: "n1".parse().unwrap(),
+            version: "0".to_owned(),
+            at: UnixMicros(1),
+            head: "n1/00w6j9jtv2g07/1".parse().unwrap(),
+            bus: BusState::Off,
+            isolation: "none".to_owned(),
+            trees: "cgroup".to_owned(),
+            log_bytes: 0,
+            log_bytes_max: 0,
+            log_unavailable: None,
+            services: (0..services).map(service).collect(),
+            instances: Vec::new(),
+            alerts: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_status_of_many_services_is_cut_into_parts_that_fit_and_is_whole_again() {
+        for services in [0, 1, 1000] {
+            let whole = node(services);
+            let mut parts = whole.clone().into_parts().into_iter();
+            let mut merged = parts.next().unwrap();
+            assert!(codec::encode(&merged).len() < ENVELOPE_BYTES_MAX - 1024);
+            for part in parts {
+                assert!(codec::encode(&part).len() < ENVELOPE_BYTES_MAX - 1024);
+                merged.add_part(part);
+            }
+            assert_eq!(merged, whole);
+        }
+    }
 }

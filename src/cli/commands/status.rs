@@ -33,7 +33,10 @@ pub(super) async fn status(
     let mut nodes: Vec<NodeStatus> = Vec::new();
     while let Some(answer) = pending.next().await? {
         match answer.reply {
-            Reply::Status(status) => nodes.push(*status),
+            Reply::Status(part) => match nodes.iter_mut().find(|node| node.node == part.node) {
+                Some(node) => node.add_part(*part),
+                None => nodes.push(*part),
+            },
             Reply::Refused { code, why } => return Err(refused(&answer.node, &code, why)),
             _ => {}
         }
