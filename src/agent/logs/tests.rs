@@ -217,6 +217,24 @@ fn the_first_line_that_matches_makes_ready_once() {
 }
 
 #[test]
+fn the_first_run_of_a_slot_is_watched_though_its_pipes_come_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (told, notices) = mpsc::channel();
+    let thread = LogThread::start(move |notice| drop(told.send(notice))).unwrap();
+    let handle = thread.handle();
+    handle.mark_run(slot(), RunId(1)).unwrap();
+    handle.watch_ready(slot(), RunId(1), Regex::new("ready").unwrap(), None).unwrap();
+    let ends = [both_ends(), both_ends()];
+    File::from(ends[0].try_clone().unwrap()).write_all(b"server is ready\n").unwrap();
+    let setup = LogSetup::new(&default_log(), dir.path().join("log")).unwrap();
+    let [stdout, stderr] = ends.each_ref().map(|end| end.try_clone().unwrap());
+    handle.attach(slot(), setup, stdout, stderr).unwrap();
+    let line = "server is ready".to_owned();
+    let ready = LogNotice::Ready { slot: slot(), run: RunId(1), line };
+    assert_eq!(notices.recv_timeout(SOON).unwrap(), ready);
+}
+
+#[test]
 fn a_ready_line_that_an_earlier_agent_wrote_counts_for_an_adopted_run() {
     let mut bench = Bench::new(&default_log());
     bench.say("Ready\n");

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use regex::Regex;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
@@ -16,7 +17,7 @@ use super::queue::{Command, Queue, Taken};
 use super::slot::{Extent, Slot, Step, Tools};
 use super::sweep::{Sweep, Sweeper};
 use super::{Counters, LogNotice, Stream, read};
-use crate::domain::id::InstanceId;
+use crate::domain::id::{InstanceId, RunId};
 
 /// What the wake of the queue is called in the epoll; slots are numbered from 1.
 const QUEUE: u64 = 0;
@@ -43,12 +44,20 @@ pub(super) struct Worker {
     notify: Box<dyn Fn(LogNotice) + Send>,
     slots: BTreeMap<u64, Slot>,
     names: BTreeMap<InstanceId, u64>,
+    early: BTreeMap<InstanceId, Early>,
     number: u64,
     ready: VecDeque<(u64, Stream)>,
     timers: BTreeSet<(Instant, u64)>,
     tools: Tools,
     sweeper: Sweeper,
     sweep_at: Instant,
+}
+
+/// What was said of a slot before it had pipes: the keeper makes them with its first process.
+#[derive(Debug, Default)]
+struct Early {
+    run: Option<RunId>,
+    watch: Option<(RunId, Regex)>,
 }
 
 impl fmt::Debug for Worker {
@@ -73,6 +82,7 @@ impl Worker {
             notify,
             slots: BTreeMap::new(),
             names: BTreeMap::new(),
+            early: BTreeMap::new(),
             number: QUEUE,
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
@@ -211,23 +221,28 @@ impl Worker {
                     });
                 }
             }
-            Command::MarkRun { slot, run, from } => {
-                if let Some(number) = self.names.get(&slot).copied() {
+            Command::MarkRun { slot, run, from } => match self.names.get(&slot).copied() {
+                Some(number) => {
                     self.work_through(number, true, Extent::To(from));
                     self.with(number, |slot, _, _| slot.mark_run(run));
                 }
-            }
-            Command::WatchReady { slot, run, pattern, since, from } => {
-                if let Some(number) = self.names.get(&slot).copied() {
-                    self.with(number, |slot, tools, _| {
-                        // For an adopted run, all that is in the pipe may be the sign as well.
-                        slot.watch(run, pattern, if since.is_some() { [0; 2] } else { from });
-                        let Some(since) = since else { return };
-                        for line in read::lines_since(slot.sink.dir(), since) {
-                            tools.notices.extend(slot.look_for_ready(line.as_bytes()));
-                        }
-                    });
+                None => {
+                    self.early.insert(slot, Early { run: Some(run), watch: None });
                 }
+            },
+            Command::WatchReady { slot, run, pattern, since, from } => {
+                let Some(number) = self.names.get(&slot).copied() else {
+                    self.early.entry(slot).or_default().watch = Some((run, pattern));
+                    return;
+                };
+                self.with(number, |slot, tools, _| {
+                    // For an adopted run, all that is in the pipe may be the sign as well.
+                    slot.watch(run, pattern, if since.is_some() { [0; 2] } else { from });
+                    let Some(since) = since else { return };
+                    for line in read::lines_since(slot.sink.dir(), since) {
+                        tools.notices.extend(slot.look_for_ready(line.as_bytes()));
+                    }
+                });
             }
             Command::Drained { slot, run } => match self.names.get(&slot).copied() {
                 Some(number) => {
@@ -253,6 +268,7 @@ impl Worker {
                 }
             }
             Command::Detach { slot } => {
+                self.early.remove(&slot);
                 if let Some(number) = self.names.remove(&slot) {
                     self.work_through(number, true, EVERYTHING);
                     self.forget(number);
@@ -272,7 +288,17 @@ impl Worker {
                 let slot = self.forget(before).expect("a named slot exists");
                 slot.with_face(face, now)
             }
-            None => Slot::new(id, face, now),
+            None => {
+                let early = self.early.remove(&id).unwrap_or_default();
+                let mut slot = Slot::new(id, face, now);
+                if let Some(run) = early.run {
+                    slot.mark_run(run);
+                }
+                if let Some((run, pattern)) = early.watch {
+                    slot.watch(run, pattern, [0; 2]);
+                }
+                slot
+            }
         };
         self.sweeper.sweep(Sweep::of(&slot.setup));
         for (bit, pipe) in (0..).zip(&slot.face.pipes) {
