@@ -3,6 +3,9 @@
 mod bus;
 mod cli_up;
 mod keeper;
+mod fuzz_seeds;
+mod golden;
+mod kill;
 mod layering;
 mod shop;
 mod store;

@@ -125,7 +125,8 @@ fn a_tree_that_ignores_term_is_killed_whole() {
                     sleep 1000 & done; wait) & done; echo up; wait";
         let (_, channels) = agent.spawn(sh("a.0.1", tree));
         read_until(&channels[0].1, "up");
-        let signal = Verb::Signal { run: run("a.0.1"), signal: 15, to: Target::Tree };
+        let signal =
+            Verb::Signal { run: run("a.0.1"), signal: 15, to: Target::Tree, operation: None };
         assert_eq!(agent.operate(signal).0, Answer::Done);
         assert!(rig.processes("a.0.1") > 5);
         assert_eq!(agent.operate(Verb::KillTree { run: run("a.0.1") }).0, Answer::Done);
@@ -444,7 +445,7 @@ fn two_hundred_kills_leave_no_process_no_zombie_and_no_cgroup() {
         agent.spawn(sh(&name, "exec sleep 1000"));
         let verb = match number % 2 {
             0 => Verb::KillTree { run: run(&name) },
-            _ => Verb::Signal { run: run(&name), signal: 9, to: Target::Main },
+            _ => Verb::Signal { run: run(&name), signal: 9, to: Target::Main, operation: None },
         };
         assert_eq!(agent.operate(verb).0, Answer::Done);
         assert_eq!(agent.exit(&name), Exit::Signal { signal: 9, core: false });

@@ -5,21 +5,18 @@ use std::os::fd::OwnedFd;
 use regex::Regex;
 use tracing::{debug, error, info, warn};
 
-use super::hands::{Asked, HeldRun, Standing};
+use super::hands::{Asked, Standing};
 use super::names::{self, Memo};
 use super::task::{Agent, Deadline, Promise};
 use super::{clock, logs, signs};
 use crate::domain::effect::{Act, Hook, Operation};
-use crate::domain::event::{Context, Event, Exit, LinesDropped, PartStarted, Usage};
+use crate::domain::event::{Context, Event, Exit, LinesDropped, Usage};
 use crate::domain::id::{InstanceId, IntentId, RunId};
-use crate::domain::input::{
-    ActionEnd, Decision, Delivery, Ended, Input, Kept, KeptAction, KeptRun,
-};
+use crate::domain::input::{ActionEnd, Decision, Delivery, Ended, Input};
 use crate::domain::spec::ReadyBy;
 use crate::domain::time::UnixMicros;
 use crate::ipc::keeper::{
-    Answer, Channel, Fact, FromKeeper, Moment, Refusal, RunName, RunState, ShutdownMode, Target,
-    Verb, What,
+    Answer, Fact, FromKeeper, Moment, Refusal, ShutdownMode, Target, Verb, What,
 };
 
 impl Agent {
@@ -32,8 +29,13 @@ impl Agent {
                     Operation::Wish(intent, _) => Asked::Signal(*intent, instance.clone()),
                     _ => Asked::Other("signal"),
                 };
-                let verb =
-                    Verb::Signal { run: names::run(&instance, run), signal, to: Target::Main };
+                let operation = match &operation {
+                    Operation::Wish(..) => Some(operation.id()),
+                    // A signal of a stop that comes twice asks for the same thing.
+                    _ => None,
+                };
+                let run = names::run(&instance, run);
+                let verb = Verb::Signal { run, signal, to: Target::Main, operation };
                 self.hands.ask(asked, verb);
             }
             Act::KillTree { instance, run } => {
@@ -104,7 +106,7 @@ impl Agent {
     }
 
     /// Tells the log thread whose lines come next, before the first of them can come.
-    fn prepare_logs(
+    pub(super) fn prepare_logs(
         &self,
         instance: &InstanceId,
         run: RunId,
@@ -183,8 +185,12 @@ impl Agent {
         match frame {
             FromKeeper::Hello { .. } => warn!("the keeper says hello twice"),
             FromKeeper::Answer { number, answer } => {
-                if let Some(asked) = self.hands.answered(number) {
-                    self.answered(asked, answer, descriptors);
+                let Some((asked, spawning)) = self.hands.answered(number) else { return };
+                match (spawning, &answer) {
+                    (Some(spawning), Answer::Spawned { pid, channels, .. }) => {
+                        self.hold(spawning, *pid, channels, descriptors);
+                    }
+                    _ => self.answered(asked, answer, descriptors),
                 }
             }
             FromKeeper::Fact(fact) => match &mut self.hands.standing {
@@ -200,12 +206,8 @@ impl Agent {
 
     fn answered(&mut self, asked: Asked, answer: Answer, descriptors: Vec<OwnedFd>) {
         match (asked, answer) {
-            (Asked::Spawn(instance, run), Answer::Spawned { pid, channels, .. }) => {
-                self.hold(&instance, run, pid, &channels, descriptors);
-            }
             // The fact that follows says the same, and is the one that is acknowledged.
             (Asked::Spawn(..) | Asked::Hook(..) | Asked::Action(_), Answer::NotSpawned(_)) => {}
-            (Asked::Hook(..) | Asked::Action(_), Answer::Spawned { .. }) => {}
             (Asked::Spawn(instance, run), Answer::Refused(refusal)) => match refusal {
                 // It was started before: what it does is told by its facts.
                 Refusal::RunExists => debug!(%instance, %run, "the run is there already"),
@@ -232,15 +234,7 @@ impl Agent {
             }
             (Asked::List, Answer::Runs { runs, more }) => self.listed(runs, more),
             (Asked::Descriptors(slot), Answer::Descriptors { channels, runs }) => {
-                let Some(instance) = names::instance_of(&slot) else { return };
-                let known = self.hands.held.entry(slot).or_default();
-                let mut fds = descriptors.into_iter();
-                let taken: Vec<_> = channels.iter().copied().zip(fds.by_ref()).collect();
-                for (run, pidfd) in runs.into_iter().zip(fds) {
-                    let held = HeldRun { pid: 0, memo: Default::default(), pidfd };
-                    known.runs.entry(run).or_insert(held);
-                }
-                self.open_channels(&instance, None, taken);
+                self.take_slot(&slot, &channels, runs, descriptors);
             }
             (Asked::Other(what), Answer::Refused(Refusal::NoSuchRun)) => {
                 debug!(what, "the run is gone");
@@ -250,154 +244,15 @@ impl Agent {
         }
     }
 
-    /// Keeps what came with a process: its pidfd, and the channels that were not there yet.
-    fn hold(
-        &mut self,
-        instance: &InstanceId,
-        run: RunId,
-        pid: u32,
-        channels: &[Channel],
-        descriptors: Vec<OwnedFd>,
-    ) {
-        let mut fds = descriptors.into_iter();
-        if let (Some(pidfd), Some((_, digest))) =
-            (fds.next(), self.services.spec_of(&instance.service))
-        {
-            let memo = Memo::Run { instance: instance.clone(), run, spec: digest }.encode();
-            let held = self.hands.held.entry(names::slot(instance)).or_default();
-            held.runs.insert(names::run(instance, run), HeldRun { pid, memo, pidfd });
-        }
-        let taken = channels.iter().copied().zip(fds).collect();
-        self.open_channels(instance, Some(run), taken);
-    }
-
-    /// Puts channels to use: pipes to the log thread, sockets to their listeners. Duplicates are kept for a new keeper.
-    fn open_channels(
-        &mut self,
-        instance: &InstanceId,
-        run: Option<RunId>,
-        taken: Vec<(Channel, OwnedFd)>,
-    ) {
-        let mut pipes = (None, None);
-        for (channel, fd) in taken {
-            if channel == Channel::Ready {
-                if let Some(run) = run {
-                    let waker = self.waker.clone();
-                    report(signs::hear_ready_fd(instance.clone(), run, fd, waker).map(drop));
-                }
-                continue;
-            }
-            let Ok(duplicate) = fd.try_clone() else {
-                error!(%instance, "no descriptor is left");
-                continue;
-            };
-            let held = self.hands.held.entry(names::slot(instance)).or_default();
-            if held.channels.insert(channel, duplicate).is_some() {
-                continue;
-            }
-            match channel {
-                Channel::Stdout => pipes.0 = Some(fd),
-                Channel::Stderr => pipes.1 = Some(fd),
-                Channel::Notify => {
-                    let waker = self.waker.clone();
-                    report(signs::hear_notify(instance.clone(), fd, waker).map(drop));
-                }
-                Channel::Ready => {}
-            }
-        }
-        let (Some(stdout), Some(stderr)) = pipes else { return };
-        let Some((spec, _)) = self.services.spec_of(&instance.service) else { return };
-        match self.launchers.log_setup(&spec, instance) {
-            Ok(setup) => told(self.logs.handle().attach(instance.clone(), setup, stdout, stderr)),
-            Err(why) => error!(%instance, %why, "its output is not written"),
-        }
-    }
-
-    /// Takes a page of the keeper's list; at the end of the last one, agent and keeper have met.
-    fn listed(&mut self, page: Vec<RunState>, more: bool) {
-        let Standing::Meeting(meeting) = &mut self.hands.standing else { return };
-        let after = page.last().map(|run| run.run.clone());
-        meeting.runs.extend(page);
-        if more && after.is_some() {
-            return self.hands.ask(Asked::List, Verb::List { after });
-        }
-        let meeting = std::mem::take(meeting);
-        for state in &meeting.runs {
-            let known =
-                self.hands.held.get(&state.slot).is_some_and(|held| !held.channels.is_empty());
-            if !known && names::instance_of(&state.slot).is_some() {
-                let slot = state.slot.clone();
-                let verb = Verb::TakeDescriptors { slot: slot.clone() };
-                self.hands.ask(Asked::Descriptors(slot), verb);
-            }
-        }
-        let kept = self.kept(&meeting.runs, &meeting.facts);
-        self.met(kept);
-        self.is_new = false;
-        for fact in meeting.facts {
-            self.fact(fact);
-            while let Some(input) = self.inbox.pop_front() {
-                self.decide(input);
-            }
-        }
-    }
-
-    fn kept(&self, runs: &[RunState], facts: &[Fact]) -> Kept {
-        let mut kept = Kept {
-            keeper: self.keeper_started(),
-            agent_is_new: self.is_new,
-            away_ms: clock::now().at.ms_since(self.away_since),
-            runs: Vec::new(),
-            actions: Vec::new(),
-        };
-        for state in runs {
-            let ended = facts.iter().find_map(|fact| match &fact.what {
-                What::Exited { exit, usage, .. } if fact.run == state.run => {
-                    Some((*exit, *usage, fact.at))
-                }
-                _ => None,
-            });
-            match Memo::decode(&state.memo) {
-                Some(Memo::Run { instance, run, spec }) => kept.runs.push(KeptRun {
-                    ended: ended.map(|(exit, usage, at)| {
-                        self.ended(&instance, run, exit, usage, at, !state.tree_lives)
-                    }),
-                    instance,
-                    run,
-                    pid: state.pid,
-                    pidfd_inode: state.inode,
-                    spec,
-                }),
-                Some(Memo::Action { intent, .. }) => kept
-                    .actions
-                    .push(KeptAction { intent, ended: ended.map(|(exit, ..)| (exit_of(exit), 0)) }),
-                Some(Memo::Hook { .. }) => {}
-                None => warn!(run = %state.run, "the keeper holds a run of which nothing is known"),
-            }
-        }
-        kept
-    }
-
-    fn keeper_started(&self) -> PartStarted {
-        let hello = self.queries.keeper.as_ref();
-        PartStarted {
-            version: hello.map(|hello| hello.build.clone()).unwrap_or_default(),
-            incarnation: hello.map_or(0, |hello| hello.incarnation.0),
-            pid: self.queries.place.pid(crate::ipc::hello::Part::Keeper).unwrap_or(0),
-            uid: 0,
-            boot: self.boot,
-            after: None,
-            away_ms: 0,
-        }
-    }
-
     /// Decides on a fact, and has it acknowledged when what it led to is durable.
-    fn fact(&mut self, fact: Fact) {
+    pub(super) fn fact(&mut self, fact: Fact) {
         let number = fact.number;
         if let Some(input) = self.input_of(fact) {
             self.decide(input);
         }
-        self.recorder.promise(Promise::Acknowledge(number));
+        if let Some(keeper) = self.hands.keeper() {
+            self.recorder.promise(Promise::Acknowledge(keeper, number));
+        }
         self.let_go(self.recorder.head().seq);
     }
 
@@ -420,7 +275,7 @@ impl Agent {
                 Some(Input::Exited { instance, run, pid, ended })
             }
             (Memo::Run { instance, run, .. }, What::TreeGone) => {
-                self.forget_run(&instance, &fact.run);
+                self.forget_run(&names::slot(&instance), &fact.run);
                 told(self.logs.handle().drained(instance.clone(), run));
                 Some(Input::TreeGone { instance, run })
             }
@@ -445,12 +300,15 @@ impl Agent {
                 let why = format!("{failure}: {}", words(failure.errno));
                 Some(Input::ActionEnded { intent, end: ActionEnd::NotStarted { why } })
             }
-            (Memo::Hook { .. }, What::Spawned { .. } | What::TreeGone)
-            | (Memo::Action { .. }, What::TreeGone) => None,
+            (Memo::Hook { instance, .. } | Memo::Action { instance, .. }, What::TreeGone) => {
+                self.forget_run(&names::slot(&instance), &fact.run);
+                None
+            }
+            (Memo::Hook { .. }, What::Spawned { .. }) => None,
         }
     }
 
-    fn ended(
+    pub(super) fn ended(
         &self,
         instance: &InstanceId,
         run: RunId,
@@ -473,12 +331,6 @@ impl Agent {
             ran_ms: started_at.map_or(0, |started| at.ms_since(started)),
             tree_empty,
             tail: None,
-        }
-    }
-
-    fn forget_run(&mut self, instance: &InstanceId, run: &RunName) {
-        if let Some(held) = self.hands.held.get_mut(&names::slot(instance)) {
-            held.runs.remove(run);
         }
     }
 
@@ -526,19 +378,19 @@ impl Agent {
     }
 }
 
-fn told(result: Result<(), logs::LogBusy>) {
+pub(super) fn told(result: Result<(), logs::LogBusy>) {
     if let Err(why) = result {
         error!(%why, "the log thread does not keep up");
     }
 }
 
-fn report(result: std::io::Result<()>) {
+pub(super) fn report(result: std::io::Result<()>) {
     if let Err(why) = result {
         error!(%why, "a channel of a service cannot be heard");
     }
 }
 
-fn exit_of(exit: crate::ipc::keeper::Exit) -> Exit {
+pub(super) fn exit_of(exit: crate::ipc::keeper::Exit) -> Exit {
     match exit {
         crate::ipc::keeper::Exit::Code(code) => Exit::Code(code),
         crate::ipc::keeper::Exit::Signal { signal, core } => {

@@ -51,6 +51,14 @@ pub(super) struct HeldRun {
     pub(super) pidfd: OwnedFd,
 }
 
+/// The start of a process that was asked for.
+#[derive(Debug)]
+pub(super) struct Spawning {
+    pub(super) run: RunName,
+    pub(super) slot: SlotName,
+    pub(super) memo: ByteBuf,
+}
+
 /// A meeting that is under way: what the keeper has told so far.
 #[derive(Debug, Default)]
 pub(super) struct Meeting {
@@ -75,9 +83,11 @@ pub(super) struct Hands {
     sender: Option<mpsc::Sender<Packet>>,
     keeper: Option<Incarnation>,
     number: u64,
-    asked: BTreeMap<OperationNumber, Asked>,
+    asked: BTreeMap<OperationNumber, (Asked, Option<Spawning>)>,
     pub(super) standing: Standing,
     pub(super) held: BTreeMap<SlotName, Held>,
+    /// Main process and memo of each run that the keeper listed.
+    pub(super) listed: BTreeMap<RunName, (u32, ByteBuf)>,
     pub(super) trees: Option<Trees>,
     pub(super) isolation: Option<Isolation>,
 }
@@ -91,6 +101,7 @@ impl Hands {
             asked: BTreeMap::new(),
             standing: Standing::Apart,
             held: BTreeMap::new(),
+            listed: BTreeMap::new(),
             trees: None,
             isolation: None,
         }
@@ -134,13 +145,30 @@ impl Hands {
         self.ask_with(asked, verb, Vec::new());
     }
 
-    /// Tells the keeper up to which fact everything is durable.
-    pub(super) fn acknowledge(&mut self, through: FactNumber) {
+    /// Returns which keeper there is.
+    pub(super) fn keeper(&self) -> Option<Incarnation> {
+        self.keeper
+    }
+
+    /// Says whether the channels of a slot and the pidfd of a run of it are here.
+    pub(super) fn holds(&self, slot: &SlotName, run: &RunName) -> bool {
+        let held = self.held.get(slot);
+        held.is_some_and(|held| !held.channels.is_empty() && held.runs.contains_key(run))
+    }
+
+    /// Tells a keeper up to which fact everything is durable. Another keeper's facts have other numbers.
+    pub(super) fn acknowledge(&mut self, keeper: Incarnation, through: FactNumber) {
+        if self.keeper != Some(keeper) {
+            return;
+        }
         self.ask(Asked::Other("acknowledge"), Verb::Acknowledge { through });
     }
 
     /// Returns what an answer is the answer to.
-    pub(super) fn answered(&mut self, number: OperationNumber) -> Option<Asked> {
+    pub(super) fn answered(
+        &mut self,
+        number: OperationNumber,
+    ) -> Option<(Asked, Option<Spawning>)> {
         self.asked.remove(&number)
     }
 
@@ -148,13 +176,21 @@ impl Hands {
         let Some(sender) = &self.sender else { return };
         self.number += 1;
         let number = OperationNumber(self.number);
+        let spawning = match &verb {
+            Verb::Spawn(spawn) => Some(Spawning {
+                run: spawn.run.clone(),
+                slot: spawn.slot.clone(),
+                memo: spawn.memo.clone(),
+            }),
+            _ => None,
+        };
         let message = ToKeeper::Operate { number, verb };
         let packet = match Packet::with_descriptors(&message, descriptors) {
             Ok(packet) => packet,
             Err(error) => return error!(%error, ?asked, "an operation does not fit a message"),
         };
         match sender.try_send(packet) {
-            Ok(()) => drop(self.asked.insert(number, asked)),
+            Ok(()) => drop(self.asked.insert(number, (asked, spawning))),
             Err(_) => warn!(?asked, "the keeper does not keep up; asked again at the next meeting"),
         }
     }

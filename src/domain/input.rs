@@ -99,7 +99,7 @@ pub struct KeptAction {
 /// What the keeper knows at the moment at which agent and keeper meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// The keeper. Another incarnation than the last one recorded knows nothing of earlier requests.
+    /// The keeper. It knows which operations an earlier one of the same boot carried out.
     pub keeper: PartStarted,
     /// Whether the agent is new too: then it does not know which of its requests were answered.
     pub agent_is_new: bool,

@@ -175,7 +175,8 @@ mod tests {
     #[test]
     fn a_parameter_that_stands_twice_is_refused() {
         let wish = |params: &str| {
-            let text = format!(r#"{{"run":{{"service":"web","action":"clear","params":{params}}}}}"#);
+            let text =
+                format!(r#"{{"run":{{"service":"web","action":"clear","params":{params}}}}}"#);
             serde_json::from_str::<Action>(&text)
         };
         assert!(wish(r#"{"what":"a","why":"b"}"#).is_ok());

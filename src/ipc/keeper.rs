@@ -139,6 +139,10 @@ pub enum Verb {
         signal: i32,
         /// To which of its processes.
         to: Target,
+        /// Names the deed across the lives of both parts: a repeat is answered with what was done, by this keeper or
+        /// by an earlier one. `None` where another signal does no harm.
+        #[serde(default)]
+        operation: Option<[u8; 16]>,
     },
     /// Kill every process of a run. The fact `TreeGone` tells when it is done.
     KillTree {
@@ -425,6 +429,9 @@ pub enum Refusal {
     /// All parts are about to end.
     #[error("the keeper is shutting down")]
     ShuttingDown,
+    /// A keeper died with the operation: it may have been done.
+    #[error("a keeper died with the operation, which may have been done")]
+    Lost,
 }
 
 /// A step between the wish and the first instruction that failed.

@@ -8,10 +8,12 @@ use rustix::process::PidfdFlags;
 use serde_bytes::ByteBuf;
 use tracing::warn;
 
+use super::channels;
 use super::exits::{self, as_pid};
 use super::hands::{Hands, RUNS_MAX};
 use super::poller::{Poller, Token};
 use super::proc;
+use super::records::Main;
 use super::run::{MainProcess, Run};
 use crate::ipc::keeper::{Claim, Exit, RunName, SlotName, What};
 
@@ -25,16 +27,20 @@ impl Hands {
             let members = census.get(&name);
             let mut found = members.into_iter().flat_map(|m| m.alive.iter().chain(&m.zombies));
             let record = records.remove(&name);
-            if record.is_none() && found.clone().next().is_none() {
-                // A place that was made and never used.
+            let noted = record.as_ref().and_then(|record| record.main);
+            if noted.is_none() && found.clone().next().is_none() {
+                // A place that was made and never used: no program was executed, so it may be asked for again.
                 self.sweep(name);
                 continue;
             }
-            let noted = record.as_ref().and_then(|record| record.main);
             let main = match noted {
+                // Noted by the process itself, and its keeper died before it could look at the start.
+                Some(Main { pid, start_ticks: 0 }) => {
+                    proc::process(pid).filter(|process| process.session == pid)
+                }
                 Some(main) => proc::process(main.pid)
                     .filter(|process| process.start_ticks == main.start_ticks),
-                // The keeper died between the birth and its note: the first leader of a session.
+                // On its way to its program: the first leader of a session.
                 None => found
                     .clone()
                     .filter(|p| p.session == p.pid)
@@ -49,7 +55,18 @@ impl Hands {
             });
             let pid = main.map(|main| main.pid).or(noted.map(|main| main.pid)).unwrap_or_default();
             let (slot, memo) = match record {
-                Some(record) => (record.slot, record.memo),
+                Some(record) => {
+                    if let Some(pipes) = record.pipes
+                        && pidfd.is_some()
+                        && !self.orphaned.contains_key(&record.slot)
+                    {
+                        let found = channels::pipes_of(pid, pipes);
+                        if !found.is_empty() {
+                            self.orphaned.insert(record.slot.clone(), found);
+                        }
+                    }
+                    (record.slot, record.memo)
+                }
                 None => (slot_of_unknown(&name), ByteBuf::new()),
             };
             if found.any(|process| !process.is_zombie)

@@ -25,6 +25,7 @@ pub(super) struct Slot {
     channels: BTreeMap<Channel, OwnedFd>,
     /// Which agent has duplicates of all of them.
     pub(super) known_to: Option<Incarnation>,
+    pipes: [u64; 2],
 }
 
 impl Slot {
@@ -45,7 +46,14 @@ impl Slot {
         if let Entry::Vacant(vacant) = given.entry(Channel::Notify) {
             vacant.insert(notify_socket(name, domain)?);
         }
-        Ok(Self { channels: given, known_to: None })
+        let inode = |channel| rustix::fs::fstat(&given[&channel]).map(|stat| stat.st_ino);
+        let pipes = [inode(Channel::Stdout)?, inode(Channel::Stderr)?];
+        Ok(Self { channels: given, known_to: None, pipes })
+    }
+
+    /// Returns the inodes of standard output and standard error.
+    pub(super) fn pipes(&self) -> [u64; 2] {
+        self.pipes
     }
 
     /// Returns a channel.
@@ -95,6 +103,36 @@ fn log_pipe() -> io::Result<OwnedFd> {
     // Where the size cannot be had the kernel's choice does as well.
     let _ = rustix::pipe::fcntl_setpipe_size(&reader, PIPE_BYTES);
     open_anew(reader.as_fd(), OFlags::empty())
+}
+
+/// Opens the log pipes of a process that an earlier keeper started, where they are still the ones it was given.
+///
+/// When keeper and agent died together nobody else has them, and a service whose pipe has no reader stops when it is
+/// full.
+pub(super) fn pipes_of(pid: u32, pipes: [u64; 2]) -> BTreeMap<Channel, OwnedFd> {
+    let mut found = BTreeMap::new();
+    for (number, channel, inode) in [(1, Channel::Stdout, pipes[0]), (2, Channel::Stderr, pipes[1])]
+    {
+        let path = format!("/proc/{pid}/fd/{number}");
+        // Looked at before it is opened: another file may not like to be opened for writing.
+        let is_ours = |path: &str| {
+            rustix::fs::stat(path).is_ok_and(|stat| {
+                stat.st_ino == inode
+                    && rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                        == rustix::fs::FileType::Fifo
+            })
+        };
+        if is_ours(&path)
+            && let Ok(pipe) = rustix::fs::open(
+                path,
+                OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK,
+                Mode::empty(),
+            )
+        {
+            found.insert(channel, pipe);
+        }
+    }
+    found
 }
 
 /// Opens a pipe once more, for reading and writing, with flags of its own.

@@ -111,6 +111,17 @@ pub(super) fn inode(pidfd: &OwnedFd) -> u64 {
     }
 }
 
+/// Sends a signal, one of the real-time signals included, which rustix does not name.
+#[expect(unsafe_code, reason = "the call has no safe form for real-time signals")]
+pub(super) fn send(pidfd: &OwnedFd, signal: i32) -> std::io::Result<()> {
+    let (fd, none) = (pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+    // SAFETY: numbers and a null pointer, for which the kernel fills in what `kill` would.
+    match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, none, 0) } {
+        -1 => Err(std::io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Turns a number from our own records into rustix's type.
 pub(super) fn as_pid(pid: u32) -> rustix::process::Pid {
     let raw = i32::try_from(pid).expect("a process number fits an i32");

@@ -13,6 +13,7 @@ use tracing::warn;
 use super::channels::{self, Slot};
 use super::exits::{self, Foreign, as_pid};
 use super::facts::Facts;
+use super::operations::{Deed, OperationId, Operations};
 use super::poller::{Poller, Token};
 use super::prepared::Prepared;
 use super::proc;
@@ -36,6 +37,12 @@ const SLOTS_MAX: usize = 8192;
 /// The processes of one tree without cgroup whose ends are waited for before the next search.
 const MEMBERS_MAX: usize = 64;
 
+/// The last signal of Linux.
+const SIGNAL_MAX: i32 = 64;
+
+/// What is said to have failed when a signal was not sent.
+const SEND: &str = "send a signal";
+
 /// What is answered, and the descriptors that go with it.
 pub(super) type Reply = (Answer, Vec<OwnedFd>);
 
@@ -45,6 +52,7 @@ pub(super) struct Hands {
     domain: String,
     pub(super) forest: Forest,
     pub(super) records: Records,
+    operations: Operations,
     pub(super) facts: Facts,
     pub(super) runs: BTreeMap<RunName, Run>,
     /// Runs by the number under which their main process is watched.
@@ -53,6 +61,8 @@ pub(super) struct Hands {
     members: BTreeMap<u64, (RunName, OwnedFd)>,
     last_number: u64,
     slots: BTreeMap<SlotName, Slot>,
+    /// The pipes that adopted processes write to, until a slot takes them.
+    pub(super) orphaned: BTreeMap<SlotName, BTreeMap<Channel, OwnedFd>>,
     /// Places that could not be removed at once.
     unswept: Vec<RunName>,
     null: OwnedFd,
@@ -67,6 +77,7 @@ impl Hands {
         domain: String,
         forest: Forest,
         records: Records,
+        operations: Operations,
         files: libc::rlimit64,
     ) -> io::Result<Self> {
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
@@ -74,12 +85,14 @@ impl Hands {
             domain,
             forest,
             records,
+            operations,
             facts: Facts::default(),
             runs: BTreeMap::new(),
             numbers: BTreeMap::new(),
             members: BTreeMap::new(),
             last_number: 0,
             slots: BTreeMap::new(),
+            orphaned: BTreeMap::new(),
             unswept: Vec::new(),
             null: rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())?,
             files,
@@ -133,9 +146,10 @@ impl Hands {
             rustix::pipe::pipe_with(flags).map(|(reader, writer)| (reader, writer, number))
         });
         let ready = ready.transpose().map_err(|errno| failed(Step::Prepare)(errno.into()))?;
+        let slot = self.slots.get(&spawn.slot).expect("the slot was completed in `spawn`");
         let record = self
             .records
-            .begin(&spawn.run, &spawn.slot, &spawn.memo)
+            .begin(&spawn.run, &spawn.slot, &spawn.memo, slot.pipes())
             .map_err(failed(Step::Prepare))?;
         let cgroup = self.forest.plant(&spawn.run).map_err(|error| {
             self.records.end(&spawn.run);
@@ -158,6 +172,7 @@ impl Hands {
             stdio: [self.null.as_fd(), out, err],
             ready: ready.as_ref().map(|(_, writer, number)| (writer.as_fd(), *number)),
             cgroup: cgroup.as_ref().map(AsFd::as_fd),
+            birth: Some(record.as_fd()),
         };
         let started = match spawn::spawn(&prepared, &descriptors) {
             Ok(started) => started,
@@ -222,20 +237,59 @@ impl Hands {
         self.runs.insert(name, run);
     }
 
-    /// Sends a signal.
-    pub(super) fn signal(&mut self, name: &RunName, signal: i32, to: Target) -> Reply {
-        let Some(run) = self.runs.get(name) else { return refused(Refusal::NoSuchRun) };
-        let Some(signal) = Signal::from_named_raw(signal) else {
-            return refused(Refusal::Invalid(format!("{signal} is no signal")));
+    /// Sends a signal, and never again under the same operation, whoever died in the meantime.
+    pub(super) fn signal_once(
+        &mut self,
+        name: &RunName,
+        signal: i32,
+        to: Target,
+        operation: Option<OperationId>,
+    ) -> Reply {
+        let Some(operation) = operation else { return self.signal(name, signal, to) };
+        match self.operations.known(&operation) {
+            Some(Deed::Begun) => return refused(Refusal::Lost),
+            Some(Deed::Done) => return (Answer::Done, Vec::new()),
+            Some(Deed::NoSuchRun) => return refused(Refusal::NoSuchRun),
+            Some(Deed::Refused(errno)) => {
+                return refused(Refusal::Kernel { what: SEND.to_owned(), errno });
+            }
+            None => {}
+        }
+        self.operations.begin(operation);
+        let reply = self.signal(name, signal, to);
+        let deed = match &reply.0 {
+            Answer::Refused(Refusal::NoSuchRun) => Deed::NoSuchRun,
+            Answer::Refused(Refusal::Kernel { errno, .. }) => Deed::Refused(*errno),
+            Answer::Refused(_) => Deed::Refused(libc::EINVAL),
+            _ => Deed::Done,
         };
+        self.operations.end(operation, deed);
+        reply
+    }
+
+    fn signal(&mut self, name: &RunName, signal: i32, to: Target) -> Reply {
+        let Some(run) = self.runs.get(name) else { return refused(Refusal::NoSuchRun) };
+        let invalid = || refused(Refusal::Invalid(format!("{signal} is no signal")));
         let sent = match (to, &run.main) {
             (Target::Main, MainProcess::Child { pidfd } | MainProcess::Foreign { pidfd }) => {
-                rustix::process::pidfd_send_signal(pidfd, signal).map_err(io::Error::from)
+                if !(1..=SIGNAL_MAX).contains(&signal) {
+                    return invalid();
+                }
+                exits::send(pidfd, signal)
             }
             (Target::Main, _) => return refused(Refusal::NoSuchRun),
-            (Target::Tree, _) => self.forest.signal(name, run.session(), signal),
+            (Target::Tree, _) => match Signal::from_named_raw(signal) {
+                Some(signal) => self.forest.signal(name, run.session(), signal),
+                None => return invalid(),
+            },
         };
-        answer("send a signal", sent)
+        match answer(SEND, sent) {
+            // Reaped in the meantime: as much gone as one that was never there.
+            (Answer::Refused(Refusal::Kernel { errno: libc::ESRCH, .. }), _) => {
+                refused(Refusal::NoSuchRun)
+            }
+            reply => reply,
+        }
     }
 
     /// Kills a tree.
@@ -305,14 +359,18 @@ impl Hands {
             return refused(Refusal::Invalid("not as many descriptors as names".to_owned()));
         }
         let mut descriptors = descriptors.into_iter();
-        let given: BTreeMap<Channel, OwnedFd> =
+        let mut given: BTreeMap<Channel, OwnedFd> =
             channels.iter().copied().zip(descriptors.by_ref()).collect();
         if !self.slots.contains_key(slot) {
             if self.slots.len() >= SLOTS_MAX {
                 return refused(Refusal::Full);
             }
-            let shared = given.into_iter().filter(|(channel, _)| *channel != Channel::Ready);
-            match Slot::complete(slot, &self.domain, shared.collect()) {
+            given.remove(&Channel::Ready);
+            // What the agent did not have, a service may still hold.
+            for (channel, pipe) in self.orphaned.remove(slot).unwrap_or_default() {
+                given.entry(channel).or_insert(pipe);
+            }
+            match Slot::complete(slot, &self.domain, given) {
                 Ok(complete) => drop(self.slots.insert(slot.clone(), complete)),
                 Err(error) => return refused(kernel("complete a slot", &error)),
             }
@@ -491,7 +549,8 @@ impl Hands {
             if self.slots.len() >= SLOTS_MAX {
                 return Err(Refusal::Full);
             }
-            let slot = Slot::complete(name, &self.domain, BTreeMap::new())
+            let pipes = self.orphaned.remove(name).unwrap_or_default();
+            let slot = Slot::complete(name, &self.domain, pipes)
                 .map_err(|error| kernel("make the channels of a slot", &error))?;
             self.slots.insert(name.clone(), slot);
         }

@@ -13,6 +13,7 @@ mod exits;
 mod facts;
 mod hands;
 mod launcher;
+mod operations;
 mod parts;
 mod poller;
 mod prepared;

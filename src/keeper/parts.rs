@@ -25,8 +25,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// A part that lived this long is started again at once.
-const STABLE: Duration = Duration::from_secs(10);
+/// A part that lived this long is started again at once: it has worked, and one start a second harms nobody.
+const STABLE: Duration = Duration::from_secs(1);
 
 /// A part that ends after a drain has this long, before it is killed.
 const END_MAX: Duration = Duration::from_secs(10);
@@ -144,8 +144,8 @@ impl Supervised {
             rustix::fs::Mode::empty(),
         )?;
         let (stdout, stderr) = (rustix::stdio::stdout(), rustix::stdio::stderr());
-        let descriptors =
-            Descriptors { stdio: [stdin.as_fd(), stdout, stderr], ready: None, cgroup: None };
+        let stdio = [stdin.as_fd(), stdout, stderr];
+        let descriptors = Descriptors { stdio, ready: None, cgroup: None, birth: None };
         let started = spawn::spawn(&prepared, &descriptors).map_err(io::Error::other)?;
         poller.watch(&started.pidfd, self.token)?;
         info!(part = self.part.name(), pid = started.pid, "started");

@@ -14,7 +14,8 @@ use super::proc;
 use crate::ipc::frame;
 use crate::ipc::keeper::{RunName, SlotName};
 
-/// The main process comes last to be known, at a fixed place: its number and its start, 12 bytes.
+/// The main process comes last to be known, at a fixed place: its number and its start, 12 bytes. The number is
+/// written by the process itself, in its last steps before its program.
 const HEAD_BYTES: usize = 12;
 
 /// The folder of the records.
@@ -30,7 +31,10 @@ pub(super) struct Record {
     pub(super) slot: SlotName,
     pub(super) memo: ByteBuf,
     boot: String,
-    /// `None` when the keeper died between the birth and the note of it.
+    /// The inodes of the pipes that it writes to.
+    #[serde(default)]
+    pub(super) pipes: Option<[u64; 2]>,
+    /// `None` when the program was never executed.
     #[serde(skip)]
     pub(super) main: Option<Main>,
 }
@@ -39,6 +43,7 @@ pub(super) struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Main {
     pub(super) pid: u32,
+    /// When it began, in ticks since boot; 0 when its keeper died before it looked.
     pub(super) start_ticks: u64,
 }
 
@@ -50,9 +55,20 @@ impl Records {
     }
 
     /// Notes a run before its first process; the file takes the main process afterwards.
-    pub(super) fn begin(&self, run: &RunName, slot: &SlotName, memo: &ByteBuf) -> io::Result<File> {
-        let record =
-            Record { slot: slot.clone(), memo: memo.clone(), boot: self.boot.clone(), main: None };
+    pub(super) fn begin(
+        &self,
+        run: &RunName,
+        slot: &SlotName,
+        memo: &ByteBuf,
+        pipes: [u64; 2],
+    ) -> io::Result<File> {
+        let record = Record {
+            slot: slot.clone(),
+            memo: memo.clone(),
+            boot: self.boot.clone(),
+            pipes: Some(pipes),
+            main: None,
+        };
         let mut bytes = vec![0; HEAD_BYTES];
         bytes.extend(frame::encode(&record).map_err(io::Error::other)?);
         let mut file = File::create(self.path(run))?;
@@ -113,7 +129,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::open(folder.path().join("runs")).unwrap();
         let run: RunName = "web.0.1".parse().unwrap();
-        let file = records.begin(&run, &"web.0".parse().unwrap(), &ByteBuf::from(vec![7])).unwrap();
+        let file = records
+            .begin(&run, &"web.0".parse().unwrap(), &ByteBuf::from(vec![7]), [1, 2])
+            .unwrap();
         assert_eq!(records.read()[&run].main, None);
         let main = Main { pid: 5, start_ticks: 9 };
         Records::complete(&file, main).unwrap();
@@ -128,7 +146,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut records = Records::open(folder.path().to_owned()).unwrap();
         let run: RunName = "web.0.1".parse().unwrap();
-        records.begin(&run, &"web.0".parse().unwrap(), &ByteBuf::new()).unwrap();
+        records.begin(&run, &"web.0".parse().unwrap(), &ByteBuf::new(), [1, 2]).unwrap();
         records.boot = "another".to_owned();
         assert!(records.read().is_empty());
         assert!(!records.path(&run).exists());

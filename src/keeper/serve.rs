@@ -15,6 +15,7 @@ use super::accounts::Accounts;
 use super::connection::Connection;
 use super::facts::{Results, Seen};
 use super::hands::{Hands, Reply};
+use super::operations::Operations;
 use super::parts::{Ended, Supervised};
 use super::poller::{Poller, Token};
 use super::records::Records;
@@ -131,6 +132,9 @@ impl Keeper {
         let forest = Forest::find(&domain, &memory, options.may_use_cgroups);
         let records = Records::open(place.folder_of(Part::Keeper).join("runs"))
             .map_err(tried("open the records of runs"))?;
+        let path = place.folder_of(Part::Keeper).join("operations");
+        let operations = Operations::open(&path, &super::proc::boot_id())
+            .map_err(tried("open the record of operations"))?;
         let poller = Poller::new().map_err(tried("make an epoll"))?;
         let watch = |fd: &OwnedFd, token| poller.watch(fd, token).map_err(tried("watch"));
         watch(&signals, Token::Signal)?;
@@ -145,7 +149,8 @@ impl Keeper {
         Ok(Self {
             agent: part(Part::Agent, 0, options.agent, &accounts.agent),
             uplink: part(Part::Uplink, 1, options.uplink, &accounts.uplink),
-            hands: Hands::new(domain, forest, records, files).map_err(tried("open /dev/null"))?,
+            hands: Hands::new(domain, forest, records, operations, files)
+                .map_err(tried("open /dev/null"))?,
             place,
             _lock: lock,
             incarnation: Incarnation::draw(),
@@ -333,7 +338,9 @@ impl Keeper {
                 None | Some(ShutdownMode::Drain) => hands.spawn(poller, agent, &spawn),
                 Some(ShutdownMode::Leave) => (Answer::Refused(Refusal::ShuttingDown), Vec::new()),
             },
-            Verb::Signal { run, signal, to } => hands.signal(&run, signal, to),
+            Verb::Signal { run, signal, to, operation } => {
+                hands.signal_once(&run, signal, to, operation)
+            }
             Verb::KillTree { run } => hands.kill_tree(poller, &run),
             Verb::List { after } => hands.list(poller, after.as_ref()),
             Verb::TakeDescriptors { slot } => hands.take_descriptors(agent, &slot),

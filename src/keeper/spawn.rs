@@ -39,6 +39,8 @@ struct Child<'a> {
     prepared: &'a Prepared,
     stdio: [RawFd; 3],
     ready: Option<(RawFd, RawFd)>,
+    /// Where it notes its number, and its parent's.
+    birth: Option<(RawFd, c_long)>,
     /// Set when the child has to enter its cgroup by itself.
     cgroup_procs: RawFd,
     failure: Failure,
@@ -59,6 +61,9 @@ pub(super) struct Descriptors<'a> {
     pub(super) ready: Option<(BorrowedFd<'a>, u32)>,
     /// The folder of the run's cgroup.
     pub(super) cgroup: Option<BorrowedFd<'a>>,
+    /// A file that takes the process's number at its beginning, before its program is executed. Without the note no
+    /// program was executed, even when the keeper is killed in the middle.
+    pub(super) birth: Option<BorrowedFd<'a>>,
 }
 
 /// Starts a process and returns when its program runs.
@@ -73,6 +78,7 @@ pub(super) fn spawn(
         prepared,
         stdio: descriptors.stdio.map(|fd| fd.as_raw_fd()),
         ready: descriptors.ready.map(|(fd, number)| (fd.as_raw_fd(), number as RawFd)),
+        birth: descriptors.birth.map(|fd| (fd.as_raw_fd(), c_long::from(std::process::id()))),
         cgroup_procs: -1,
         failure: Failure { step: Step::Clone, errno: 0 },
     };
@@ -258,12 +264,30 @@ fn become_program(child: &Child<'_>) -> Result<Never, (Step, c_int)> {
     if prepared.no_new_privileges {
         call!(Step::NoNewPrivileges, SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1_u64, 0, 0, 0)?;
     }
+    note_birth(child)?;
     set_up_descriptors(child)?;
     let empty = 0_u64;
     let none = ptr::null::<u64>();
     let how = libc::SIG_SETMASK;
     call!(Step::Signals, SYS_rt_sigprocmask, how, &raw const empty, none, SIGSET_BYTES)?;
     Err(execute(prepared))
+}
+
+/// Notes that there is a process, unless the keeper has died: then nobody would know of it.
+fn note_birth(child: &Child<'_>) -> Result<(), (Step, c_int)> {
+    let Some((file, parent)) = child.birth else { return Ok(()) };
+    let step = Step::Prepare;
+    let option = libc::PR_SET_PDEATHSIG;
+    // Not before: a change of credentials takes it back.
+    call!(step, SYS_prctl, option, libc::SIGKILL as u64, 0, 0, 0)?;
+    if call!(step, SYS_getppid)? != parent {
+        return Err((step, libc::ESRCH));
+    }
+    let pid = (call!(step, SYS_getpid)? as u32).to_le_bytes();
+    call!(step, SYS_pwrite64, file, pid.as_ptr(), pid.len(), 0_u64)?;
+    // The program itself outlives the keeper.
+    call!(step, SYS_prctl, option, 0_u64, 0, 0, 0)?;
+    Ok(())
 }
 
 fn reset_signals() -> Result<(), (Step, c_int)> {

@@ -16,7 +16,6 @@ use crate::domain::id::{InstanceId, IntentId, RunId};
 use crate::domain::input::{ActionEnd, Delivery, Ended, Kept, KeptRun};
 use crate::domain::instance::{Left, State};
 use crate::domain::intent::Action;
-use crate::domain::seen::LOST;
 
 /// Who met whom.
 #[derive(Clone, Copy)]
@@ -186,7 +185,8 @@ impl Turn<'_> {
         let open: Vec<_> = self
             .open_intents()
             .map(|(id, record, open)| {
-                let awaiting: Vec<_> = open.awaiting.keys().cloned().collect();
+                let awaiting: Vec<_> =
+                    open.awaiting.iter().map(|(id, run)| (id.clone(), *run)).collect();
                 (
                     id,
                     record.action.clone(),
@@ -201,24 +201,20 @@ impl Turn<'_> {
             let timer = self.set_timer(Timer::Intent(intent), until);
             self.repair(timer);
             match action {
-                Action::Signal { signal, .. } if meeting.agent_is_new => {
-                    for id in awaiting {
-                        let alive = self.state(&id).is_some_and(|state| state.main().is_some());
-                        match (meeting.keeper_is_new, alive) {
-                            (true, _) => self.signal_delivered(intent, &id, Delivery::Lost),
-                            // The keeper answers with what it did, or does it for the first time.
-                            (false, true) => self.signal(signal, intent, std::slice::from_ref(&id)),
-                            (false, false) => self.signal_delivered(intent, &id, Delivery::Gone),
+                // The keeper, whichever it is, answers with what was done, or does it for the first time. It is asked
+                // about the run that the wish was for, even when that has ended since: the signal may have come first.
+                Action::Signal { signal, .. } => {
+                    for (id, run) in awaiting {
+                        if meeting.booted {
+                            self.signal_delivered(intent, &id, Delivery::Lost);
+                        } else {
+                            self.send_signal(signal, intent, id, run);
                         }
                     }
                 }
-                Action::Reload { .. } if meeting.agent_is_new => {
-                    for id in awaiting {
-                        let Some(State::Reloading { main, .. }) = self.state(&id) else { continue };
-                        let run = main.run;
-                        if meeting.keeper_is_new {
-                            self.reloaded(&id, run, Some(LOST.to_owned()));
-                        } else {
+                Action::Reload { .. } => {
+                    for (id, _) in awaiting {
+                        if let Some(State::Reloading { .. }) = self.state(&id) {
                             self.ask_to_reload(&id, intent);
                         }
                     }
@@ -235,14 +231,11 @@ impl Turn<'_> {
                                 self.action_ended(intent, ActionEnd::Exited { exit, ran_ms });
                             }
                         }
-                        None if meeting.agent_is_new && !meeting.keeper_is_new => {
-                            self.start_action(intent);
-                        }
-                        None if meeting.agent_is_new || action_until.is_some() => {
+                        // What a boot ended, and what is known to have begun, is not begun again.
+                        None if meeting.booted || action_until.is_some() => {
                             self.action_ended(intent, ActionEnd::Lost);
                         }
-                        // The agent that asked lives, and knows whether the request was sent.
-                        None => {}
+                        None => self.start_action(intent),
                     }
                 }
                 Action::Apply { services } if meeting.agent_is_new => {
@@ -254,8 +247,6 @@ impl Turn<'_> {
                 Action::Start { .. }
                 | Action::Stop { .. }
                 | Action::Restart { .. }
-                | Action::Reload { .. }
-                | Action::Signal { .. }
                 | Action::Apply { .. } => {}
             }
         }

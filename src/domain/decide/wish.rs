@@ -8,7 +8,7 @@ use crate::domain::effect::{Act, Hook, Operation, Reply, Timer};
 use crate::domain::event::{
     Cause, Context, Desired, DesiredChanged, Event, InstanceReloading, IntentAccepted,
 };
-use crate::domain::id::{ActionName, Generation, InstanceId, IntentId, ServiceId};
+use crate::domain::id::{ActionName, Generation, InstanceId, IntentId, RunId, ServiceId};
 use crate::domain::input::Wish;
 use crate::domain::instance::State;
 use crate::domain::intent::Action;
@@ -286,13 +286,20 @@ impl Turn<'_> {
     pub(super) fn signal(&mut self, signal: i32, intent: IntentId, instances: &[InstanceId]) {
         for id in instances {
             let Some(main) = self.state(id).and_then(State::main) else { continue };
-            let act = Act::Signal {
-                instance: id.clone(),
-                run: main.run,
-                signal,
-                operation: Operation::Wish(intent, id.clone()),
-            };
-            self.promise(act);
+            let run = main.run;
+            self.send_signal(signal, intent, id.clone(), run);
         }
+    }
+
+    /// Asks the keeper for a signal to one run. Asking again is harmless: the operation is done once.
+    pub(super) fn send_signal(
+        &mut self,
+        signal: i32,
+        intent: IntentId,
+        instance: InstanceId,
+        run: RunId,
+    ) {
+        let operation = Operation::Wish(intent, instance.clone());
+        self.promise(Act::Signal { instance, run, signal, operation });
     }
 }

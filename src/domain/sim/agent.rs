@@ -1,6 +1,6 @@
 //! One node of the simulated fleet: the core, a log that may lose its tail, and the shell between core and keeper.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::machine::{Machine, Socket};
@@ -8,7 +8,7 @@ use super::{Envelope, Switches};
 use crate::domain::effect::{Act, Effect, Operation, Reply, Timer};
 use crate::domain::event::{Actor, Context, EpochReason, Event, LogOpened, Outcome, PartStarted};
 use crate::domain::id::{BootId, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
-use crate::domain::input::{ActionEnd, Delivery, Input, Wish, World};
+use crate::domain::input::{Input, Wish, World};
 use crate::domain::intent::ActorKind;
 use crate::domain::node::Node;
 use crate::domain::spec::Spec;
@@ -32,8 +32,6 @@ pub(super) struct Agent {
     promises: VecDeque<(usize, Act)>,
     pub(super) socket: Socket,
     pub(super) timers: BTreeMap<Timer, UnixMicros>,
-    /// Requests of wishes that were sent and not answered.
-    outstanding: BTreeSet<(IntentId, Option<InstanceId>)>,
     /// What was ever told to those who asked.
     pub(super) told: BTreeMap<IntentId, Outcome>,
     /// The highest generation that was ever taken, by service.
@@ -64,7 +62,6 @@ impl Agent {
             promises: VecDeque::new(),
             socket: Socket::default(),
             timers: BTreeMap::new(),
-            outstanding: BTreeSet::new(),
             told: BTreeMap::new(),
             highest: BTreeMap::new(),
             disguises: 0,
@@ -104,25 +101,12 @@ impl Agent {
         self.socket = Socket::default();
         self.promises.retain(|(_, act)| !matches!(act, Act::Spawn { .. }));
         let kept = self.machine.list(self.is_new);
-        let lost =
-            if self.is_new { BTreeSet::new() } else { std::mem::take(&mut self.outstanding) };
         for process in self.machine.processes.values_mut() {
             process.held = true;
         }
-        let actions: BTreeSet<_> = kept.actions.iter().map(|kept| kept.intent).collect();
         self.is_new = false;
         self.tell(now, Input::Reconcile(kept))?;
         self.reconciled = true;
-        for (intent, instance) in lost {
-            match instance {
-                Some(instance) => {
-                    let delivery = Delivery::Lost;
-                    self.tell(now, Input::SignalDelivered { intent, instance, delivery })?;
-                }
-                None if actions.contains(&intent) => {}
-                None => self.tell(now, Input::ActionEnded { intent, end: ActionEnd::Lost })?,
-            }
-        }
         for id in self.specs.keys().cloned().collect::<Vec<_>>() {
             if !self.node.services().contains_key(&id) {
                 self.adopt(now, id, 1)?;
@@ -173,7 +157,6 @@ impl Agent {
         self.promises.clear();
         self.socket = Socket::default();
         self.timers.clear();
-        self.outstanding.clear();
     }
 
     pub(super) fn kill_keeper(&mut self) {
@@ -324,17 +307,8 @@ impl Agent {
             }
             Act::Answer { .. } | Act::LoadSpecs { .. } | Act::StopAgent { .. } => {}
             act => {
-                match &act {
-                    Act::Signal { operation: Operation::Wish(intent, instance), .. } => {
-                        self.outstanding.insert((*intent, Some(instance.clone())));
-                    }
-                    Act::StartAction { intent, .. } => {
-                        self.outstanding.insert((*intent, None));
-                    }
-                    Act::Acknowledge { instance, run } => {
-                        self.check_acknowledged(instance, *run)?;
-                    }
-                    _ => {}
+                if let Act::Acknowledge { instance, run } = &act {
+                    self.check_acknowledged(instance, *run)?;
                 }
                 self.socket.requests.push_back(act);
             }
@@ -389,19 +363,10 @@ impl Agent {
             return Ok(());
         }
         let Some(fact) = self.socket.facts.pop_front() else { return Ok(()) };
-        match &fact {
-            Input::Started { instance, run, .. } => {
-                if let Some(process) = self.machine.processes.get_mut(&(instance.clone(), *run)) {
-                    process.held = true;
-                }
-            }
-            Input::SignalDelivered { intent, instance, .. } => {
-                self.outstanding.remove(&(*intent, Some(instance.clone())));
-            }
-            Input::ActionEnded { intent, .. } => {
-                self.outstanding.remove(&(*intent, None));
-            }
-            _ => {}
+        if let Input::Started { instance, run, .. } = &fact
+            && let Some(process) = self.machine.processes.get_mut(&(instance.clone(), *run))
+        {
+            process.held = true;
         }
         self.tell(now, fact)
     }

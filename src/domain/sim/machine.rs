@@ -170,7 +170,6 @@ impl Machine {
     /// The keeper dies. What ended is known on only through the agent's descriptors.
     pub(super) fn lose_keeper(&mut self, agent_up: bool) {
         self.keeper_up = false;
-        self.done.clear();
         self.forget_unseen(agent_up);
     }
 
@@ -187,7 +186,9 @@ impl Machine {
                 process.ended = Some(Exit::Unknown);
             }
         }
-        self.actions.retain(|_, ended| ended.is_none());
+        for ended in self.actions.values_mut().flatten() {
+            *ended = Exit::Unknown;
+        }
     }
 
     pub(super) fn start_keeper(&mut self) {

@@ -82,7 +82,7 @@ fn an_older_run_beside_a_newer_one_is_killed() {
 }
 
 #[test]
-fn a_signal_is_asked_for_again_only_of_the_keeper_that_would_know() {
+fn a_signal_is_asked_for_again_of_whichever_keeper_there_is_and_for_the_same_run() {
     let usr1 = Action::Signal { service: service("web"), signal: 10 };
     let mut site = Site::running(spec());
     site.wish(usr1.clone());
@@ -92,8 +92,8 @@ fn a_signal_is_asked_for_again_only_of_the_keeper_that_would_know() {
     let mut site = Site::running(spec());
     site.wish(usr1);
     site.tell(Input::Reconcile(kept(2, true, vec![kept_run("web", 1, None)])));
-    assert!(site.signals().is_empty());
-    assert!(matches!(site.outcome(1), Some(Outcome::Unknown { .. })));
+    assert_eq!(site.signals(), [("web/0".to_owned(), 10)]);
+    assert_eq!(site.outcome(1), None);
 }
 
 #[test]

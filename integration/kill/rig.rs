@@ -1,0 +1,226 @@
+//! A node with three dozen services, its bus, and the means to kill each of its parts.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use smgr::agent::folder::StateFolder;
+use smgr::agent::keyfile::{KeyName, Keys, Owner, load_key, make_keys_and_trust};
+use smgr::agent::setup::{BusSetup, NodeSetup, SpecSources};
+use smgr::domain::id::{FleetId, NodeId, Principal};
+use smgr::domain::time::UnixMicros;
+use smgr::ipc::hello::Part;
+use smgr::ipc::place::Place;
+use smgr::wire::key::Signer;
+use tokio::time::sleep;
+
+use crate::support::nats::NatsServer;
+
+/// How long a part may take to come back on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Services that end by themselves all the time: together some 20 exits a second.
+pub(super) const MORTALS: usize = 20;
+
+/// Services that live, take signals and run actions.
+pub(super) const STEADY: usize = 6;
+
+/// Services that are restarted by intents.
+pub(super) const TURNING: usize = 4;
+
+/// The node and everything beside it that has to live as long.
+pub(super) struct Rig {
+    folder: tempfile::TempDir,
+    pub(super) server: NatsServer,
+    pub(super) place: Place,
+    launcher: Child,
+    pub(super) operator: Signer,
+    pub(super) keys: Keys,
+}
+
+impl Rig {
+    /// Sets a node up, starts it, and waits until its three parts are there.
+    pub(super) async fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("smgr-kill-").tempdir().unwrap();
+        let server = NatsServer::start();
+        let state = folder.path().join("state");
+        let state_folder = StateFolder::new(&state);
+        let owner =
+            Owner { fleet: fleet(), node: node(), operator: operator(), now: UnixMicros(now_us()) };
+        let keys = make_keys_and_trust(&state_folder, &owner).unwrap();
+        let signer = load_key(&KeyName::Operator.path(&state_folder)).unwrap();
+        let specs = folder.path().join("services.d");
+        write_specs(&specs, &build_worker(folder.path()), &folder.path().join("tally.d"));
+        let logs = folder.path().join("logs");
+        let sources = SpecSources { host: Some(specs), ..SpecSources::default() };
+        let mut setup = NodeSetup::new(fleet(), node(), sources, logs);
+        setup.bus = Some(BusSetup {
+            urls: vec![server.url()],
+            nkey: None,
+            operator_nkey: None,
+            own_server: false,
+        });
+        setup.write(&state_folder).unwrap();
+
+        let output = File::create(folder.path().join("parts.log")).unwrap();
+        let launcher = Command::new(env!("CARGO_BIN_EXE_smgr"))
+            .args(["agent", "--state"])
+            .arg(&state)
+            .env("RUST_LOG", std::env::var("SMGR_KILL_LOG").unwrap_or("info".to_owned()))
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        let place = Place::of(&state);
+        let rig = Self { folder, server, place, launcher, operator: signer, keys };
+        for part in [Part::Keeper, Part::Agent, Part::Uplink] {
+            rig.wait_for(part, None).await;
+        }
+        rig
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        StateFolder::new(self.folder.path().join("state")).log()
+    }
+
+    pub(super) fn service_logs(&self) -> PathBuf {
+        self.folder.path().join("logs")
+    }
+
+    pub(super) fn tally(&self) -> String {
+        fs::read_to_string(self.folder.path().join("tally.d/tally")).unwrap_or_default()
+    }
+
+    /// Kills parts with SIGKILL in the same instant, and waits until each has come back.
+    pub(super) async fn kill(&self, parts: &[Part]) {
+        let mut before = Vec::new();
+        for part in parts {
+            before.push(self.wait_for(*part, None).await);
+        }
+        for pid in &before {
+            // One may have taken the other with it.
+            let _ = kill_process(as_pid(*pid), Signal::KILL);
+        }
+        for (part, pid) in parts.iter().zip(before) {
+            self.wait_for(*part, Some(pid)).await;
+        }
+    }
+
+    /// Waits until a part holds its lock, and is not the one that was killed.
+    async fn wait_for(&self, part: Part, killed: Option<u32>) -> u32 {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let is_locked = self.place.is_locked(part).unwrap_or(false);
+            match self.place.pid(part).filter(|pid| is_locked && Some(*pid) != killed) {
+                Some(pid) => return pid,
+                None if Instant::now() < until => sleep(Duration::from_millis(2)).await,
+                None => panic!("{} did not come back\n{}", part.name(), self.last_words()),
+            }
+        }
+    }
+
+    /// Ends the node in good order, services first.
+    pub(super) fn stop(&mut self) {
+        kill_process(as_pid(self.launcher.id()), Signal::TERM).unwrap();
+        let until = Instant::now() + PATIENCE;
+        while self.launcher.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < until, "the node does not end\n{}", self.last_words());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Keeps the folder of the node for whoever looks into a failure.
+    pub(super) fn keep(self) -> PathBuf {
+        let path = self.folder.path().to_owned();
+        let folder = PathBuf::from(format!("{}-failed", path.display()));
+        match fs::rename(&path, &folder) {
+            Ok(()) => folder,
+            Err(_) => path,
+        }
+    }
+
+    fn last_words(&self) -> String {
+        let text = fs::read_to_string(self.folder.path().join("parts.log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+}
+
+impl Drop for Rig {
+    /// Leaves nothing running, whatever state the test was left in.
+    fn drop(&mut self) {
+        let _already_dead = self.launcher.kill();
+        let _reaped = self.launcher.wait();
+        for part in [Part::Keeper, Part::Agent, Part::Uplink] {
+            if let Some(pid) = self.place.pid(part) {
+                let _already_dead = kill_process(as_pid(pid), Signal::KILL);
+            }
+        }
+        // The services of a test that failed: each names this folder in its arguments.
+        let mark = self.folder.path().join("tally.d").display().to_string();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if let Some(pid) = pid
+                && String::from_utf8_lossy(&line).contains(&mark)
+            {
+                let _already_dead = kill_process(as_pid(pid), Signal::KILL);
+            }
+        }
+    }
+}
+
+pub(super) fn fleet() -> FleetId {
+    "acme".parse().unwrap()
+}
+
+pub(super) fn node() -> NodeId {
+    "n1".parse().unwrap()
+}
+
+pub(super) fn operator() -> Principal {
+    "operator".parse().unwrap()
+}
+
+pub(super) fn now_us() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_micros()).unwrap()
+}
+
+fn as_pid(pid: u32) -> Pid {
+    Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
+}
+
+fn build_worker(folder: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/kill/worker.c");
+    let program = folder.join("worker");
+    let status =
+        Command::new("cc").args(["-O1", "-Wall", "-o"]).arg(&program).arg(source).status().unwrap();
+    assert!(status.success(), "the worker does not compile");
+    program
+}
+
+fn write_specs(specs: &Path, worker: &Path, tally: &Path) {
+    fs::create_dir_all(specs).unwrap();
+    fs::create_dir_all(tally).unwrap();
+    // Root has to say as whom; a user's services run as that user.
+    let user = if rustix::process::geteuid().is_root() { "user = \"root\"\n" } else { "" };
+    let (worker, tally) = (worker.display(), tally.display());
+    let write = |mode: &str, name: String| {
+        let text = format!(
+            "exec = [\"{worker}\", \"{mode}\", \"{name}\", \"{tally}\"]\n{user}\
+             [restart]\ndelay = \"10ms\"\nmax_delay = \"20ms\"\nlimit = 1000000\n\
+             [stop]\ntimeout = \"20s\"\n\
+             [action.count]\nexec = [\"{worker}\", \"act\", \"${{id}}\", \"{tally}\"]\n\
+             params.id = {{ type = \"string\", pattern = \"^[0-9a-f-]+$\" }}\n"
+        );
+        fs::write(specs.join(format!("{name}.toml")), text).unwrap();
+    };
+    (0..MORTALS).for_each(|number| write("mortal", format!("mortal-{number}")));
+    (0..STEADY).for_each(|number| write("steady", format!("steady-{number}")));
+    (0..TURNING).for_each(|number| write("steady", format!("turning-{number}")));
+}

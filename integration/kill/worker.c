@@ -1,0 +1,92 @@
+/* What the kill test supervises. It counts what is done to it with one O_APPEND write each, so that the count needs
+ * nobody's memory but the kernel's, and it writes numbered lines of which none may be missing from its log.
+ *
+ *   worker steady NAME FOLDER       lives until it is told to end, counts signals
+ *   worker mortal NAME FOLDER       ends by itself after a moment, with a code of its own
+ *   worker act ID FOLDER            counts one execution of an action
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define COUNTED_SIGNAL 40
+#define TICK_MS 50
+
+static int tally = -1;
+
+static void note(const char *text) {
+    if (write(tally, text, strlen(text)) != (ssize_t)strlen(text)) abort();
+}
+
+static long now_ms(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+int main(int argc, char **argv) {
+    char text[256];
+    if (argc != 4) return 64;
+    const char *mode = argv[1], *name = argv[2], *folder = argv[3];
+    int pid = getpid();
+
+    snprintf(text, sizeof text, "%s/tally", folder);
+    tally = open(text, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+    if (tally < 0) return 65;
+    if (strcmp(mode, "act") == 0) {
+        snprintf(text, sizeof text, "act %s\n", name);
+        note(text);
+        return 0;
+    }
+
+    sigset_t taken;
+    sigemptyset(&taken);
+    sigaddset(&taken, SIGTERM);
+    sigaddset(&taken, COUNTED_SIGNAL);
+    sigprocmask(SIG_BLOCK, &taken, NULL);
+    int signals = signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK);
+
+    /* The kernel lets go of the lock when the process before is gone, so a second one at a time cannot have it. */
+    snprintf(text, sizeof text, "%s/%s.lock", folder, name);
+    int lock = open(text, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) != 0) {
+        snprintf(text, sizeof text, "double %s %d\n", name, pid);
+        note(text);
+    }
+    snprintf(text, sizeof text, "start %s %d\n", name, pid);
+    note(text);
+
+    srandom((unsigned)pid ^ (unsigned)now_ms());
+    int is_mortal = strcmp(mode, "mortal") == 0;
+    long ends_at = is_mortal ? now_ms() + 300 + random() % 1200 : 0;
+    int code = is_mortal ? 1 + pid % 100 : 0;
+    int lines = 0, told = 0;
+    while (!told && !(is_mortal && now_ms() >= ends_at)) {
+        struct pollfd wait = {.fd = signals, .events = POLLIN};
+        poll(&wait, 1, TICK_MS);
+        struct signalfd_siginfo got;
+        while (read(signals, &got, sizeof got) == (ssize_t)sizeof got) {
+            if (got.ssi_signo == SIGTERM) {
+                told = 1;
+            } else {
+                snprintf(text, sizeof text, "sig %s %d\n", name, pid);
+                note(text);
+            }
+        }
+        snprintf(text, sizeof text, "line %s %d %d\n", name, pid, ++lines);
+        if (write(lines % 2 ? 1 : 2, text, strlen(text)) < 0) return 66;
+    }
+    if (told) code = 0;
+    /* The end is counted before it happens: whoever sees the exit can find it here. */
+    snprintf(text, sizeof text, "exit %s %d %d %d\n", name, pid, code, lines);
+    note(text);
+    return code;
+}
