@@ -125,6 +125,11 @@ impl Client {
         self.caller.intent(action, Audience::Nodes(nodes))
     }
 
+    /// Says whether it goes over the bus, where nobody tells that an answer was lost.
+    pub fn is_by_bus(&self) -> bool {
+        matches!(self.route, Route::Bus(_))
+    }
+
     /// Returns until when outcomes are waited for.
     pub fn deadline(&self) -> Instant {
         Instant::now() + self.timeout.unwrap_or(OUTCOME_WITHIN)
