@@ -187,7 +187,10 @@ fn to_keeper() -> Vec<(u8, &'static str, Vec<u8>)> {
     vec![
         written(0, "to-keeper-hello", &ToKeeper::Hello(hello(Part::Agent))),
         operate("spawn", Verb::Spawn(Box::new(spawn))),
-        operate("signal", Verb::Signal { run: run(), signal: 15, to: Target::Tree }),
+        operate(
+            "signal",
+            Verb::Signal { run: run(), signal: 15, to: Target::Tree, operation: Some([7; 16]) },
+        ),
         operate("kill-tree", Verb::KillTree { run: run() }),
         operate("list", Verb::List { after: Some(run()) }),
         operate("take-descriptors", Verb::TakeDescriptors { slot: slot() }),
@@ -252,6 +255,7 @@ fn from_keeper() -> Vec<(u8, &'static str, Vec<u8>)> {
                 pid: 40_102,
                 exit: Exit::Signal { signal: 9, core: false },
                 usage: Some(usage),
+                tree_empty: true,
             },
         ),
         fact("fact-tree-gone", What::TreeGone),

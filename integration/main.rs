@@ -2,9 +2,9 @@
 
 mod bus;
 mod cli_up;
-mod keeper;
 mod fuzz_seeds;
 mod golden;
+mod keeper;
 mod kill;
 mod layering;
 mod shop;
