@@ -104,6 +104,16 @@ async fn run(kills: usize) {
         load.sent.values().filter(|sent| sent.refused.is_some()).count(),
         began.elapsed(),
     );
+    // A refusal or a failure is no fault here, but it has to have a reason that one understands.
+    let mut reasons: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
+    let refused = load.sent.values().filter_map(|sent| sent.refused.clone());
+    let failed = evidence.outcomes.iter().filter_map(|(_, outcome, _)| match outcome {
+        Outcome::Failed { code, why, .. } => Some(format!("failed {code}: {why}")),
+        Outcome::Unknown { why } => Some(format!("unknown: {why}")),
+        Outcome::Done { .. } => None,
+    });
+    refused.chain(failed).for_each(|reason| *reasons.entry(reason).or_default() += 1);
+    println!("{reasons:#?}");
     if !verdict.faults.is_empty() {
         let folder = rig.keep();
         panic!("{} faults; the node is kept in {}", verdict.faults.len(), folder.display());

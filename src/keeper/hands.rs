@@ -21,6 +21,7 @@ use super::records::{Main, Records};
 use super::run::{MainProcess, Run, Tree};
 use super::spawn::{self, Descriptors};
 use super::trees::{Forest, Inhabitants};
+use super::vault::{Deposit, Pipes};
 use crate::ipc::frame::DESCRIPTORS_MAX;
 use crate::ipc::hello::Incarnation;
 use crate::ipc::keeper::{
@@ -53,6 +54,7 @@ pub(super) struct Hands {
     pub(super) forest: Forest,
     pub(super) records: Records,
     operations: Operations,
+    deposit: Deposit,
     pub(super) facts: Facts,
     pub(super) runs: BTreeMap<RunName, Run>,
     /// Runs by the number under which their main process is watched.
@@ -61,8 +63,8 @@ pub(super) struct Hands {
     members: BTreeMap<u64, (RunName, OwnedFd)>,
     last_number: u64,
     slots: BTreeMap<SlotName, Slot>,
-    /// The pipes that adopted processes write to, until a slot takes them.
-    pub(super) orphaned: BTreeMap<SlotName, BTreeMap<Channel, OwnedFd>>,
+    /// The pipes of an earlier keeper, until a slot takes them.
+    pub(super) orphaned: BTreeMap<SlotName, Pipes>,
     /// Places that could not be removed at once.
     unswept: Vec<RunName>,
     null: OwnedFd,
@@ -80,19 +82,21 @@ impl Hands {
         operations: Operations,
         files: libc::rlimit64,
     ) -> io::Result<Self> {
+        let (deposit, orphaned) = Deposit::find();
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
         Ok(Self {
             domain,
             forest,
             records,
             operations,
+            deposit,
             facts: Facts::default(),
             runs: BTreeMap::new(),
             numbers: BTreeMap::new(),
             members: BTreeMap::new(),
             last_number: 0,
             slots: BTreeMap::new(),
-            orphaned: BTreeMap::new(),
+            orphaned,
             unswept: Vec::new(),
             null: rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())?,
             files,
@@ -371,7 +375,10 @@ impl Hands {
                 given.entry(channel).or_insert(pipe);
             }
             match Slot::complete(slot, &self.domain, given) {
-                Ok(complete) => drop(self.slots.insert(slot.clone(), complete)),
+                Ok(complete) => {
+                    self.deposit.keep(slot, &complete.log_pipes());
+                    self.slots.insert(slot.clone(), complete);
+                }
                 Err(error) => return refused(kernel("complete a slot", &error)),
             }
         }
@@ -387,6 +394,8 @@ impl Hands {
             return refused(Refusal::SlotInUse);
         }
         self.slots.remove(slot);
+        self.orphaned.remove(slot);
+        self.deposit.forget(slot);
         (Answer::Done, Vec::new())
     }
 
@@ -552,6 +561,7 @@ impl Hands {
             let pipes = self.orphaned.remove(name).unwrap_or_default();
             let slot = Slot::complete(name, &self.domain, pipes)
                 .map_err(|error| kernel("make the channels of a slot", &error))?;
+            self.deposit.keep(name, &slot.log_pipes());
             self.slots.insert(name.clone(), slot);
         }
         Ok(self.slots.get_mut(name).expect("the slot was inserted above"))

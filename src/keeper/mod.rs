@@ -24,6 +24,7 @@ mod serve;
 mod signals;
 mod spawn;
 mod trees;
+mod vault;
 
 pub use launcher::{LaunchOptions, launch};
 pub use serve::{KeeperError, KeeperOptions, run};

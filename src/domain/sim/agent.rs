@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::machine::{Machine, Socket};
 use super::{Envelope, Switches};
-use crate::domain::effect::{Act, Effect, Operation, Reply, Timer};
+use crate::domain::effect::{Act, Effect, Reply, Timer};
 use crate::domain::event::{Actor, Context, EpochReason, Event, LogOpened, Outcome, PartStarted};
 use crate::domain::id::{BootId, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
 use crate::domain::input::{Input, Wish, World};
