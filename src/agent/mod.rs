@@ -32,5 +32,6 @@ pub mod trust;
 mod uplink_link;
 mod voice;
 mod wake;
+mod wishes;
 
 pub use boot::{AgentOptions, run};

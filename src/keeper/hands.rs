@@ -13,7 +13,7 @@ use tracing::warn;
 use super::channels::{self, Slot};
 use super::exits::{self, Foreign, as_pid};
 use super::facts::Facts;
-use super::operations::{Deed, OperationId, Operations};
+use super::operations::Operations;
 use super::poller::{Poller, Token};
 use super::prepared::Prepared;
 use super::proc;
@@ -26,7 +26,7 @@ use crate::ipc::frame::DESCRIPTORS_MAX;
 use crate::ipc::hello::Incarnation;
 use crate::ipc::keeper::{
     Answer, Channel, Claim, Exit, Fact, FactNumber, LIST_PAGE, MEMO_BYTES_MAX, Output, Refusal,
-    RunName, SlotName, Spawn, SpawnFailure, Step, Target, What,
+    RunName, SlotName, Spawn, SpawnFailure, Step, What,
 };
 
 /// Runs at one time, ended and not acknowledged ones included: more than one machine has services.
@@ -38,12 +38,6 @@ const SLOTS_MAX: usize = 8192;
 /// The processes of one tree without cgroup whose ends are waited for before the next search.
 const MEMBERS_MAX: usize = 64;
 
-/// The last signal of Linux.
-const SIGNAL_MAX: i32 = 64;
-
-/// What is said to have failed when a signal was not sent.
-const SEND: &str = "send a signal";
-
 /// What is answered, and the descriptors that go with it.
 pub(super) type Reply = (Answer, Vec<OwnedFd>);
 
@@ -53,7 +47,7 @@ pub(super) struct Hands {
     domain: String,
     pub(super) forest: Forest,
     pub(super) records: Records,
-    operations: Operations,
+    pub(super) operations: Operations,
     deposit: Deposit,
     pub(super) facts: Facts,
     pub(super) runs: BTreeMap<RunName, Run>,
@@ -239,72 +233,6 @@ impl Hands {
         }
         self.numbers.insert(self.last_number, name.clone());
         self.runs.insert(name, run);
-    }
-
-    /// Sends a signal, and never again under the same operation, whoever died in the meantime.
-    pub(super) fn signal_once(
-        &mut self,
-        name: &RunName,
-        signal: i32,
-        to: Target,
-        operation: Option<OperationId>,
-    ) -> Reply {
-        let Some(operation) = operation else { return self.signal(name, signal, to) };
-        match self.operations.known(&operation) {
-            Some(Deed::Begun) => return refused(Refusal::Lost),
-            Some(Deed::Done) => return (Answer::Done, Vec::new()),
-            Some(Deed::NoSuchRun) => return refused(Refusal::NoSuchRun),
-            Some(Deed::Refused(errno)) => {
-                return refused(Refusal::Kernel { what: SEND.to_owned(), errno });
-            }
-            None => {}
-        }
-        self.operations.begin(operation);
-        let reply = self.signal(name, signal, to);
-        let deed = match &reply.0 {
-            Answer::Refused(Refusal::NoSuchRun) => Deed::NoSuchRun,
-            Answer::Refused(Refusal::Kernel { errno, .. }) => Deed::Refused(*errno),
-            Answer::Refused(_) => Deed::Refused(libc::EINVAL),
-            _ => Deed::Done,
-        };
-        self.operations.end(operation, deed);
-        reply
-    }
-
-    fn signal(&mut self, name: &RunName, signal: i32, to: Target) -> Reply {
-        let Some(run) = self.runs.get(name) else { return refused(Refusal::NoSuchRun) };
-        let invalid = || refused(Refusal::Invalid(format!("{signal} is no signal")));
-        let sent = match (to, &run.main) {
-            (Target::Main, MainProcess::Child { pidfd } | MainProcess::Foreign { pidfd }) => {
-                if !(1..=SIGNAL_MAX).contains(&signal) {
-                    return invalid();
-                }
-                exits::send(pidfd, signal)
-            }
-            (Target::Main, _) => return refused(Refusal::NoSuchRun),
-            (Target::Tree, _) => match Signal::from_named_raw(signal) {
-                Some(signal) => self.forest.signal(name, run.session(), signal),
-                None => return invalid(),
-            },
-        };
-        match answer(SEND, sent) {
-            // Reaped in the meantime: as much gone as one that was never there.
-            (Answer::Refused(Refusal::Kernel { errno: libc::ESRCH, .. }), _) => {
-                refused(Refusal::NoSuchRun)
-            }
-            reply => reply,
-        }
-    }
-
-    /// Kills a tree.
-    pub(super) fn kill_tree(&mut self, poller: &Poller, name: &RunName) -> Reply {
-        let Some(run) = self.runs.get_mut(name) else { return refused(Refusal::NoSuchRun) };
-        if run.tree == Tree::Lives {
-            run.tree = Tree::Dying;
-        }
-        let killed = self.forest.signal(name, run.session(), Signal::KILL);
-        self.look_after_tree(poller, name);
-        answer("kill a tree", killed)
     }
 
     /// Lists a page of runs.
@@ -580,17 +508,10 @@ fn failed(step: Step) -> impl Fn(io::Error) -> Unstarted {
     }
 }
 
-fn kernel(what: &str, error: &io::Error) -> Refusal {
+pub(super) fn kernel(what: &str, error: &io::Error) -> Refusal {
     Refusal::Kernel { what: what.to_owned(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
-fn refused(refusal: Refusal) -> Reply {
+pub(super) fn refused(refusal: Refusal) -> Reply {
     (Answer::Refused(refusal), Vec::new())
-}
-
-fn answer(what: &str, result: io::Result<()>) -> Reply {
-    match result {
-        Ok(()) => (Answer::Done, Vec::new()),
-        Err(error) => refused(kernel(what, &error)),
-    }
 }

@@ -23,6 +23,7 @@ mod run;
 mod serve;
 mod signals;
 mod spawn;
+mod strike;
 mod trees;
 mod vault;
 
