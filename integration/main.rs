@@ -2,6 +2,8 @@
 
 mod bus;
 mod cli_up;
+mod fuzz_seeds;
+mod golden;
 mod keeper;
 mod kill;
 mod layering;

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tracing::{error, info};
+use tracing::info;
 
 use super::authority::Authority;
 use super::folder::StateFolder;
+use super::history::{self, Epoch};
 use super::launcher::Launchers;
 use super::logs::LogThread;
 use super::queries::Queries;
@@ -18,16 +19,14 @@ use super::task::{Agent, Parts};
 use super::voice::Voice;
 use super::wake::{QUEUE, Wake, Waker};
 use super::{clock, keeper_link, keyfile, local, uplink_link};
-use crate::domain::event::{Context, EpochReason, Event, LogOpened, PartStarted, Predecessor};
-use crate::domain::id::{BootId, EpochId, FleetId, NodeId};
+use crate::domain::event::{Context, EpochReason, Event, LogOpened, PartStarted};
+use crate::domain::id::{BootId, FleetId, NodeId};
 use crate::domain::input::Decision;
-use crate::domain::node::Node;
-use crate::domain::time::UnixMicros;
 use crate::ipc::hello::{Incarnation, Part};
 use crate::ipc::place::Place;
 use crate::ipc::uplink::{BusConfig, BusCredentials};
-use crate::store::{self, Log, LogNotice, LogOptions, Opened, Writer};
-use crate::wire::fold::{self, Broken, Fold};
+use crate::store::Writer;
+use crate::wire::fold::{self};
 
 /// How the agent is started.
 #[derive(Debug, Clone)]
@@ -58,8 +57,8 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
 
     let (waker, wakes) = mpsc::channel(QUEUE);
     let writer = Writer::start()?;
-    let opened = open_log(&state, &setup, &writer, note_key, waker.clone())?;
-    let (log, node, epoch) = fold_log(opened, &state)?;
+    let opened = history::open(&state, &setup, &writer, note_key, waker.clone())?;
+    let (log, node, epoch) = history::fold(opened, &state)?;
     let away_since = epoch.last_at;
 
     let mut services = Services::new(&state, &setup, rustix::process::geteuid().as_raw());
@@ -74,7 +73,7 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
         logs: start_logs(waker.clone())?,
         recorder: Recorder::new(log, signer.clone(), setup.node.clone(), boot),
         voice: Voice::new(setup.fleet.clone(), setup.node.clone(), bus),
-        queries: Queries::new(place.clone()),
+        queries: Queries::new(state.clone(), place.clone()),
         setup,
         boot,
         node,
@@ -127,76 +126,6 @@ fn begin(mut agent: Agent, epoch: Epoch, boot: BootId) -> Agent {
     agent.adopt_new_services();
     agent.follow_up();
     agent
-}
-
-/// What was learnt of the epoch while its log was opened and folded.
-struct Epoch {
-    /// Why it begins, when it does.
-    begins: Option<EpochReason>,
-    predecessor: Option<Predecessor>,
-    /// When the last event was written.
-    last_at: UnixMicros,
-}
-
-fn open_log(
-    state: &StateFolder,
-    setup: &NodeSetup,
-    writer: &Writer,
-    signer: Box<dyn crate::wire::note::NoteSigner>,
-    waker: Waker,
-) -> anyhow::Result<Opened> {
-    let options = LogOptions::new(state.log(), setup.fleet.clone(), setup.node.clone());
-    let told = move |notice: LogNotice| {
-        // The writer waits for the agent here, never the agent for the writer.
-        drop(waker.blocking_send(Wake::Store(notice)));
-    };
-    Ok(Log::open(options, writer, Some(signer), told)?)
-}
-
-/// Folds the rows into the state; where they do not follow, a new epoch begins on what was folded.
-fn fold_log(opened: Opened, state: &StateFolder) -> anyhow::Result<(Log, Node, Epoch)> {
-    let fresh = || EpochId::new(clock::now().at.millis(), clock::entropy() as u16);
-    match opened {
-        Opened::Continues(log) => {
-            let mut node = Node::default();
-            let mut fold = Fold::new(&mut node);
-            log.replay(|seq, row| fold.row(seq, row))?;
-            let (last_at, broken) = (fold.last_at, fold.broken);
-            let Some((seq, why)) = broken else {
-                return Ok((log, node, Epoch { begins: None, predecessor: None, last_at }));
-            };
-            if let Broken::Newer(why) = why {
-                anyhow::bail!("event {seq} of the log in {}: {why}", state.log().display());
-            }
-            error!(%seq, ?why, "the log does not follow; a new epoch begins on the state before it");
-            let predecessor = log.begin_epoch(fresh(), std::time::Duration::from_secs(10))?;
-            let epoch = Epoch {
-                begins: Some(EpochReason::Integrity),
-                predecessor: predecessor.map(predecessor_of),
-                last_at,
-            };
-            Ok((log, node, epoch))
-        }
-        Opened::NeedsEpoch(vacant) => {
-            let mut node = Node::default();
-            let (reason, last_at) = match vacant.reason() {
-                store::EpochReason::FirstStart => (EpochReason::FirstStart, clock::now().at),
-                store::EpochReason::Damaged { why } => {
-                    error!(why, "the log was damaged: the files are set aside, a new epoch begins");
-                    let mut fold = Fold::new(&mut node);
-                    vacant.replay(|at, row| fold.row(at.seq, row))?;
-                    (EpochReason::Integrity, fold.last_at)
-                }
-            };
-            let predecessor = vacant.predecessor().map(predecessor_of);
-            let log = vacant.begin(fresh())?;
-            Ok((log, node, Epoch { begins: Some(reason), predecessor, last_at }))
-        }
-    }
-}
-
-fn predecessor_of(known: store::Predecessor) -> Predecessor {
-    Predecessor { epoch: known.epoch, size: known.size, root: known.root }
 }
 
 /// The name under which a node signs the heads of its log; each names its epoch in its text.

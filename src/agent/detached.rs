@@ -292,7 +292,7 @@ fn sweep(dir: &Path, retention: Retention) -> io::Result<()> {
             files.push((about.modified()?, about.len(), file.path()));
         }
     }
-    files.sort_unstable_by(|one, other| other.0.cmp(&one.0));
+    files.sort_unstable_by_key(|(at, ..)| std::cmp::Reverse(*at));
     let now = SystemTime::now();
     let mut bytes = 0;
     for (at, length, path) in files {

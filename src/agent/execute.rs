@@ -270,8 +270,8 @@ impl Agent {
                 let (errno, why) = (failure.errno, words(failure.errno));
                 Some(Input::StartFailed { instance, run, step, errno, why })
             }
-            (Memo::Run { instance, run, .. }, What::Exited { pid, exit, usage }) => {
-                let ended = self.ended(&instance, run, exit, usage, fact.at, false);
+            (Memo::Run { instance, run, .. }, What::Exited { pid, exit, usage, tree_empty }) => {
+                let ended = self.ended(&instance, run, exit, usage, fact.at, tree_empty);
                 Some(Input::Exited { instance, run, pid, ended })
             }
             (Memo::Run { instance, run, .. }, What::TreeGone) => {

@@ -12,6 +12,7 @@ pub mod detached;
 mod execute;
 pub mod folder;
 mod hands;
+mod history;
 mod keeper_link;
 pub mod keyfile;
 pub mod launch;

@@ -7,6 +7,7 @@ use tracing::debug;
 
 use super::answers::ReplyTo;
 use super::clock;
+use super::folder::StateFolder;
 use super::local::Caller;
 use super::task::Agent;
 use super::wake::Wake;
@@ -55,6 +56,8 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Queries {
     waiting: Vec<Waiting>,
+    /// The state folder.
+    pub(super) state: StateFolder,
     /// Where the parts meet, for their process ids.
     pub(super) place: Place,
     /// The keeper, as it introduced itself.
@@ -64,8 +67,8 @@ pub(super) struct Queries {
 }
 
 impl Queries {
-    pub(super) fn new(place: Place) -> Self {
-        Self { waiting: Vec::new(), place, keeper: None, refused: 0 }
+    pub(super) fn new(state: StateFolder, place: Place) -> Self {
+        Self { waiting: Vec::new(), state, place, keeper: None, refused: 0 }
     }
 }
 

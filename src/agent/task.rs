@@ -14,6 +14,7 @@ use super::answers::{Answers, ReplyTo};
 use super::authority::{Authority, Way};
 use super::clock;
 use super::hands::{Hands, Standing};
+use super::history;
 use super::launcher::Launchers;
 use super::logs::LogThread;
 use super::queries::Queries;
@@ -33,7 +34,7 @@ use crate::domain::policy::Kind;
 use crate::domain::time::{Now, UnixMicros};
 use crate::ipc::hello::Incarnation;
 use crate::ipc::keeper::FactNumber;
-use crate::store::{LogNotice, Outage};
+use crate::store::{Expired, LogNotice, Outage};
 use crate::wire::codec;
 use crate::wire::envelope;
 use crate::wire::fold;
@@ -52,6 +53,8 @@ pub(super) enum Promise {
     Acknowledge(Incarnation, FactNumber),
     /// Whoever sent the wish is told that it was taken.
     Accepted(IntentId, Seq),
+    /// Old rows may go: their retirement is on disk.
+    Retire(Expired),
     /// The process may end.
     End,
 }
@@ -219,6 +222,7 @@ impl Agent {
                 self.decide(Input::Ready { instance, run, how: "fd".to_owned() });
             }
             Wake::Ranged(page) => self.ranged(page),
+            Wake::Expired(expired) => self.retire(expired),
             Wake::Terminate => {
                 info!("asked to end; services go on");
                 self.recorder.promise(Promise::End);
@@ -300,6 +304,7 @@ impl Agent {
                     let reply = Reply::Accepted { event: self.recorder.event_id(seq) };
                     self.answers.tell(intent, &reply, &mut self.voice);
                 }
+                Promise::Retire(segment) => history::drop_rows(segment),
                 Promise::End => self.ending = true,
             }
         }
@@ -318,15 +323,10 @@ impl Agent {
                 self.outage = Some((since, kind, why));
             }
             LogNotice::Recovered => self.recovered(),
-            LogNotice::Damaged { at, why } => {
-                error!(
-                    ?at,
-                    why,
-                    "the log does not hold what was written; `smgr audit verify` names the place"
-                );
-            }
+            LogNotice::Damaged { at, why } => self.damaged(at, why),
             LogNotice::Sealed { first, last } => {
-                info!(%first, %last, "a segment of the log is sealed")
+                info!(%first, %last, "a segment of the log is sealed");
+                self.look_for_expired();
             }
             LogNotice::Checkpoint { .. } | LogNotice::RootChecked { .. } => {}
         }

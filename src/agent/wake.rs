@@ -13,7 +13,7 @@ use crate::ipc::hello::Hello;
 use crate::ipc::keeper::{FromKeeper, Isolation, Trees};
 use crate::ipc::local::RequestId;
 use crate::ipc::uplink::{FromUplink, ToUplink};
-use crate::store::LogNotice;
+use crate::store::{Expired, LogNotice};
 
 /// What may wait for the agent: a burst of facts of every service of a full node. Sources wait when it is full.
 pub(super) const QUEUE: usize = 4096;
@@ -50,6 +50,8 @@ pub(super) enum Wake {
     ReadyFd { instance: InstanceId, run: RunId },
     /// A page of the log was read for somebody who waits.
     Ranged(super::queries::Page),
+    /// Segments of the log that may be dropped.
+    Expired(Vec<Expired>),
     /// The process was asked to end.
     Terminate,
 }

@@ -73,7 +73,8 @@ impl Client {
         let timeout = context.global.timeout;
         if by_bus && context.global.via != Via::Local {
             let caller = Caller::load(context, false)?;
-            let road = bus::Road::connect(context, setup.as_ref(), &caller).await?;
+            // Boxed: a future of 16 KiB would otherwise be part of every command.
+            let road = Box::pin(bus::Road::connect(context, setup.as_ref(), &caller)).await?;
             let named = whom.nodes.iter().cloned().collect();
             return Ok(Self { caller, route: Route::Bus(road), named, own, timeout });
         }

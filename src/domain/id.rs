@@ -43,9 +43,10 @@ pub(crate) fn map_to_token(text: &str) -> String {
     mapped.trim_matches('-').to_owned()
 }
 
-pub(crate) fn is_token(text: &str) -> bool {
+/// Says whether these bytes are a name; then they are also text.
+pub(crate) fn is_token(text: &[u8]) -> bool {
     (1..=TOKEN_BYTES_MAX).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && text.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
 }
 
 macro_rules! token {
@@ -67,7 +68,7 @@ macro_rules! token {
             type Err = InvalidToken;
 
             fn from_str(text: &str) -> Result<Self, InvalidToken> {
-                if is_token(text) { Ok(Self(text.to_owned())) } else { Err(InvalidToken::new(text)) }
+                if is_token(text.as_bytes()) { Ok(Self(text.to_owned())) } else { Err(InvalidToken::new(text)) }
             }
         }
 

@@ -568,6 +568,9 @@ pub enum What {
         exit: Exit,
         /// What it used, children that it waited for included. `None` for an adopted run.
         usage: Option<Usage>,
+        /// Whether no other process of the run is left: `TreeGone` follows at once.
+        #[serde(default)]
+        tree_empty: bool,
     },
     /// No process of the run is left; follows `Exited`.
     TreeGone,

@@ -90,7 +90,8 @@ impl Hands {
         for name in lost {
             let Some(run) = self.runs.get_mut(&name) else { continue };
             run.main = MainProcess::Ended { pidfd: None, is_child: false };
-            let what = What::Exited { pid: run.pid, exit: Exit::Unknown, usage: None };
+            let what =
+                What::Exited { pid: run.pid, exit: Exit::Unknown, usage: None, tree_empty: false };
             self.facts.push(&name, &run.memo, what);
             self.look_after_tree(poller, &name);
         }

@@ -418,8 +418,16 @@ impl Hands {
             MainProcess::Lost | MainProcess::Ended { .. } | MainProcess::Reaped => None,
         };
         run.main = MainProcess::Ended { pidfd, is_child };
-        self.facts.push(name, &run.memo, What::Exited { pid: run.pid, exit, usage });
-        self.look_after_tree(poller, name);
+        let tree_empty = run.tree == Tree::Gone
+            || matches!(self.forest.inhabitants(name, run.session()), Ok(Inhabitants::None));
+        let what = What::Exited { pid: run.pid, exit, usage, tree_empty };
+        self.facts.push(name, &run.memo, what);
+        if tree_empty && run.tree != Tree::Gone {
+            run.tree = Tree::Gone;
+            self.facts.push(name, &run.memo, What::TreeGone);
+        } else {
+            self.look_after_tree(poller, name);
+        }
     }
 
     /// Tells that a tree is gone, or sees to it that its end will be noticed.

@@ -78,8 +78,12 @@ impl<'a> Fold<'a> {
     /// Makes the context that of the row; neighbours mostly are about the same service, whose name then stays.
     fn recontext(&mut self, row: &Row<'_>) -> Option<()> {
         let context = &mut self.context;
-        if context.service.as_ref().map(ServiceId::as_str) != row.service {
-            context.service = row.service.map(str::parse).transpose().ok()?;
+        if context.service.as_ref().map(|service| service.as_str().as_bytes()) != row.service {
+            let name = |bytes| std::str::from_utf8(bytes).ok()?.parse::<ServiceId>().ok();
+            context.service = match row.service {
+                Some(bytes) => Some(name(bytes)?),
+                None => None,
+            };
         }
         context.index = row.index;
         context.run = row.run.map(RunId);

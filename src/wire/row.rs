@@ -4,31 +4,30 @@
 //! read here without a copy. Whatever is in another form is left to the general decoder, whose word alone counts:
 //! [`Row::read`] returns either what that decoder would return, or nothing.
 
-use super::payload::EventRecord;
-use crate::domain::id::{Kid, is_token};
+use crate::domain::id::{BootId, Kid, is_token};
 
 const TYP: &[u8] = b"application/vnd.smgr.event.v1+msgpack";
 
 /// An event of which nothing was copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row<'a> {
-    /// See [`EventRecord::at`].
+    /// See [`EventRecord::at`](super::payload::EventRecord::at).
     pub(super) at: u64,
-    /// See [`EventRecord::kind`].
+    /// See [`EventRecord::kind`](super::payload::EventRecord::kind).
     pub(super) kind: &'a str,
-    /// See [`EventRecord::critical`].
+    /// See [`EventRecord::critical`](super::payload::EventRecord::critical).
     pub(super) critical: bool,
-    /// See [`EventRecord::service`].
-    pub(super) service: Option<&'a str>,
-    /// See [`EventRecord::index`].
+    /// Not yet known to be a name.
+    pub(super) service: Option<&'a [u8]>,
+    /// See [`EventRecord::index`](super::payload::EventRecord::index).
     pub(super) index: Option<u16>,
-    /// See [`EventRecord::run`].
+    /// See [`EventRecord::run`](super::payload::EventRecord::run).
     pub(super) run: Option<u64>,
-    /// See [`EventRecord::cause`]: a value of its own, not decoded.
+    /// A value of its own, not decoded.
     pub(super) cause: Option<&'a [u8]>,
-    /// See [`EventRecord::by`]: a value of its own, not decoded.
+    /// A value of its own, not decoded.
     pub(super) by: Option<&'a [u8]>,
-    /// See [`EventRecord::body`].
+    /// See [`EventRecord::body`](super::payload::EventRecord::body).
     pub(super) body: &'a [u8],
 }
 
@@ -50,128 +49,59 @@ impl<'a> Row<'a> {
         if whole { Self::read_payload(payload) } else { None }
     }
 
+    /// Reads the fields in the order of the type, each with its name as it is written.
     fn read_payload(bytes: &'a [u8]) -> Option<Self> {
         let mut reader = Reader { rest: bytes };
-        let mut row = Row {
-            at: 0,
-            kind: "",
-            critical: false,
-            service: None,
-            index: None,
-            run: None,
-            cause: None,
-            by: None,
-            body: &[],
-        };
-        let mut found = 0_u32;
-        for _ in 0..reader.map_len()? {
-            let field = match reader.text_bytes()? {
-                b"v" => {
-                    u8::try_from(reader.uint()?).ok()?;
-                    Field::V
-                }
-                b"origin" => {
-                    is_token(reader.text()?).then_some(())?;
-                    Field::Origin
-                }
-                b"epoch" => {
-                    reader.uint()?;
-                    Field::Epoch
-                }
-                b"seq" => {
-                    reader.uint()?;
-                    Field::Seq
-                }
-                b"at" => {
-                    row.at = reader.uint()?;
-                    Field::At
-                }
-                b"mono_ns" => {
-                    reader.uint()?;
-                    Field::MonoNs
-                }
-                b"boot" => {
-                    (reader.bin()?.len() == 16).then_some(())?;
-                    Field::Boot
-                }
-                b"type" => {
-                    row.kind = reader.text()?;
-                    Field::Kind
-                }
-                b"schema" => {
-                    u16::try_from(reader.uint()?).ok()?;
-                    Field::Schema
-                }
-                b"critical" => {
-                    row.critical = reader.bool()?;
-                    Field::Critical
-                }
-                b"service" => {
-                    row.service = Some(reader.text().filter(|text| is_token(text))?);
-                    Field::Service
-                }
-                b"index" => {
-                    row.index = Some(u16::try_from(reader.uint()?).ok()?);
-                    Field::Index
-                }
-                b"run" => {
-                    row.run = Some(reader.uint()?);
-                    Field::Run
-                }
-                b"cause" => {
-                    row.cause = Some(reader.value()?);
-                    Field::Cause
-                }
-                b"by" => {
-                    row.by = Some(reader.value()?);
-                    Field::By
-                }
-                b"recorded_at" => {
-                    reader.uint()?;
-                    Field::RecordedAt
-                }
-                b"body" => {
-                    row.body = reader.bin()?;
-                    Field::Body
-                }
-                _ => return None,
-            };
-            let bit = 1 << field as u32;
-            if found & bit != 0 {
-                return None;
-            }
-            found |= bit;
-        }
-        (found & Field::REQUIRED == Field::REQUIRED && reader.rest.is_empty()).then_some(row)
+        let fields = reader.map_len()?;
+        reader.expect(b"\xa1v")?;
+        u8::try_from(reader.uint()?).ok()?;
+        reader.expect(b"\xa6origin")?;
+        is_token(reader.text_bytes()?).then_some(())?;
+        reader.expect(b"\xa5epoch")?;
+        reader.uint()?;
+        reader.expect(b"\xa3seq")?;
+        reader.uint()?;
+        reader.expect(b"\xa2at")?;
+        let at = reader.uint()?;
+        reader.expect(b"\xa7mono_ns")?;
+        reader.uint()?;
+        reader.expect(b"\xa4boot")?;
+        (reader.bin()?.len() == size_of::<BootId>()).then_some(())?;
+        reader.expect(b"\xa4type")?;
+        let kind = reader.text()?;
+        reader.expect(b"\xa6schema")?;
+        u16::try_from(reader.uint()?).ok()?;
+        reader.expect(b"\xa8critical")?;
+        let critical = reader.bool()?;
+        let service = reader.optional(b"\xa7service", Reader::text_bytes)?;
+        let index = reader.optional(b"\xa5index", |reader| reader.uint()?.try_into().ok())?;
+        let run = reader.optional(b"\xa3run", Reader::uint)?;
+        let cause = reader.optional(b"\xa5cause", Reader::value)?;
+        let by = reader.optional(b"\xa2by", Reader::value)?;
+        let recorded_at = reader.optional(b"\xabrecorded_at", Reader::uint)?;
+        reader.expect(b"\xa4body")?;
+        let body = reader.bin()?;
+        let optional = [
+            service.is_some(),
+            index.is_some(),
+            run.is_some(),
+            cause.is_some(),
+            by.is_some(),
+            recorded_at.is_some(),
+        ];
+        let found = 11 + optional.into_iter().filter(|there| *there).count();
+        (found == fields && reader.rest.is_empty()).then_some(Row {
+            at,
+            kind,
+            critical,
+            service,
+            index,
+            run,
+            cause,
+            by,
+            body,
+        })
     }
-}
-
-/// The fields of an [`EventRecord`].
-#[derive(Clone, Copy)]
-#[repr(u32)]
-enum Field {
-    V,
-    Origin,
-    Epoch,
-    Seq,
-    At,
-    MonoNs,
-    Boot,
-    Kind,
-    Schema,
-    Critical,
-    Body,
-    Service,
-    Index,
-    Run,
-    Cause,
-    By,
-    RecordedAt,
-}
-
-impl Field {
-    /// Those up to `body` have to be there.
-    const REQUIRED: u32 = (1 << (Self::Body as u32 + 1)) - 1;
 }
 
 /// How deep a value may be that is stepped over. Deeper ones are the general decoder's.
@@ -186,6 +116,18 @@ impl<'a> Reader<'a> {
     fn expect(&mut self, bytes: &[u8]) -> Option<()> {
         self.rest = self.rest.strip_prefix(bytes)?;
         Some(())
+    }
+
+    /// Reads a field that may be missing: nothing when it is there and cannot be read.
+    fn optional<T>(
+        &mut self,
+        name: &[u8],
+        read: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<Option<T>> {
+        match self.expect(name) {
+            Some(()) => read(self).map(Some),
+            None => Some(None),
+        }
     }
 
     fn byte(&mut self) -> Option<u8> {
@@ -303,25 +245,71 @@ impl<'a> Reader<'a> {
     }
 }
 
-const _: fn(&EventRecord) = |record| {
-    // A field that is added to the record has to be read here too.
-    let EventRecord {
-        v: _,
-        origin: _,
-        epoch: _,
-        seq: _,
-        at: _,
-        mono_ns: _,
-        boot: _,
-        kind: _,
-        schema: _,
-        critical: _,
-        service: _,
-        index: _,
-        run: _,
-        cause: _,
-        by: _,
-        recorded_at: _,
-        body: _,
-    } = record;
-};
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::{Actor, Cause};
+    use crate::domain::policy::Kind;
+    use crate::wire::codec;
+    use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
+    use crate::wire::payload::EventRecord;
+    use crate::wire::tests::samples;
+
+    fn rows() -> Vec<(EventRecord, Vec<u8>)> {
+        let signer = samples::node_key();
+        let events = samples::events().into_iter();
+        let records = events.map(|(context, event)| samples::record(&context, &event));
+        records
+            .map(|record| {
+                let row = envelope::seal(Kind::Event, &codec::encode(&record), &signer);
+                (record, row)
+            })
+            .collect()
+    }
+
+    /// Says whether the row holds what the record does.
+    fn agrees(row: &Row<'_>, record: &EventRecord) -> bool {
+        row.at == record.at.0
+            && row.kind == record.kind
+            && row.critical == record.critical
+            && row.service == record.service.as_ref().map(|service| service.as_str().as_bytes())
+            && row.index == record.index
+            && row.run == record.run.map(|run| run.0)
+            && row.cause.map(|bytes| codec::decode(bytes).unwrap()) == record.cause
+            && row.by.map(|bytes| codec::decode(bytes).unwrap()) == record.by
+            && row.body == record.body.as_slice()
+    }
+
+    #[test]
+    fn what_is_written_here_is_read_the_fast_way() {
+        for (record, bytes) in rows() {
+            let row = Row::read(&bytes).unwrap_or_else(|| panic!("{record:?}"));
+            assert!(agrees(&row, &record), "{row:?} is not {record:?}");
+        }
+    }
+
+    #[test]
+    fn the_fast_way_never_reads_what_the_general_decoder_does_not() {
+        for (_, bytes) in rows() {
+            for at in 0..bytes.len() {
+                for flip in [0x01, 0x10, 0x80, 0xff] {
+                    let mut changed = bytes.clone();
+                    changed[at] ^= flip;
+                    let Some(row) = Row::read(&changed) else { continue };
+                    let sealed = envelope::read(&changed, ENVELOPE_BYTES_MAX).unwrap();
+                    // These are judged by whoever asked for the row.
+                    let is_cause = |bytes| codec::decode::<Cause>(bytes).is_ok();
+                    let is_actor = |bytes| codec::decode::<Actor>(bytes).is_ok();
+                    if !row.service.is_none_or(is_token)
+                        || !row.cause.is_none_or(is_cause)
+                        || !row.by.is_none_or(is_actor)
+                    {
+                        continue;
+                    }
+                    let record: EventRecord = codec::decode(sealed.unverified_payload()).unwrap();
+                    assert!(agrees(&row, &record), "byte {at} ^ {flip:#x}");
+                }
+            }
+        }
+    }
+}

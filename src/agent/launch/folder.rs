@@ -59,17 +59,16 @@ impl RunFolder {
         identity: &Identity,
         degraded: &mut Vec<Degradation>,
     ) -> Result<(), LaunchFault> {
-        let made = make_private(&self.path).or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
+        let made = make_private(&self.path).or_else(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
                 DirBuilder::new().recursive(true).mode(0o711).create(&self.above)?;
-                make_private(&self.path)
-            }
-            // Left over from a start that never came to be.
-            io::ErrorKind::AlreadyExists => {
+            } else if error.kind() == io::ErrorKind::AlreadyExists {
+                // Left over from a start that never came to be.
                 fs::remove_dir_all(&self.path)?;
-                make_private(&self.path)
+            } else {
+                return Err(error);
             }
-            _ => Err(error),
+            make_private(&self.path)
         });
         made.map_err(|error| LaunchFault::io("runtime", "make", &self.path, &error))?;
         if is_own(identity) {

@@ -45,13 +45,15 @@ impl Scratch {
     ///
     /// Returns `None` when the pipe is empty.
     pub(super) fn look(&mut self, pipe: &OwnedFd, bytes: &mut Vec<u8>) -> io::Result<Option<Seen>> {
+        // Asked first: a writer may fill the pipe behind what is copied.
+        let full = !has_room(pipe)?;
         let tee = || rustix::pipe::tee(pipe, &self.to, SCRATCH_BYTES, SpliceFlags::NONBLOCK);
         let copied = match rustix::io::retry_on_intr(tee) {
             Ok(0) | Err(Errno::AGAIN) => return Ok(None),
             Ok(copied) => copied,
             Err(error) => return Err(error.into()),
         };
-        let full = !has_room(pipe)? || !has_room(&self.to)?;
+        let full = full || !has_room(&self.to)?;
         bytes.clear();
         bytes.resize(copied, 0);
         // The scratch pipe is empty before and after, so its bytes are exactly those of this pipe.

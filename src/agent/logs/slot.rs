@@ -546,8 +546,6 @@ impl Slot {
 }
 
 fn reason(error: &io::Error) -> DropReason {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DropReason::DiskFull,
-        _ => DropReason::IoError,
-    }
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    if full.contains(&error.kind()) { DropReason::DiskFull } else { DropReason::IoError }
 }

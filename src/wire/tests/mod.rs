@@ -2,5 +2,5 @@
 
 mod golden;
 mod pitfalls;
-mod samples;
+pub(super) mod samples;
 mod schemas;

@@ -18,23 +18,23 @@ use crate::wire::payload::{
 };
 
 /// 2026-11-22T14:02:10.114Z.
-pub(super) const AT: UnixMicros = UnixMicros(1_795_356_130_114_000);
+pub(in crate::wire) const AT: UnixMicros = UnixMicros(1_795_356_130_114_000);
 
 const LATER: UnixMicros = UnixMicros(1_795_356_190_114_000);
 const EPOCH_MS: u64 = 1_795_356_000_000;
 
 /// The key of a person.
-pub(super) fn alice() -> Signer {
+pub(in crate::wire) fn alice() -> Signer {
     Signer::from_seed(&[1; 32])
 }
 
 /// The key of node `n1`.
-pub(super) fn node_key() -> Signer {
+pub(in crate::wire) fn node_key() -> Signer {
     Signer::from_seed(&[2; 32])
 }
 
 /// The root key of the fleet.
-pub(super) fn root() -> Signer {
+pub(in crate::wire) fn root() -> Signer {
     Signer::from_seed(&[3; 32])
 }
 
@@ -79,7 +79,7 @@ fn run_clear() -> Action {
     }
 }
 
-pub(super) fn intent() -> Intent {
+pub(in crate::wire) fn intent() -> Intent {
     Intent {
         v: PAYLOAD_VERSION,
         id: IntentId([0x11; 16]),
@@ -94,7 +94,7 @@ pub(super) fn intent() -> Intent {
     }
 }
 
-pub(super) fn query() -> Query {
+pub(in crate::wire) fn query() -> Query {
     Query {
         v: PAYLOAD_VERSION,
         id: IntentId([0x22; 16]),
@@ -107,7 +107,7 @@ pub(super) fn query() -> Query {
     }
 }
 
-pub(super) fn answer() -> Answer {
+pub(in crate::wire) fn answer() -> Answer {
     Answer {
         v: PAYLOAD_VERSION,
         node: node(),
@@ -124,7 +124,7 @@ pub(super) fn answer() -> Answer {
     }
 }
 
-pub(super) fn beat() -> Beat {
+pub(in crate::wire) fn beat() -> Beat {
     Beat {
         v: PAYLOAD_VERSION,
         origin: node(),
@@ -137,7 +137,7 @@ pub(super) fn beat() -> Beat {
     }
 }
 
-pub(super) fn trust() -> Trust {
+pub(in crate::wire) fn trust() -> Trust {
     let grant = Grant {
         verbs: Names::Only(vec![Verb::Restart, Verb::Run]),
         services: Names::Only(vec![web()]),
@@ -160,7 +160,7 @@ pub(super) fn trust() -> Trust {
 }
 
 /// Returns the record of an event as the agent writes it.
-pub(super) fn record(context: &Context, event: &Event) -> EventRecord {
+pub(in crate::wire) fn record(context: &Context, event: &Event) -> EventRecord {
     EventRecord {
         v: PAYLOAD_VERSION,
         origin: node(),
@@ -183,7 +183,7 @@ pub(super) fn record(context: &Context, event: &Event) -> EventRecord {
 }
 
 /// Returns an event of every type, in the order of [`Event::KINDS`].
-pub(super) fn events() -> Vec<(Context, Event)> {
+pub(in crate::wire) fn events() -> Vec<(Context, Event)> {
     let whole = Context::default;
     let about = || Context::service(&web());
     let run = || Context::run(&slot(), RunId(14));

@@ -2,7 +2,7 @@
 
 use super::site::{Site, ended, id, intent, kept, kept_run, service, spec};
 use crate::domain::effect::Act;
-use crate::domain::event::{Exit, Outcome, RunResult};
+use crate::domain::event::{Exit, RunResult};
 use crate::domain::id::{BootId, RunId};
 use crate::domain::input::Input;
 use crate::domain::instance::State;
