@@ -34,7 +34,7 @@ const WAYS: [(&[Part], bool); 5] = [
 ];
 
 /// Kills of each kind in the short form.
-const KILLS_SHORT: usize = 5;
+const KILLS_SHORT: usize = 4;
 
 /// The stretch of time in which parts were killed in one way.
 struct Stretch {
