@@ -3,8 +3,10 @@
 
 mod bus;
 mod cli_up;
+mod daemons;
 mod fuzz_seeds;
 mod golden;
+mod hostile;
 mod keeper;
 mod kill;
 mod layering;

@@ -25,7 +25,7 @@ use super::timers::Timers;
 use super::voice::Voice;
 use super::wake::{Wake, Waker};
 use crate::domain::code::Code;
-use crate::domain::effect::{Act, Effect, Timer};
+use crate::domain::effect::{Act, Effect, Operation, Timer};
 use crate::domain::event::{Context, Event, LogRecovered, LogUnavailable};
 use crate::domain::id::{BootId, Digest, IntentId, Seq};
 use crate::domain::input::{Decision, Input, World};
@@ -275,6 +275,11 @@ impl Agent {
         for effect in effects {
             match effect {
                 Effect::Repair(act) => self.act(act),
+                // Only a stop or a restart by local root is taken now, and a full disk must not hold it up. Whoever
+                // asked is told of it when it is durable, as ever.
+                Effect::Promise(act) if self.outage.is_some() && stops_or_starts(&act) => {
+                    self.act(act);
+                }
                 Effect::Promise(act) => promises.push(act),
             }
         }
@@ -406,5 +411,22 @@ impl Agent {
     pub(super) fn met(&mut self, kept: crate::domain::input::Kept) {
         self.hands.standing = Standing::Met;
         self.decide(Input::Reconcile(kept));
+    }
+}
+
+/// Says whether an act is part of a stop or a restart: done twice, it ends in the same state.
+fn stops_or_starts(act: &Act) -> bool {
+    match act {
+        Act::Signal { operation, .. } => !matches!(operation, Operation::Wish(..)),
+        Act::Spawn { .. } | Act::KillTree { .. } | Act::StopAgent { .. } => true,
+        Act::RunHook { .. }
+        | Act::Acknowledge { .. }
+        | Act::AcknowledgeAction { .. }
+        | Act::SetTimer { .. }
+        | Act::CancelTimer { .. }
+        | Act::StartAction { .. }
+        | Act::KillAction { .. }
+        | Act::LoadSpecs { .. }
+        | Act::Answer { .. } => false,
     }
 }
