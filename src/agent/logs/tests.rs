@@ -217,21 +217,20 @@ fn the_first_line_that_matches_makes_ready_once() {
 }
 
 #[test]
-fn the_first_run_of_a_slot_is_watched_though_its_pipes_come_with_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let (told, notices) = mpsc::channel();
-    let thread = LogThread::start(move |notice| drop(told.send(notice))).unwrap();
-    let handle = thread.handle();
-    handle.mark_run(slot(), RunId(1)).unwrap();
-    handle.watch_ready(slot(), RunId(1), Regex::new("ready").unwrap(), None).unwrap();
-    let ends = [both_ends(), both_ends()];
-    File::from(ends[0].try_clone().unwrap()).write_all(b"server is ready\n").unwrap();
-    let setup = LogSetup::new(&default_log(), dir.path().join("log")).unwrap();
-    let [stdout, stderr] = ends.each_ref().map(|end| end.try_clone().unwrap());
-    handle.attach(slot(), setup, stdout, stderr).unwrap();
-    let line = "server is ready".to_owned();
-    let ready = LogNotice::Ready { slot: slot(), run: RunId(1), line };
-    assert_eq!(notices.recv_timeout(SOON).unwrap(), ready);
+fn the_first_run_of_a_slot_is_watched_before_its_pipes_are_there() {
+    let mut bench = Bench::new(&default_log());
+    let other = InstanceId { index: 7, ..slot() };
+    let pattern = Regex::new("^Ready$").unwrap();
+    bench.thread.handle().mark_run(other.clone(), RunId(3)).unwrap();
+    bench.thread.handle().watch_ready(other.clone(), RunId(3), pattern, None).unwrap();
+    let [one, two] = [both_ends(), both_ends()];
+    File::from(one.try_clone().unwrap()).write_all(b"Ready\n").unwrap();
+    let setup = LogSetup::new(&default_log(), bench.dir.path().join("other")).unwrap();
+    bench.thread.handle().attach(other.clone(), setup, one, two).unwrap();
+    let ready = LogNotice::Ready { slot: other, run: RunId(3), line: "Ready".to_owned() };
+    assert_eq!(bench.next(), ready);
+    bench.say("others go on\n");
+    assert_eq!(bench.drained(), ["others go on"]);
 }
 
 #[test]

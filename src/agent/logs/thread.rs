@@ -36,6 +36,12 @@ const EVERYTHING: Extent = Extent::To([u64::MAX; 2]);
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
+/// What was said of the first run of a slot before the slot was attached.
+struct Early {
+    run: RunId,
+    ready: Option<Regex>,
+}
+
 /// The log thread's own state.
 pub(super) struct Worker {
     epoll: OwnedFd,
@@ -44,6 +50,7 @@ pub(super) struct Worker {
     notify: Box<dyn Fn(LogNotice) + Send>,
     slots: BTreeMap<u64, Slot>,
     names: BTreeMap<InstanceId, u64>,
+    /// Runs of slots whose pipes are still being made: they come with the answer to the first spawn.
     early: BTreeMap<InstanceId, Early>,
     number: u64,
     ready: VecDeque<(u64, Stream)>,
@@ -51,13 +58,6 @@ pub(super) struct Worker {
     tools: Tools,
     sweeper: Sweeper,
     sweep_at: Instant,
-}
-
-/// What was said of a slot before it had pipes: the keeper makes them with its first process.
-#[derive(Debug, Default)]
-struct Early {
-    run: Option<RunId>,
-    watch: Option<(RunId, Regex)>,
 }
 
 impl fmt::Debug for Worker {
@@ -226,23 +226,25 @@ impl Worker {
                     self.work_through(number, true, Extent::To(from));
                     self.with(number, |slot, _, _| slot.mark_run(run));
                 }
-                None => {
-                    self.early.insert(slot, Early { run: Some(run), watch: None });
-                }
+                None => drop(self.early.insert(slot, Early { run, ready: None })),
             },
             Command::WatchReady { slot, run, pattern, since, from } => {
-                let Some(number) = self.names.get(&slot).copied() else {
-                    self.early.entry(slot).or_default().watch = Some((run, pattern));
-                    return;
-                };
-                self.with(number, |slot, tools, _| {
-                    // For an adopted run, all that is in the pipe may be the sign as well.
-                    slot.watch(run, pattern, if since.is_some() { [0; 2] } else { from });
-                    let Some(since) = since else { return };
-                    for line in read::lines_since(slot.sink.dir(), since) {
-                        tools.notices.extend(slot.look_for_ready(line.as_bytes()));
+                match self.names.get(&slot).copied() {
+                    Some(number) => self.with(number, |slot, tools, _| {
+                        // For an adopted run, all that is in the pipe may be the sign as well.
+                        slot.watch(run, pattern, if since.is_some() { [0; 2] } else { from });
+                        let Some(since) = since else { return };
+                        for line in read::lines_since(slot.sink.dir(), since) {
+                            tools.notices.extend(slot.look_for_ready(line.as_bytes()));
+                        }
+                    }),
+                    None => {
+                        let early = self.early.get_mut(&slot).filter(|early| early.run == run);
+                        if let Some(early) = early {
+                            early.ready = Some(pattern);
+                        }
                     }
-                });
+                }
             }
             Command::Drained { slot, run } => match self.names.get(&slot).copied() {
                 Some(number) => {
@@ -289,13 +291,12 @@ impl Worker {
                 slot.with_face(face, now)
             }
             None => {
-                let early = self.early.remove(&id).unwrap_or_default();
+                let early = self.early.remove(&id);
                 let mut slot = Slot::new(id, face, now);
-                if let Some(run) = early.run {
+                if let Some(Early { run, ready }) = early {
                     slot.mark_run(run);
-                }
-                if let Some((run, pattern)) = early.watch {
-                    slot.watch(run, pattern, [0; 2]);
+                    // The pipes are as new as the run: all that is in them is its own.
+                    ready.into_iter().for_each(|pattern| slot.watch(run, pattern, [0; 2]));
                 }
                 slot
             }
