@@ -70,6 +70,8 @@ impl Agent {
                 let mode = if leave_running { ShutdownMode::Leave } else { ShutdownMode::Drain };
                 info!(?mode, "the node's parts end");
                 self.hands.ask(Asked::Other("shut down"), Verb::Shutdown(mode));
+                // A log that takes nothing may never do so again: what is not in it was told to nobody.
+                self.ending |= self.outage().is_some();
                 self.recorder.promise(Promise::End);
             }
         }

@@ -5,11 +5,13 @@
 //! told what the log does not hold.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use super::alarm::Alarm;
 use super::answers::{Answers, ReplyTo};
 use super::authority::{Authority, Way};
 use super::clock;
@@ -25,7 +27,7 @@ use super::timers::Timers;
 use super::voice::Voice;
 use super::wake::{Wake, Waker};
 use crate::domain::code::Code;
-use crate::domain::effect::{Act, Effect, Timer};
+use crate::domain::effect::{Act, Effect, Operation, Timer};
 use crate::domain::event::{Context, Event, LogRecovered, LogUnavailable};
 use crate::domain::id::{BootId, Digest, IntentId, Seq};
 use crate::domain::input::{Decision, Input, World};
@@ -148,30 +150,31 @@ impl Agent {
     }
 
     /// Works until it is told to end.
-    pub(super) async fn run(mut self, mut wakes: mpsc::Receiver<Wake>) {
+    ///
+    /// # Errors
+    /// When the kernel's timer fails.
+    pub(super) async fn run(
+        mut self,
+        mut wakes: mpsc::Receiver<Wake>,
+        mut alarm: Alarm,
+    ) -> io::Result<()> {
         while !self.ending {
-            let now_ns = clock::now().mono_ns;
-            let sleep =
-                self.timers.next().map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
-            let wake = match sleep {
-                None => wakes.recv().await,
-                Some(sleep) => match tokio::time::timeout(sleep, wakes.recv()).await {
-                    Ok(wake) => wake,
-                    Err(_elapsed) => {
-                        self.deadlines();
-                        continue;
+            alarm.set(self.timers.next())?;
+            tokio::select! {
+                wake = wakes.recv() => {
+                    let Some(wake) = wake else { return Ok(()) };
+                    self.turn(wake);
+                    // What came in the meantime is taken in the same turn, so that one commit serves it all.
+                    while let Ok(wake) = wakes.try_recv() {
+                        self.turn(wake);
                     }
-                },
-            };
-            let Some(wake) = wake else { return };
-            self.turn(wake);
-            // What came in the meantime is taken in the same turn, so that one commit serves it all.
-            while let Ok(wake) = wakes.try_recv() {
-                self.turn(wake);
+                }
+                rang = alarm.rings() => rang?,
             }
             self.deadlines();
         }
         self.logs.stop();
+        Ok(())
     }
 
     fn turn(&mut self, wake: Wake) {
@@ -275,6 +278,11 @@ impl Agent {
         for effect in effects {
             match effect {
                 Effect::Repair(act) => self.act(act),
+                // Only a stop or a restart by local root is taken now, and a full disk must not hold it up. Whoever
+                // asked is told of it when it is durable, as ever.
+                Effect::Promise(act) if self.outage.is_some() && stops_or_starts(&act) => {
+                    self.act(act);
+                }
                 Effect::Promise(act) => promises.push(act),
             }
         }
@@ -406,5 +414,22 @@ impl Agent {
     pub(super) fn met(&mut self, kept: crate::domain::input::Kept) {
         self.hands.standing = Standing::Met;
         self.decide(Input::Reconcile(kept));
+    }
+}
+
+/// Says whether an act is part of a stop or a restart: done twice, it ends in the same state.
+fn stops_or_starts(act: &Act) -> bool {
+    match act {
+        Act::Signal { operation, .. } => !matches!(operation, Operation::Wish(..)),
+        Act::Spawn { .. } | Act::KillTree { .. } | Act::StopAgent { .. } => true,
+        Act::RunHook { .. }
+        | Act::Acknowledge { .. }
+        | Act::AcknowledgeAction { .. }
+        | Act::SetTimer { .. }
+        | Act::CancelTimer { .. }
+        | Act::StartAction { .. }
+        | Act::KillAction { .. }
+        | Act::LoadSpecs { .. }
+        | Act::Answer { .. } => false,
     }
 }

@@ -113,7 +113,15 @@ impl Verdicts {
             Reply::Accepted { event } => Verdict::Accepted(event),
             Reply::Outcome { outcome, event } => Verdict::Ended(outcome, event),
             Reply::Refused { code, why } => {
-                Verdict::Refused(CliError::new(code.parse().unwrap_or(Code::INTERNAL), why))
+                let code = code.parse().unwrap_or(Code::INTERNAL);
+                let refused = CliError::new(code, why);
+                // For other codes `smgr explain` has to do.
+                Verdict::Refused(match code {
+                    Code::NO_RELOAD => {
+                        refused.hint("declare `[reload]` in its spec, or use `smgr restart`")
+                    }
+                    _ => refused,
+                })
             }
             Reply::Pong { .. } | Reply::Status(_) | Reply::Lines { .. } | Reply::Range { .. } => {
                 return;
