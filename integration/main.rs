@@ -1,4 +1,5 @@
 //! Tests against real processes, a real nats-server and the built binary.
+#![allow(clippy::print_stdout, reason = "the figures of a run are for whoever reads its output")]
 
 mod bus;
 mod cli_up;
