@@ -126,7 +126,7 @@ async fn kill_all(rig: &Rig, parts: &'static [Part], kills: usize) {
     for _ in 0..kills {
         let mut random = [0; 2];
         getrandom::fill(&mut random).unwrap();
-        let pause = 200 + u64::from(u16::from_le_bytes(random)) % 1000;
+        let pause = 500 + u64::from(u16::from_le_bytes(random)) % 1500;
         sleep(Duration::from_millis(pause)).await;
         rig.kill(parts).await;
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::info;
 
+use super::alarm::Alarm;
 use super::authority::Authority;
 use super::folder::StateFolder;
 use super::history::{self, Epoch};
@@ -90,10 +91,10 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
     local::listen(&place.local_socket(), incarnation, waker.clone())?;
     tokio::spawn(keeper_link::run(place.keeper_socket(), incarnation, waker.clone()));
     tokio::spawn(terminate(waker));
-    agent.run(wakes).await;
+    let ended = agent.run(wakes, Alarm::new()?).await;
     // Dropped last: it commits what was appended.
     drop(writer);
-    Ok(())
+    Ok(ended?)
 }
 
 /// Writes the first events of this life: the epoch, if it is new, and that the agent is here.

@@ -97,6 +97,9 @@ impl StateFolder {
     }
 }
 
+/// More bring no more: what a journal takes in one turn comes from a few.
+const SYNCS_AT_ONCE: usize = 16;
+
 /// Puts a file in its place, whole and on disk, or leaves what was there.
 ///
 /// # Errors
@@ -105,6 +108,29 @@ pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let staged = stage(path, bytes, mode)?;
     std::fs::rename(&staged, path)?;
     sync_folder_of(path)
+}
+
+/// Puts many files of one folder in their places, each whole, all of them on disk: with one sync of the folder, and
+/// with so many files under way at once that the disk takes several in one turn of its journal.
+///
+/// # Errors
+/// When the disk or the permissions refuse; then some may be in their place.
+pub fn write_all_whole(folder: &Path, files: &[(PathBuf, &[u8])], mode: u32) -> io::Result<()> {
+    let stage_some = |some: &[(PathBuf, &[u8])]| {
+        some.iter().map(|(path, bytes)| stage(path, bytes, mode)).collect::<io::Result<Vec<_>>>()
+    };
+    let share = files.len().div_ceil(SYNCS_AT_ONCE).max(1);
+    std::thread::scope(|scope| {
+        let staging: Vec<_> =
+            files.chunks(share).map(|some| (some, scope.spawn(move || stage_some(some)))).collect();
+        staging.into_iter().try_for_each(|(some, staged)| {
+            let staged = staged.join().map_err(|_| io::Error::other("a writer panicked"))??;
+            some.iter()
+                .zip(staged)
+                .try_for_each(|((path, _), staged)| std::fs::rename(staged, path))
+        })
+    })?;
+    File::open(folder)?.sync_all()
 }
 
 /// Puts a file in its place unless there is one already. Says whether it did.
@@ -134,7 +160,8 @@ fn stage(path: &Path, bytes: &[u8], mode: u32) -> io::Result<PathBuf> {
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]
@@ -149,6 +176,17 @@ mod tests {
         assert!(!write_new(&path, b"two", 0o600).unwrap());
         assert_eq!(std::fs::read(&path).unwrap(), b"one");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn many_files_are_put_in_their_places_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = (0..50).map(|n| folder.path().join(n.to_string()));
+        let files: Vec<(PathBuf, &[u8])> = names.map(|path| (path, &b"text"[..])).collect();
+        write_all_whole(folder.path(), &files, 0o600).unwrap();
+        write_all_whole(folder.path(), &[], 0o600).unwrap();
+        assert!(files.iter().all(|(path, text)| std::fs::read(path).unwrap() == *text));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), files.len());
     }
 
     #[test]

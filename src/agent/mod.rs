@@ -3,6 +3,7 @@
 //! `boot` puts the parts together; `task` owns them and takes one wake after the other; `execute` carries out what
 //! was decided; `recorder` signs and records; the links carry frames. Everything that decides is in `domain`.
 
+mod alarm;
 mod answers;
 mod authority;
 mod boot;

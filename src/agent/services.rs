@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tracing::{error, warn};
 
-use super::folder::{StateFolder, write_whole};
+use super::folder::{StateFolder, write_all_whole};
 use super::setup::NodeSetup;
 use super::task::Agent;
-use crate::config::{self, Loaded, Mistake, Options, Roots};
+use crate::config::{self, Loaded, LoadedService, Mistake, Options, Roots};
 use crate::domain::id::{Digest, IntentId, ServiceId};
 use crate::domain::input::Input;
 use crate::domain::node::Node;
@@ -82,13 +81,16 @@ impl Services {
             return;
         }
         let loaded = self.load().unwrap_or_default();
+        let mut unchanged = Vec::new();
         for (service, digest) in missing {
             match loaded.services.get(&service) {
-                Some(found) if found.digest == digest => {
-                    self.adopt(&service, found.spec.clone(), digest, &found.text);
-                }
+                Some(found) if found.digest == digest => unchanged.push((service, found)),
                 _ => error!(%service, %digest, "its spec is lost; `smgr apply` takes the file's"),
             }
+        }
+        self.keep(unchanged.iter().map(|(_, found)| (found.digest, found.text.as_str())));
+        for (service, found) in unchanged {
+            self.adopt(&service, found.spec.clone(), found.digest);
         }
     }
 
@@ -108,23 +110,26 @@ impl Services {
         config::load(&self.roots, &self.options, Some(self.writer))
     }
 
-    /// Puts a spec into force. Its text is on disk before an event names its digest.
-    pub(super) fn adopt(&mut self, service: &ServiceId, spec: Spec, digest: Digest, text: &str) {
-        if let Err(why) = self.keep(digest, text) {
-            warn!(%service, %why, "the spec could not be kept beside the log");
+    /// Puts texts beside the log, so that they are on disk before an event names their digests.
+    fn keep<'a>(&self, texts: impl IntoIterator<Item = (Digest, &'a str)>) {
+        let texts: BTreeMap<PathBuf, &[u8]> = texts
+            .into_iter()
+            .map(|(digest, text)| (self.path(digest), text.as_bytes()))
+            .filter(|(path, _)| !path.exists())
+            .collect();
+        let texts: Vec<_> = texts.into_iter().collect();
+        // They may hold values of the environment, so only the agent's own account reads them.
+        let kept = fs::create_dir_all(&self.folder)
+            .and_then(|()| write_all_whole(&self.folder, &texts, 0o600));
+        if let Err(why) = kept {
+            warn!(specs = texts.len(), %why, "specs could not be kept beside the log");
         }
-        self.specs.insert(service.clone(), Arc::new(spec));
-        self.in_force.insert(service.clone(), InForce { digest });
     }
 
-    fn keep(&self, digest: Digest, text: &str) -> io::Result<()> {
-        let path = self.path(digest);
-        if path.exists() {
-            return Ok(());
-        }
-        fs::create_dir_all(&self.folder)?;
-        // It may hold values of the environment, so only the agent's own account reads it.
-        write_whole(&path, text.as_bytes(), 0o600)
+    /// Puts a spec into force whose text was kept.
+    fn adopt(&mut self, service: &ServiceId, spec: Spec, digest: Digest) {
+        self.specs.insert(service.clone(), Arc::new(spec));
+        self.in_force.insert(service.clone(), InForce { digest });
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
@@ -147,14 +152,19 @@ impl Agent {
                 return;
             }
         };
-        for (service, found) in loaded.services {
-            if self.node.services().contains_key(&service) {
-                continue;
-            }
-            self.services.adopt(&service, found.spec, found.digest, &found.text);
-            let origin = found.origin.to_string();
-            let digest = found.digest;
-            self.inbox.push_back(Input::SpecAdopted { service, digest, origin, intent: None });
+        let known = self.node.services();
+        let found = loaded.services.into_iter().filter(|(service, _)| !known.contains_key(service));
+        let found = found.collect();
+        self.adopt_all(found, None);
+    }
+
+    /// Puts specs into force, all of them together: on a first start there may be hundreds.
+    fn adopt_all(&mut self, found: Vec<(ServiceId, LoadedService)>, intent: Option<IntentId>) {
+        self.services.keep(found.iter().map(|(_, found)| (found.digest, found.text.as_str())));
+        for (service, LoadedService { spec, digest, origin, .. }) in found {
+            self.services.adopt(&service, spec, digest);
+            let origin = origin.to_string();
+            self.inbox.push_back(Input::SpecAdopted { service, digest, origin, intent });
         }
     }
 
@@ -188,18 +198,13 @@ impl Agent {
             .filter(|service| wanted(service) && !loaded.services.contains_key(service))
             .cloned()
             .collect();
-        for (service, found) in loaded.services {
-            let known = self.node.services().get(&service);
-            if !wanted(&service)
-                || known.is_some_and(|known| known.digest == found.digest && !known.removed)
-            {
-                continue;
-            }
-            self.services.adopt(&service, found.spec, found.digest, &found.text);
-            let origin = found.origin.to_string();
-            let (digest, intent) = (found.digest, Some(intent));
-            self.inbox.push_back(Input::SpecAdopted { service, digest, origin, intent });
-        }
+        let is_news = |(service, found): &(ServiceId, LoadedService)| {
+            let known = self.node.services().get(service);
+            wanted(service)
+                && !known.is_some_and(|known| known.digest == found.digest && !known.removed)
+        };
+        let found = loaded.services.into_iter().filter(is_news).collect();
+        self.adopt_all(found, Some(intent));
         for service in gone {
             self.inbox.push_back(Input::SpecRemoved { service, intent: Some(intent) });
         }

@@ -111,7 +111,7 @@ impl Agent {
             desired: service.desired,
             state: slot.state.name(),
             substate: substate(&slot.state),
-            reason: reason(&slot.state),
+            reason: reason(&slot.state).or_else(|| not_started(id, slot)),
             result: slot.last.as_ref().map(|last| last.result),
             since: slot.since,
             started_at: main.map(|main| main.started_at),
@@ -217,6 +217,13 @@ fn reason(state: &State) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Says that the last start had no process; the history has the reason.
+fn not_started(id: &InstanceId, slot: &Instance) -> Option<String> {
+    let wants = matches!(slot.state, State::Backoff { .. } | State::Failed);
+    let last = slot.last.as_ref().filter(|last| wants && last.process.is_none());
+    last.map(|_| format!("could not be started: smgr history {}", id.service))
 }
 
 fn conditions(slot: &Instance) -> BTreeMap<String, Condition> {

@@ -5,11 +5,13 @@
 //! told what the log does not hold.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use super::alarm::Alarm;
 use super::answers::{Answers, ReplyTo};
 use super::authority::{Authority, Way};
 use super::clock;
@@ -148,30 +150,31 @@ impl Agent {
     }
 
     /// Works until it is told to end.
-    pub(super) async fn run(mut self, mut wakes: mpsc::Receiver<Wake>) {
+    ///
+    /// # Errors
+    /// When the kernel's timer fails.
+    pub(super) async fn run(
+        mut self,
+        mut wakes: mpsc::Receiver<Wake>,
+        mut alarm: Alarm,
+    ) -> io::Result<()> {
         while !self.ending {
-            let now_ns = clock::now().mono_ns;
-            let sleep =
-                self.timers.next().map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
-            let wake = match sleep {
-                None => wakes.recv().await,
-                Some(sleep) => match tokio::time::timeout(sleep, wakes.recv()).await {
-                    Ok(wake) => wake,
-                    Err(_elapsed) => {
-                        self.deadlines();
-                        continue;
+            alarm.set(self.timers.next())?;
+            tokio::select! {
+                wake = wakes.recv() => {
+                    let Some(wake) = wake else { return Ok(()) };
+                    self.turn(wake);
+                    // What came in the meantime is taken in the same turn, so that one commit serves it all.
+                    while let Ok(wake) = wakes.try_recv() {
+                        self.turn(wake);
                     }
-                },
-            };
-            let Some(wake) = wake else { return };
-            self.turn(wake);
-            // What came in the meantime is taken in the same turn, so that one commit serves it all.
-            while let Ok(wake) = wakes.try_recv() {
-                self.turn(wake);
+                }
+                rang = alarm.rings() => rang?,
             }
             self.deadlines();
         }
         self.logs.stop();
+        Ok(())
     }
 
     fn turn(&mut self, wake: Wake) {

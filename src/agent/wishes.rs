@@ -64,6 +64,16 @@ impl Agent {
             let signed = Some(Signed { id: Some(intent.id), actor });
             return self.refuse(now, Refusal { code: Code::LOG_UNAVAILABLE, why, signed }, &to);
         }
+        // The core has no regular expressions, so the patterns of parameters are checked here.
+        if let Action::Run { service, action, params } = &intent.action
+            && !seen
+            && let Some((spec, _)) = self.services.spec_of(service)
+            && let Err(refused) = super::launch::bind_action(&spec, action, params)
+        {
+            let signed = Some(Signed { id: Some(intent.id), actor });
+            let refusal = Refusal { code: refused.code(), why: refused.to_string(), signed };
+            return self.refuse(now, refusal, &to);
+        }
         let wish = Wish {
             id: intent.id,
             digest,

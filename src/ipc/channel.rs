@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::frame::{Packet, Received};
@@ -49,15 +50,19 @@ pub fn split(socket: OwnedFd) -> io::Result<(Sender, Receiver)> {
     Ok((sender, Receiver { socket, inbox: Inbox::default() }))
 }
 
-/// Makes a descriptor something that tasks can wait for. It must be non-blocking.
+/// Makes a descriptor something that tasks can wait to read from. It must be non-blocking.
 ///
 /// # Errors
 /// When the runtime cannot watch it.
-#[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
 pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    watch_for(descriptor, Interest::READABLE)
+}
+
+#[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
+fn watch_for(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names one open descriptor from here until it is dropped, and `AsyncFd`
     // takes it out of the runtime before it drops it.
-    let watched = unsafe { AsyncFd::register(descriptor) };
+    let watched = unsafe { AsyncFd::register_with_interest(descriptor, interest) };
     Ok(watched?)
 }
 
@@ -87,9 +92,20 @@ impl Sender {
     /// # Errors
     /// When the other side is gone.
     pub async fn send_packet(&self, packet: &Packet) -> Result<(), SocketError> {
+        match socket::send(self.socket.get_ref(), packet) {
+            Err(error) if error.would_block() => self.send_when_read(packet).await,
+            sent => sent,
+        }
+    }
+
+    /// Waits for the other side to read. Only here is room for more waited for: a socket that is watched for it all
+    /// the time wakes its owner after every message, when the other side has read it.
+    async fn send_when_read(&self, packet: &Packet) -> Result<(), SocketError> {
+        let socket = self.socket.get_ref().try_clone().map_err(SocketError::Io)?;
+        let socket = watch_for(socket, Interest::WRITABLE).map_err(SocketError::Io)?;
         loop {
-            let mut ready = self.socket.writable().await.map_err(SocketError::Io)?;
-            match socket::send(self.socket.get_ref(), packet) {
+            let mut ready = socket.writable().await.map_err(SocketError::Io)?;
+            match socket::send(socket.get_ref(), packet) {
                 Err(error) if error.would_block() => ready.clear_ready(),
                 sent => return sent,
             }

@@ -19,6 +19,9 @@ use crate::ipc::keeper::{RunName, SlotName};
 /// written by the process itself, in its last steps before its program.
 const HEAD_BYTES: usize = 12;
 
+/// Stands for the start of a process that was about to execute its program.
+pub(super) const EXECUTING: u64 = u64::MAX;
+
 /// The folder of the records.
 #[derive(Debug)]
 pub(super) struct Records {
@@ -44,7 +47,7 @@ pub(super) struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Main {
     pub(super) pid: u32,
-    /// When it began, in ticks since boot; 0 when its keeper died before it looked.
+    /// When it began, in ticks since boot. When its keeper died before it looked: [`EXECUTING`], or 0 before that.
     pub(super) start_ticks: u64,
 }
 

@@ -17,6 +17,7 @@ use crate::cli::selector::Selector;
 use crate::cli::view::View;
 use crate::cli::{feed, launch, time};
 use crate::domain::code::{Code, ExitCode};
+use crate::domain::event::StateName;
 use crate::domain::id::{EventId, NodeId};
 use crate::domain::instance::Instance;
 use crate::domain::node::{Node, Service};
@@ -183,7 +184,10 @@ fn differences(node: &Node, live: &NodeStatus) -> Vec<String> {
             |state, run, pid: Option<u32>, restarts| format!("{state:?} {run} {pid:?} {restarts}");
         let replayed = slot.map_or_else(String::new, |slot| {
             let pid = slot.state.main().map(|main| main.pid);
-            told(slot.state.name(), slot.last_run, pid, slot.backoff.restarts)
+            // In a backoff the fold has counted the start that is still to come.
+            let to_come = u32::from(slot.state.name() == StateName::Backoff);
+            let restarts = slot.backoff.restarts.saturating_sub(to_come);
+            told(slot.state.name(), slot.last_run, pid, restarts)
         });
         differ(
             format!("{}/{}", instance.service, instance.index),
