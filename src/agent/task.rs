@@ -197,7 +197,7 @@ impl Agent {
             Wake::Keeper { frame, descriptors } => self.keeper_said(frame, descriptors),
             Wake::KeeperDown => {
                 self.away_since = clock::now().at;
-                self.hands.disconnected();
+                self.keeper_down();
             }
             Wake::UplinkUp { sender } => self.voice.connected(sender),
             Wake::Uplink { frame } => {
