@@ -112,7 +112,7 @@ def command(site) -> None:
 
 def await_bus(state: pathlib.Path) -> None:
     """Waits until the uplink had time to reach the server, which is itself a service of the node."""
-    setup = json.loads((state / "setup.json").read_text(encoding="utf-8"))
+    setup = json.loads((state / "node.json").read_text(encoding="utf-8"))
     await_port(int(setup["bus"]["urls"][0].rsplit(":", 1)[1]))
     note("  the bus is there")
     time.sleep(3)
