@@ -1,9 +1,12 @@
 //! Tests against real processes, a real nats-server and the built binary.
+#![allow(clippy::print_stdout, reason = "the figures of a run are for whoever reads its output")]
 
 mod bus;
 mod cli_up;
+mod daemons;
 mod fuzz_seeds;
 mod golden;
+mod hostile;
 mod keeper;
 mod kill;
 mod layering;

@@ -145,6 +145,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(202, "crashing\n")
         if number is not None:
             os.kill(os.getpid(), number)
+            time.sleep(5)  # the kernel may choose another thread for it, so it can take a moment
         os._exit(code & 0xFF)
 
     def parts(self) -> tuple[str, dict[str, str]]:

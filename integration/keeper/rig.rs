@@ -82,8 +82,14 @@ impl Rig {
     }
 
     pub(super) fn keeper_pid(&self) -> u32 {
-        wait_until("a keeper lives", || self.place.is_locked(Part::Keeper).unwrap());
-        self.place.pid(Part::Keeper).unwrap()
+        let mut pid = None;
+        // It takes its lock first and writes its number then.
+        wait_until("a keeper lives", || {
+            let is_locked = self.place.is_locked(Part::Keeper).unwrap();
+            pid = self.place.pid(Part::Keeper).filter(|_| is_locked);
+            pid.is_some()
+        });
+        pid.expect("it was waited for")
     }
 
     pub(super) fn kill_keeper(&self) {

@@ -25,6 +25,9 @@ const PACE: Duration = Duration::from_millis(20);
 /// An intent without an outcome is sent again after this long: a message to a dead uplink is gone.
 const AGAIN: Duration = Duration::from_secs(4);
 
+/// Intents without outcome beyond which no new one is sent.
+const OPEN_MAX: usize = 400;
+
 /// The number of the signal that the worker counts.
 const COUNTED_SIGNAL: i32 = 40;
 
@@ -83,8 +86,11 @@ impl Load {
         let mut next = Tick::now();
         loop {
             next += PACE;
-            let action = self.next_action();
-            self.send(rig, action).await;
+            // A machine that is too slow for the pace is not buried under it.
+            if self.open().count() < OPEN_MAX {
+                let action = self.next_action();
+                self.send(rig, action).await;
+            }
             self.send_again().await;
             while Tick::now() < next {
                 tokio::select! {
@@ -187,9 +193,9 @@ impl Load {
             self.replayed += 1;
             self.publish(id).await;
         }
-        let late: Vec<IntentId> =
-            self.open().filter(|id| self.sent[id].sent_at + AGAIN <= now).take(50).collect();
-        for id in late {
+        // One at a time: repeats beyond what is taken would only keep the first ones from being taken.
+        let late = self.open().filter(|id| self.sent[id].sent_at + AGAIN <= now);
+        if let Some(id) = late.min_by_key(|id| self.sent[id].sent_at) {
             self.sent.get_mut(&id).unwrap().sent_at = now;
             self.publish(id).await;
         }

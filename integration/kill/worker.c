@@ -66,7 +66,7 @@ int main(int argc, char **argv) {
 
     srandom((unsigned)pid ^ (unsigned)now_ms());
     int is_mortal = strcmp(mode, "mortal") == 0;
-    long ends_at = is_mortal ? now_ms() + 300 + random() % 1200 : 0;
+    long ends_at = is_mortal ? now_ms() + 200 + random() % 800 : 0;
     int code = is_mortal ? 1 + pid % 100 : 0;
     int lines = 0, told = 0;
     while (!told && !(is_mortal && now_ms() >= ends_at)) {

@@ -1,5 +1,6 @@
 //! What the tests stand on: real servers and a runtime.
 
+pub(crate) mod machine;
 pub(crate) mod nats;
 
 use std::future::Future;

@@ -69,10 +69,29 @@ impl Agent {
             Act::StopAgent { leave_running } => {
                 let mode = if leave_running { ShutdownMode::Leave } else { ShutdownMode::Drain };
                 info!(?mode, "the node's parts end");
-                self.hands.ask(Asked::Other("shut down"), Verb::Shutdown(mode));
-                self.recorder.promise(Promise::End);
+                self.hands.ask(Asked::Shutdown, Verb::Shutdown(mode));
+                // With a keeper, it has to know first: it would start an agent that ends too early again.
+                if !self.hands.met() {
+                    self.end();
+                }
             }
         }
+    }
+
+    /// Ends when all that was recorded is on disk.
+    fn end(&mut self) {
+        // A log that takes nothing may never do so again: what is not in it was told to nobody.
+        self.ending |= self.outage().is_some();
+        self.recorder.promise(Promise::End);
+        self.let_go(self.recorder.head().seq);
+    }
+
+    /// The keeper is gone. One that was told to end has done so.
+    pub(super) fn keeper_down(&mut self) {
+        if self.hands.asked_to_shut_down() {
+            self.end();
+        }
+        self.hands.disconnected();
     }
 
     fn spawn(&mut self, instance: InstanceId, run: RunId) {
@@ -236,6 +255,7 @@ impl Agent {
             (Asked::Descriptors(slot), Answer::Descriptors { channels, runs }) => {
                 self.take_slot(&slot, &channels, runs, descriptors);
             }
+            (Asked::Shutdown, _) => self.end(),
             (Asked::Other(what), Answer::Refused(Refusal::NoSuchRun)) => {
                 debug!(what, "the run is gone");
             }

@@ -32,6 +32,8 @@ pub(super) enum Asked {
     List,
     /// The descriptors of a slot.
     Descriptors(SlotName),
+    /// The end of the keeper, which this agent is not to outlive.
+    Shutdown,
     /// Something of which only a refusal is news.
     Other(&'static str),
 }
@@ -170,6 +172,11 @@ impl Hands {
         number: OperationNumber,
     ) -> Option<(Asked, Option<Spawning>)> {
         self.asked.remove(&number)
+    }
+
+    /// Says whether the keeper was told to end and has not answered.
+    pub(super) fn asked_to_shut_down(&self) -> bool {
+        self.asked.values().any(|(asked, _)| *asked == Asked::Shutdown)
     }
 
     fn ask_with(&mut self, asked: Asked, verb: Verb, descriptors: Vec<OwnedFd>) {

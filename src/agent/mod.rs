@@ -34,5 +34,6 @@ pub mod trust;
 mod uplink_link;
 mod voice;
 mod wake;
+mod wishes;
 
 pub use boot::{AgentOptions, run};

@@ -22,8 +22,11 @@ const LOG_BYTES_MAX: u64 = 1 << 30;
 
 impl Agent {
     /// Reads the node's status.
-    pub(super) fn status(&self) -> NodeStatus {
+    pub(super) fn status(&mut self) -> NodeStatus {
         let head = self.recorder.head();
+        let is_durable = self.recorder.next().0 == head.seq.0 + 1;
+        let state_hash = is_durable.then(|| self.state_hash());
+        let this = &*self;
         let services = self.node.services();
         NodeStatus {
             fleet: self.setup.fleet.clone(),
@@ -45,6 +48,7 @@ impl Agent {
             log_bytes: self.recorder.log().reader().allocated_bytes(),
             log_bytes_max: LOG_BYTES_MAX,
             log_unavailable: self.outage().map(str::to_owned),
+            state_hash,
             services: services.iter().map(|(id, known)| self.service_status(id, known)).collect(),
             instances: services
                 .iter()
@@ -54,7 +58,7 @@ impl Agent {
                         .filter(|(index, slot)| *index < known.wanted || !slot.state.at_rest())
                         .map(move |(index, slot)| {
                             let instance = InstanceId { service: id.clone(), index };
-                            self.instance_status(&instance, known, slot)
+                            this.instance_status(&instance, known, slot)
                         })
                 })
                 .collect(),

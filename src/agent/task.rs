@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use super::alarm::Alarm;
 use super::answers::{Answers, ReplyTo};
-use super::authority::{Authority, Refusal, Way};
+use super::authority::{Authority, Way};
 use super::clock;
 use super::hands::{Hands, Standing};
 use super::history;
@@ -27,10 +27,10 @@ use super::timers::Timers;
 use super::voice::Voice;
 use super::wake::{Wake, Waker};
 use crate::domain::code::Code;
-use crate::domain::effect::{Act, Effect, Reply as WishReply, Timer};
-use crate::domain::event::{Context, Event, IntentRefused, LogRecovered, LogUnavailable, Outcome};
+use crate::domain::effect::{Act, Effect, Operation, Timer};
+use crate::domain::event::{Context, Event, LogRecovered, LogUnavailable};
 use crate::domain::id::{BootId, Digest, IntentId, Seq};
-use crate::domain::input::{Decision, Input, Wish, World};
+use crate::domain::input::{Decision, Input, World};
 use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
 use crate::domain::time::{Now, UnixMicros};
@@ -45,9 +45,6 @@ use crate::wire::payload::{Beat, PAYLOAD_VERSION, Reply};
 
 /// How often the head of the log is told while the bus is there.
 const BEAT: Duration = Duration::from_secs(5);
-
-/// How often a refusal of one kind may cost an event.
-const REFUSED_EVERY_MS: u64 = 60_000;
 
 /// Something that waits until what was recorded before it is durable.
 #[derive(Debug)]
@@ -95,10 +92,10 @@ pub(super) struct Agent {
     pub(super) recorded: BTreeMap<Timer, UnixMicros>,
     pub(super) waker: Waker,
     /// Which refusals were recorded lately, and how many since.
-    refusals: BTreeMap<Code, (UnixMicros, u64)>,
-    outage: Option<(Now, Outage, String)>,
+    pub(super) refusals: BTreeMap<Code, (UnixMicros, u64)>,
+    pub(super) outage: Option<(Now, Outage, String)>,
     state_hash: Option<(Seq, Digest)>,
-    /// When the agent before was last known to live, for the time that nobody supervised.
+    /// When agent or keeper was last known to live, for the time that nobody supervised.
     pub(super) away_since: UnixMicros,
     pub(super) is_new: bool,
     pub(super) ending: bool,
@@ -198,7 +195,10 @@ impl Agent {
                 self.queries.keeper = Some(hello);
             }
             Wake::Keeper { frame, descriptors } => self.keeper_said(frame, descriptors),
-            Wake::KeeperDown => self.hands.disconnected(),
+            Wake::KeeperDown => {
+                self.away_since = clock::now().at;
+                self.keeper_down();
+            }
             Wake::UplinkUp { sender } => self.voice.connected(sender),
             Wake::Uplink { frame } => {
                 let was_connected = self.voice.is_connected();
@@ -278,6 +278,11 @@ impl Agent {
         for effect in effects {
             match effect {
                 Effect::Repair(act) => self.act(act),
+                // Only a stop or a restart by local root is taken now, and a full disk must not hold it up. Whoever
+                // asked is told of it when it is durable, as ever.
+                Effect::Promise(act) if self.outage.is_some() && stops_or_starts(&act) => {
+                    self.act(act);
+                }
                 Effect::Promise(act) => promises.push(act),
             }
         }
@@ -371,161 +376,6 @@ impl Agent {
         self.outage.as_ref().map(|(_, _, why)| why.as_str())
     }
 
-    fn heard(&mut self, bytes: &[u8], way: Way, to: ReplyTo) {
-        let now = clock::now();
-        let kind = match envelope::read(bytes, envelope::ENVELOPE_BYTES_MAX) {
-            Ok(sealed) => sealed.kind(),
-            // The gate names what is wrong with it.
-            Err(_) => Kind::Intent,
-        };
-        match kind {
-            Kind::Query => match self.authority.query(bytes, way, now.at) {
-                Ok(verified) => {
-                    let to = own_inbox(to, &verified.actor.name);
-                    self.query(verified.payload, to);
-                }
-                Err(refusal) => self.refuse(now, refusal, &to),
-            },
-            Kind::Intent | Kind::Order | Kind::Answer | Kind::Event | Kind::Beat | Kind::Trust => {
-                match self.authority.intent(bytes, way, now.at) {
-                    Ok(verified) => {
-                        let to = own_inbox(to, &verified.actor.name);
-                        self.wish(now, verified, to);
-                    }
-                    Err(refusal) => self.refuse(now, refusal, &to),
-                }
-            }
-        }
-    }
-
-    fn wish(
-        &mut self,
-        now: Now,
-        verified: super::authority::Verified<crate::wire::payload::Intent>,
-        to: ReplyTo,
-    ) {
-        let super::authority::Verified { payload: intent, digest, actor, objection } = verified;
-        let seen = self.node.seen().get(&intent.id).is_some();
-        // A repeat of a wish that was taken is answered from the log, however late it comes.
-        if let Some(refusal) = objection
-            && !seen
-        {
-            return self.refuse(now, refusal, &to);
-        }
-        if let Some((_, _, why)) = &self.outage
-            && !seen
-            && !self.may_pass_an_outage(&actor, &intent.action)
-        {
-            let why = format!("the history cannot be written: {why}");
-            let signed = Some(super::authority::Signed { id: Some(intent.id), actor });
-            return self.refuse(now, Refusal { code: Code::LOG_UNAVAILABLE, why, signed }, &to);
-        }
-        let wish = Wish {
-            id: intent.id,
-            digest,
-            action: intent.action,
-            issued_at: intent.iat,
-            generation: None,
-            expires_at: intent.exp,
-            by: actor.clone(),
-        };
-        let world = World {
-            now,
-            specs: self.services.specs(),
-            entropy: clock::entropy(),
-            reconciled: self.hands.met(),
-        };
-        match self.node.decide(&world, Input::Wish(wish)) {
-            Ok(decision) => {
-                self.answers.wait(intent.id, to);
-                let accepted = self.recorder.next();
-                let is_new = !decision.events.is_empty();
-                if is_new {
-                    // Queued before the effects of the decision, so that it is told before its outcome.
-                    self.commit_accepted(now, decision, intent.id, accepted);
-                } else {
-                    self.commit(now, decision);
-                }
-            }
-            Err(rejection) => {
-                let signed = Some(super::authority::Signed { id: Some(intent.id), actor });
-                let refusal =
-                    Refusal { code: rejection.code(), why: rejection.to_string(), signed };
-                self.refuse(now, refusal, &to);
-            }
-        }
-    }
-
-    fn commit_accepted(&mut self, now: Now, decision: Decision, intent: IntentId, seq: Seq) {
-        let Decision { events, effects } = decision;
-        // The events first and alone: the promise to say `accepted` stands behind them and before the effects.
-        self.commit(now, Decision { events, effects: Vec::new() });
-        self.recorder.promise(Promise::Accepted(intent, seq));
-        self.commit(now, Decision { events: Vec::new(), effects });
-    }
-
-    /// On a full disk the owner of the machine can still stop and restart.
-    fn may_pass_an_outage(
-        &self,
-        actor: &crate::domain::event::Actor,
-        action: &crate::domain::intent::Action,
-    ) -> bool {
-        use crate::domain::intent::{Action, ActorKind};
-        actor.kind == ActorKind::Local
-            && matches!(
-                action,
-                Action::Stop { .. } | Action::Restart { .. } | Action::Shutdown { .. }
-            )
-    }
-
-    /// Refuses a message: a counter, at most one event a minute and code, and an answer to a known signer.
-    pub(super) fn refuse(&mut self, now: Now, refusal: Refusal, to: &ReplyTo) {
-        self.queries.refused += 1;
-        let Refusal { code, why, signed } = refusal;
-        match (&signed, to) {
-            (Some(signed), to) => {
-                let to = own_inbox(to.clone(), &signed.actor.name);
-                let cause = signed.id.unwrap_or(IntentId([0; 16]));
-                let reply = Reply::Refused { code: code.to_string(), why: why.clone() };
-                self.answers.reply(&to, cause, reply, &mut self.voice);
-            }
-            // Somebody at the local socket is told why; a stranger on the bus is not answered.
-            (None, ReplyTo::Local(caller, id)) => {
-                caller.refuse(*id, code.to_string(), why.clone());
-            }
-            (None, ReplyTo::Bus(_) | ReplyTo::Nobody) => {}
-        }
-        // Before a signature has held, a message may not cost a row: anybody could fill the log.
-        let Some(signed) = signed else { return };
-        if self.outage.is_some() {
-            return;
-        }
-        let (last, count) = self.refusals.entry(code).or_insert((UnixMicros(0), 0));
-        *count += 1;
-        if now.at.ms_since(*last) < REFUSED_EVERY_MS {
-            return;
-        }
-        *last = now.at;
-        let count = std::mem::take(count);
-        let body = IntentRefused { intent: signed.id, code: code.to_string(), why, count };
-        let context = Context::default().because(None, Some(signed.actor));
-        let events = vec![(context, Event::IntentRefused(body))];
-        self.commit(now, Decision { events, effects: Vec::new() });
-    }
-
-    /// Says what came of a wish to whoever waits for it.
-    pub(super) fn answer_wish(&mut self, intent: IntentId, reply: WishReply) {
-        match reply {
-            WishReply::InProgress => {}
-            WishReply::Outcome(outcome) => {
-                let event = self.recorder.event_id(self.recorder.head().seq);
-                let outcome: Outcome = outcome;
-                let reply = Reply::Outcome { outcome, event };
-                self.answers.finish(intent, &reply, &mut self.voice);
-            }
-        }
-    }
-
     /// Returns the hash of the folded state, computed anew only when something was folded.
     pub(super) fn state_hash(&mut self) -> Digest {
         let next = self.recorder.next();
@@ -567,10 +417,19 @@ impl Agent {
     }
 }
 
-/// An answer goes to an inbox of whoever signed, and nowhere else: or a caller could have it delivered as a call.
-fn own_inbox(to: ReplyTo, signer: &crate::domain::id::Principal) -> ReplyTo {
-    match to {
-        ReplyTo::Bus(inbox) if inbox.principal() != signer => ReplyTo::Nobody,
-        other => other,
+/// Says whether an act is part of a stop or a restart: done twice, it ends in the same state.
+fn stops_or_starts(act: &Act) -> bool {
+    match act {
+        Act::Signal { operation, .. } => !matches!(operation, Operation::Wish(..)),
+        Act::Spawn { .. } | Act::KillTree { .. } | Act::StopAgent { .. } => true,
+        Act::RunHook { .. }
+        | Act::Acknowledge { .. }
+        | Act::AcknowledgeAction { .. }
+        | Act::SetTimer { .. }
+        | Act::CancelTimer { .. }
+        | Act::StartAction { .. }
+        | Act::KillAction { .. }
+        | Act::LoadSpecs { .. }
+        | Act::Answer { .. } => false,
     }
 }

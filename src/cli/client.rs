@@ -27,6 +27,9 @@ use crate::wire::payload::{Answer, Ask, Audience};
 /// How long a reading may take unless told otherwise.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
+/// How much later than asked for the answer of somebody who waits may come.
+const ANSWER_AFTER_WAIT: Duration = Duration::from_secs(3);
+
 /// How long an outcome is waited for unless told otherwise.
 const OUTCOME_WITHIN: Duration = Duration::from_secs(120);
 
@@ -99,7 +102,11 @@ impl Client {
             Ask::Range { wait_ms, .. } => Duration::from_millis(u64::from(*wait_ms)),
             _ => Duration::ZERO,
         };
-        let within = self.timeout.unwrap_or(READ_WITHIN) + patience;
+        let slack = match patience.is_zero() {
+            true => READ_WITHIN,
+            false => ANSWER_AFTER_WAIT,
+        };
+        let within = self.timeout.unwrap_or(slack) + patience;
         let sign = !matches!(self.route, Route::Local(_));
         let audience = match self.named.is_empty() {
             true => Audience::All,
@@ -123,6 +130,11 @@ impl Client {
                 .hint("name them: --node NODE, or SERVICE@NODE"));
         }
         self.caller.intent(action, Audience::Nodes(nodes))
+    }
+
+    /// Says whether it goes over the bus, where nobody tells that an answer was lost.
+    pub fn is_by_bus(&self) -> bool {
+        matches!(self.route, Route::Bus(_))
     }
 
     /// Returns until when outcomes are waited for.

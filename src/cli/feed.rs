@@ -22,6 +22,9 @@ const PAGE: u32 = 256;
 /// How long a node is asked to wait for the next event, in milliseconds.
 const WAIT_MS: u32 = 30_000;
 
+/// The same over the bus, where nobody tells that an answer was lost: so soon it is asked again.
+const WAIT_BY_BUS_MS: u32 = 3_000;
+
 /// The pause before a node that was lost is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -72,7 +75,11 @@ impl Feed {
                 self.after = Some(record.id());
                 return Ok(Turn::Event(Box::new(record)));
             }
-            let wait_ms = if wait { WAIT_MS } else { 0 };
+            let wait_ms = match (wait, client.is_by_bus()) {
+                (false, _) => 0,
+                (true, false) => WAIT_MS,
+                (true, true) => WAIT_BY_BUS_MS,
+            };
             match self.read(client, wait_ms).await {
                 Ok(true) if self.ready.is_empty() => return Ok(Turn::CaughtUp(self.head.clone())),
                 Ok(true) => self.pause = ASK_AGAIN,
@@ -91,7 +98,7 @@ impl Feed {
         self.head.as_ref()
     }
 
-    /// Reads one page. Says whether the node was there.
+    /// Reads one page. Says whether the node answered.
     async fn read(&mut self, client: &mut Client, wait_ms: u32) -> Result<bool, CliError> {
         let ask = Ask::Range { after: self.after.clone(), events_max: PAGE, wait_ms };
         let ring = client.ring().clone();
@@ -128,8 +135,13 @@ impl Feed {
                 | Reply::Outcome { .. } => {}
             }
         }
-        let lost = pending.missing().values().any(|missing| *missing == Missing::Lost);
-        Ok(heard || (wait_ms > 0 && !lost))
+        match pending.missing().values().any(|missing| *missing == Missing::NotThere) {
+            true => Err(CliError::new(
+                Code::AGENT_UNREACHABLE,
+                "nobody listens for this node on the bus",
+            )),
+            false => Ok(heard),
+        }
     }
 
     async fn call_again(&mut self, context: &Context, whom: &Whom, client: &mut Client) {

@@ -83,14 +83,17 @@ pub fn prepare(
         CliError::caused(Code::IO, "failed to write the set-up of the bus", &error)
             .at(folder.root().display().to_string())
     };
-    let port = before.filter(|bus| bus.own_server).and_then(port_of).or_else(free_port);
+    let config = folder.root().join("nats.conf");
+    let before = before.filter(|bus| bus.own_server).and_then(port_of);
+    // A port that is taken is ours only where a server outlived the parts that supervised it.
+    let kept = before.filter(|port| is_free(*port) || is_in_use(&config));
+    let port = kept.or_else(free_port);
     let port = port.ok_or_else(|| CliError::new(Code::IO, "no port is free for the bus"))?;
     let (node, operator) = (folder.keys().join("node.nk"), folder.keys().join("operator.nk"));
     let users = [user(&node)?, user(&operator)?];
     let store = folder.root().join("nats");
     std::fs::create_dir_all(&store).map_err(write)?;
     std::fs::create_dir_all(folder.internal_services()).map_err(write)?;
-    let config = folder.root().join("nats.conf");
     write_whole(&config, server_config(port, &store, &users).as_bytes(), 0o600).map_err(write)?;
     let spec = folder.internal_services().join(format!("{SERVICE}.toml"));
     let text = service_spec(&found.program, &config, is_root);
@@ -106,6 +109,19 @@ pub fn prepare(
 /// Returns the port of a bus of our own.
 pub fn port_of(bus: &BusSetup) -> Option<u16> {
     bus.urls.first()?.rsplit_once(':')?.1.parse().ok()
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// Says whether a process was started with this configuration file.
+fn is_in_use(config: &Path) -> bool {
+    let names_it = |process: std::fs::DirEntry| {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == config.as_os_str().as_encoded_bytes())
+    };
+    std::fs::read_dir("/proc").is_ok_and(|processes| processes.flatten().any(names_it))
 }
 
 /// Another process may take it before the server does; then the server's log says so and the next `up` finds another.
@@ -263,6 +279,19 @@ mod nkey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_that_somebody_else_took_meanwhile_is_given_up() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = StateFolder::new(temp.path());
+        folder.make().unwrap();
+        let found = Found { program: "/bin/nats-server".into(), version: SERVER_VERSION_FLOOR };
+        let somebody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut before = prepare(&folder, &found, None, false).unwrap();
+        before.urls = vec![format!("nats://{}", somebody.local_addr().unwrap())];
+        let after = prepare(&folder, &found, Some(&before), false).unwrap();
+        assert_ne!(port_of(&before), port_of(&after));
+    }
 
     #[test]
     fn a_bus_keeps_its_port_and_its_keys() {

@@ -163,6 +163,7 @@ pub(super) fn node() -> NodeStatus {
         log_bytes: 12 << 20,
         log_bytes_max: 1 << 30,
         log_unavailable: None,
+        state_hash: None,
         services: vec![service("nginx", 1), service("redis", 1), service("web", 2), worker],
         instances: vec![
             crashing_worker(),

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::client::{Client, Missing, Whom};
 use super::context::Context;
 use super::error::CliError;
+use super::screen::words::full_intent;
 use super::wish::Signed;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::event::{Exit, Outcome};
@@ -17,6 +18,10 @@ use crate::wire::payload::{Answer, Reply};
 
 /// The first and the longest pause before a lost agent is called again. The next one is there within 100 ms.
 const CALL_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// The first and the longest silence on the bus after which the same bytes are sent again: whatever carried the
+/// question or the answer may have died with it.
+const CALL_INTO_SILENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
 /// What one node made of a wish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +45,8 @@ pub struct Verdicts {
 
 /// Sends a wish and waits for its outcome, or for its acceptance only.
 ///
-/// When an agent ends in between, the same bytes are sent to the next one: it is executed at most once, and a repeat is
-/// answered with the first outcome.
+/// When an agent ends in between, or the bus is silent, the same bytes are sent again: the wish is executed at most
+/// once, and a repeat is answered with the first outcome.
 ///
 /// # Errors
 /// When nobody could be reached at first, or an answer does not verify.
@@ -55,8 +60,14 @@ pub async fn carry_out(
     let deadline = client.deadline();
     let mut verdicts = Verdicts::default();
     let mut pause = CALL_AGAIN.0;
+    let mut silence = CALL_INTO_SILENCE.0;
     loop {
-        if !hear(client, wish, detach, deadline, &mut verdicts).await? {
+        let until = match client.is_by_bus() {
+            true => deadline.min(Instant::now() + silence),
+            false => deadline,
+        };
+        silence = (silence * 2).min(CALL_INTO_SILENCE.1);
+        if !hear(client, wish, detach, (until, deadline), &mut verdicts).await? {
             return Ok(verdicts);
         }
         loop {
@@ -77,10 +88,11 @@ async fn hear(
     client: &mut Client,
     wish: &Signed,
     detach: bool,
-    deadline: Instant,
+    (until, deadline): (Instant, Instant),
     verdicts: &mut Verdicts,
 ) -> Result<bool, CliError> {
-    let mut pending = match client.send(wish, deadline).await {
+    let is_by_bus = client.is_by_bus();
+    let mut pending = match client.send(wish, until).await {
         Ok(pending) => pending,
         Err(_) if !verdicts.nodes.is_empty() => return Ok(true),
         Err(error) => return Err(error),
@@ -104,7 +116,13 @@ async fn hear(
         };
         verdicts.nodes.entry(node.clone()).or_insert(heard_of);
     }
-    Ok(missing.values().any(|missing| *missing == Missing::Lost) && Instant::now() < deadline)
+    let again = missing.iter().any(|(node, missing)| match missing {
+        Missing::Lost => true,
+        Missing::Silent => is_by_bus,
+        // It was there when it was called first, so it comes back; what it made of the wish is not known.
+        Missing::NotThere => !matches!(verdicts.nodes.get(node), Some(Verdict::Refused(_))),
+    });
+    Ok(again && Instant::now() < deadline)
 }
 
 impl Verdicts {
@@ -113,7 +131,15 @@ impl Verdicts {
             Reply::Accepted { event } => Verdict::Accepted(event),
             Reply::Outcome { outcome, event } => Verdict::Ended(outcome, event),
             Reply::Refused { code, why } => {
-                Verdict::Refused(CliError::new(code.parse().unwrap_or(Code::INTERNAL), why))
+                let code = code.parse().unwrap_or(Code::INTERNAL);
+                let refused = CliError::new(code, why);
+                // For other codes `smgr explain` has to do.
+                Verdict::Refused(match code {
+                    Code::NO_RELOAD => {
+                        refused.hint("declare `[reload]` in its spec, or use `smgr restart`")
+                    }
+                    _ => refused,
+                })
             }
             Reply::Pong { .. } | Reply::Status(_) | Reply::Lines { .. } | Reply::Range { .. } => {
                 return;
@@ -152,7 +178,7 @@ impl Verdicts {
             "schema": "smgr.result.v1",
             "type": "result",
             "rollout": null,
-            "intent": wish.id.to_string(),
+            "intent": full_intent(wish.id),
             "state": worst.map_or("unknown", Verdict::state),
             "exit_code": exit.number(),
             "changed": changed,

@@ -13,7 +13,7 @@ use super::exits::{self, as_pid};
 use super::hands::{Hands, RUNS_MAX};
 use super::poller::{Poller, Token};
 use super::proc;
-use super::records::Main;
+use super::records::{EXECUTING, Main};
 use super::run::{MainProcess, Run};
 use crate::ipc::keeper::{Claim, Exit, RunName, SlotName, What};
 
@@ -27,7 +27,13 @@ impl Hands {
             let members = census.get(&name);
             let mut found = members.into_iter().flat_map(|m| m.alive.iter().chain(&m.zombies));
             let record = records.remove(&name);
-            let noted = record.as_ref().and_then(|record| record.main);
+            let mut noted = record.as_ref().and_then(|record| record.main);
+            if let Some(Main { pid, start_ticks: 0 }) = noted
+                && proc::process(pid).is_none_or(|found| found.session != pid || found.is_zombie)
+            {
+                // It died with its keeper on the way to its program.
+                noted = None;
+            }
             if noted.is_none() && found.clone().next().is_none() {
                 // A place that was made and never used: no program was executed, so it may be asked for again.
                 self.sweep(name);
@@ -35,7 +41,7 @@ impl Hands {
             }
             let main = match noted {
                 // Noted by the process itself, and its keeper died before it could look at the start.
-                Some(Main { pid, start_ticks: 0 }) => {
+                Some(Main { pid, start_ticks: 0 | EXECUTING }) => {
                     proc::process(pid).filter(|process| process.session == pid)
                 }
                 Some(main) => proc::process(main.pid)

@@ -61,6 +61,14 @@ impl Slot {
         self.channels[&channel].as_fd()
     }
 
+    /// Duplicates the log pipes. One that cannot be duplicated is left out.
+    pub(super) fn log_pipes(&self) -> BTreeMap<Channel, OwnedFd> {
+        let pipes = [Channel::Stdout, Channel::Stderr].into_iter();
+        pipes
+            .filter_map(|channel| Some((channel, self.channels[&channel].try_clone().ok()?)))
+            .collect()
+    }
+
     /// Duplicates all channels for the agent, in the order of the names that are returned.
     ///
     /// Its log pipes do not block, which is a property of the description: they are opened anew, or

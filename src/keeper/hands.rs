@@ -13,7 +13,7 @@ use tracing::warn;
 use super::channels::{self, Slot};
 use super::exits::{self, Foreign, as_pid};
 use super::facts::Facts;
-use super::operations::{Deed, OperationId, Operations};
+use super::operations::Operations;
 use super::poller::{Poller, Token};
 use super::prepared::Prepared;
 use super::proc;
@@ -21,11 +21,12 @@ use super::records::{Main, Records};
 use super::run::{MainProcess, Run, Tree};
 use super::spawn::{self, Descriptors};
 use super::trees::{Forest, Inhabitants};
+use super::vault::{Deposit, Pipes};
 use crate::ipc::frame::DESCRIPTORS_MAX;
 use crate::ipc::hello::Incarnation;
 use crate::ipc::keeper::{
     Answer, Channel, Claim, Exit, Fact, FactNumber, LIST_PAGE, MEMO_BYTES_MAX, Output, Refusal,
-    RunName, SlotName, Spawn, SpawnFailure, Step, Target, What,
+    RunName, SlotName, Spawn, SpawnFailure, Step, What,
 };
 
 /// Runs at one time, ended and not acknowledged ones included: more than one machine has services.
@@ -37,12 +38,6 @@ const SLOTS_MAX: usize = 8192;
 /// The processes of one tree without cgroup whose ends are waited for before the next search.
 const MEMBERS_MAX: usize = 64;
 
-/// The last signal of Linux.
-const SIGNAL_MAX: i32 = 64;
-
-/// What is said to have failed when a signal was not sent.
-const SEND: &str = "send a signal";
-
 /// What is answered, and the descriptors that go with it.
 pub(super) type Reply = (Answer, Vec<OwnedFd>);
 
@@ -52,7 +47,8 @@ pub(super) struct Hands {
     domain: String,
     pub(super) forest: Forest,
     pub(super) records: Records,
-    operations: Operations,
+    pub(super) operations: Operations,
+    deposit: Deposit,
     pub(super) facts: Facts,
     pub(super) runs: BTreeMap<RunName, Run>,
     /// Runs by the number under which their main process is watched.
@@ -61,8 +57,8 @@ pub(super) struct Hands {
     members: BTreeMap<u64, (RunName, OwnedFd)>,
     last_number: u64,
     slots: BTreeMap<SlotName, Slot>,
-    /// The pipes that adopted processes write to, until a slot takes them.
-    pub(super) orphaned: BTreeMap<SlotName, BTreeMap<Channel, OwnedFd>>,
+    /// The pipes of an earlier keeper, until a slot takes them.
+    pub(super) orphaned: BTreeMap<SlotName, Pipes>,
     /// Places that could not be removed at once.
     unswept: Vec<RunName>,
     null: OwnedFd,
@@ -80,19 +76,21 @@ impl Hands {
         operations: Operations,
         files: libc::rlimit64,
     ) -> io::Result<Self> {
+        let (deposit, orphaned) = Deposit::find();
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
         Ok(Self {
             domain,
             forest,
             records,
             operations,
+            deposit,
             facts: Facts::default(),
             runs: BTreeMap::new(),
             numbers: BTreeMap::new(),
             members: BTreeMap::new(),
             last_number: 0,
             slots: BTreeMap::new(),
-            orphaned: BTreeMap::new(),
+            orphaned,
             unswept: Vec::new(),
             null: rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())?,
             files,
@@ -237,72 +235,6 @@ impl Hands {
         self.runs.insert(name, run);
     }
 
-    /// Sends a signal, and never again under the same operation, whoever died in the meantime.
-    pub(super) fn signal_once(
-        &mut self,
-        name: &RunName,
-        signal: i32,
-        to: Target,
-        operation: Option<OperationId>,
-    ) -> Reply {
-        let Some(operation) = operation else { return self.signal(name, signal, to) };
-        match self.operations.known(&operation) {
-            Some(Deed::Begun) => return refused(Refusal::Lost),
-            Some(Deed::Done) => return (Answer::Done, Vec::new()),
-            Some(Deed::NoSuchRun) => return refused(Refusal::NoSuchRun),
-            Some(Deed::Refused(errno)) => {
-                return refused(Refusal::Kernel { what: SEND.to_owned(), errno });
-            }
-            None => {}
-        }
-        self.operations.begin(operation);
-        let reply = self.signal(name, signal, to);
-        let deed = match &reply.0 {
-            Answer::Refused(Refusal::NoSuchRun) => Deed::NoSuchRun,
-            Answer::Refused(Refusal::Kernel { errno, .. }) => Deed::Refused(*errno),
-            Answer::Refused(_) => Deed::Refused(libc::EINVAL),
-            _ => Deed::Done,
-        };
-        self.operations.end(operation, deed);
-        reply
-    }
-
-    fn signal(&mut self, name: &RunName, signal: i32, to: Target) -> Reply {
-        let Some(run) = self.runs.get(name) else { return refused(Refusal::NoSuchRun) };
-        let invalid = || refused(Refusal::Invalid(format!("{signal} is no signal")));
-        let sent = match (to, &run.main) {
-            (Target::Main, MainProcess::Child { pidfd } | MainProcess::Foreign { pidfd }) => {
-                if !(1..=SIGNAL_MAX).contains(&signal) {
-                    return invalid();
-                }
-                exits::send(pidfd, signal)
-            }
-            (Target::Main, _) => return refused(Refusal::NoSuchRun),
-            (Target::Tree, _) => match Signal::from_named_raw(signal) {
-                Some(signal) => self.forest.signal(name, run.session(), signal),
-                None => return invalid(),
-            },
-        };
-        match answer(SEND, sent) {
-            // Reaped in the meantime: as much gone as one that was never there.
-            (Answer::Refused(Refusal::Kernel { errno: libc::ESRCH, .. }), _) => {
-                refused(Refusal::NoSuchRun)
-            }
-            reply => reply,
-        }
-    }
-
-    /// Kills a tree.
-    pub(super) fn kill_tree(&mut self, poller: &Poller, name: &RunName) -> Reply {
-        let Some(run) = self.runs.get_mut(name) else { return refused(Refusal::NoSuchRun) };
-        if run.tree == Tree::Lives {
-            run.tree = Tree::Dying;
-        }
-        let killed = self.forest.signal(name, run.session(), Signal::KILL);
-        self.look_after_tree(poller, name);
-        answer("kill a tree", killed)
-    }
-
     /// Lists a page of runs.
     pub(super) fn list(&mut self, poller: &Poller, after: Option<&RunName>) -> Reply {
         if !self.is_told {
@@ -371,7 +303,10 @@ impl Hands {
                 given.entry(channel).or_insert(pipe);
             }
             match Slot::complete(slot, &self.domain, given) {
-                Ok(complete) => drop(self.slots.insert(slot.clone(), complete)),
+                Ok(complete) => {
+                    self.deposit.keep(slot, &complete.log_pipes());
+                    self.slots.insert(slot.clone(), complete);
+                }
                 Err(error) => return refused(kernel("complete a slot", &error)),
             }
         }
@@ -387,6 +322,8 @@ impl Hands {
             return refused(Refusal::SlotInUse);
         }
         self.slots.remove(slot);
+        self.orphaned.remove(slot);
+        self.deposit.forget(slot);
         (Answer::Done, Vec::new())
     }
 
@@ -560,6 +497,7 @@ impl Hands {
             let pipes = self.orphaned.remove(name).unwrap_or_default();
             let slot = Slot::complete(name, &self.domain, pipes)
                 .map_err(|error| kernel("make the channels of a slot", &error))?;
+            self.deposit.keep(name, &slot.log_pipes());
             self.slots.insert(name.clone(), slot);
         }
         Ok(self.slots.get_mut(name).expect("the slot was inserted above"))
@@ -578,17 +516,10 @@ fn failed(step: Step) -> impl Fn(io::Error) -> Unstarted {
     }
 }
 
-fn kernel(what: &str, error: &io::Error) -> Refusal {
+pub(super) fn kernel(what: &str, error: &io::Error) -> Refusal {
     Refusal::Kernel { what: what.to_owned(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
-fn refused(refusal: Refusal) -> Reply {
+pub(super) fn refused(refusal: Refusal) -> Reply {
     (Answer::Refused(refusal), Vec::new())
-}
-
-fn answer(what: &str, result: io::Result<()>) -> Reply {
-    match result {
-        Ok(()) => (Answer::Done, Vec::new()),
-        Err(error) => refused(kernel(what, &error)),
-    }
 }

@@ -1,4 +1,4 @@
-//! `smgr agent` itself: starts the keeper, and starts it again. No input, no state but the child.
+//! `smgr agent` itself: starts the keeper, and starts it again. No input, no state but the child and its vault.
 //!
 //! It is the subreaper above the keeper: what a dead keeper leaves comes here. Such a process is
 //! reaped only when a keeper has had the time to see how it ended.
@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::exits::{self, Foreign, as_pid};
 use super::parts::jittered;
+use super::vault::Vault;
 use super::{proc, signals};
 use crate::ipc::hello::Part;
 use crate::ipc::keeper::Exit;
@@ -69,8 +70,10 @@ pub fn launch(options: &LaunchOptions) -> io::Result<ExitCode> {
     let place = Place::of(&options.state);
     let mut asked = Vec::new();
     let mut short_lives = 0;
+    let mut vault = Vault::default();
+    let files_soft = raise_files();
     loop {
-        let keeper = match find_or_start(options, &place) {
+        let keeper = match find_or_start(options, &place, &mut vault, files_soft) {
             Ok(keeper) => keeper,
             Err(error) => {
                 warn!(%error, "failed to start the keeper");
@@ -79,7 +82,7 @@ pub fn launch(options: &LaunchOptions) -> io::Result<ExitCode> {
                 continue;
             }
         };
-        match watch(keeper, &place, &signals, &mut asked)? {
+        match watch(keeper, &place, &signals, &mut asked, &mut vault)? {
             (Exit::Code(0), _) => return Ok(ExitCode::SUCCESS),
             (exit, lived) => {
                 warn!(?exit, "the keeper died");
@@ -90,11 +93,29 @@ pub fn launch(options: &LaunchOptions) -> io::Result<ExitCode> {
     }
 }
 
-fn find_or_start(options: &LaunchOptions, place: &Place) -> io::Result<Keeper> {
+/// The variable by which the keeper learns the limit of open files that services are to have.
+pub(super) const FILES_SOFT: &str = "SMGR_FILES_SOFT";
+
+/// Makes room for the pipes of every slot; returns what the limit was.
+fn raise_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let was = getrlimit(Resource::Nofile);
+    // With fewer descriptors the vault holds fewer slots.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: was.maximum, maximum: was.maximum });
+    was.current
+}
+
+fn find_or_start(
+    options: &LaunchOptions,
+    place: &Place,
+    vault: &mut Vault,
+    files_soft: Option<u64>,
+) -> io::Result<Keeper> {
     let since = Instant::now();
     if place.is_locked(Part::Keeper)? {
         let pid = place.pid(Part::Keeper).ok_or(io::ErrorKind::NotFound)?;
         let pidfd = pidfd_open(as_pid(pid), PidfdFlags::empty())?;
+        vault.close();
         // Held after the opening too: the number has not passed to another process meanwhile.
         return match place.is_locked(Part::Keeper)? && place.pid(Part::Keeper) == Some(pid) {
             true => Ok(Keeper { pid, pidfd, child: None, since }),
@@ -103,7 +124,15 @@ fn find_or_start(options: &LaunchOptions, place: &Place) -> io::Result<Keeper> {
     }
     let (program, arguments) = options.keeper.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     // In a group of its own: a terminal's Ctrl-C is for us, who ask it to drain.
-    let child = Command::new(program).args(arguments).process_group(0).spawn()?;
+    let mut command = Command::new(program);
+    command.args(arguments).process_group(0).stdin(vault.open()?);
+    if let Some(soft) = files_soft {
+        command.env(FILES_SOFT, soft.to_string());
+    }
+    let child = command.spawn()?;
+    // It holds the keeper's end no longer than this, or the end of a keeper would not be seen.
+    drop(command);
+    vault.hand_over();
     let pidfd = pidfd_open(as_pid(child.id()), PidfdFlags::empty())?;
     Ok(Keeper { pid: child.id(), pidfd, child: Some(child), since })
 }
@@ -114,11 +143,13 @@ fn watch(
     place: &Place,
     signals: &OwnedFd,
     asked: &mut Vec<Signal>,
+    vault: &mut Vault,
 ) -> io::Result<(Exit, Duration)> {
     let mut strangers = BTreeMap::new();
     loop {
         let mut fds =
-            [PollFd::new(signals, PollFlags::IN), PollFd::new(&keeper.pidfd, PollFlags::IN)];
+            vec![PollFd::new(signals, PollFlags::IN), PollFd::new(&keeper.pidfd, PollFlags::IN)];
+        fds.extend(vault.socket().map(|socket| PollFd::new(socket, PollFlags::IN)));
         let wait = match (asked.is_empty(), strangers.is_empty()) {
             (false, _) => Some(LOOK_AGAIN),
             (true, false) => Some(KEEP),
@@ -126,6 +157,8 @@ fn watch(
         };
         wait_for(&mut fds, wait)?;
         let has_ended = !fds[1].revents().is_empty();
+        drop(fds);
+        vault.take_in();
         take_signals(signals, asked);
         if has_ended {
             let exit = match &mut keeper.child {

@@ -23,7 +23,9 @@ mod run;
 mod serve;
 mod signals;
 mod spawn;
+mod strike;
 mod trees;
+mod vault;
 
 pub use launcher::{LaunchOptions, launch};
 pub use serve::{KeeperError, KeeperOptions, run};

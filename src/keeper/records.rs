@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::PathBuf;
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -17,6 +18,9 @@ use crate::ipc::keeper::{RunName, SlotName};
 /// The main process comes last to be known, at a fixed place: its number and its start, 12 bytes. The number is
 /// written by the process itself, in its last steps before its program.
 const HEAD_BYTES: usize = 12;
+
+/// Stands for the start of a process that was about to execute its program.
+pub(super) const EXECUTING: u64 = u64::MAX;
 
 /// The folder of the records.
 #[derive(Debug)]
@@ -43,7 +47,7 @@ pub(super) struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Main {
     pub(super) pid: u32,
-    /// When it began, in ticks since boot; 0 when its keeper died before it looked.
+    /// When it began, in ticks since boot. When its keeper died before it looked: [`EXECUTING`], or 0 before that.
     pub(super) start_ticks: u64,
 }
 
@@ -71,8 +75,22 @@ impl Records {
         };
         let mut bytes = vec![0; HEAD_BYTES];
         bytes.extend(frame::encode(&record).map_err(io::Error::other)?);
+        match self.write(run, &bytes) {
+            Err(error) if is_full(&error) => {
+                // Without it the run is known to this keeper and to the agent, which tells the next keeper of it. A
+                // service that is not started at all would be worse.
+                drop(fs::remove_file(self.path(run)));
+                tracing::warn!(%run, %error, "the run is noted in memory only");
+                let memory = memfd_create("smgr-run", MemfdFlags::CLOEXEC)?;
+                Ok(File::from(memory))
+            }
+            written => written,
+        }
+    }
+
+    fn write(&self, run: &RunName, bytes: &[u8]) -> io::Result<File> {
         let mut file = File::create(self.path(run))?;
-        file.write_all(&bytes)?;
+        file.write_all(bytes)?;
         Ok(file)
     }
 
@@ -109,6 +127,10 @@ impl Records {
     fn path(&self, run: &RunName) -> PathBuf {
         self.folder.join(run.as_str())
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn parse(bytes: &[u8]) -> Option<Record> {

@@ -15,6 +15,7 @@ use super::accounts::Accounts;
 use super::connection::Connection;
 use super::facts::{Results, Seen};
 use super::hands::{Hands, Reply};
+use super::launcher::FILES_SOFT;
 use super::operations::Operations;
 use super::parts::{Ended, Supervised};
 use super::poller::{Poller, Token};
@@ -417,6 +418,8 @@ fn raise_files() -> libc::rlimit64 {
     // With fewer descriptors there is room for fewer services.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: was.maximum, maximum: was.maximum });
     let raw = |limit: Option<u64>| limit.unwrap_or(libc::RLIM64_INFINITY);
+    let launchers = std::env::var(FILES_SOFT).ok().and_then(|text| text.parse().ok());
+    let was = Rlimit { current: launchers.or(was.current), maximum: was.maximum };
     libc::rlimit64 { rlim_cur: raw(was.current), rlim_max: raw(was.maximum) }
 }
 

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use super::prepared::Prepared;
+use super::records::EXECUTING;
 use crate::ipc::keeper::{SpawnFailure, Step};
 
 /// `libc::CLONE_INTO_CGROUP` is a `c_int`, in which the flag's bit 33 does not fit.
@@ -287,6 +288,9 @@ fn note_birth(child: &Child<'_>) -> Result<(), (Step, c_int)> {
     call!(step, SYS_pwrite64, file, pid.as_ptr(), pid.len(), 0_u64)?;
     // The program itself outlives the keeper.
     call!(step, SYS_prctl, option, 0_u64, 0, 0, 0)?;
+    // From here on nothing but its own end keeps the program from being executed.
+    let mark = EXECUTING.to_le_bytes();
+    call!(step, SYS_pwrite64, file, mark.as_ptr(), mark.len(), pid.len())?;
     Ok(())
 }
 

@@ -35,6 +35,9 @@ pub struct NodeStatus {
     pub log_bytes_max: u64,
     /// Whether the log takes events; otherwise why not.
     pub log_unavailable: Option<String>,
+    /// SHA-256 of the folded state as of `head`; absent while events are on their way to the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_hash: Option<Digest>,
     /// Every service.
     pub services: Vec<ServiceStatus>,
     /// Every instance.

@@ -217,6 +217,23 @@ fn the_first_line_that_matches_makes_ready_once() {
 }
 
 #[test]
+fn the_first_run_of_a_slot_is_watched_before_its_pipes_are_there() {
+    let mut bench = Bench::new(&default_log());
+    let other = InstanceId { index: 7, ..slot() };
+    let pattern = Regex::new("^Ready$").unwrap();
+    bench.thread.handle().mark_run(other.clone(), RunId(3)).unwrap();
+    bench.thread.handle().watch_ready(other.clone(), RunId(3), pattern, None).unwrap();
+    let [one, two] = [both_ends(), both_ends()];
+    File::from(one.try_clone().unwrap()).write_all(b"Ready\n").unwrap();
+    let setup = LogSetup::new(&default_log(), bench.dir.path().join("other")).unwrap();
+    bench.thread.handle().attach(other.clone(), setup, one, two).unwrap();
+    let ready = LogNotice::Ready { slot: other, run: RunId(3), line: "Ready".to_owned() };
+    assert_eq!(bench.next(), ready);
+    bench.say("others go on\n");
+    assert_eq!(bench.drained(), ["others go on"]);
+}
+
+#[test]
 fn a_ready_line_that_an_earlier_agent_wrote_counts_for_an_adopted_run() {
     let mut bench = Bench::new(&default_log());
     bench.say("Ready\n");

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use regex::Regex;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
@@ -16,7 +17,7 @@ use super::queue::{Command, Queue, Taken};
 use super::slot::{Extent, Slot, Step, Tools};
 use super::sweep::{Sweep, Sweeper};
 use super::{Counters, LogNotice, Stream, read};
-use crate::domain::id::InstanceId;
+use crate::domain::id::{InstanceId, RunId};
 
 /// What the wake of the queue is called in the epoll; slots are numbered from 1.
 const QUEUE: u64 = 0;
@@ -35,6 +36,12 @@ const EVERYTHING: Extent = Extent::To([u64::MAX; 2]);
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
+/// What was said of the first run of a slot before the slot was attached.
+struct Early {
+    run: RunId,
+    ready: Option<Regex>,
+}
+
 /// The log thread's own state.
 pub(super) struct Worker {
     epoll: OwnedFd,
@@ -43,6 +50,8 @@ pub(super) struct Worker {
     notify: Box<dyn Fn(LogNotice) + Send>,
     slots: BTreeMap<u64, Slot>,
     names: BTreeMap<InstanceId, u64>,
+    /// Runs of slots whose pipes are still being made: they come with the answer to the first spawn.
+    early: BTreeMap<InstanceId, Early>,
     number: u64,
     ready: VecDeque<(u64, Stream)>,
     timers: BTreeSet<(Instant, u64)>,
@@ -73,6 +82,7 @@ impl Worker {
             notify,
             slots: BTreeMap::new(),
             names: BTreeMap::new(),
+            early: BTreeMap::new(),
             number: QUEUE,
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
@@ -211,22 +221,29 @@ impl Worker {
                     });
                 }
             }
-            Command::MarkRun { slot, run, from } => {
-                if let Some(number) = self.names.get(&slot).copied() {
+            Command::MarkRun { slot, run, from } => match self.names.get(&slot).copied() {
+                Some(number) => {
                     self.work_through(number, true, Extent::To(from));
                     self.with(number, |slot, _, _| slot.mark_run(run));
                 }
-            }
+                None => drop(self.early.insert(slot, Early { run, ready: None })),
+            },
             Command::WatchReady { slot, run, pattern, since, from } => {
-                if let Some(number) = self.names.get(&slot).copied() {
-                    self.with(number, |slot, tools, _| {
+                match self.names.get(&slot).copied() {
+                    Some(number) => self.with(number, |slot, tools, _| {
                         // For an adopted run, all that is in the pipe may be the sign as well.
                         slot.watch(run, pattern, if since.is_some() { [0; 2] } else { from });
                         let Some(since) = since else { return };
                         for line in read::lines_since(slot.sink.dir(), since) {
                             tools.notices.extend(slot.look_for_ready(line.as_bytes()));
                         }
-                    });
+                    }),
+                    None => {
+                        let early = self.early.get_mut(&slot).filter(|early| early.run == run);
+                        if let Some(early) = early {
+                            early.ready = Some(pattern);
+                        }
+                    }
                 }
             }
             Command::Drained { slot, run } => match self.names.get(&slot).copied() {
@@ -253,6 +270,7 @@ impl Worker {
                 }
             }
             Command::Detach { slot } => {
+                self.early.remove(&slot);
                 if let Some(number) = self.names.remove(&slot) {
                     self.work_through(number, true, EVERYTHING);
                     self.forget(number);
@@ -272,7 +290,16 @@ impl Worker {
                 let slot = self.forget(before).expect("a named slot exists");
                 slot.with_face(face, now)
             }
-            None => Slot::new(id, face, now),
+            None => {
+                let early = self.early.remove(&id);
+                let mut slot = Slot::new(id, face, now);
+                if let Some(Early { run, ready }) = early {
+                    slot.mark_run(run);
+                    // The pipes are as new as the run: all that is in them is its own.
+                    ready.into_iter().for_each(|pattern| slot.watch(run, pattern, [0; 2]));
+                }
+                slot
+            }
         };
         self.sweeper.sweep(Sweep::of(&slot.setup));
         for (bit, pipe) in (0..).zip(&slot.face.pipes) {

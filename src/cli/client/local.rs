@@ -1,16 +1,26 @@
 //! The local socket: one connection, one request at a time.
 
 use std::io;
+use std::path::Path;
+use std::time::Duration;
 
 use serde_bytes::ByteBuf;
+use tokio::time::Instant;
 
 use crate::cli::context::{Context, not_up, short};
 use crate::cli::error::CliError;
 use crate::domain::code::Code;
 use crate::domain::id::NodeId;
 use crate::ipc::channel::{self, Receiver, Sender};
+use crate::ipc::hello::Part;
 use crate::ipc::local::{LocalAnswer, LocalRequest, RequestId};
 use crate::ipc::socket::SocketError;
+
+/// How long an agent that died may take until it is there again: the keeper starts it within milliseconds.
+const RETURN_WITHIN: Duration = Duration::from_secs(5);
+
+/// The pause between two looks at whether it is there.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A connection to the agent of this machine.
 #[derive(Debug)]
@@ -35,21 +45,8 @@ pub(super) enum Frame {
 impl Road {
     pub(super) async fn connect(context: &Context, own: NodeId) -> Result<Self, CliError> {
         let path = context.folder.place().local_socket();
-        let (sender, mut receiver) =
-            channel::connect(&path).map_err(|error| match error.kind() {
-                io::ErrorKind::PermissionDenied => {
-                    CliError::new(Code::SOCKET_REFUSED, Code::SOCKET_REFUSED.title())
-                        .at(short(&path))
-                        .hint("read as a member of the group `smgr`, or use sudo")
-                }
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => not_up(context),
-                _ => {
-                    CliError::caused(Code::AGENT_UNREACHABLE, "the agent cannot be reached", &error)
-                        .at(short(&path))
-                }
-            })?;
-        let hello = receiver.receive::<LocalAnswer>().await.map_err(|error| gone(&error))?;
-        match hello.message {
+        let (sender, receiver, hello) = dial(context, &path).await?;
+        match hello {
             LocalAnswer::Hello(hello) => {
                 hello
                     .agree()
@@ -98,6 +95,46 @@ impl Road {
                 LocalAnswer::Hello(_) => return Err(unexpected(&answer)),
             }
         }
+    }
+}
+
+/// Connects and takes the first frame. While a keeper is there, so will be an agent: one that was killed is waited for.
+async fn dial(context: &Context, path: &Path) -> Result<(Sender, Receiver, LocalAnswer), CliError> {
+    let until = Instant::now() + RETURN_WITHIN;
+    loop {
+        let error = match channel::connect(path) {
+            Ok((sender, mut receiver)) => match receiver.receive::<LocalAnswer>().await {
+                Ok(hello) => return Ok((sender, receiver, hello.message)),
+                // It died in the moment between.
+                Err(SocketError::Closed) => io::ErrorKind::ConnectionRefused.into(),
+                Err(error) => return Err(gone(&error)),
+            },
+            Err(error) => error,
+        };
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                return Err(CliError::new(Code::SOCKET_REFUSED, Code::SOCKET_REFUSED.title())
+                    .at(short(path))
+                    .hint("read as a member of the group `smgr`, or use sudo"));
+            }
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                let is_up = context.folder.place().is_locked(Part::Keeper).unwrap_or(false);
+                if !is_up {
+                    return Err(not_up(context));
+                }
+                if Instant::now() >= until {
+                    let what = "smgr is up here, but its agent does not come back";
+                    return Err(CliError::new(Code::AGENT_UNREACHABLE, what)
+                        .at(short(path))
+                        .hint(format!("see {}", short(&context.folder.parts_log()))));
+                }
+            }
+            _ => {
+                let what = "the agent cannot be reached";
+                return Err(CliError::caused(Code::AGENT_UNREACHABLE, what, &error).at(short(path)));
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -61,7 +61,9 @@ pub(super) async fn run(context: &Context, args: Run, out: Out) -> Result<ExitCo
         None => out.line(&format!("{name} is not running; why: smgr status {name}")),
     }
     out.line(&format!("  kept in {}      undo: smgr remove {name}", short(&path)));
-    Ok(exit)
+    // What ended again at once was started as asked, and is not what was asked for.
+    let is_up = args.waiting.detach || instance.is_some_and(|instance| instance.pid.is_some());
+    Ok(if exit == ExitCode::Done && !is_up { ExitCode::NotReady } else { exit })
 }
 
 /// A shell finds programs by PATH; a service has an environment of its own, so the file holds what PATH meant here.

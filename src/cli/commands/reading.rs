@@ -1,6 +1,7 @@
 //! events, history, logs, ping: what a node has to say, verified and printed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::cli::args::{Events, History, Output};
 use crate::cli::client::{Client, Whom};
@@ -22,6 +23,12 @@ use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{EventId, FleetId, NodeId, ServiceId};
 use crate::domain::time::UnixMicros;
 use crate::wire::payload::{Ask, EventRecord, Reply};
+
+/// How often a log is read again while somebody looks at it. A node tells of events, not of lines.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// So many lines are read again each time; more than this between two looks is not shown.
+const FOLLOWED_LINES: u32 = 1000;
 
 /// From where on events are wanted.
 enum Since {
@@ -119,11 +126,18 @@ pub(super) async fn history(
         all: args.all || !out.is_text(),
         runs: args.runs || !out.is_text(),
     };
+    let named = choice.selector.as_ref().map(|selector| selector.service.clone());
+    let mut is_known = named.is_none();
     let mut table = Table::new(choice, Names::of_one_machine());
     let mut last = None;
     while let Turn::Event(record) = feed.next(context, &whom, &mut client, false).await? {
         last = Some(record.id());
+        is_known |= record.service == named;
         table.push(&record);
+    }
+    if let Some(service) = named.filter(|_| !is_known) {
+        let what = format!("no such service: {service}; there never was one in this history");
+        return Err(CliError::new(Code::NO_SUCH_SERVICE, what).next("smgr status"));
     }
     match (out.form, args.runs) {
         (Output::Text, false) => out.data(&table.text(last.as_ref(), width())),
@@ -138,7 +152,7 @@ pub(super) async fn history(
     Ok(ExitCode::Done)
 }
 
-/// Prints the end of a service's log.
+/// Prints the end of a service's log, and what is written from there on when told to follow.
 pub(super) async fn logs(
     context: &Context,
     selector: Selector,
@@ -146,14 +160,50 @@ pub(super) async fn logs(
     follow: bool,
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    if follow {
-        return Err(CliError::not_yet("`smgr logs --follow`"));
-    }
     let whom = Whom::new(context, selector.node.clone());
     let mut client = Client::connect(context, &whom).await?;
+    let asked = if follow { lines.max(FOLLOWED_LINES) } else { lines };
+    let (mut seen, exit) = last_lines(&mut client, &selector, asked).await?;
+    let shown = lines as usize;
+    for (slot, lines) in &seen {
+        print_lines(&selector, slot, &lines[lines.len().saturating_sub(shown)..], &seen, out);
+    }
+    let mut interrupts = Interrupts::watch()?;
+    while follow && !out.reader_gone() {
+        if interrupts.guard(tokio::time::sleep(LOOK_AGAIN)).await.is_err() {
+            return Ok(ExitCode::Done); // As with a stream: one has seen enough.
+        }
+        let read = match last_lines(&mut client, &selector, asked).await {
+            Ok((read, _)) => read,
+            Err(error) if error.code == Code::AGENT_UNREACHABLE => {
+                // An agent that was lost comes back within a moment; smgr that went down does not.
+                tokio::time::sleep(LOOK_AGAIN).await;
+                client = Client::connect(context, &whom).await?;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for (slot, lines) in read {
+            let before = seen.entry(slot.clone()).or_default();
+            let fresh = behind(before, &lines).to_vec();
+            *before = lines;
+            print_lines(&selector, &slot, &fresh, &seen, out);
+        }
+    }
+    Ok(exit)
+}
+
+/// The last lines of each slot.
+type Tails = BTreeMap<(NodeId, u16), Vec<String>>;
+
+async fn last_lines(
+    client: &mut Client,
+    selector: &Selector,
+    lines: u32,
+) -> Result<(Tails, ExitCode), CliError> {
     let ask = Ask::Logs { service: selector.service.clone(), index: selector.index, lines };
     let mut pending = client.ask(ask).await?;
-    let mut slots: BTreeMap<(NodeId, u16), Vec<String>> = BTreeMap::new();
+    let mut slots = Tails::new();
     while let Some(answer) = pending.next().await? {
         let node = answer.node;
         match answer.reply {
@@ -164,21 +214,33 @@ pub(super) async fn logs(
             _ => {}
         }
     }
-    let prefixed = slots.len() > 1;
-    for ((node, index), lines) in &slots {
-        for line in lines {
-            let line = crate::domain::text::printable(line);
-            match (out.is_text(), prefixed) {
-                (true, false) => out.line(&line),
-                (true, true) => out.line(&format!("{}/{index} | {line}", selector.service)),
-                (false, _) => out.json(&serde_json::json!({
-                    "schema": "smgr.line.v1", "node": node.as_str(),
-                    "service": selector.service.as_str(), "instance": index, "line": line,
-                })),
-            }
+    Ok((slots, silent(pending.missing().keys())?))
+}
+
+/// Returns what a later look at the end of a log has behind what an earlier look saw.
+fn behind<'l>(seen: &[String], lines: &'l [String]) -> &'l [String] {
+    let common = (0..seen.len()).find(|from| lines.starts_with(&seen[*from..]));
+    &lines[common.map_or(0, |from| seen.len() - from)..]
+}
+
+fn print_lines(
+    selector: &Selector,
+    (node, index): &(NodeId, u16),
+    lines: &[String],
+    all: &Tails,
+    out: Out,
+) {
+    for line in lines {
+        let line = crate::domain::text::printable(line);
+        match (out.is_text(), all.len() > 1) {
+            (true, false) => out.line(&line),
+            (true, true) => out.line(&format!("{}/{index} | {line}", selector.service)),
+            (false, _) => out.json(&serde_json::json!({
+                "schema": "smgr.line.v1", "node": node.as_str(),
+                "service": selector.service.as_str(), "instance": index, "line": line,
+            })),
         }
     }
-    silent(pending.missing().keys())
 }
 
 /// Asks nodes whether they are there.
@@ -240,4 +302,24 @@ fn since(text: Option<&str>) -> Result<Since, CliError> {
         CliError::new(Code::BAD_TIME, format!("`{text}` is neither a cursor nor a time"))
             .hint("times are RFC 3339, or an age such as 10m")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_look_shows_only_what_came_since() {
+        let lines = |text: &str| text.split_terminator(' ').map(str::to_owned).collect::<Vec<_>>();
+        for (seen, later, fresh) in [
+            ("", "a b", "a b"),
+            ("a b", "a b", ""),
+            ("a b", "a b c", "c"),
+            ("a b c", "c d e", "d e"),
+            ("a b c", "x y z", "x y z"),
+            ("a a", "a a a", "a"),
+        ] {
+            assert_eq!(behind(&lines(seen), &lines(later)), lines(fresh), "{seen} then {later}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::interrupt::Interrupts;
 use crate::cli::out::Out;
+use crate::cli::screen::words::signal_name;
 use crate::cli::selector::Selector;
 use crate::cli::verdict::{Verdict, Verdicts, carry_out};
 use crate::cli::wish::Signed;
@@ -177,7 +178,7 @@ fn done(action: &Action) -> String {
         Action::Stop { .. } => "is stopped".to_owned(),
         Action::Restart { .. } => "restarted".to_owned(),
         Action::Reload { .. } => "reloaded".to_owned(),
-        Action::Signal { signal, .. } => format!("got signal {signal}"),
+        Action::Signal { signal, .. } => format!("got signal {}", signal_name(*signal)),
         Action::Run { action, .. } => format!("ran {action}"),
         Action::Apply { .. } => "matches its files".to_owned(),
         Action::Shutdown { .. } => "is shutting down".to_owned(),

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use super::service::outcome;
 use crate::agent::keyfile::{Keys, Owner, make_keys_and_trust};
 use crate::agent::setup::{BusSetup, NodeSetup};
-use crate::cli::args::Up;
+use crate::cli::args::{Up, Waiting};
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, host_name, not_up, short, user_name};
 use crate::cli::error::CliError;
@@ -20,6 +21,7 @@ use crate::cli::screen::up as screen;
 use crate::cli::session::{Mode, Session, alive, already_up, terminate, until_down};
 use crate::cli::wish::from_keys;
 use crate::cli::{launch, nats, specs, time};
+use crate::config::Loaded;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::intent::Action;
 use crate::wire::payload::Reply;
@@ -49,16 +51,18 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
     }
     let mut launcher = None;
     let mut made_keys = false;
+    let mut wanted = None;
     if goes_on.is_none() {
         let project = specs::project_here();
-        let keys = prepare(context, project)?;
+        let (keys, loaded) = prepare(context, project)?;
         made_keys = keys.made;
+        wanted = Some(loaded);
         session.record(Mode::Foreground, 0)?;
         launcher = Some(launch::start(context)?);
     }
     let pid = launcher.as_ref().map(Child::id).or(session.before.map(|before| before.launcher));
     session.record(Mode::Foreground, pid.unwrap_or(0))?;
-    let (client, status) = match launch::until_up(context, launcher.as_mut()).await {
+    let (mut client, mut status) = match launch::until_up(context, launcher.as_mut()).await {
         Ok(up) => up,
         Err(error) => {
             // What did not begin is not left behind half-way; if it is gone already, so much the better.
@@ -67,6 +71,14 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
         }
     };
     session.record(mode, pid.unwrap_or(0))?;
+    if let Some(wanted) = wanted.filter(|wanted| !is_current(&status, wanted)) {
+        // An agent goes on with what it knew; whoever begins anew wants what the files say.
+        let action = Action::Apply { services: Vec::new() };
+        outcome(context, &Whom::default(), action, Waiting::default(), out).await?;
+        status = launch::status(&mut client).await.unwrap_or(status);
+        // What is gone from the files may be on its way down still.
+        status.services.retain(|it| wanted.services.contains_key(&it.service));
+    }
     let text = first_screen(context, &status, made_keys, goes_on.is_some(), began, !args.detach)?;
     out.data(&text);
     if args.detach {
@@ -99,7 +111,10 @@ pub(super) async fn attach(context: &Context, out: Out) -> Result<ExitCode, CliE
 }
 
 /// Checks the files, makes what is missing, and writes down how the node is set up. Nothing is started by it.
-fn prepare(context: &Context, project: Option<std::path::PathBuf>) -> Result<Keys, CliError> {
+fn prepare(
+    context: &Context,
+    project: Option<std::path::PathBuf>,
+) -> Result<(Keys, Loaded), CliError> {
     let before = context.setup()?;
     let sources = specs::sources(context, project);
     let logs = context.service_logs();
@@ -117,7 +132,16 @@ fn prepare(context: &Context, project: Option<std::path::PathBuf>) -> Result<Key
         CliError::caused(Code::IO, "failed to write the set-up", &error)
             .at(short(&context.folder.setup()))
     })?;
-    Ok(keys)
+    // Once more, as the bus has brought a service of its own.
+    let loaded = specs::load(context, &setup.specs, &setup.service_logs, "nothing was started")?;
+    Ok((keys, loaded))
+}
+
+/// Says whether a node runs by these files and by no others.
+fn is_current(status: &NodeStatus, files: &Loaded) -> bool {
+    let digest = |it: &ServiceStatus| files.services.get(&it.service).map(|new| new.digest);
+    status.services.len() == files.services.len()
+        && status.services.iter().all(|it| digest(it) == Some(it.spec))
 }
 
 /// Decides on the bus: the one that was told, else a server of our own where there is one, else none.

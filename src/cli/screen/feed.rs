@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::event::{Stamp, clause, ended_words, event_line, known, line, part_words, place};
 use super::names::Names;
 use super::units::{count, span};
-use crate::domain::event::{Event, InstanceExited, Next, PartStarted, StopPhase};
+use crate::domain::event::{Event, InstanceExited, Next, PartStarted, StateName, StopPhase};
 use crate::domain::id::InstanceId;
 use crate::domain::time::UnixMicros;
 use crate::wire::payload::EventRecord;
@@ -133,6 +133,8 @@ fn is_worth_a_line(event: Option<&Event>) -> bool {
         Some(event) => match event {
             Event::LogOpened(it) => it.predecessor.is_some(),
             Event::InstanceStopping(it) => it.phase == StopPhase::Kill,
+            // The end of the stop tells it.
+            Event::InstanceExited(it) => it.from != StateName::Stopping,
             Event::IntentExecuted(it) => {
                 !matches!(it.outcome, crate::domain::event::Outcome::Done { .. })
             }
@@ -156,7 +158,6 @@ fn is_worth_a_line(event: Option<&Event>) -> bool {
             | Event::InstanceStarted(_)
             | Event::InstanceStartFailed(_)
             | Event::InstanceReady(_)
-            | Event::InstanceExited(_)
             | Event::InstanceStopped(_)
             | Event::InstanceReloaded(_)
             | Event::InstanceAdopted(_)

@@ -62,7 +62,7 @@ pub enum Bus<'a> {
 /// How a service is stopped whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trees {
-    /// By a cgroup of its own; limits hold.
+    /// By a cgroup of its own.
     Cgroup,
     /// By process group.
     ProcessGroup,
@@ -84,7 +84,7 @@ pub fn banner_text(banner: &Banner<'_>, width: Option<u16>) -> String {
     line(&format!("  keys      {}", keys_words(banner.keys)));
     line(&format!("  bus       {}", bus_words(banner.bus)));
     match banner.trees {
-        Trees::Cgroup => line("  trees     stopped whole by cgroup, limits hold"),
+        Trees::Cgroup => line("  trees     stopped whole, by cgroup"),
         Trees::ProcessGroup => {
             line("  trees     stopped by process group, and limits are off: no cgroup of our own");
             line("            cure: systemd-run --user --scope -p Delegate=yes smgr up");

@@ -173,14 +173,11 @@ impl Machine {
         self.forget_unseen(agent_up);
     }
 
-    /// Without keeper and agent nobody holds what has ended.
+    /// Without keeper and agent nobody saw how it ended; that it was there stands in the keeper's records.
     pub(super) fn forget_unseen(&mut self, agent_up: bool) {
         if self.keeper_up {
             return;
         }
-        self.processes.retain(|_, process| {
-            process.ended.is_none() || process.has_child || (agent_up && process.held)
-        });
         for process in self.processes.values_mut() {
             if process.ended.is_some() && !(agent_up && process.held) {
                 process.ended = Some(Exit::Unknown);

@@ -1,0 +1,171 @@
+//! A machine of one's own: a state folder, the built binary, and everything ends with the test.
+
+#![expect(clippy::print_stderr, reason = "what the parts said belongs to a failure")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Long enough that a passing test never meets it, on a busy machine too.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node that is brought up by the command line. Services come from `services.d` in its configuration folder.
+pub(crate) struct Machine {
+    temp: TempDir,
+    state: PathBuf,
+    env: Vec<(String, String)>,
+}
+
+impl Machine {
+    /// Makes the folders; nothing runs yet.
+    pub(crate) fn new() -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let state = temp.path().join("state");
+        Self::at(temp, state)
+    }
+
+    /// Makes the folders with the state at another place.
+    pub(crate) fn at(temp: TempDir, state: PathBuf) -> Self {
+        for folder in ["services.d", "override.d"] {
+            fs::create_dir_all(state.join("config").join(folder)).unwrap();
+        }
+        Self { temp, state, env: Vec::new() }
+    }
+
+    /// Gives every command, and so every part of the node, a further variable.
+    pub(crate) fn env(&mut self, name: &str, value: &Path) {
+        self.env.push((name.to_owned(), value.display().to_string()));
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.temp.path()
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Writes `services.d/NAME.toml`; where root runs smgr, it names root as the user.
+    pub(crate) fn service(&self, name: &str, text: &str) {
+        let user = if is_root() { "user = \"root\"\n" } else { "" };
+        self.file(&format!("services.d/{name}.toml"), &format!("{user}{text}"));
+    }
+
+    /// Writes a file of the configuration as it is.
+    pub(crate) fn file(&self, path: &str, text: &str) {
+        fs::write(self.state.join("config").join(path), text).unwrap();
+    }
+
+    pub(crate) fn smgr(&self, line: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_smgr"))
+            .args(line)
+            .current_dir(self.temp.path())
+            .env("SMGR_STATE", &self.state)
+            .env("SMGR_NATS_SERVER", "off")
+            .envs(self.env.iter().cloned())
+            .output()
+            .unwrap()
+    }
+
+    /// Runs a command and demands its exit code; returns what it printed, stdout first.
+    pub(crate) fn exits(&self, code: i32, line: &[&str]) -> String {
+        let ran = self.smgr(line);
+        let (out, err) =
+            (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        assert_eq!(ran.status.code(), Some(code), "smgr {line:?}\n{out}{err}");
+        format!("{out}{err}")
+    }
+
+    /// Runs a reading; a bad state of things is an exit code as well, so none is demanded.
+    pub(crate) fn json(&self, line: &[&str]) -> Value {
+        let ran = self.smgr(&[line, &["-o", "json"]].concat());
+        serde_json::from_slice(&ran.stdout).unwrap_or_else(|why| {
+            panic!("{line:?}: {why}: {}", String::from_utf8_lossy(&ran.stderr))
+        })
+    }
+
+    /// Returns the one instance of a service as `status` shows it.
+    pub(crate) fn instance(&self, service: &str) -> Value {
+        let status = self.json(&["status", service]);
+        status["instances"][0].clone()
+    }
+
+    /// Waits until a service is ready and returns its process.
+    pub(crate) fn ready(&self, service: &str) -> u32 {
+        self.ready_but(service, None)
+    }
+
+    /// Waits until a service is ready with another process than `before`.
+    pub(crate) fn ready_but(&self, service: &str, before: Option<u32>) -> u32 {
+        let mut last = Value::Null;
+        eventually(&format!("{service} is ready"), || {
+            last = self.instance(service);
+            let ready = last["conditions"]["Ready"]["status"] == "true";
+            let pid = last["pid"].as_u64().map(|pid| u32::try_from(pid).unwrap());
+            pid.filter(|pid| ready && Some(*pid) != before)
+        })
+    }
+
+    /// Returns all events, oldest first.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        let text = self.exits(0, &["events", "-o", "json"]);
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Returns the process of one of the node's own parts.
+    pub(crate) fn part(&self, name: &str) -> u32 {
+        let path = self.state.join("run").join(name).join("pid");
+        fs::read_to_string(path).unwrap().trim().parse().unwrap()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let down = self.smgr(&["down"]);
+        if !down.status.success() && !thread::panicking() {
+            panic!("down: {}", String::from_utf8_lossy(&down.stderr));
+        }
+        if thread::panicking() {
+            let said = fs::read_to_string(self.state.join("run/smgr.log")).unwrap_or_default();
+            eprintln!("the parts said:\n{said}");
+        }
+    }
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Asks until there is an answer.
+pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not so after {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+pub(crate) fn kill_9(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// Lists the processes that have `needle` in their command line.
+pub(crate) fn processes_with(needle: &str) -> Vec<(u32, String)> {
+    let all = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        line.contains(needle).then_some((pid, line))
+    })
+    .collect()
+}
