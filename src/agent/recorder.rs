@@ -110,11 +110,11 @@ impl<P> Recorder<P> {
 
     /// Records facts that were already adopted, in order.
     pub(super) fn record(&mut self, now: Now, facts: Vec<(Context, Event)>) {
-        for (context, event) in facts {
-            let late = Late { now, context, event };
-            if !self.late.is_empty() || !self.write(&late, None) {
-                self.hold(late);
-            }
+        let facts = facts.into_iter().map(|(context, event)| Late { now, context, event });
+        let facts: Vec<Late> = facts.collect();
+        // Together, or the writer would begin a commit with the first and need a second one for the rest.
+        if !self.late.is_empty() || !self.write(&facts, None) {
+            facts.into_iter().for_each(|late| self.hold(late));
         }
     }
 
@@ -158,7 +158,7 @@ impl<P> Recorder<P> {
     /// once nothing waits any more.
     pub(super) fn catch_up(&mut self, now: Now) -> Option<(u64, u64)> {
         while let Some(late) = self.late.pop_front() {
-            if !self.write(&late, Some(now.at)) {
+            if !self.write(std::slice::from_ref(&late), Some(now.at)) {
                 self.late.push_front(late);
                 return None;
             }
@@ -167,7 +167,7 @@ impl<P> Recorder<P> {
         while let Some((service, summary)) = self.summaries.pop_first() {
             let context = Context::service(&service);
             let late = Late { now, context, event: Event::Summarized(summary.clone()) };
-            if !self.write(&late, Some(now.at)) {
+            if !self.write(std::slice::from_ref(&late), Some(now.at)) {
                 self.summaries.insert(service, summary);
                 return None;
             }
@@ -177,15 +177,25 @@ impl<P> Recorder<P> {
         (counts != (0, 0)).then_some(counts)
     }
 
-    fn write(&mut self, late: &Late, recorded_at: Option<UnixMicros>) -> bool {
-        let seq = self.next;
-        let row = self.seal(seq, late.now, &late.context, &late.event, recorded_at);
-        if self.log.append(seq, row.clone()).is_err() {
+    fn write(&mut self, facts: &[Late], recorded_at: Option<UnixMicros>) -> bool {
+        let first = self.next;
+        let rows: Vec<Arc<[u8]>> = (first.0..)
+            .zip(facts)
+            .map(|(seq, fact)| {
+                self.seal(Seq(seq), fact.now, &fact.context, &fact.event, recorded_at)
+            })
+            .collect();
+        if rows.is_empty() {
+            return true;
+        }
+        if self.log.append_all(first, rows.clone()).is_err() {
             return false;
         }
-        self.next = Seq(seq.0 + 1);
-        let service = late.context.service.clone();
-        self.rows.push_back(Live { seq, kind: late.event.kind(), service, row });
+        self.next = Seq(first.0 + rows.len() as u64);
+        for ((seq, fact), row) in (first.0..).zip(facts).zip(rows) {
+            let (kind, service) = (fact.event.kind(), fact.context.service.clone());
+            self.rows.push_back(Live { seq: Seq(seq), kind, service, row });
+        }
         true
     }
 

@@ -298,12 +298,7 @@ impl Agent {
     /// Takes the log's watermark: keeps promises and publishes what is durable.
     pub(super) fn let_go(&mut self, durable: Seq) {
         let kept = self.recorder.durable(durable);
-        for live in &kept.rows {
-            self.voice.publish(live);
-        }
-        if !kept.rows.is_empty() {
-            self.wake_ranges();
-        }
+        // First what somebody waits for, then what everybody may hear.
         for promise in kept.promises {
             match promise {
                 Promise::Act(act) => self.act(act),
@@ -315,6 +310,12 @@ impl Agent {
                 Promise::Retire(segment) => history::drop_rows(segment),
                 Promise::End => self.ending = true,
             }
+        }
+        for live in &kept.rows {
+            self.voice.publish(live);
+        }
+        if !kept.rows.is_empty() {
+            self.wake_ranges();
         }
     }
 

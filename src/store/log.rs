@@ -116,14 +116,21 @@ pub struct Log {
 impl Log {
     /// Accepts `row` as number `seq`, which must be the next. Never blocks on the disk.
     pub fn append(&self, seq: Seq, row: impl Into<Arc<[u8]>>) -> Result<Ticket, AppendError> {
-        let row = row.into();
+        self.append_all(seq, vec![row.into()])
+    }
+
+    /// Accepts rows, numbered from `first`, which must be the next; all of them or none.
+    ///
+    /// Rows that come together go to the disk together: the writer does not begin with the first of them.
+    pub fn append_all(&self, first: Seq, rows: Vec<Arc<[u8]>>) -> Result<Ticket, AppendError> {
         let mut inbox = self.lane.lock();
-        self.admit(&inbox, seq, std::slice::from_ref(&row))?;
-        inbox.appended = seq.0;
-        inbox.waiting_rows += 1;
-        inbox.waiting_bytes += row.len();
-        let nth_epoch = inbox.epochs_asked;
-        self.submit(inbox, Request::Row((seq.0, row)));
+        self.admit(&inbox, first, &rows)?;
+        inbox.waiting_rows += rows.len();
+        inbox.waiting_bytes += rows.iter().map(|row| row.len()).sum::<usize>();
+        inbox.appended += rows.len() as u64;
+        inbox.requests.extend((first.0..).zip(rows).map(Request::Row));
+        let (nth_epoch, seq) = (inbox.epochs_asked, Seq(inbox.appended));
+        self.wake(inbox);
         Ok(Ticket { nth_epoch, seq, lane: self.lane.clone() })
     }
 
@@ -293,6 +300,11 @@ impl Log {
 
     fn submit(&self, mut inbox: std::sync::MutexGuard<'_, Inbox>, request: Request) {
         inbox.requests.push_back(request);
+        self.wake(inbox);
+    }
+
+    /// Tells the writer that there is something to do, if it does not know.
+    fn wake(&self, mut inbox: std::sync::MutexGuard<'_, Inbox>) {
         let wake = !std::mem::replace(&mut inbox.flagged, true);
         drop(inbox);
         if wake {

@@ -15,6 +15,25 @@ use crate::wire::note::{Checkpoint, TlogProof};
 const ALL: RangeLimits = RangeLimits { rows: usize::MAX, bytes: usize::MAX };
 
 #[test]
+fn rows_that_come_together_are_durable_together() {
+    let place = Place::new();
+    let open = place.open();
+    for first in [1, 4, 7] {
+        let rows = (first..first + 3).map(|seq| row(seq).into()).collect();
+        let ticket = open.log.append_all(Seq(first), rows).unwrap();
+        assert_eq!(ticket.seq(), Seq(first + 2));
+        assert!(ticket.wait(PATIENCE));
+        let durable = open.expect(|notice| match notice {
+            LogNotice::Durable { seq, .. } => Some(seq),
+            _ => None,
+        });
+        assert_eq!(durable, ticket.seq());
+    }
+    let refused = open.log.append_all(Seq(11), vec![row(11).into()]);
+    assert!(matches!(refused, Err(AppendError::OutOfOrder { expected: Seq(10), .. })));
+}
+
+#[test]
 fn rows_that_were_acknowledged_are_there_after_reopening() {
     let place = Place::new();
     let open = place.open();
