@@ -178,10 +178,13 @@ impl Agent {
     ) {
         let instance = InstanceId { service: service.clone(), index: 0 };
         let memo = Memo::Action { intent, instance: instance.clone() };
+        // It finds the folder and the credentials of the run that it acts on.
+        let run = self.node.instance(&instance).and_then(|slot| slot.state.run());
         let prepared = match self.services.spec_of(service) {
             Some((spec, _)) => self.launchers.action(
                 &spec,
                 &instance,
+                run.unwrap_or(RunId(0)),
                 action,
                 params,
                 names::action(intent),

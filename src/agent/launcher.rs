@@ -95,6 +95,7 @@ impl Launchers {
         &mut self,
         spec: &Spec,
         instance: &InstanceId,
+        run: RunId,
         action: &ActionName,
         params: &BTreeMap<String, String>,
         name: RunName,
@@ -103,7 +104,7 @@ impl Launchers {
         let fault = |why: String| LaunchFault { step: "action", errno: 0, why };
         let values = super::launch::bind_action(spec, action, params)
             .map_err(|refusal| fault(refusal.to_string()))?;
-        let start = Start { spec, instance, run: RunId(0) };
+        let start = Start { spec, instance, run };
         let helper = Helper { name, output: HelperOutput::WithService };
         self.launcher.action(start, helper, action, &values, memo.into_vec()).map(told)
     }

@@ -1,6 +1,7 @@
 //! The uplink's connection, seen from the agent: accepts one uplink at a time and carries frames both ways.
 
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -13,7 +14,11 @@ use crate::ipc::uplink::{FromUplink, ToUplink};
 /// Frames on their way to the uplink. One that lets them pile up is cut off.
 const FRAMES: usize = 4096;
 
-/// Accepts uplinks for as long as the agent lives; a newer one takes the place of an older one.
+/// How long one who connects may take to introduce itself.
+const HELLO_MAX: Duration = Duration::from_secs(5);
+
+/// Accepts uplinks for as long as the agent lives; a newer one takes the place of an older one once it has
+/// introduced itself, so that garbage displaces nobody.
 ///
 /// # Errors
 /// When the socket cannot be made.
@@ -31,12 +36,19 @@ pub(super) fn listen(
                 warn!(uid = peer.uid, "refused an uplink of a foreign account");
                 continue;
             }
+            let receiver = match introduced(&sender, receiver, incarnation).await {
+                Ok(receiver) => receiver,
+                Err(why) => {
+                    warn!(%why, "one who is no uplink was turned away");
+                    continue;
+                }
+            };
             if let Some(older) = current.take() {
                 older.abort();
             }
             let waker = waker.clone();
             current = Some(tokio::spawn(async move {
-                if let Err(error) = converse(sender, receiver, incarnation, &waker).await {
+                if let Err(error) = converse(sender, receiver, &waker).await {
                     warn!(%error, "lost the uplink");
                 }
                 drop(waker.send(Wake::UplinkDown).await);
@@ -46,18 +58,26 @@ pub(super) fn listen(
     Ok(())
 }
 
-async fn converse(
-    sender: Sender,
+/// Says hello and demands one.
+async fn introduced(
+    sender: &Sender,
     mut receiver: Receiver,
     incarnation: Incarnation,
-    waker: &Waker,
-) -> anyhow::Result<()> {
-    sender.send(&ToUplink::Hello(Hello::of(Part::Agent, incarnation))).await?;
-    let FromUplink::Hello(hello) = receiver.receive().await?.message else {
-        anyhow::bail!("the uplink did not begin with a hello");
+) -> anyhow::Result<Receiver> {
+    let greeting = async {
+        sender.send(&ToUplink::Hello(Hello::of(Part::Agent, incarnation))).await?;
+        let FromUplink::Hello(hello) = receiver.receive().await?.message else {
+            anyhow::bail!("the uplink did not begin with a hello");
+        };
+        hello.agree()?;
+        info!(build = hello.build, "the uplink is here");
+        Ok(())
     };
-    hello.agree()?;
-    info!(build = hello.build, "the uplink is here");
+    tokio::time::timeout(HELLO_MAX, greeting).await??;
+    Ok(receiver)
+}
+
+async fn converse(sender: Sender, mut receiver: Receiver, waker: &Waker) -> anyhow::Result<()> {
     let (frames, mut queue) = mpsc::channel::<ToUplink>(FRAMES);
     waker.send(Wake::UplinkUp { sender: frames }).await?;
     let sending = async {
