@@ -126,8 +126,20 @@ fn begin(mut agent: Agent, epoch: Epoch, boot: BootId) -> Agent {
     agent.commit(now, Decision { events, effects: Vec::new() });
     agent.adopt_new_services();
     agent.follow_up();
+    trim_memory();
     agent
 }
+
+/// Gives back the memory that only the start needed: spec files, and the pages of the log.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "the allocator is told by a function of C")]
+fn trim_memory() {
+    // SAFETY: the function takes no pointer and may be called at any time from any thread.
+    unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim_memory() {}
 
 /// The name under which a node signs the heads of its log; each names its epoch in its text.
 pub(crate) fn note_name(fleet: &FleetId, node: &NodeId) -> String {
