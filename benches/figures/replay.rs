@@ -120,5 +120,5 @@ pub(crate) fn crash_open(folder: &Path) -> anyhow::Result<Vec<Figure>> {
 fn segment_of(folder: &Path) -> anyhow::Result<std::path::PathBuf> {
     let epochs = LogReader::new(folder).epochs()?;
     let segments = epochs.into_iter().flat_map(|epoch| epoch.segments);
-    segments.map(|segment| segment.path).last().context("there is no segment")
+    segments.map(|segment| segment.path).next_back().context("there is no segment")
 }

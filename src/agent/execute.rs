@@ -6,6 +6,7 @@ use regex::Regex;
 use tracing::{debug, error, info, warn};
 
 use super::hands::{Asked, Standing};
+use super::launch::Start;
 use super::names::{self, Memo};
 use super::task::{Agent, Deadline, Promise};
 use super::{clock, logs, signs};
@@ -182,9 +183,7 @@ impl Agent {
         let run = self.node.instance(&instance).and_then(|slot| slot.state.run());
         let prepared = match self.services.spec_of(service) {
             Some((spec, _)) => self.launchers.action(
-                &spec,
-                &instance,
-                run.unwrap_or(RunId(0)),
+                Start { spec: &spec, instance: &instance, run: run.unwrap_or(RunId(0)) },
                 action,
                 params,
                 names::action(intent),

@@ -93,18 +93,15 @@ impl Launchers {
     /// Prepares a declared action.
     pub(super) fn action(
         &mut self,
-        spec: &Spec,
-        instance: &InstanceId,
-        run: RunId,
+        start: Start<'_>,
         action: &ActionName,
         params: &BTreeMap<String, String>,
         name: RunName,
         memo: ByteBuf,
     ) -> Result<Spawn, LaunchFault> {
         let fault = |why: String| LaunchFault { step: "action", errno: 0, why };
-        let values = super::launch::bind_action(spec, action, params)
+        let values = super::launch::bind_action(start.spec, action, params)
             .map_err(|refusal| fault(refusal.to_string()))?;
-        let start = Start { spec, instance, run };
         let helper = Helper { name, output: HelperOutput::WithService };
         self.launcher.action(start, helper, action, &values, memo.into_vec()).map(told)
     }

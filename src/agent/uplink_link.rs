@@ -1,9 +1,11 @@
 //! The uplink's connection, seen from the agent: accepts one uplink at a time and carries frames both ways.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use super::wake::{Wake, Waker};
@@ -13,6 +15,9 @@ use crate::ipc::uplink::{FromUplink, ToUplink};
 
 /// Frames on their way to the uplink. One that lets them pile up is cut off.
 const FRAMES: usize = 4096;
+
+/// Connections that have not introduced themselves; others are closed at once.
+const STRANGERS_MAX: usize = 16;
 
 /// How long one who connects may take to introduce itself.
 const HELLO_MAX: Duration = Duration::from_secs(5);
@@ -30,29 +35,35 @@ pub(super) fn listen(
 ) -> std::io::Result<()> {
     let listener = Listener::bind(path)?;
     tokio::spawn(async move {
-        let mut current: Option<tokio::task::JoinHandle<()>> = None;
+        let current: Arc<Mutex<Option<AbortHandle>>> = Arc::default();
+        let places = Arc::new(Semaphore::new(STRANGERS_MAX));
         while let Ok((sender, receiver, peer)) = listener.accept().await {
             if !uids.contains(&peer.uid) {
                 warn!(uid = peer.uid, "refused an uplink of a foreign account");
                 continue;
             }
-            let receiver = match introduced(&sender, receiver, incarnation).await {
-                Ok(receiver) => receiver,
-                Err(why) => {
-                    warn!(%why, "one who is no uplink was turned away");
-                    continue;
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+            let (waker, current) = (waker.clone(), current.clone());
+            tokio::spawn(async move {
+                let receiver = match introduced(&sender, receiver, incarnation).await {
+                    Ok(receiver) => receiver,
+                    Err(why) => return warn!(%why, "one who is no uplink was turned away"),
+                };
+                drop(place);
+                let speaking = tokio::spawn(async move {
+                    if let Err(error) = converse(sender, receiver, &waker).await {
+                        warn!(%error, "lost the uplink");
+                    }
+                    drop(waker.send(Wake::UplinkDown).await);
+                });
+                let older = current
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .replace(speaking.abort_handle());
+                if let Some(older) = older {
+                    older.abort();
                 }
-            };
-            if let Some(older) = current.take() {
-                older.abort();
-            }
-            let waker = waker.clone();
-            current = Some(tokio::spawn(async move {
-                if let Err(error) = converse(sender, receiver, &waker).await {
-                    warn!(%error, "lost the uplink");
-                }
-                drop(waker.send(Wake::UplinkDown).await);
-            }));
+            });
         }
     });
     Ok(())

@@ -292,6 +292,7 @@ mod tests {
             log_bytes: 0,
             log_bytes_max: 0,
             log_unavailable: None,
+            state_hash: None,
             services: (0..services).map(service).collect(),
             instances: Vec::new(),
             alerts: Vec::new(),
