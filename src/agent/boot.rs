@@ -171,12 +171,7 @@ fn start_logs(waker: Waker) -> std::io::Result<LogThread> {
 /// Whose uplink is spoken to: the account of its own, or this one where there are no accounts.
 fn uplink_uids() -> Vec<u32> {
     let own = rustix::process::geteuid().as_raw();
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let account = passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some("smgr-uplink")).then(|| fields.nth(1)?.parse().ok()).flatten()
-    });
-    std::iter::once(own).chain(account).collect()
+    std::iter::once(own).chain(super::launch::account_uid("smgr-uplink")).collect()
 }
 
 async fn terminate(waker: Waker) {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+pub(super) use super::launch::{run_name as run, slot_name as slot};
 use crate::domain::effect::Hook;
 use crate::domain::id::{Digest, InstanceId, IntentId, RunId};
 use crate::ipc::keeper::{RunName, SlotName};
@@ -79,20 +80,10 @@ impl Memo {
     }
 }
 
-/// Names a slot: `web.0`.
-pub(super) fn slot(instance: &InstanceId) -> SlotName {
-    name(format!("{}.{}", instance.service, instance.index))
-}
-
 /// Returns the instance that a slot name stands for.
 pub(super) fn instance_of(slot: &SlotName) -> Option<InstanceId> {
     let (service, index) = slot.as_str().rsplit_once('.')?;
     Some(InstanceId { service: service.parse().ok()?, index: index.parse().ok()? })
-}
-
-/// Names a run: `web.0.17`.
-pub(super) fn run(instance: &InstanceId, run: RunId) -> RunName {
-    name(format!("{}.{}.{run}", instance.service, instance.index))
 }
 
 /// Names a hook beside a run: `web.0.17.pre-stop`.
