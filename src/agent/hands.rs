@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use serde_bytes::ByteBuf;
-use tokio::sync::mpsc;
 use tracing::{error, warn};
 
+use super::keeper_link::Outlet;
 use crate::domain::effect::Hook;
 use crate::domain::id::{InstanceId, IntentId, RunId};
 use crate::ipc::frame::Packet;
@@ -82,7 +82,7 @@ pub(super) enum Standing {
 /// The agent's side of the keeper.
 #[derive(Debug)]
 pub(super) struct Hands {
-    sender: Option<mpsc::Sender<Packet>>,
+    outlet: Option<Outlet>,
     keeper: Option<Incarnation>,
     number: u64,
     asked: BTreeMap<OperationNumber, (Asked, Option<Spawning>)>,
@@ -97,7 +97,7 @@ pub(super) struct Hands {
 impl Hands {
     pub(super) fn new() -> Self {
         Self {
-            sender: None,
+            outlet: None,
             keeper: None,
             number: 0,
             asked: BTreeMap::new(),
@@ -120,10 +120,10 @@ impl Hands {
         hello: &Hello,
         trees: Trees,
         isolation: Isolation,
-        sender: mpsc::Sender<Packet>,
+        outlet: Outlet,
     ) {
         let is_new = self.keeper.replace(hello.incarnation) != Some(hello.incarnation);
-        self.sender = Some(sender);
+        self.outlet = Some(outlet);
         (self.trees, self.isolation) = (Some(trees), Some(isolation));
         self.standing = Standing::Meeting(Meeting::default());
         self.asked.clear();
@@ -138,7 +138,7 @@ impl Hands {
 
     /// The keeper is gone; what was asked of it is asked again when there is one.
     pub(super) fn disconnected(&mut self) {
-        self.sender = None;
+        self.outlet = None;
         self.standing = Standing::Apart;
     }
 
@@ -180,7 +180,7 @@ impl Hands {
     }
 
     fn ask_with(&mut self, asked: Asked, verb: Verb, descriptors: Vec<OwnedFd>) {
-        let Some(sender) = &self.sender else { return };
+        let Some(outlet) = &self.outlet else { return };
         self.number += 1;
         let number = OperationNumber(self.number);
         let spawning = match &verb {
@@ -196,7 +196,7 @@ impl Hands {
             Ok(packet) => packet,
             Err(error) => return error!(%error, ?asked, "an operation does not fit a message"),
         };
-        match sender.try_send(packet) {
+        match outlet.send(packet) {
             Ok(()) => drop(self.asked.insert(number, (asked, spawning))),
             Err(_) => warn!(?asked, "the keeper does not keep up; asked again at the next meeting"),
         }

@@ -190,8 +190,8 @@ impl Agent {
 
     fn take(&mut self, wake: Wake) {
         match wake {
-            Wake::KeeperUp { hello, trees, isolation, sender } => {
-                self.hands.connected(&hello, trees, isolation, sender);
+            Wake::KeeperUp { hello, trees, isolation, outlet } => {
+                self.hands.connected(&hello, trees, isolation, outlet);
                 self.queries.keeper = Some(hello);
             }
             Wake::Keeper { frame, descriptors } => self.keeper_said(frame, descriptors),

@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 use serde_bytes::ByteBuf;
 use tokio::sync::mpsc;
 
+use super::keeper_link::Outlet;
 use super::local::Caller;
 use super::logs;
 use crate::domain::id::{InstanceId, RunId};
-use crate::ipc::frame::Packet;
 use crate::ipc::hello::Hello;
 use crate::ipc::keeper::{FromKeeper, Isolation, Trees};
 use crate::ipc::local::RequestId;
@@ -24,8 +24,8 @@ pub(super) type Waker = mpsc::Sender<Wake>;
 /// One reason to wake.
 #[derive(Debug)]
 pub(super) enum Wake {
-    /// A keeper was reached; operations go to `sender`.
-    KeeperUp { hello: Hello, trees: Trees, isolation: Isolation, sender: mpsc::Sender<Packet> },
+    /// A keeper was reached; operations go to `outlet`.
+    KeeperUp { hello: Hello, trees: Trees, isolation: Isolation, outlet: Outlet },
     /// The keeper said something.
     Keeper { frame: FromKeeper, descriptors: Vec<OwnedFd> },
     /// The connection to the keeper ended.

@@ -13,6 +13,8 @@ pub(super) struct Source {
     pub(super) shown: String,
     pub(super) layer: Layer,
     pub(super) text: Arc<str>,
+    /// Where each line ends. Every effective value knows its line, so a project of hundreds of services asks often.
+    line_ends: Vec<usize>,
 }
 
 /// A place in a file.
@@ -24,7 +26,8 @@ pub(super) struct Place {
 
 impl Source {
     pub(super) fn new(shown: impl Into<String>, layer: Layer, text: &str) -> Arc<Self> {
-        Arc::new(Self { shown: shown.into(), layer, text: text.into() })
+        let line_ends = text.match_indices('\n').map(|(at, _)| at).collect();
+        Arc::new(Self { shown: shown.into(), layer, text: text.into(), line_ends })
     }
 
     /// Returns the place that stands for the whole file.
@@ -40,8 +43,8 @@ impl Place {
 
     /// Returns the line, from 1.
     pub(super) fn line(&self) -> u32 {
-        let before = &self.source.text.as_bytes()[..self.start()];
-        let lines = before.iter().filter(|byte| **byte == b'\n').count();
+        let start = self.start();
+        let lines = self.source.line_ends.partition_point(|end| *end < start);
         u32::try_from(lines + 1).unwrap_or(u32::MAX)
     }
 

@@ -92,9 +92,20 @@ impl Sender {
     /// # Errors
     /// When the other side is gone.
     pub async fn send_packet(&self, packet: &Packet) -> Result<(), SocketError> {
+        match self.try_send_packet(packet)? {
+            true => Ok(()),
+            false => self.send_when_read(packet).await,
+        }
+    }
+
+    /// Sends a packet at once and says whether there was room for it.
+    ///
+    /// # Errors
+    /// When the other side is gone.
+    pub fn try_send_packet(&self, packet: &Packet) -> Result<bool, SocketError> {
         match socket::send(self.socket.get_ref(), packet) {
-            Err(error) if error.would_block() => self.send_when_read(packet).await,
-            sent => sent,
+            Err(error) if error.would_block() => Ok(false),
+            sent => sent.map(|()| true),
         }
     }
 
