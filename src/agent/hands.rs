@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use serde_bytes::ByteBuf;
 use tracing::{error, warn};
 
-use super::keeper_link::Outlet;
+use super::outlet::Outlet;
 use crate::domain::effect::Hook;
 use crate::domain::id::{InstanceId, IntentId, RunId};
 use crate::ipc::frame::Packet;

@@ -22,6 +22,7 @@ mod local;
 pub mod logs;
 mod meeting;
 mod names;
+mod outlet;
 mod queries;
 mod recorder;
 mod services;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -41,7 +42,7 @@ use crate::wire::codec;
 use crate::wire::envelope;
 use crate::wire::fold;
 use crate::wire::key::Signer;
-use crate::wire::payload::{Beat, PAYLOAD_VERSION, Reply};
+use crate::wire::payload::{Beat, PAYLOAD_VERSION};
 
 /// How often the head of the log is told while the bus is there.
 const BEAT: Duration = Duration::from_secs(5);
@@ -53,8 +54,10 @@ pub(super) enum Promise {
     Act(Act),
     /// The keeper may forget.
     Acknowledge(Incarnation, FactNumber),
-    /// Whoever sent the wish is told that it was taken.
-    Accepted(IntentId, Seq),
+    /// Whoever waits for the wish is told that it was taken, in this envelope.
+    Accepted(IntentId, Arc<[u8]>),
+    /// Whoever waits for the wish is told what came of it, in this envelope.
+    Outcome(IntentId, Arc<[u8]>),
     /// Old rows may go: their retirement is on disk.
     Retire(Expired),
     /// The process may end.
@@ -86,7 +89,7 @@ pub(super) struct Agent {
     pub(super) authority: Authority,
     pub(super) voice: Voice,
     pub(super) queries: Queries,
-    pub(super) signer: std::sync::Arc<Signer>,
+    pub(super) signer: Arc<Signer>,
     pub(super) timers: Timers<Deadline>,
     /// The deadlines of the core as it recorded them.
     pub(super) recorded: BTreeMap<Timer, UnixMicros>,
@@ -115,7 +118,7 @@ pub(super) struct Parts {
     pub(super) authority: Authority,
     pub(super) voice: Voice,
     pub(super) queries: Queries,
-    pub(super) signer: std::sync::Arc<Signer>,
+    pub(super) signer: Arc<Signer>,
     pub(super) waker: Waker,
     pub(super) away_since: UnixMicros,
 }
@@ -199,7 +202,7 @@ impl Agent {
                 self.away_since = clock::now().at;
                 self.keeper_down();
             }
-            Wake::UplinkUp { sender } => self.voice.connected(sender),
+            Wake::UplinkUp { outlet } => self.voice.connected(outlet),
             Wake::Uplink { frame } => {
                 let was_connected = self.voice.is_connected();
                 if let Some(heard) = self.voice.hear(frame) {
@@ -229,7 +232,7 @@ impl Agent {
             Wake::Terminate => {
                 info!("asked to end; services go on");
                 self.recorder.promise(Promise::End);
-                self.let_go(self.recorder.head().seq);
+                self.let_go(self.recorder.durable_seq());
             }
         }
     }
@@ -289,33 +292,46 @@ impl Agent {
         self.attach_tails(&mut events);
         self.recorder.record(now, events);
         for act in promises {
-            self.recorder.promise(Promise::Act(act));
+            match act {
+                // Signed while the disk writes what it tells.
+                Act::Answer { intent, reply } => self.promise_answer(intent, reply),
+                act => self.recorder.promise(Promise::Act(act)),
+            }
         }
         // A promise behind nothing new may be due already.
-        self.let_go(self.recorder.head().seq);
+        self.let_go(self.recorder.durable_seq());
     }
 
     /// Takes the log's watermark: keeps promises and publishes what is durable.
     pub(super) fn let_go(&mut self, durable: Seq) {
         let kept = self.recorder.durable(durable);
-        // First what somebody waits for, then what everybody may hear.
+        // First what the outcome waits for, then what somebody waits for, then what everybody may hear.
+        let mut accepted = Vec::new();
         for promise in kept.promises {
             match promise {
                 Promise::Act(act) => self.act(act),
                 Promise::Acknowledge(keeper, fact) => self.hands.acknowledge(keeper, fact),
-                Promise::Accepted(intent, seq) => {
-                    let reply = Reply::Accepted { event: self.recorder.event_id(seq) };
-                    self.answers.tell(intent, &reply, &mut self.voice);
+                Promise::Accepted(intent, sealed) => accepted.push((intent, sealed)),
+                Promise::Outcome(intent, sealed) => {
+                    self.tell_accepted(&mut accepted);
+                    self.answers.finish(intent, &sealed, &mut self.voice);
                 }
                 Promise::Retire(segment) => history::drop_rows(segment),
                 Promise::End => self.ending = true,
             }
         }
+        self.tell_accepted(&mut accepted);
         for live in &kept.rows {
             self.voice.publish(live);
         }
         if !kept.rows.is_empty() {
             self.wake_ranges();
+        }
+    }
+
+    fn tell_accepted(&mut self, accepted: &mut Vec<(IntentId, Arc<[u8]>)>) {
+        for (intent, sealed) in accepted.drain(..) {
+            self.answers.tell(intent, &sealed, &mut self.voice);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Taking over the runs of an earlier keeper: what its records and the kernel show, and what the agent
 //! still holds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use rustix::process::PidfdFlags;
@@ -21,7 +21,10 @@ impl Hands {
     /// Takes over what an earlier keeper left.
     pub(super) fn adopt(&mut self, poller: &Poller) {
         let mut records = self.records.read();
-        let census = self.forest.census();
+        let census = match records.is_empty() && self.forest.is_bare() {
+            true => BTreeMap::new(),
+            false => self.forest.census(),
+        };
         let names: BTreeSet<RunName> = records.keys().chain(census.keys()).cloned().collect();
         for name in names {
             let members = census.get(&name);

@@ -186,6 +186,16 @@ impl Forest {
         }
     }
 
+    /// Says whether no run has a place here, and so none a process: the scan of all processes can be spared.
+    pub(super) fn is_bare(&self) -> bool {
+        match &self.kind {
+            Kind::Cgroup { root, .. } => fs::read_dir(root).is_ok_and(|entries| {
+                !entries.flatten().any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            }),
+            Kind::ProcessGroup => false,
+        }
+    }
+
     /// Finds every run that has a process or a place, in one scan.
     pub(super) fn census(&self) -> BTreeMap<RunName, Members> {
         let mut runs: BTreeMap<RunName, Members> = BTreeMap::new();
