@@ -64,8 +64,12 @@ impl<'a> Fold<'a> {
 
     fn try_row(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         if let Some(row) = Row::read(bytes)
-            && let Some(()) = self.recontext(&row)
+            && let Some(()) = self.rename(row.service)
         {
+            let context = &mut self.context;
+            context.index = row.index;
+            context.run = row.run.map(RunId);
+            (context.cause, context.by) = (row.cause, row.by);
             return self.take(UnixMicros(row.at), row.kind, row.critical, row.body);
         }
         // The store takes no row beyond its cap.
@@ -75,20 +79,15 @@ impl<'a> Fold<'a> {
         self.take(record.at, &record.kind, record.critical, &record.body)
     }
 
-    /// Makes the context that of the row; neighbours mostly are about the same service, whose name then stays.
-    fn recontext(&mut self, row: &Row<'_>) -> Option<()> {
-        let context = &mut self.context;
-        if context.service.as_ref().map(|service| service.as_str().as_bytes()) != row.service {
-            let name = |bytes| std::str::from_utf8(bytes).ok()?.parse::<ServiceId>().ok();
-            context.service = match row.service {
-                Some(bytes) => Some(name(bytes)?),
+    /// Makes the context one of this service; neighbours mostly are about the same, whose name then stays.
+    fn rename(&mut self, name: Option<&[u8]>) -> Option<()> {
+        let service = &mut self.context.service;
+        if service.as_ref().map(|service| service.as_str().as_bytes()) != name {
+            *service = match name {
+                Some(name) => Some(std::str::from_utf8(name).ok()?.parse::<ServiceId>().ok()?),
                 None => None,
             };
         }
-        context.index = row.index;
-        context.run = row.run.map(RunId);
-        context.cause = row.cause.map(codec::decode).transpose().ok()?;
-        context.by = row.by.map(codec::decode).transpose().ok()?;
         Some(())
     }
 
