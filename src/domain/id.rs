@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::name::Name;
+
 /// The longest name of a node, a service, a fleet or a principal, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 63;
 
@@ -55,12 +57,15 @@ macro_rules! token {
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[cfg_attr(test, schemars(transparent))]
-        pub struct $name(#[cfg_attr(test, schemars(regex(pattern = r"^[a-z0-9-]{1,63}$")))] String);
+        pub struct $name(
+            #[cfg_attr(test, schemars(with = "String", regex(pattern = r"^[a-z0-9-]{1,63}$")))]
+            Name,
+        );
 
         impl $name {
             /// Returns the name as text.
             pub fn as_str(&self) -> &str {
-                &self.0
+                self.0.as_str()
             }
         }
 
@@ -68,25 +73,25 @@ macro_rules! token {
             type Err = InvalidToken;
 
             fn from_str(text: &str) -> Result<Self, InvalidToken> {
-                if is_token(text.as_bytes()) { Ok(Self(text.to_owned())) } else { Err(InvalidToken::new(text)) }
+                if is_token(text.as_bytes()) { Ok(Self(text.into())) } else { Err(InvalidToken::new(text)) }
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&self.0)
+                serializer.serialize_str(self.as_str())
             }
         }
 

@@ -35,11 +35,12 @@ impl Root {
 }
 
 /// One leaf page: its place, and whether its checksum holds.
+#[derive(Clone, Copy)]
 pub(crate) struct Leaf<'a> {
     pub(crate) offset: u64,
     pub(crate) is_sound: bool,
-    page: &'a [u8],
-    shape: Shape,
+    pub(crate) page: &'a [u8],
+    pub(crate) shape: Shape,
 }
 
 impl Leaf<'_> {
@@ -160,7 +161,7 @@ impl<'a> Branch<'a> {
 }
 
 /// How much is read at once while pages follow each other, as they mostly do in a log.
-const WINDOW_BYTES: u64 = 128 << 10;
+pub(crate) const WINDOW_BYTES: u64 = 128 << 10;
 
 /// The bytes of the file that were read last.
 #[derive(Default)]
