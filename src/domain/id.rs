@@ -67,13 +67,23 @@ macro_rules! token {
             pub fn as_str(&self) -> &str {
                 self.0.as_str()
             }
+
+            /// Returns the name as bytes.
+            pub fn as_bytes(&self) -> &[u8] {
+                self.0.as_bytes()
+            }
+
+            /// Returns the name that these bytes are, if they are one.
+            pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+                is_token(bytes).then(|| Self(Name::new(bytes)))
+            }
         }
 
         impl FromStr for $name {
             type Err = InvalidToken;
 
             fn from_str(text: &str) -> Result<Self, InvalidToken> {
-                if is_token(text.as_bytes()) { Ok(Self(text.into())) } else { Err(InvalidToken::new(text)) }
+                Self::from_bytes(text.as_bytes()).ok_or_else(|| InvalidToken::new(text))
             }
         }
 
@@ -108,8 +118,14 @@ macro_rules! token {
                     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$name, E> {
                         text.parse().map_err(E::custom)
                     }
+
+                    fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<$name, E> {
+                        let text = || String::from_utf8_lossy(bytes);
+                        $name::from_bytes(bytes).ok_or_else(|| E::custom(InvalidToken::new(&text())))
+                    }
                 }
-                deserializer.deserialize_str(Visitor)
+                // Each byte is looked at anyway: the text need not be checked for UTF-8 before.
+                deserializer.deserialize_identifier(Visitor)
             }
         }
     };

@@ -1,4 +1,4 @@
-//! A text that mostly is short, and then needs no memory of its own.
+//! An ASCII text that mostly is short, and then needs no memory of its own.
 //!
 //! Names stand in every event and are copied into what is folded from it: with one allocation each, replay would
 //! spend its time on them.
@@ -21,36 +21,32 @@ pub(super) enum Name {
         bytes: [u8; SHORT_MAX],
     },
     /// Elsewhere.
-    Long(Box<str>),
+    Long(Box<[u8]>),
 }
 
 impl Name {
-    pub(super) fn as_str(&self) -> &str {
-        match self {
-            Self::Short { .. } => {
-                std::str::from_utf8(self.as_bytes()).expect("invariant: these bytes were a text")
-            }
-            Self::Long(text) => text,
-        }
-    }
-
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        match self {
-            Self::Short { len, bytes } => &bytes[..usize::from(*len)],
-            Self::Long(text) => text.as_bytes(),
-        }
-    }
-}
-
-impl From<&str> for Name {
-    fn from(text: &str) -> Self {
+    /// Keeps a text, of which the caller knows that it is ASCII.
+    pub(super) fn new(text: &[u8]) -> Self {
+        debug_assert!(text.is_ascii(), "invariant: the caller looked at each byte");
         let mut bytes = [0; SHORT_MAX];
         match (bytes.get_mut(..text.len()), u8::try_from(text.len())) {
             (Some(place), Ok(len)) => {
-                place.copy_from_slice(text.as_bytes());
+                place.copy_from_slice(text);
                 Self::Short { len, bytes }
             }
             _ => Self::Long(text.into()),
+        }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).expect("invariant: ASCII is UTF-8")
+    }
+
+    #[inline]
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Self::Long(text) => text,
         }
     }
 }
@@ -101,8 +97,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_is_the_text_it_was_made_of_however_long(a in ".{0,40}", b in ".{0,40}") {
-            let (one, other) = (Name::from(a.as_str()), Name::from(b.as_str()));
+        fn a_name_is_the_text_it_was_made_of_however_long(a in "[ -~]{0,40}", b in "[ -~]{0,40}") {
+            let (one, other) = (Name::new(a.as_bytes()), Name::new(b.as_bytes()));
             prop_assert_eq!(one.as_str(), &a);
             prop_assert_eq!(one == other, a == b);
             prop_assert_eq!(one.cmp(&other), a.cmp(&b));

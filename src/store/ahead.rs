@@ -5,11 +5,14 @@ use std::ops::{ControlFlow, Range};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, scope};
 
-use crate::store::btree::{Leaf, Shape, WINDOW_BYTES};
+use crate::store::btree::{Leaf, Shape};
 use crate::store::pages::{PageFault, PageFile};
 
+/// How much is handed over at once: a thread is woken for each, which takes as long as a hundred rows.
+const BATCH_BYTES: usize = 512 << 10;
+
 /// How many batches wait for the caller: enough that neither side waits for a hiccup of the other.
-const BATCHES_MAX: usize = 4;
+const BATCHES_MAX: usize = 3;
 
 /// The size of a file below which its rows are read before a thread has begun.
 const WORTHWHILE_BYTES: u64 = 1 << 20;
@@ -64,7 +67,7 @@ fn fill<T>(
     let mut batch = Batch::default();
     let faults = pages.walk(table, from, |leaf| {
         batch.keep(leaf, prepare(leaf));
-        if (batch.bytes.len() as u64) < WINDOW_BYTES {
+        if batch.bytes.len() < BATCH_BYTES {
             return ControlFlow::Continue(());
         }
         let next = emptied.try_recv().unwrap_or_default();
@@ -108,10 +111,7 @@ impl<T> Batch<T> {
     }
 
     /// Gives `visit` the leaves, and is empty after that.
-    fn give(
-        &mut self,
-        visit: &mut impl FnMut(&Leaf<'_>, T) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn give(&mut self, visit: &mut impl FnMut(&Leaf<'_>, T) -> ControlFlow<()>) -> ControlFlow<()> {
         for Kept { offset, is_sound, shape, page, prepared } in self.leaves.drain(..) {
             let leaf = Leaf { offset, is_sound, shape, page: &self.bytes[page] };
             visit(&leaf, prepared)?;

@@ -49,13 +49,13 @@ impl<'de> Reader<'de> {
     }
 
     /// Reads exactly these bytes.
-    #[inline]
+    #[inline(always)]
     pub(super) fn expect(&mut self, bytes: &[u8]) -> Option<()> {
         self.rest = self.rest.strip_prefix(bytes)?;
         Some(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.rest.split_first()?;
         self.rest = rest;
@@ -76,7 +76,7 @@ impl<'de> Reader<'de> {
         Some(*taken)
     }
 
-    #[inline]
+    #[inline(always)]
     fn number<const N: usize>(&mut self) -> Option<u64> {
         let mut wide = [0; 8];
         wide[8 - N..].copy_from_slice(&self.array::<N>()?);
@@ -89,7 +89,7 @@ impl<'de> Reader<'de> {
     }
 
     /// Reads a whole number of 0 or more.
-    #[inline]
+    #[inline(always)]
     pub(super) fn uint(&mut self) -> Option<u64> {
         match self.byte()? {
             small @ 0..=0x7f => Some(u64::from(small)),
@@ -481,7 +481,11 @@ struct Variant<'r, 'de> {
 impl<'r, 'de> Variant<'r, 'de> {
     /// Goes on to what the variant holds.
     fn held(self) -> Result<&'r mut Reader<'de>, ReadError> {
-        if self.is_alone { Err(ReadError::Expected("a variant with a value")) } else { Ok(self.reader) }
+        if self.is_alone {
+            Err(ReadError::Expected("a variant with a value"))
+        } else {
+            Ok(self.reader)
+        }
     }
 }
 
@@ -490,10 +494,7 @@ impl<'de> EnumAccess<'de> for Variant<'_, 'de> {
     type Variant = Self;
 
     #[inline]
-    fn variant_seed<V: DeserializeSeed<'de>>(
-        self,
-        seed: V,
-    ) -> Result<(V::Value, Self), ReadError> {
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), ReadError> {
         let name = seed.deserialize(&mut *self.reader)?;
         Ok((name, self))
     }
@@ -515,11 +516,7 @@ impl<'de> VariantAccess<'de> for Variant<'_, 'de> {
         seed.deserialize(self.held()?)
     }
 
-    fn tuple_variant<V: Visitor<'de>>(
-        self,
-        _: usize,
-        visitor: V,
-    ) -> Result<V::Value, ReadError> {
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, ReadError> {
         self.held()?.deserialize_seq(visitor)
     }
 
@@ -530,5 +527,132 @@ impl<'de> VariantAccess<'de> for Variant<'_, 'de> {
         visitor: V,
     ) -> Result<V::Value, ReadError> {
         self.held()?.deserialize_map(visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use proptest::prelude::*;
+    use rmp_serde::config::{DefaultConfig, HumanReadableConfig};
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::domain::event::Event;
+    use crate::wire::codec;
+    use crate::wire::payload::{Answer, Beat, EventRecord, Intent, Query, Trust};
+    use crate::wire::tests::samples;
+
+    type General<'a> = rmp_serde::Deserializer<
+        rmp_serde::decode::ReadRefReader<'a, [u8]>,
+        HumanReadableConfig<DefaultConfig>,
+    >;
+
+    fn general(bytes: &[u8]) -> General<'_> {
+        let mut general = rmp_serde::Deserializer::from_read_ref(bytes).with_human_readable();
+        general.set_max_depth(usize::from(DEPTH_MAX) + 1);
+        general
+    }
+
+    /// Demands that what is read here is what rmp-serde reads; says whether anything was.
+    fn agrees<T: DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) -> bool {
+        let Ok(ours) = codec::decode::<T>(bytes) else { return false };
+        assert_eq!(T::deserialize(&mut general(bytes)).unwrap(), ours, "{bytes:02x?}");
+        true
+    }
+
+    fn body_agrees(kind: &str, bytes: &[u8]) -> bool {
+        let Ok(ours) = codec::decode_body(kind, bytes) else { return false };
+        let theirs = Event::deserialize_body(kind.as_bytes(), &mut general(bytes)).unwrap();
+        assert_eq!(theirs, ours, "{kind} {bytes:02x?}");
+        true
+    }
+
+    /// Every byte of every sample in other values, and every sample cut and continued.
+    fn changed(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+        let bytes = bytes.to_vec();
+        let flips = [0x01, 0x02, 0x10, 0x40, 0x80, 0xff];
+        let flipped = (0..bytes.len()).flat_map(move |at| flips.map(|flip| (at, flip)));
+        let whole = bytes.clone();
+        let flipped = flipped.map(move |(at, flip)| {
+            let mut changed = whole.clone();
+            changed[at] ^= flip;
+            changed
+        });
+        let cut = (0..bytes.len()).map(move |at| bytes[..at].to_vec());
+        flipped.chain(cut)
+    }
+
+    fn holds<T: DeserializeOwned + serde::Serialize + PartialEq + Debug>(value: &T) {
+        let bytes = codec::encode(value);
+        assert!(agrees::<T>(&bytes), "{value:?} is not read");
+        for bytes in changed(&bytes) {
+            agrees::<T>(&bytes);
+        }
+    }
+
+    #[test]
+    fn every_payload_is_read_as_rmp_serde_reads_it_however_it_is_damaged() {
+        holds(&samples::intent());
+        holds(&samples::query());
+        holds(&samples::answer());
+        holds(&samples::beat());
+        holds(&samples::trust());
+        for (context, event) in samples::events() {
+            holds(&samples::record(&context, &event));
+            let (kind, body) = (event.kind(), codec::encode_body(&event));
+            assert!(body_agrees(kind, &body), "{event:?} is not read");
+            for bytes in changed(&body) {
+                body_agrees(kind, &bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn every_form_of_a_value_is_read() {
+        let large = "x".repeat(70_000);
+        let wide: Value = (0..70_000).map(|n| json!(n)).collect::<Vec<_>>().into();
+        let map: serde_json::Map<_, _> = (0..70_000).map(|n| (n.to_string(), json!(n))).collect();
+        let numbers = json!([0, 127, 128, 255, 256, 65_535, 65_536, u64::from(u32::MAX), u64::MAX]);
+        let signed = json!([-1, -32, -33, -128, -129, -32_768, -32_769, i64::MIN, 1.5, null, true]);
+        for value in [json!(large), wide, Value::Object(map), numbers, signed, json!({"a": {}})] {
+            assert!(agrees::<Value>(&codec::encode(&value)));
+            // And stepped over.
+            codec::decode::<serde::de::IgnoredAny>(&codec::encode(&value)).unwrap();
+        }
+    }
+
+    #[test]
+    fn forms_that_nobody_writes_are_refused() {
+        // A text and a name as `bin`, a variant by its number, bytes as an array, an extension.
+        assert!(codec::decode::<String>(&[0xc4, 1, b'a']).is_err());
+        assert!(codec::decode::<crate::domain::id::ServiceId>(&[0xc4, 1, b'a']).is_err());
+        assert!(codec::decode::<crate::domain::policy::KeyClass>(&[0]).is_err());
+        assert!(
+            codec::decode::<crate::domain::id::Kid>(&[[0xdc, 0, 16].as_slice(), &[1; 16]].concat())
+                .is_err()
+        );
+        assert!(codec::decode::<serde::de::IgnoredAny>(&[0xd4, 1, 1]).is_err());
+        assert!(codec::decode::<serde::de::IgnoredAny>(&[0xc1]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_as_rmp_serde_reads_them_or_not_at_all(
+            bytes in proptest::collection::vec(any::<u8>(), 0..40), kind in 0..Event::KINDS.len()
+        ) {
+            agrees::<Value>(&bytes);
+            agrees::<Vec<Option<i16>>>(&bytes);
+            agrees::<(u8, String, f64)>(&bytes);
+            agrees::<Intent>(&bytes);
+            agrees::<Query>(&bytes);
+            agrees::<Answer>(&bytes);
+            agrees::<Beat>(&bytes);
+            agrees::<Trust>(&bytes);
+            agrees::<EventRecord>(&bytes);
+            body_agrees(Event::KINDS[kind].0, &bytes);
+        }
     }
 }

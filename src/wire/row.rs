@@ -17,10 +17,8 @@ const TYP: &[u8] = b"application/vnd.smgr.event.v1+msgpack";
 pub(super) struct Row<'a> {
     /// See [`EventRecord::at`](super::payload::EventRecord::at).
     pub(super) at: u64,
-    /// See [`EventRecord::kind`](super::payload::EventRecord::kind).
-    pub(super) kind: &'a str,
-    /// See [`EventRecord::critical`](super::payload::EventRecord::critical).
-    pub(super) critical: bool,
+    /// See [`EventRecord::kind`](super::payload::EventRecord::kind). Not yet known to be a text.
+    pub(super) kind: &'a [u8],
     /// Not yet known to be a name.
     pub(super) service: Option<&'a [u8]>,
     /// See [`EventRecord::index`](super::payload::EventRecord::index).
@@ -72,11 +70,11 @@ impl<'a> Row<'a> {
         reader.expect(b"\xa4boot")?;
         (reader.bin()?.len() == size_of::<BootId>()).then_some(())?;
         reader.expect(b"\xa4type")?;
-        let kind = std::str::from_utf8(reader.text()?).ok()?;
+        let kind = reader.text()?;
         reader.expect(b"\xa6schema")?;
         u16::try_from(reader.uint()?).ok()?;
         reader.expect(b"\xa8critical")?;
-        let critical = reader.bool()?;
+        reader.bool()?;
         let reader = &mut reader;
         let service = optional(reader, b"\xa7service", Reader::text)?;
         let index = optional(reader, b"\xa5index", |reader| reader.uint()?.try_into().ok())?;
@@ -98,7 +96,6 @@ impl<'a> Row<'a> {
         (found == fields && reader.is_at_end()).then_some(Row {
             at,
             kind,
-            critical,
             service,
             index,
             run,
@@ -110,6 +107,7 @@ impl<'a> Row<'a> {
 }
 
 /// Reads a field that may be missing: nothing when it is there and cannot be read.
+#[inline]
 fn optional<'a, T>(
     reader: &mut Reader<'a>,
     name: &[u8],
@@ -124,6 +122,7 @@ fn optional<'a, T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::id::ServiceId;
     use crate::domain::policy::Kind;
     use crate::wire::codec;
     use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
@@ -145,9 +144,8 @@ mod tests {
     /// Says whether the row holds what the record does.
     fn agrees(row: &Row<'_>, record: &EventRecord) -> bool {
         row.at == record.at.0
-            && row.kind == record.kind
-            && row.critical == record.critical
-            && row.service == record.service.as_ref().map(|service| service.as_str().as_bytes())
+            && row.kind == record.kind.as_bytes()
+            && row.service == record.service.as_ref().map(ServiceId::as_bytes)
             && row.index == record.index
             && row.run == record.run.map(|run| run.0)
             && row.cause == record.cause
@@ -172,8 +170,9 @@ mod tests {
                     changed[at] ^= flip;
                     let Some(row) = Row::read(&changed) else { continue };
                     let sealed = envelope::read(&changed, ENVELOPE_BYTES_MAX).unwrap();
-                    if !row.service.is_none_or(is_token) {
-                        continue; // It is judged by whoever asked for the row.
+                    let is_text = |bytes| std::str::from_utf8(bytes).is_ok();
+                    if !row.service.is_none_or(is_token) || !is_text(row.kind) {
+                        continue; // These are judged by whoever asked for the row.
                     }
                     let record: EventRecord = codec::decode(sealed.unverified_payload()).unwrap();
                     assert!(agrees(&row, &record), "byte {at} ^ {flip:#x}");
