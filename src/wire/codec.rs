@@ -57,11 +57,11 @@ pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> 
 /// Reads the body of an event; `None` when this version does not know the type.
 pub fn decode_body(kind: impl AsRef<[u8]>, bytes: &[u8]) -> Result<Option<Event>, CodecError> {
     let mut reader = Reader::new(bytes);
-    match Event::deserialize_body(kind.as_ref(), &mut reader).map_err(shape)? {
-        // Nothing was read of it.
-        None => Ok(None),
-        Some(event) => at_end(&reader).map(|()| Some(event)),
+    let event = Event::deserialize_body(kind.as_ref(), &mut reader).map_err(shape)?;
+    if event.is_some() {
+        at_end(&reader)?; // Of an unknown one nothing was read.
     }
+    Ok(event)
 }
 
 fn shape(error: ReadError) -> CodecError {
