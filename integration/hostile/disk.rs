@@ -19,7 +19,6 @@ mod heavy {
     const INSIDE: &str = "SMGR_TEST_OWN_MOUNTS";
 
     #[test]
-    #[ignore = "fails: with no space at all a service is not started again since runs are marked on disk"]
     fn a_full_disk_stops_no_restart_and_loses_nothing_that_was_acknowledged() {
         if !is_root() {
             eprintln!("skipped: only root can mount a small disk");
