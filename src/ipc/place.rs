@@ -81,6 +81,11 @@ impl Place {
         self.run.join("agent/local.sock")
     }
 
+    /// Returns the folder with a folder of its own for each run that needs one.
+    pub fn runtime(&self) -> PathBuf {
+        self.run.join("runtime")
+    }
+
     /// Returns the folder of a part's lock, pid file and sockets, owned by the part's account.
     pub fn folder_of(&self, part: Part) -> PathBuf {
         self.run.join(part.name())
