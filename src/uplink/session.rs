@@ -166,12 +166,7 @@ impl Session<'_> {
                 let keep_until = Publication::keep(keep_ms);
                 let bytes = bytes.into_vec();
                 let publication = Publication { ticket, to, bytes, confirm, keep_until };
-                self.hand_over(Work::Publish(publication))?;
-                if keep_ms > 0 {
-                    // Somebody waits for it: it leaves before what comes behind it is read.
-                    tokio::task::yield_now().await;
-                }
-                Ok(())
+                self.hand_over(Work::Publish(publication))
             }
             ToUplink::Subscribe { ticket, filters } => {
                 match self.subscribe(ticket, &filters).await {
