@@ -102,6 +102,11 @@ impl Records {
         file.write_all_at(&head, 0)
     }
 
+    /// Returns what is noted of the main process of a run at this moment.
+    pub(super) fn main(&self, run: &RunName) -> Option<Main> {
+        main_of(&fs::read(self.path(run)).ok()?)
+    }
+
     /// Forgets a run.
     pub(super) fn end(&self, run: &RunName) {
         // What is left behind is dropped by the next keeper, as it finds no process.
@@ -134,12 +139,15 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 fn parse(bytes: &[u8]) -> Option<Record> {
-    let (head, body) = bytes.split_at_checked(HEAD_BYTES)?;
-    let mut record: Record = frame::decode(body).ok()?;
-    let pid = u32::from_le_bytes(head[..4].try_into().ok()?);
-    let start_ticks = u64::from_le_bytes(head[4..].try_into().ok()?);
-    record.main = (pid != 0).then_some(Main { pid, start_ticks });
+    let mut record: Record = frame::decode(bytes.get(HEAD_BYTES..)?).ok()?;
+    record.main = main_of(bytes);
     Some(record)
+}
+
+fn main_of(bytes: &[u8]) -> Option<Main> {
+    let pid = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
+    let start_ticks = u64::from_le_bytes(bytes.get(4..HEAD_BYTES)?.try_into().ok()?);
+    (pid != 0).then_some(Main { pid, start_ticks })
 }
 
 #[cfg(test)]
