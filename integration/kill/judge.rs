@@ -142,6 +142,11 @@ fn processes(evidence: &Evidence, verdict: &mut Verdict) {
             verdict.faults.push(format!("{process:?} ended {} times", exits.len()));
         }
     }
+    let ended: BTreeSet<&Process> = evidence.ends.iter().map(|(process, ..)| process).collect();
+    for process in starts.iter().filter(|process| !ended.contains(**process)) {
+        // Nobody kills a worker here, so what it wrote last could not be judged.
+        verdict.faults.push(format!("{process:?} did not come to its own end"));
+    }
     for (process, code, _) in &evidence.ends {
         match exited.get(process).and_then(|exits| exits.first()) {
             Some(Exit::Unknown) => {}
@@ -198,6 +203,7 @@ pub(super) const TAMPERINGS: &[Tampering] = &[
         let process = middle(&evidence.ends).0.clone();
         evidence.exited.retain(|(exited, ..)| *exited != process);
     }),
+    ("a process is killed", |evidence| drop(take_middle(&mut evidence.ends))),
     ("an exit stands twice", |evidence| double_middle(&mut evidence.exited)),
     ("a code is another", |evidence| {
         // Of one that somebody saw: where nobody did there is none to compare.
@@ -221,11 +227,11 @@ pub(super) const TAMPERINGS: &[Tampering] = &[
 
 /// The negative control on the evidence of a run itself: names the tamperings that the judge does not find.
 pub(super) fn overlooked(evidence: &Evidence) -> Vec<&'static str> {
-    let before = judge(evidence).faults.len();
+    let before = judge(evidence).faults;
     let is_overlooked = |(_, tamper): &&Tampering| {
         let mut spoiled = evidence.clone();
         tamper(&mut spoiled);
-        judge(&spoiled).faults.len() <= before
+        judge(&spoiled).faults == before
     };
     TAMPERINGS.iter().filter(is_overlooked).map(|(name, _)| *name).collect()
 }

@@ -233,6 +233,32 @@ mod tests {
     }
 
     #[test]
+    fn the_pipes_of_a_slot_outlive_an_attempt_that_failed() {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+        use crate::ipc::hello::Incarnation;
+        use crate::ipc::keeper::{Answer, Channel};
+
+        let mut hands = left(std::process::id()).hands;
+        let slot: SlotName = "busy.0".parse().unwrap();
+        let (pipe, _writer) = rustix::pipe::pipe().unwrap();
+        let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_ino;
+        let left_behind = inode(&pipe);
+        hands.orphaned.insert(slot.clone(), [(Channel::Stdout, pipe)].into());
+        let address = channels::notify_address(&slot, "0");
+        let address = SocketAddr::from_abstract_name(&address.as_bytes()[1..]).unwrap();
+        let another = UnixDatagram::bind_addr(&address).unwrap();
+        let (answer, _) = hands.take_descriptors(Incarnation(1), &slot);
+        assert!(matches!(answer, Answer::Refused(_)), "its address is taken");
+        drop(another);
+        let (answer, descriptors) = hands.take_descriptors(Incarnation(1), &slot);
+        let Answer::Descriptors { channels, .. } = answer else { panic!("{answer:?}") };
+        let stdout = channels.iter().position(|channel| *channel == Channel::Stdout).unwrap();
+        assert_eq!(inode(&descriptors[stdout]), left_behind);
+    }
+
+    #[test]
     fn one_that_died_before_its_program_is_no_run() {
         let mut child = leader_of_a_session("sleep 0.05; kill -9 $$");
         let mut left = left(child.id());
