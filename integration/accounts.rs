@@ -1,4 +1,5 @@
 //! Started by root, each part of a node has an account of its own.
+#![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
