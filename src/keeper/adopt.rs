@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn one_that_goes_on_to_its_program_is_a_run() {
-        let mut child = leader_of_a_session("sleep 10");
+        let mut child = leader_of_a_session("exec sleep 10");
         let mut left = left(child.id());
         let (record, pid) = (left.record.try_clone().unwrap(), child.id());
         let goes_on = thread::spawn(move || {
