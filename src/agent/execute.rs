@@ -297,7 +297,7 @@ impl Agent {
                 Some(Input::Exited { instance, run, pid, ended })
             }
             (Memo::Run { instance, run, .. }, What::TreeGone) => {
-                self.forget_run(&names::slot(&instance), &fact.run);
+                self.hands.forget_run(&names::slot(&instance), &fact.run);
                 told(self.logs.handle().drained(instance.clone(), run));
                 Some(Input::TreeGone { instance, run })
             }
@@ -323,7 +323,7 @@ impl Agent {
                 Some(Input::ActionEnded { intent, end: ActionEnd::NotStarted { why } })
             }
             (Memo::Hook { instance, .. } | Memo::Action { instance, .. }, What::TreeGone) => {
-                self.forget_run(&names::slot(&instance), &fact.run);
+                self.hands.forget_run(&names::slot(&instance), &fact.run);
                 None
             }
             (Memo::Hook { .. }, What::Spawned { .. }) => None,

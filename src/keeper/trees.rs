@@ -223,9 +223,11 @@ impl Forest {
         match &self.kind {
             Kind::Cgroup { under, .. } => {
                 let path = proc::cgroup_of(&pid.to_string())?;
+                // A zombie names its place for as long as it is kept; a place that was removed is a run that was told
+                // and acknowledged.
                 let below = path.strip_prefix(under.as_str())?.strip_prefix('/')?;
-                let run = below.split(['/', ' ']).next()?;
-                run.parse().ok()
+                let below = Some(below).filter(|below| !below.ends_with(" (deleted)"))?;
+                below.split('/').next()?.parse().ok()
             }
             Kind::ProcessGroup => proc::run_of_environment(pid, &self.domain),
         }
