@@ -44,6 +44,11 @@ impl StateFolder {
         self.root.join("node.json")
     }
 
+    /// Returns the wish to match the files that `smgr up` leaves for an agent that is not there yet.
+    pub fn boot_wish(&self) -> PathBuf {
+        self.root.join("apply.wish")
+    }
+
     /// Returns where the event log is.
     pub fn log(&self) -> PathBuf {
         self.root.join("log")

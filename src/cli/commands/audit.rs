@@ -4,65 +4,19 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::agent::folder::{StateFolder, write_whole};
-use crate::agent::keyfile::load_trust;
+use super::archive::Archive;
+use crate::agent::folder::write_whole;
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
-use crate::cli::feed::verified;
 use crate::cli::out::Out;
 use crate::cli::screen::units::count;
-use crate::cli::wish::from_keys;
 use crate::domain::code::{Code, ExitCode};
-use crate::domain::id::{EpochId, EventId, FleetId};
+use crate::domain::id::{EpochId, EventId};
 use crate::domain::policy::KeyClass;
-use crate::store::{self, Fault, Pin, Report};
-use crate::wire::key::Keyring;
-use crate::wire::note::{KeyKind, NoteKey};
+use crate::store::{Fault, Pin, Report};
 
 /// Faults that a screen shows; JSON has them all.
 const SHOWN_MAX: usize = 20;
-
-/// A history on disk, and the keys that it is held against.
-pub(super) struct Archive {
-    /// The folder with one folder for each epoch.
-    pub(super) log: PathBuf,
-    /// The fleet of the trust document.
-    pub(super) fleet: FleetId,
-    /// The keys of the trust document.
-    pub(super) ring: Keyring,
-}
-
-impl Archive {
-    /// Opens the history of a state folder, or of this machine.
-    pub(super) fn open(context: &Context, folder: Option<PathBuf>) -> Result<Self, CliError> {
-        let folder = folder.map_or_else(|| context.folder.clone(), StateFolder::new);
-        let log = folder.log();
-        if !log.is_dir() {
-            return Err(CliError::new(Code::NOT_A_LOG, Code::NOT_A_LOG.title()).at(short(&log)));
-        }
-        let (trust, ring) = load_trust(&folder).map_err(|error| from_keys(&error))?;
-        Ok(Self { log, fleet: trust.fleet, ring })
-    }
-
-    fn report(&self, pins: &[Pin]) -> Result<Report, CliError> {
-        let nodes = self.ring.iter().filter(|(_, holder)| holder.class == KeyClass::Node);
-        let keys: Vec<NoteKey> = nodes
-            .filter_map(|(key, holder)| {
-                let name = format!("smgr/{}/{}", self.fleet, holder.name);
-                NoteKey::from_bytes(&name, KeyKind::Note, &key.to_bytes()).ok()
-            })
-            .collect();
-        let row = |at: store::EventPos, row: &[u8]| {
-            let record = verified(row, &self.ring).map_err(|error| error.to_string())?;
-            match record.epoch == at.epoch && record.seq == at.seq {
-                true => Ok(()),
-                false => Err(format!("it is {}, moved here", record.id())),
-            }
-        };
-        store::verify(&self.log, &keys, pins, row)
-            .map_err(|error| CliError::from_error(Code::FILE_UNREADABLE, &error))
-    }
-}
 
 /// Verifies a log from its files.
 pub(super) fn verify(

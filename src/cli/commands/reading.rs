@@ -1,8 +1,10 @@
 //! events, history, logs, ping: what a node has to say, verified and printed.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
+use super::archive::Archive;
 use crate::cli::args::{Events, History, Output};
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::Context;
@@ -30,6 +32,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// So many lines are read again each time; more than this between two looks is not shown.
 const FOLLOWED_LINES: u32 = 1000;
 
+/// Whose word a history is where no agent lives.
+const FROM_FILES: &str = "smgr is not up here: this is what its files say";
+
 /// From where on events are wanted.
 enum Since {
     Beginning,
@@ -49,14 +54,29 @@ pub(super) async fn events(
         Since::Beginning | Since::Time(_) => None,
     };
     let whom = one(context, node)?;
-    let mut client = Client::connect(context, &whom).await?;
-    let printer = Printer { out, fleet: client.fleet().clone(), service: args.service, since };
-    let mut feed = Feed::after(match &printer.since {
+    let after = match &since {
         Since::Cursor(cursor) => Some(cursor.clone()),
         Since::Beginning | Since::Time(_) => None,
-    });
-    let mut interrupts = Interrupts::watch()?;
+    };
     let mut names = Names::of_one_machine();
+    let mut client = match Client::connect(context, &whom).await {
+        Ok(client) => client,
+        Err(error) if args.follow => return Err(error),
+        Err(error) => {
+            let archive = Archive::instead(context, &whom, error)?;
+            let fleet = archive.fleet.clone();
+            let printer = Printer { out, fleet, service: args.service, since };
+            archive.each(after.as_ref(), |_, _, record| {
+                printer.event(record, &mut names);
+                if out.reader_gone() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            out.note(FROM_FILES);
+            return Ok(ExitCode::Done);
+        }
+    };
+    let printer = Printer { out, fleet: client.fleet().clone(), service: args.service, since };
+    let mut feed = Feed::after(after);
+    let mut interrupts = Interrupts::watch()?;
     let mut is_live = false;
     loop {
         let next = feed.next(context, &whom, &mut client, is_live);
@@ -118,8 +138,6 @@ pub(super) async fn history(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let whom = one(context, args.selector.as_ref().and_then(|selector| selector.node.clone()))?;
-    let mut client = Client::connect(context, &whom).await?;
-    let mut feed = Feed::after(None);
     let choice = Choice {
         selector: args.selector,
         // JSON leaves nothing out.
@@ -130,10 +148,26 @@ pub(super) async fn history(
     let mut is_known = named.is_none();
     let mut table = Table::new(choice, Names::of_one_machine());
     let mut last = None;
-    while let Turn::Event(record) = feed.next(context, &whom, &mut client, false).await? {
+    let mut push = |record: &EventRecord| {
         last = Some(record.id());
-        is_known |= record.service == named;
-        table.push(&record);
+        is_known |= named.is_some() && record.service == named;
+        table.push(record);
+    };
+    match Client::connect(context, &whom).await {
+        Ok(mut client) => {
+            let mut feed = Feed::after(None);
+            while let Turn::Event(record) = feed.next(context, &whom, &mut client, false).await? {
+                push(&record);
+            }
+        }
+        Err(error) => {
+            let archive = Archive::instead(context, &whom, error)?;
+            archive.each(None, |_, _, record| {
+                push(record);
+                ControlFlow::Continue(())
+            })?;
+            out.note(FROM_FILES);
+        }
     }
     if let Some(service) = named.filter(|_| !is_known) {
         let what = format!("no such service: {service}; there never was one in this history");

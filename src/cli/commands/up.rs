@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::service::outcome;
+use crate::agent::folder::write_whole;
 use crate::agent::keyfile::{Keys, Owner, make_keys_and_trust};
 use crate::agent::setup::{BusSetup, NodeSetup};
 use crate::cli::args::{Up, Waiting};
@@ -19,12 +20,12 @@ use crate::cli::screen::feed::Feed as Lines;
 use crate::cli::screen::names::Names;
 use crate::cli::screen::up as screen;
 use crate::cli::session::{Mode, Session, alive, already_up, terminate, until_down};
-use crate::cli::wish::from_keys;
+use crate::cli::wish::{Caller, from_keys};
 use crate::cli::{launch, nats, specs, time};
 use crate::config::Loaded;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::intent::Action;
-use crate::wire::payload::Reply;
+use crate::wire::payload::{Audience, Reply};
 use crate::wire::status::{BusState, InstanceStatus, NodeStatus, ServiceStatus};
 
 /// An exit and the start that follows it at once are one line; this long nothing more belongs to it.
@@ -72,7 +73,7 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
     };
     session.record(mode, pid.unwrap_or(0))?;
     if let Some(wanted) = wanted.filter(|wanted| !is_current(&status, wanted)) {
-        // An agent goes on with what it knew; whoever begins anew wants what the files say.
+        // Refused at the start, or in a new epoch: whoever asks now hears why.
         let action = Action::Apply { services: Vec::new() };
         outcome(context, &Whom::default(), action, Waiting::default(), out).await?;
         status = launch::status(&mut client).await.unwrap_or(status);
@@ -127,11 +128,21 @@ fn prepare(
         Owner { fleet: fleet.clone(), node: node.clone(), operator: user_name(), now: time::now() };
     let keys = make_keys_and_trust(&context.folder, &owner).map_err(|error| from_keys(&error))?;
     let mut setup = NodeSetup::new(fleet, node, sources, logs);
+    let is_known = before.is_some();
     setup.bus = bus(context, before.and_then(|setup| setup.bus))?;
     setup.write(&context.folder).map_err(|error| {
         CliError::caused(Code::IO, "failed to write the set-up", &error)
             .at(short(&context.folder.setup()))
     })?;
+    if is_known {
+        // What the log knows goes on as it was applied, unless it is told before anything is started.
+        let wish = Caller::load(context, true)?
+            .intent(Action::Apply { services: Vec::new() }, Audience::Nodes(vec![setup.node]))?;
+        let path = context.folder.boot_wish();
+        write_whole(&path, &wish.bytes, 0o600).map_err(|error| {
+            CliError::caused(Code::IO, "failed to write the wish to apply", &error).at(short(&path))
+        })?;
+    }
     // Once more, as the bus has brought a service of its own.
     let loaded = specs::load(context, &setup.specs, &setup.service_logs, "nothing was started")?;
     Ok((keys, loaded))

@@ -436,6 +436,10 @@ impl History {
         if record.by.as_ref().is_some_and(|actor| actor.kind == ActorKind::Policy) {
             return who.unwrap_or_default();
         }
+        // Who said which command it was has said enough: `ana (run)`.
+        if record.by.as_ref().is_some_and(|actor| matches!(actor.note.as_str(), "run" | "up")) {
+            return who.unwrap_or_default();
+        }
         let wish = match record.cause {
             Some(Cause::Intent(intent)) => Some(match self.intents.get(&intent) {
                 Some(action) => format!("{} {}", action_words(action), short_intent(intent)),
