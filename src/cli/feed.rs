@@ -93,6 +93,11 @@ impl Feed {
         }
     }
 
+    /// Returns the last event that was given out, or behind which it began.
+    pub fn cursor(&self) -> Option<&EventId> {
+        self.after.as_ref()
+    }
+
     /// Returns the last durable event that the node spoke of.
     pub fn head(&self) -> Option<&EventId> {
         self.head.as_ref()

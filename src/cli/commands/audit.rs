@@ -1,5 +1,6 @@
 //! `smgr audit`: proves from the files alone that a history is whole, and remembers heads so that a cut tail shows.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -54,13 +55,30 @@ pub(super) fn verify(
         out.line(&format!("every event is what was signed{pinned}"));
         return Ok(exit);
     }
-    let errors = report.faults.iter().take(SHOWN_MAX);
-    errors.for_each(|fault| out.error(&CliError::new(code_of(fault), fault.to_string())));
-    let more = report.faults.len().saturating_sub(SHOWN_MAX) as u64 + report.more_faults;
+    let shown = causes(&report.faults);
+    let shown = &shown[..shown.len().min(SHOWN_MAX)];
+    shown.iter().for_each(|fault| out.error(&CliError::new(code_of(fault), fault.to_string())));
+    let more = (report.faults.len() - shown.len()) as u64 + report.more_faults;
     if more > 0 {
-        out.note(&format!("and {more} more: smgr audit verify -o json"));
+        let more = count(more, "fault");
+        out.note(&format!("{more} more, most of them because of that: smgr audit verify -o json"));
     }
     Ok(exit)
+}
+
+/// Returns the faults that others follow from: a damaged page also hides rows, and with them changes every later root.
+fn causes(faults: &[Fault]) -> Vec<&Fault> {
+    let mut damaged = BTreeSet::new();
+    let mut causes = Vec::new();
+    for fault in faults {
+        let is_cause = match fault {
+            Fault::Structure { path, .. } => damaged.insert(path),
+            Fault::Event { .. } | Fault::EpochChain { .. } | Fault::TailCut { .. } => true,
+            Fault::Missing { .. } | Fault::Root { .. } | Fault::Checkpoint { .. } => false,
+        };
+        causes.extend(is_cause.then_some(fault));
+    }
+    if causes.is_empty() { faults.iter().collect() } else { causes }
 }
 
 /// Remembers the heads of this machine's log, if it verifies.
@@ -182,4 +200,28 @@ fn document(report: &Report, exit: ExitCode) -> Value {
         "pinned": report.is_pinned, "faults": faults, "more_faults": report.more_faults,
         "epochs": epochs,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::Seq;
+    use crate::store::EventPos;
+
+    #[test]
+    fn one_damaged_page_is_one_error_whatever_else_follows_from_it() {
+        let epoch = EpochId::new(1, 1);
+        let at = EventPos { epoch, seq: Seq(9) };
+        let page = |offset| Fault::Structure {
+            path: "log/1/1.redb".into(),
+            offset,
+            why: "checksum".to_owned(),
+        };
+        let missing = Fault::Missing { epoch, first: Seq(3), last: Seq(5) };
+        let root = Fault::Root { at, whose: "the file's" };
+        let faults = [page(4096), missing.clone(), page(8192), root.clone()];
+        assert_eq!(causes(&faults), [&faults[0]]);
+        let alone = [missing, root];
+        assert_eq!(causes(&alone), [&alone[0], &alone[1]]);
+    }
 }

@@ -10,23 +10,26 @@ use crate::cli::client::{Client, Whom};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::feed::{Feed, Turn};
+use crate::cli::follow::{Follower, From};
 use crate::cli::interrupt::Interrupts;
 use crate::cli::json;
 use crate::cli::json::event::{Beside, CLOUDEVENTS_DOMAIN, cloud_event, event_json};
 use crate::cli::json::history::{history_json, history_jsonl, runs_jsonl};
 use crate::cli::json::stream::{Control, control_json};
+use crate::cli::launch;
 use crate::cli::out::{Out, width};
 use crate::cli::screen::event::{Stamp, event_line};
 use crate::cli::screen::history::{Choice, History as Table};
 use crate::cli::screen::names::Names;
 use crate::cli::selector::Selector;
+use crate::cli::session::until_down;
 use crate::cli::time;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{EventId, FleetId, NodeId, ServiceId};
 use crate::domain::time::UnixMicros;
 use crate::wire::payload::{Ask, EventRecord, Reply};
 
-/// How often a log is read again while somebody looks at it. A node tells of events, not of lines.
+/// How often the log of another machine is read again. A node tells of events over the bus, not of lines.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// So many lines are read again each time; more than this between two looks is not shown.
@@ -197,22 +200,104 @@ pub(super) async fn logs(
     let whom = Whom::new(context, selector.node.clone());
     let mut client = Client::connect(context, &whom).await?;
     let asked = if follow { lines.max(FOLLOWED_LINES) } else { lines };
-    let (mut seen, exit) = last_lines(&mut client, &selector, asked).await?;
+    // The files are followed from before the first reading on, so that no line is lost between the two.
+    let followed = if follow { files_of(&mut client, &selector).await } else { None };
+    let (seen, exit) = last_lines(&mut client, &selector, asked).await?;
     let shown = lines as usize;
     for (slot, lines) in &seen {
-        print_lines(&selector, slot, &lines[lines.len().saturating_sub(shown)..], &seen, out);
+        let shown = &lines[lines.len().saturating_sub(shown)..];
+        print_lines(&selector, slot, shown, seen.len(), out);
+    }
+    if !follow {
+        return Ok(exit);
     }
     let mut interrupts = Interrupts::watch()?;
-    while follow && !out.reader_gone() {
-        if interrupts.guard(tokio::time::sleep(LOOK_AGAIN)).await.is_err() {
-            return Ok(ExitCode::Done); // As with a stream: one has seen enough.
+    let work = async {
+        match followed {
+            Some((follower, slots)) => {
+                follow_files(context, &selector, follower, &slots, seen, out).await
+            }
+            None => follow_node(context, &whom, client, &selector, (seen, asked), out).await,
         }
-        let read = match last_lines(&mut client, &selector, asked).await {
+    };
+    match interrupts.guard(work).await {
+        Ok(ended) => ended,
+        Err(_) => Ok(ExitCode::Done), // As with a stream: one has seen enough.
+    }
+}
+
+/// Follows the files of a service of this machine; `None` where they may not be read, or are another machine's.
+async fn files_of(
+    client: &mut Client,
+    selector: &Selector,
+) -> Option<(Follower, Vec<(NodeId, u16)>)> {
+    if client.is_by_bus() {
+        return None;
+    }
+    let status = launch::status(client).await?;
+    let mut follower = Follower::new().ok()?;
+    let mut slots = Vec::new();
+    for it in &status.instances {
+        let is_wanted = selector.matches(&it.service, it.index, &status.node);
+        if let Some(path) = it.log_path.as_ref().filter(|_| is_wanted) {
+            follower.add(path.into(), From::End).ok()?;
+            slots.push((status.node.clone(), it.index));
+        }
+    }
+    (!slots.is_empty()).then_some((follower, slots))
+}
+
+/// Prints lines as the kernel tells of them, until smgr is down here.
+async fn follow_files(
+    context: &Context,
+    selector: &Selector,
+    mut follower: Follower,
+    slots: &[(NodeId, u16)],
+    seen: Tails,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    // What was written between the two readings is in both.
+    let mut fresh = Tails::new();
+    for (number, line) in follower.written() {
+        fresh.entry(slots[number].clone()).or_default().push(line);
+    }
+    for (slot, lines) in &fresh {
+        let before = seen.get(slot).map_or(&[][..], Vec::as_slice);
+        print_lines(selector, slot, behind(before, lines), slots.len(), out);
+    }
+    let down = until_down(context, None);
+    tokio::pin!(down);
+    while !out.reader_gone() {
+        tokio::select! {
+            lines = follower.next() => for (number, line) in lines {
+                print_lines(selector, &slots[number], &[line], slots.len(), out);
+            },
+            _ = &mut down => {
+                out.note("smgr was ended");
+                return Ok(ExitCode::Done);
+            }
+        }
+    }
+    Ok(ExitCode::Done)
+}
+
+/// Asks a node for the end of a log again and again: over the bus nobody tells of lines.
+async fn follow_node(
+    context: &Context,
+    whom: &Whom,
+    mut client: Client,
+    selector: &Selector,
+    (mut seen, asked): (Tails, u32),
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    while !out.reader_gone() {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let read = match last_lines(&mut client, selector, asked).await {
             Ok((read, _)) => read,
             Err(error) if error.code == Code::AGENT_UNREACHABLE => {
                 // An agent that was lost comes back within a moment; smgr that went down does not.
                 tokio::time::sleep(LOOK_AGAIN).await;
-                client = Client::connect(context, &whom).await?;
+                client = Client::connect(context, whom).await?;
                 continue;
             }
             Err(error) => return Err(error),
@@ -221,10 +306,10 @@ pub(super) async fn logs(
             let before = seen.entry(slot.clone()).or_default();
             let fresh = behind(before, &lines).to_vec();
             *before = lines;
-            print_lines(&selector, &slot, &fresh, &seen, out);
+            print_lines(selector, &slot, &fresh, seen.len(), out);
         }
     }
-    Ok(exit)
+    Ok(ExitCode::Done)
 }
 
 /// The last lines of each slot.
@@ -261,12 +346,12 @@ fn print_lines(
     selector: &Selector,
     (node, index): &(NodeId, u16),
     lines: &[String],
-    all: &Tails,
+    slots: usize,
     out: Out,
 ) {
     for line in lines {
         let line = crate::domain::text::printable(line);
-        match (out.is_text(), all.len() > 1) {
+        match (out.is_text(), slots > 1) {
             (true, false) => out.line(&line),
             (true, true) => out.line(&format!("{}/{index} | {line}", selector.service)),
             (false, _) => out.json(&serde_json::json!({

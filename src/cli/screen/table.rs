@@ -92,6 +92,8 @@ impl Table {
             used += column + GAP;
         }
         line.truncate(line.trim_end().len());
+        // On a terminal too narrow for the columns before the last one, these are cut as well.
+        line = cut(&line, width.map_or(usize::MAX, usize::from));
         line.push('\n');
         line
     }
