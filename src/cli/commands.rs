@@ -61,6 +61,11 @@ pub async fn carry_out(
         Command::Events(args) => reading::events(context, args, out).await,
         Command::History(args) => reading::history(context, args, out).await,
         Command::Ping => reading::ping(context, out).await,
+        Command::Audit { command: AuditCommand::Verify { folder: None } }
+            if !context.global.nodes.is_empty() =>
+        {
+            audit::verify_nodes(context, out).await
+        }
         Command::Audit { command: AuditCommand::Verify { folder } } => {
             audit::verify(context, folder, out)
         }

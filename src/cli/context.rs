@@ -93,9 +93,13 @@ impl Context {
 
 /// Says that nothing runs here.
 pub fn not_up(context: &Context) -> CliError {
-    CliError::new(Code::AGENT_UNREACHABLE, "smgr is not up here")
+    let error = CliError::new(Code::AGENT_UNREACHABLE, "smgr is not up here")
         .at(short(context.folder.root()))
-        .next("smgr up")
+        .next("smgr up");
+    match context.folder.log().is_dir() {
+        true => error.hint("what was here is in its files: smgr history, smgr status --at 1s"),
+        false => error,
+    }
 }
 
 /// Returns a path as people write it: `~` for the home folder.

@@ -22,6 +22,7 @@ pub mod time;
 pub mod verdict;
 pub mod view;
 pub mod wish;
+pub mod witness;
 
 #[cfg(test)]
 mod sample;

@@ -7,14 +7,18 @@ use serde_json::{Value, json};
 
 use super::archive::Archive;
 use crate::agent::folder::write_whole;
+use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
+use crate::cli::feed::{Feed, Turn};
 use crate::cli::out::Out;
 use crate::cli::screen::units::count;
+use crate::cli::witness::{Epoch, Witness};
 use crate::domain::code::{Code, ExitCode};
-use crate::domain::id::{EpochId, EventId};
+use crate::domain::id::{EpochId, EventId, NodeId};
 use crate::domain::policy::KeyClass;
 use crate::store::{Fault, Pin, Report};
+use crate::wire::key::Keyring;
 
 /// Faults that a screen shows; JSON has them all.
 const SHOWN_MAX: usize = 20;
@@ -26,7 +30,7 @@ pub(super) fn verify(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let archive = Archive::open(context, folder)?;
-    let pins = read_pins(&context.folder.pins(), &archive)?;
+    let pins = read_pins(&context.folder.pins(), &archive.ring)?;
     let report = archive.report(&pins)?;
     let exit = if report.is_sound() { ExitCode::Done } else { ExitCode::History };
     if !out.is_text() {
@@ -48,11 +52,7 @@ pub(super) fn verify(
         ));
     }
     if report.is_sound() {
-        let pinned = match report.is_pinned {
-            true => "; nothing that was pinned is missing",
-            false => "; without a pin a cut tail cannot be seen: smgr audit pin",
-        };
-        out.line(&format!("every event is what was signed{pinned}"));
+        out.line(&format!("every event is what was signed{}", pinned_words(report.is_pinned)));
         return Ok(exit);
     }
     let shown = causes(&report.faults);
@@ -81,11 +81,72 @@ fn causes(faults: &[Fault]) -> Vec<&Fault> {
     if causes.is_empty() { faults.iter().collect() } else { causes }
 }
 
+/// Verifies what live nodes answer: every event, its signature and its place, and the tree over all of them.
+pub(super) async fn verify_nodes(context: &Context, out: Out) -> Result<ExitCode, CliError> {
+    let mut exit = ExitCode::Done;
+    for node in &context.global.nodes {
+        // One at a time: a stream has one origin.
+        let mut one = context.clone();
+        one.global.nodes = vec![node.clone()];
+        let ended = verify_node(&one, node, out).await?;
+        exit = if exit == ExitCode::Done { ended } else { exit };
+    }
+    Ok(exit)
+}
+
+async fn verify_node(context: &Context, node: &NodeId, out: Out) -> Result<ExitCode, CliError> {
+    let whom = Whom::new(context, None);
+    let mut client = Client::connect(context, &whom).await?;
+    let pins = read_pins(&context.folder.pins(), client.ring())?;
+    let mut feed = Feed::after(None);
+    feed.witness = Some(Witness::new(pins));
+    while let Turn::Event(_) = feed.next(context, &whom, &mut client, false).await? {}
+    let (epochs, faults, is_pinned) = feed.witness.take().unwrap_or_default().end();
+    let exit = if faults.is_empty() { ExitCode::Done } else { ExitCode::History };
+    let root = |epoch: &Epoch| epoch.tree.as_ref().map(|tree| tree.root().to_string());
+    if !out.is_text() {
+        let told: Vec<Value> = epochs
+            .iter()
+            .map(|it| {
+                json!({"epoch": it.epoch.token(), "rows": it.events, "root": root(it),
+                       "dropped": it.tree.is_none()})
+            })
+            .collect();
+        out.json(&json!({
+            "schema": "smgr.audit.v1", "exit_code": exit.number(), "node": node.as_str(),
+            "sound": faults.is_empty(), "pinned": is_pinned, "faults": faults.iter().map(told_fault)
+                .collect::<Vec<_>>(), "more_faults": 0, "epochs": told,
+        }));
+        return Ok(exit);
+    }
+    for it in &epochs {
+        let root = root(it).unwrap_or_else(|| "unknown: its first events are dropped".to_owned());
+        let events = count(it.events, "event");
+        out.line(&format!("{node}   epoch {}   {events}   root {root}", it.epoch.token()));
+    }
+    faults.iter().for_each(|it| out.error(&CliError::new(code_of(it), it.to_string())));
+    if faults.is_empty() {
+        out.line(&format!("every event is what was signed{}", pinned_words(is_pinned)));
+    }
+    Ok(exit)
+}
+
+fn pinned_words(is_pinned: bool) -> &'static str {
+    match is_pinned {
+        true => "; nothing that was pinned is missing",
+        false => "; without a pin a cut tail cannot be seen: smgr audit pin",
+    }
+}
+
+fn told_fault(fault: &Fault) -> Value {
+    json!({"code": code_of(fault).to_string(), "what": fault.to_string()})
+}
+
 /// Remembers the heads of this machine's log, if it verifies.
 pub(super) fn pin(context: &Context, out: Out) -> Result<ExitCode, CliError> {
     let archive = Archive::open(context, None)?;
     let path = context.folder.pins();
-    let pins = read_pins(&path, &archive)?;
+    let pins = read_pins(&path, &archive.ring)?;
     let report = archive.report(&pins)?;
     if let Some(fault) = report.faults.first() {
         return Err(CliError::new(code_of(fault), fault.to_string())
@@ -103,7 +164,7 @@ pub(super) fn pin(context: &Context, out: Out) -> Result<ExitCode, CliError> {
         json!({"schema": "smgr.pins.v1", "fleet": archive.fleet.as_str(), "heads": heads});
     std::fs::create_dir_all(&path)
         .and_then(|()| {
-            write_whole(&file_of(&path, &archive), format!("{document:#}\n").as_bytes(), 0o600)
+            write_whole(&file_of(&path, &archive.ring), format!("{document:#}\n").as_bytes(), 0o600)
         })
         .map_err(|error| {
             CliError::caused(Code::IO, "failed to write the pins", &error).at(short(&path))
@@ -112,7 +173,7 @@ pub(super) fn pin(context: &Context, out: Out) -> Result<ExitCode, CliError> {
         true => out.line(&format!(
             "pinned {}; keep a copy of {} elsewhere",
             count(report.epochs.len() as u64, "head"),
-            short(&file_of(&path, &archive))
+            short(&file_of(&path, &archive.ring))
         )),
         false => out.json(&document),
     }
@@ -129,9 +190,8 @@ pub(super) fn closed(context: &Context) -> Option<(EventId, bool)> {
 }
 
 /// One file for each root of trust: logs of other machines have pins of their own.
-fn file_of(folder: &Path, archive: &Archive) -> PathBuf {
-    let mut nodes: Vec<String> = archive
-        .ring
+fn file_of(folder: &Path, ring: &Keyring) -> PathBuf {
+    let mut nodes: Vec<String> = ring
         .iter()
         .filter(|(_, holder)| holder.class == KeyClass::Node)
         .map(|(key, _)| key.kid().to_string())
@@ -140,8 +200,8 @@ fn file_of(folder: &Path, archive: &Archive) -> PathBuf {
     folder.join(format!("{}.json", nodes.first().map_or("none", String::as_str)))
 }
 
-fn read_pins(folder: &Path, archive: &Archive) -> Result<Vec<Pin>, CliError> {
-    let path = file_of(folder, archive);
+fn read_pins(folder: &Path, ring: &Keyring) -> Result<Vec<Pin>, CliError> {
+    let path = file_of(folder, ring);
     let damaged = || {
         CliError::new(
             Code::CUT_AGAINST_PIN,
@@ -179,11 +239,7 @@ fn code_of(fault: &Fault) -> Code {
 }
 
 fn document(report: &Report, exit: ExitCode) -> Value {
-    let faults: Vec<Value> = report
-        .faults
-        .iter()
-        .map(|fault| json!({"code": code_of(fault).to_string(), "what": fault.to_string()}))
-        .collect();
+    let faults: Vec<Value> = report.faults.iter().map(told_fault).collect();
     let epochs: Vec<Value> = report
         .epochs
         .iter()

@@ -141,6 +141,15 @@ pub(super) async fn apply(
     if context.global.nodes.is_empty()
         && let Some(setup) = context.setup()?
     {
+        if let Some(here) =
+            specs::project_here().filter(|it| setup.specs.project.as_ref() != Some(it))
+        {
+            // Who writes a project beside a running smgr would wait for it in vain.
+            out.note(&format!(
+                "note: {} is not one of its files; to take it in: smgr down, then smgr up here",
+                short(&here)
+            ));
+        }
         let loaded =
             specs::load(context, &setup.specs, &setup.service_logs, "nothing was changed")?;
         let mut client = Client::connect(context, &Whom::default()).await?;

@@ -397,7 +397,11 @@ pub(super) fn silent<'a>(missing: impl Iterator<Item = &'a NodeId>) -> Result<Ex
 
 /// Says what a node refused, and which.
 pub(super) fn refused(node: &NodeId, code: &str, why: String) -> CliError {
-    CliError::new(code.parse().unwrap_or(Code::INTERNAL), why).at(node.as_str())
+    let error = CliError::new(code.parse().unwrap_or(Code::INTERNAL), why).at(node.as_str());
+    match error.code {
+        Code::NO_SUCH_SERVICE => error.next("smgr status"),
+        _ => error,
+    }
 }
 
 /// A stream has one origin; that of a fleet is a controller's.
