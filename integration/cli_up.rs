@@ -219,10 +219,17 @@ fn whatever_part_is_killed_the_history_says_so_and_services_are_adopted() {
     assert!(instance["last_event"].as_str().is_some());
     assert_eq!(machine.json(&["replay", "-o", "json"])["live"]["equal"], true);
 
-    let parts = [part("agent"), part("keeper")];
-    let launchers = fs::read_to_string(machine.state().join("run/up.lock")).unwrap();
-    kill(launchers.split_whitespace().last().unwrap().parse().unwrap());
-    parts.into_iter().for_each(kill);
+    let lock = fs::read_to_string(machine.state().join("run/up.lock")).unwrap();
+    let launcher = lock.split_whitespace().last().unwrap().parse().unwrap();
+    // Each before the one that it would start again.
+    for pid in [launcher, part("keeper"), part("agent")] {
+        kill(pid);
+        let is_over = || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            (status.is_empty() || status.contains("State:\tZ")).then_some(())
+        };
+        eventually(is_over);
+    }
     let screen = machine.exits(0, &["up", "-d"]);
     assert!(screen.contains("  found 1 running service, adopted, none restarted\n"), "{screen}");
     assert_eq!(machine.pid_of("hello"), Some(hello));

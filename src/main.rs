@@ -1,8 +1,5 @@
 //! The one binary: sets up tracing, hands the command line over, and exits with the number that comes back.
 
-mod parts;
-
-use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
@@ -15,10 +12,5 @@ fn main() -> ExitCode {
         .with_writer(io::stderr)
         .with_ansi(false)
         .init();
-    let args: Vec<OsString> = std::env::args_os().collect();
-    if args.get(1).is_some_and(|command| command == "agent") {
-        return parts::run(args);
-    }
-    let exit = smgr::cli::run(args);
-    ExitCode::from(exit.number())
+    ExitCode::from(smgr::cli::run(std::env::args_os().collect()).number())
 }

@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -73,12 +72,12 @@ fn tried(what: &'static str) -> impl Fn(io::Error) -> KeeperError {
 ///
 /// # Errors
 /// When another keeper goes on, or the state folder cannot be used.
-pub fn run(options: KeeperOptions) -> Result<ExitCode, KeeperError> {
+pub fn run(options: KeeperOptions) -> Result<(), KeeperError> {
     let mut keeper = Keeper::begin(options)?;
     keeper.hands.adopt(&keeper.poller);
     keeper.serve().map_err(tried("wait for events"))?;
     keeper.hands.forest.fell();
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 struct Keeper {
