@@ -103,9 +103,11 @@ impl Archive {
             let code = match error {
                 ReadError::UnknownEpoch(_) => Code::CURSOR_UNKNOWN,
                 ReadError::Dropped { .. } => Code::CURSOR_GONE,
+                ReadError::Damaged { .. } => Code::LOG_DAMAGED,
                 _ => Code::FILE_UNREADABLE,
             };
-            CliError::from_error(code, &error)
+            let error = CliError::from_error(code, &error);
+            if code == Code::LOG_DAMAGED { error.next("smgr audit verify") } else { error }
         })?;
         failure.map_or(Ok(()), Err)
     }

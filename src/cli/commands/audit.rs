@@ -72,7 +72,9 @@ fn causes(faults: &[Fault]) -> Vec<&Fault> {
     let mut causes = Vec::new();
     for fault in faults {
         let is_cause = match fault {
-            Fault::Structure { path, .. } => damaged.insert(path),
+            Fault::Structure { path, .. } => {
+                !faults.iter().any(|other| is_event_of(other, path)) && damaged.insert(path)
+            }
             Fault::Event { .. } | Fault::EpochChain { .. } | Fault::TailCut { .. } => true,
             Fault::Missing { .. } | Fault::Root { .. } | Fault::Checkpoint { .. } => false,
         };
@@ -258,6 +260,15 @@ fn document(report: &Report, exit: ExitCode) -> Value {
     })
 }
 
+/// Says whether a fault is about an event that stands in this segment's file, or behind it: it names the place better.
+fn is_event_of(fault: &Fault, segment: &Path) -> bool {
+    let Fault::Event { at, .. } = fault else { return false };
+    let name = |path: Option<&std::ffi::OsStr>| path?.to_str().map(str::to_owned);
+    let first = name(segment.file_stem()).and_then(|stem| stem.parse::<u64>().ok());
+    let epoch = name(segment.parent().and_then(Path::file_name));
+    epoch == Some(at.epoch.token()) && first.is_some_and(|first| first <= at.seq.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,6 +287,11 @@ mod tests {
         let missing = Fault::Missing { epoch, first: Seq(3), last: Seq(5) };
         let root = Fault::Root { at, whose: "the file's" };
         let faults = [page(4096), missing.clone(), page(8192), root.clone()];
+        assert_eq!(causes(&faults), [&faults[0]]);
+        let event = Fault::Event { at, why: "it does not verify".to_owned() };
+        let path = format!("log/{}/00000000000000000001.redb", epoch.token()).into();
+        let under = Fault::Structure { path, offset: 4096, why: "checksum".to_owned() };
+        let faults = [event, under, root.clone()];
         assert_eq!(causes(&faults), [&faults[0]]);
         let alone = [missing, root];
         assert_eq!(causes(&alone), [&alone[0], &alone[1]]);

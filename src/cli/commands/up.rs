@@ -283,7 +283,12 @@ impl Screen {
         }
         match &mut self.ending {
             Some(ending) => self.out.data(&ending.push(record)),
-            None => print(self.lines.push(record), self.out),
+            None => {
+                // What is on its way down already when the end begins is told with it.
+                drop(self.later.push(record));
+                drop(self.later.step_aside());
+                print(self.lines.push(record), self.out);
+            }
         }
     }
 
