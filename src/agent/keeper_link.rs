@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tracing::{debug, warn};
 
 use super::clock;
@@ -33,25 +34,33 @@ pub(super) struct Outlet {
     waiting: Arc<AtomicUsize>,
 }
 
-/// Says that as much waits for the keeper as may wait.
+/// Says why an operation was not sent.
 #[derive(Debug)]
-pub(super) struct Full;
+pub(super) enum Unsent {
+    /// As much waits for the keeper as may wait.
+    Full,
+    /// The keeper is gone, of which the task is about to hear.
+    Gone,
+}
 
 impl Outlet {
     /// Sends an operation, in the order of the calls.
     ///
     /// # Errors
-    /// When the keeper does not keep up.
-    pub(super) fn send(&self, packet: Packet) -> Result<(), Full> {
+    /// When the keeper does not keep up, or is gone.
+    pub(super) fn send(&self, packet: Packet) -> Result<(), Unsent> {
         // Where the keeper is gone, whoever takes from the queue finds out and says so.
         let is_next = self.waiting.load(Ordering::Acquire) == 0;
         if is_next && matches!(self.socket.try_send_packet(&packet), Ok(true)) {
             return Ok(());
         }
         self.waiting.fetch_add(1, Ordering::Release);
-        self.queue.try_send(packet).map_err(|_| {
+        self.queue.try_send(packet).map_err(|error| {
             self.waiting.fetch_sub(1, Ordering::Release);
-            Full
+            match error {
+                TrySendError::Full(_) => Unsent::Full,
+                TrySendError::Closed(_) => Unsent::Gone,
+            }
         })
     }
 }
