@@ -152,6 +152,10 @@ impl Hands {
         pidfd: OwnedFd,
     ) {
         let has_room = self.runs.len() < RUNS_MAX;
+        if let Some(run) = self.runs.get_mut(&claim.run).filter(|run| run.memo.is_empty()) {
+            // Found by its place alone: its record was lost.
+            (run.slot, run.memo) = (slot.clone(), claim.memo.clone());
+        }
         match self.runs.get_mut(&claim.run) {
             Some(run) if matches!(run.main, MainProcess::Lost) => {
                 run.pid = claim.pid;
@@ -212,7 +216,7 @@ mod tests {
 
     fn left(pid: u32) -> Left {
         let folder = tempfile::tempdir().unwrap();
-        let records = Records::open(folder.path().join("runs")).unwrap();
+        let mut records = Records::open(folder.path().join("runs")).unwrap();
         let slot = "web.0".parse().unwrap();
         let record = records.begin(&name(), &slot, &ByteBuf::new(), [0, 0]).unwrap();
         Records::complete(&record, Main { pid, start_ticks: 0 }).unwrap();
@@ -271,7 +275,7 @@ mod tests {
 
     #[test]
     fn one_that_goes_on_to_its_program_is_a_run() {
-        let mut child = leader_of_a_session("sleep 10");
+        let mut child = leader_of_a_session("exec sleep 10");
         let mut left = left(child.id());
         let (record, pid) = (left.record.try_clone().unwrap(), child.id());
         let goes_on = thread::spawn(move || {
