@@ -62,7 +62,7 @@ impl Agent {
                         })
                 })
                 .collect(),
-            alerts: self.alerts(),
+            alerts: AlertStatus::of(&self.node),
         }
     }
 
@@ -162,29 +162,6 @@ impl Agent {
         let bytes = pids.iter().filter_map(|pid| resident_bytes(*pid)).sum();
         let tasks = in_cgroup.is_some().then(|| u32::try_from(pids.len()).unwrap_or(u32::MAX));
         (Some(bytes), tasks)
-    }
-
-    fn alerts(&self) -> Vec<AlertStatus> {
-        let mut alerts = Vec::new();
-        for (service, known) in self.node.services() {
-            for (index, slot) in known.slots() {
-                if !slot.backoff.alerting {
-                    continue;
-                }
-                let place = match known.wanted {
-                    0 | 1 => service.to_string(),
-                    _ => format!("{service}/{index}"),
-                };
-                alerts.push(AlertStatus {
-                    alert: format!("{service}/restart-limit"),
-                    severity: "warning".to_owned(),
-                    place,
-                    since: slot.backoff.window_since,
-                    summary: format!("{} restarts; still trying", slot.backoff.restarts),
-                });
-            }
-        }
-        alerts
     }
 }
 

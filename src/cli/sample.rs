@@ -284,6 +284,7 @@ pub(super) fn started(pid: u32, restarts: u32) -> Event {
         restarts,
         ready_by: None,
         stable_at: None,
+        after: BTreeMap::new(),
     })
 }
 
@@ -450,6 +451,9 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             alert: "web/restart-limit".to_owned(),
             severity: "warning".to_owned(),
             summary: "10 restarts in 2m".to_owned(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            line: None,
         }),
         Event::AlertResolved(AlertResolved { alert: "web/restart-limit".to_owned() }),
         Event::LinesDropped(LinesDropped { lines: 12, bytes: 4096, why: "rate_limit".to_owned() }),

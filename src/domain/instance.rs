@@ -2,6 +2,8 @@
 //!
 //! This file only folds. What is decided, and why, is in `decide`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
@@ -36,6 +38,23 @@ pub struct Instance {
     pub backoff: Backoff,
     /// How the last run that ended did so.
     pub last: Option<LastRun>,
+    /// The alerts of its spec that fire, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub firing: BTreeMap<String, Firing>,
+    /// What its process was started after: the starts so far of each service whose restarts it follows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub started_after: BTreeMap<ServiceId, u64>,
+}
+
+/// An alert that fires.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Firing {
+    /// Since when.
+    pub since: UnixMicros,
+    /// `info`, `warning` or `critical`.
+    pub severity: String,
+    /// In words.
+    pub summary: String,
 }
 
 /// The end of the last run.
@@ -287,6 +306,8 @@ impl Instance {
             since: UnixMicros::default(),
             backoff: Backoff::default(),
             last: None,
+            firing: BTreeMap::new(),
+            started_after: BTreeMap::new(),
         }
     }
 
@@ -456,7 +477,7 @@ impl Instance {
                 Event::InstanceAdopted(_),
             ) if ours => Some(None),
             (_, Event::InstanceSignalled(_)) => Some(None),
-            (State::Running { main }, Event::AlertResolved(_)) => {
+            (State::Running { main }, Event::AlertResolved(body)) if is_restart_limit(&body.alert) => {
                 Some(Some(State::Running { main: Main { stable_at: None, ..main.clone() } }))
             }
             (_, Event::AlertFired(_) | Event::AlertResolved(_) | Event::LinesDropped(_)) => Some(None),
@@ -603,11 +624,20 @@ impl Instance {
                 self.last =
                     run.map(|run| LastRun { run, result: body.result, at, process: Some(process) });
             }
-            Event::AlertFired(body) if body.alert.ends_with(RESTART_LIMIT) => {
+            Event::InstanceStarted(body) => self.started_after.clone_from(&body.after),
+            Event::AlertFired(body) if is_restart_limit(&body.alert) => {
                 self.backoff.alerting = true;
             }
-            Event::AlertResolved(body) if body.alert.ends_with(RESTART_LIMIT) => {
+            Event::AlertFired(body) => {
+                let (severity, summary) = (body.severity.clone(), body.summary.clone());
+                let firing = Firing { since: at, severity, summary };
+                self.firing.insert(short_name(&body.alert).to_owned(), firing);
+            }
+            Event::AlertResolved(body) if is_restart_limit(&body.alert) => {
                 self.backoff.alerting = false;
+            }
+            Event::AlertResolved(body) => {
+                self.firing.remove(short_name(&body.alert));
             }
             _ => {}
         }
@@ -616,6 +646,15 @@ impl Instance {
 
 /// The name of the alert that a restart limit fires, after the service's name and a slash.
 pub(super) const RESTART_LIMIT: &str = "/restart-limit";
+
+fn is_restart_limit(alert: &str) -> bool {
+    alert.ends_with(RESTART_LIMIT)
+}
+
+/// Returns the name of an alert without that of its service.
+fn short_name(alert: &str) -> &str {
+    alert.split_once('/').map_or(alert, |(_, name)| name)
+}
 
 impl Main {
     fn new(at: UnixMicros, run: RunId, body: &InstanceStarted) -> Self {

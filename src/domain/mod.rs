@@ -14,6 +14,8 @@ pub mod text;
 
 pub mod spec;
 
+pub mod alert;
+
 pub mod intent;
 
 pub mod event;

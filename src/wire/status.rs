@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::codec;
 use crate::domain::event::{Actor, Desired, Exit, RunResult, StateName};
 use crate::domain::id::{Digest, EventId, FleetId, Generation, NodeId, RunId, ServiceId};
+use crate::domain::node::Node;
 use crate::domain::time::UnixMicros;
 
 /// One node, as it sees itself.
@@ -256,6 +257,37 @@ pub struct AlertStatus {
     pub since: UnixMicros,
     /// In words.
     pub summary: String,
+}
+
+impl AlertStatus {
+    /// Returns what fires on a node, by service, slot and name.
+    pub fn of(node: &Node) -> Vec<Self> {
+        let mut alerts = Vec::new();
+        for (service, known) in node.services() {
+            for (index, slot) in known.slots() {
+                let place = match known.wanted {
+                    0 | 1 => service.to_string(),
+                    _ => format!("{service}/{index}"),
+                };
+                let alert = |name: &str, since, severity: &str, summary: String| Self {
+                    alert: format!("{service}/{name}"),
+                    severity: severity.to_owned(),
+                    place: place.clone(),
+                    since,
+                    summary,
+                };
+                if slot.backoff.alerting {
+                    let summary = format!("{} restarts; still trying", slot.backoff.restarts);
+                    let since = slot.backoff.window_since;
+                    alerts.push(alert("restart-limit", since, "warning", summary));
+                }
+                alerts.extend(slot.firing.iter().map(|(name, firing)| {
+                    alert(name, firing.since, &firing.severity, firing.summary.clone())
+                }));
+            }
+        }
+        alerts
+    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,9 @@ use crate::domain::node::{Node, Service};
 use crate::domain::time::UnixMicros;
 use crate::store::LogReader;
 use crate::wire::fold::{Fold, state_hash};
-use crate::wire::status::{BusState, ExitStatus, InstanceStatus, NodeStatus, ServiceStatus};
+use crate::wire::status::{
+    AlertStatus, BusState, ExitStatus, InstanceStatus, NodeStatus, ServiceStatus,
+};
 
 /// How often a busy node is asked for a state that is whole on its disk.
 const STATUS_TRIES: u32 = 50;
@@ -284,7 +286,7 @@ fn picture(
                     .map(move |(index, slot)| instance(id.clone(), index, known, slot))
             })
             .collect(),
-        alerts: Vec::new(),
+        alerts: AlertStatus::of(state),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the keeper, the clock and the spec files report.
 
+use std::collections::BTreeMap;
+
 use super::Turn;
 use crate::domain::backoff::Retry;
 use crate::domain::code::Code;
@@ -15,7 +17,7 @@ use crate::domain::input::{ActionEnd, Delivery, Ended};
 use crate::domain::instance::{Left, RESTART_LIMIT, State, Then};
 use crate::domain::intent::Action;
 use crate::domain::seen::{LOST, failed};
-use crate::domain::spec::{self, Kind, OnLimit, ReadyBy, ReloadBy, RestartPolicy};
+use crate::domain::spec::{self, Kind, OnLimit, ReadyBy, ReloadBy, RestartPolicy, Severity};
 
 impl Turn<'_> {
     pub(super) fn started(
@@ -48,6 +50,7 @@ impl Turn<'_> {
             restarts: backoff.restarts,
             ready_by: (!at_once).then(|| self.now().plus_ms(rules.timeout.0)),
             stable_at,
+            after: self.followed(&id.service),
         };
         self.emit(self.about(id, run), Event::InstanceStarted(body));
         // A stop that came while the process was being made begins to be felt here.
@@ -166,7 +169,10 @@ impl Turn<'_> {
         let result = self.result(id, &ended, stop);
         let retry = backoff.retry(&rules, ended.ran_ms, self.now(), self.entropy(id));
         // A stop that was asked for goes on to what was asked for; every other end is for the policy.
-        let by_policy = !matches!(stop, Some((_, StopReason::Wish | StopReason::Update)));
+        let by_policy = !matches!(
+            stop,
+            Some((_, StopReason::Wish | StopReason::Update | StopReason::Dependency))
+        );
         let then = by_policy.then(|| self.follow(id, &ended, result, &retry));
         let retries = then.is_some_and(Then::starts);
         let hit = by_policy
@@ -262,7 +268,14 @@ impl Turn<'_> {
             rules.max_delay.0 / 1000,
         );
         let alert = format!("{}{RESTART_LIMIT}", id.service);
-        let body = AlertFired { alert, severity: "warning".to_owned(), summary };
+        let body = AlertFired {
+            alert,
+            severity: Severity::Warning.word().to_owned(),
+            summary,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            line: None,
+        };
         self.emit(Context::run(id, run), Event::AlertFired(body));
     }
 
@@ -511,6 +524,7 @@ impl Turn<'_> {
             let body = ServiceAdded { digest, origin, instances, desired };
             self.emit(context, Event::ServiceAdded(body));
         }
+        self.end_orphaned_alerts(id);
     }
 
     pub(super) fn spec_removed(&mut self, id: &ServiceId, intent: Option<IntentId>) {
@@ -518,6 +532,8 @@ impl Turn<'_> {
         let digest = service.digest;
         let by = self.by(intent);
         let context = Context::service(id).because(intent.map(Cause::Intent), by);
+        // While it is known: what is removed at rest is forgotten at once.
+        self.end_all_alerts(id);
         self.emit(context, Event::ServiceRemoved(ServiceRemoved { digest }));
     }
 

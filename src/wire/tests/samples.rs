@@ -1,5 +1,7 @@
 //! One value of every kind of payload and every type of event, with keys and times that never change.
 
+use std::collections::BTreeMap;
+
 use serde_bytes::ByteBuf;
 
 use crate::domain::event::*;
@@ -277,6 +279,7 @@ fn run_events() -> Vec<Event> {
             restarts: 2,
             ready_by: Some(LATER),
             stable_at: None,
+            after: BTreeMap::new(),
         }),
         Event::InstanceStartFailed(InstanceStartFailed {
             from: StateName::Inactive,
@@ -377,6 +380,9 @@ fn told_events() -> Vec<Event> {
             alert: "web/restart-limit".to_owned(),
             severity: "critical".to_owned(),
             summary: "5 restarts in 60 s".to_owned(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            line: None,
         }),
         Event::AlertResolved(AlertResolved { alert: "web/restart-limit".to_owned() }),
         Event::LinesDropped(LinesDropped {
