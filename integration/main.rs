@@ -4,10 +4,12 @@
 mod bus;
 mod cli_up;
 mod daemons;
+mod damage;
 mod fuzz_seeds;
 mod golden;
 mod hostile;
 mod keeper;
+mod keys;
 mod kill;
 mod layering;
 mod shop;

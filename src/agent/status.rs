@@ -132,7 +132,7 @@ impl Agent {
             same_exits: 0,
             next_attempt_at: until,
             delay_ms: until.map(|until| until.ms_since(slot.since)),
-            conditions: conditions(slot),
+            conditions: self.conditions(id, slot),
             memory_bytes,
             memory_bytes_max: None,
             tasks,
@@ -142,6 +142,22 @@ impl Agent {
             tail: self.launchers.tail_of(id),
             last_event: None,
         }
+    }
+
+    fn conditions(&self, id: &InstanceId, slot: &Instance) -> BTreeMap<String, Condition> {
+        let mut conditions = conditions(slot);
+        let wanted = self.services.spec_of(&id.service);
+        let wanted = wanted.map_or(0, |(spec, _)| spec.limits.oom_score_adjust);
+        // Only the privileged may lower it: what a process got in truth is known to the kernel alone.
+        if let Some(main) = slot.state.main().filter(|_| wanted != 0)
+            && oom_score_adjust(main.pid).is_some_and(|score| score != wanted)
+        {
+            let since = main.started_at;
+            let reason = "OomScoreAdjust".to_owned();
+            let degraded = Condition { status: Some(true), reason, since };
+            conditions.insert("Degraded".to_owned(), degraded);
+        }
+        conditions
     }
 
     /// Sums the resident memory of a run's processes, and counts them.
@@ -220,6 +236,11 @@ fn conditions(slot: &Instance) -> BTreeMap<String, Condition> {
     [("Ready", ready), ("DependenciesMet", dependencies)]
         .map(|(name, condition)| (name.to_owned(), condition))
         .into()
+}
+
+fn oom_score_adjust(pid: u32) -> Option<i16> {
+    let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?;
+    text.trim().parse().ok()
 }
 
 fn resident_bytes(pid: u32) -> Option<u64> {

@@ -335,6 +335,7 @@ pub(super) fn first_minute() -> Vec<EventRecord> {
         origin: "services.d/hello.toml".to_owned(),
         instances: 1,
         desired: Desired::Running,
+        keeps: None,
     });
     let added = EventRecord {
         service: Some("hello".parse().unwrap()),
@@ -387,6 +388,7 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             origin: "services.d/web.toml".to_owned(),
             instances: 2,
             desired: Desired::Running,
+            keeps: None,
         }),
         Event::ServiceRemoved(ServiceRemoved { digest }),
         Event::DesiredChanged(DesiredChanged {

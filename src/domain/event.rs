@@ -388,6 +388,9 @@ pub struct ServiceAdded {
     pub instances: u16,
     /// What is wanted of it when nobody has said otherwise.
     pub desired: Desired,
+    /// The spec before, when a process that was started from it need not be started anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps: Option<Digest>,
 }
 
 /// Body of `service.removed`.

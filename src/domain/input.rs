@@ -245,6 +245,8 @@ pub enum Input {
         origin: String,
         /// The wish that asked for it, when one did.
         intent: Option<IntentId>,
+        /// The spec before, when a process that was started from it need not be started anew.
+        keeps: Option<Digest>,
     },
     /// A service is not to be supervised any more.
     SpecRemoved {

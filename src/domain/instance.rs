@@ -92,7 +92,7 @@ pub struct Main {
     pub pid: u32,
     /// Its pidfs inode; 0 when it is not known.
     pub pidfd_inode: u64,
-    /// The spec that it was started from.
+    /// The spec that it was started from, or a later one that says the same of its process.
     pub spec: Digest,
     /// When it was started.
     pub started_at: UnixMicros,
@@ -256,6 +256,22 @@ impl State {
 
     /// Returns the main process while one lives.
     pub fn main(&self) -> Option<&Main> {
+        match self {
+            Self::Starting { main, .. } | Self::Running { main } | Self::Reloading { main, .. } => {
+                Some(main)
+            }
+            Self::Stopping { left: Left::Alive(main), .. } => Some(main),
+            Self::Stopping { left: Left::Asked | Left::Rest, .. }
+            | Self::Inactive
+            | Self::Waiting { .. }
+            | Self::Spawning { .. }
+            | Self::Backoff { .. }
+            | Self::Completed
+            | Self::Failed => None,
+        }
+    }
+
+    pub(super) fn main_mut(&mut self) -> Option<&mut Main> {
         match self {
             Self::Starting { main, .. } | Self::Running { main } | Self::Reloading { main, .. } => {
                 Some(main)

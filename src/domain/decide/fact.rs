@@ -504,6 +504,7 @@ impl Turn<'_> {
         digest: Digest,
         origin: String,
         intent: Option<IntentId>,
+        keeps: Option<Digest>,
     ) {
         let Some(spec) = self.spec(id) else { return };
         let desired = match (spec.enabled, spec.kind) {
@@ -521,7 +522,7 @@ impl Turn<'_> {
         if !is_known {
             let by = self.by(intent);
             let context = Context::service(id).because(intent.map(Cause::Intent), by);
-            let body = ServiceAdded { digest, origin, instances, desired };
+            let body = ServiceAdded { digest, origin, instances, desired, keeps };
             self.emit(context, Event::ServiceAdded(body));
         }
         self.end_orphaned_alerts(id);

@@ -253,6 +253,7 @@ fn service_events() -> Vec<Event> {
             origin: "services.d/web.toml".to_owned(),
             instances: 2,
             desired: Desired::Running,
+            keeps: None,
         }),
         Event::ServiceRemoved(ServiceRemoved { digest: Digest([0x88; 32]) }),
         Event::DesiredChanged(DesiredChanged {
