@@ -44,7 +44,7 @@ fn a_log_that_is_damaged_under_the_agent_is_set_aside_and_the_processes_are_kept
     machine.service("web", "instances = 2\nexec = [\"/bin/sleep\", \"1000\"]\n");
     machine.exits(0, &["up", "-d"]);
     machine.ready("web");
-    machine.exits(0, &["signal", "web", "CONT"]);
+    machine.exits(0, &["signal", "--signal", "CONT", "web"]);
     let pids = |machine: &Machine| -> Vec<u64> {
         let status = machine.json(&["status", "web"]);
         status["instances"].as_array().unwrap().iter().filter_map(|it| it["pid"].as_u64()).collect()
@@ -112,7 +112,7 @@ fn a_log_is_verified_and_read_while_it_is_written_hard() {
 #[test]
 fn lines_are_kept_when_all_who_held_the_pipes_died_together() {
     let machine = Machine::new();
-    let service = "exec = [\"/bin/sh\", \"-c\", \"n=0; while :; do n=$((n+1)); echo line $n; sleep 0.02; done\"]\n";
+    let service = "exec = [\"/bin/sh\", \"-c\", \"n=0; while :; do n=$$((n+1)); echo line $$n; sleep 0.02; done\"]\n";
     machine.service("web", service);
     machine.exits(0, &["up", "-d"]);
     let pid = machine.ready("web");
@@ -128,7 +128,9 @@ fn lines_are_kept_when_all_who_held_the_pipes_died_together() {
         kill_9(pid);
     }
     let at_the_death = numbers().len() as u64;
-    machine.smgr(&["up", "-d"]);
+    eventually("another launcher finds the locks free", || {
+        machine.smgr(&["up", "-d"]).status.success().then_some(())
+    });
     assert_eq!(machine.ready("web"), pid, "it was adopted");
     eventually("its lines are written again", || {
         numbers().last().is_some_and(|last| *last > at_the_death + 50).then_some(())

@@ -10,8 +10,9 @@ use crate::support::machine::{Machine, eventually, is_root, kill_9};
 fn witness(machine: &Machine, keys: &str) {
     let script = "{ echo pwd=$(pwd); echo uid=$(id -un); echo groups=$(id -G); echo umask=$(umask); \
                   echo args=\"$@\"; echo oom=$(cat /proc/self/oom_score_adj); \
-                  echo secret=$(cat $CREDENTIALS_DIRECTORY/token); env; } > $OUT.tmp; \
+                  env; } > $OUT.tmp; \
                   mv $OUT.tmp $OUT; exec sleep 1000";
+    let script = script.replace('$', "$$");
     let seen = machine.folder().join("seen");
     fs::create_dir(&seen).unwrap();
     rustix::fs::chmod(machine.folder(), rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
@@ -41,7 +42,6 @@ fn a_process_gets_what_its_spec_says_and_nothing_else() {
     };
     let first = file("first.env", "FROM_FILE=first\nOVER=first\nBOTH=file\n");
     let second = file("second.env", "# comment\nOVER=second\n");
-    let token = file("token", "s3cret");
     let user =
         if is_root() { "user = \"nobody:daemon\"\nsupplementary_groups = [\"adm\"]" } else { "" };
     witness(
@@ -50,7 +50,6 @@ fn a_process_gets_what_its_spec_says_and_nothing_else() {
             "{user}\nworking_dir = \"/usr\"\numask = \"0027\"\ninstances = 2\n\
              env_files = [\"{first}\", \"{second}\"]\n\
              [env]\nOUT\nBOTH = \"spec\"\nNODE = \"${{node}}-${{run}}\"\n\
-             [credential.token]\nsource = \"file:{token}\"\nenv = \"TOKEN\"\n\
              [limits]\noom_score_adjust = 300\n"
         ),
     );
@@ -68,8 +67,6 @@ fn a_process_gets_what_its_spec_says_and_nothing_else() {
         is("FROM_FILE", "first");
         is("OVER", "second");
         is("BOTH", "spec");
-        is("secret", "s3cret");
-        is("TOKEN", "s3cret");
         let node = machine.json(&["status"])["nodes"][0]["node"].as_str().unwrap().to_owned();
         is("NODE", &format!("{node}-1"));
         assert_eq!(given.get("LEAKS"), None);
@@ -79,9 +76,29 @@ fn a_process_gets_what_its_spec_says_and_nothing_else() {
             assert_eq!(given["groups"].split(' ').count(), 2, "{}", given["groups"]);
         }
     }
-    // Secrets and the environment are in no event.
-    let events = machine.exits(0, &["events", "-o", "json"]);
-    assert!(!events.contains("s3cret") && !events.contains("FROM_FILE"));
+    // The environment is in no event.
+    assert!(!machine.exits(0, &["events", "-o", "json"]).contains("FROM_FILE"));
+}
+
+#[test]
+fn a_secret_is_a_file_for_its_process_alone_and_in_no_event() {
+    let machine = Machine::new();
+    let (token, seen) = (machine.folder().join("token"), machine.folder().join("seen"));
+    fs::write(&token, "s3cret").unwrap();
+    machine.service(
+        "web",
+        &format!(
+            "exec = [\"/bin/sh\", \"-c\", \"d=$$CREDENTIALS_DIRECTORY; stat -c %a $$d/token > {0}.tmp; \
+             cat $$d/token >> {0}.tmp; echo :$$TOKEN >> {0}.tmp; mv {0}.tmp {0}; sleep 1000\"]\n\
+             [credential.token]\nsource = \"file:{1}\"\nenv = \"TOKEN\"\n",
+            seen.display(),
+            token.display()
+        ),
+    );
+    machine.exits(0, &["up", "-d"]);
+    let text = eventually("the process has written", || fs::read_to_string(&seen).ok());
+    assert_eq!(text, "400\ns3cret:s3cret\n");
+    assert!(!machine.exits(0, &["events", "-o", "json"]).contains("s3cret"));
 }
 
 #[test]
@@ -138,7 +155,7 @@ fn exiting(machine: &Machine, keys: &str) {
     machine.service(
         "web",
         &format!(
-            "exec = [\"/bin/sh\", \"-c\", \"echo >> {folder}/starts; exit $(cat {folder}/code)\"]\n{keys}"
+            "exec = [\"/bin/sh\", \"-c\", \"echo >> {folder}/starts; exit $$(cat {folder}/code)\"]\n{keys}"
         ),
     );
 }

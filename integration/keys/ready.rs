@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::machine::{Machine, eventually, kill_9};
+use crate::support::machine::{Machine, eventually, kill_9, python};
 
 /// A service that says that it is ready once a file is there.
 fn service(machine: &Machine, sign: &str, ready: &str) {
@@ -65,10 +65,14 @@ fn a_line_that_came_while_there_was_no_agent_makes_ready() {
     machine.exits(0, &["up", "-d"]);
     starting(&machine);
     go(&machine);
-    // Killed at any moment around the line: before it is written, or read, or told.
+    // Killed as soon as it is there: before the line is written, or read, or told.
+    let mut before = None;
     for _ in 0..5 {
-        kill_9(machine.part("agent"));
-        std::thread::sleep(std::time::Duration::from_millis(60));
+        let agent = eventually("there is an agent", || {
+            Some(machine.part("agent")).filter(|agent| Some(*agent) != before)
+        });
+        kill_9(agent);
+        before = Some(agent);
     }
     machine.ready("web");
 }
@@ -80,10 +84,13 @@ fn a_line_on_a_descriptor_makes_ready_whoever_holds_it() {
 
 #[test]
 fn a_word_to_the_notify_socket_makes_ready_whoever_hears_it() {
-    let python = "exec python3 -c \\\"import os,socket,time; \
-                  socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET']); \
-                  time.sleep(1000)\\\"";
-    is_ready_after_the_death_of_the_agent(python, "by = \"notify\"\n", "notify");
+    let text = format!(
+        "exec {} -c \\\"import os,socket,time; \
+         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET']); \
+         time.sleep(1000)\\\"",
+        python()
+    );
+    is_ready_after_the_death_of_the_agent(&text, "by = \"notify\"\n", "notify");
 }
 
 #[test]

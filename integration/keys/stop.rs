@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::support::machine::{Machine, eventually, is_root};
+use crate::support::machine::{Machine, eventually, is_root, python};
 
 fn wrote(machine: &Machine) -> PathBuf {
     machine.folder().join("wrote")
@@ -94,7 +94,7 @@ fn a_reload_by_a_command_succeeds_or_fails_with_it_and_the_run_goes_on() {
     let machine = Machine::new();
     let code = machine.folder().join("code");
     fs::write(&code, "0").unwrap();
-    let exec = format!("[\"/bin/sh\", \"-c\", \"exit $(cat {})\"]", code.display());
+    let exec = format!("[\"/bin/sh\", \"-c\", \"exit $$(cat {})\"]", code.display());
     machine.service(
         "web",
         &format!("exec = [\"/bin/sleep\", \"1000\"]\n[reload]\nby = \"exec\"\nexec = {exec}\n"),
@@ -128,7 +128,8 @@ fn a_reload_by_notify_is_done_when_the_process_says_so() {
     machine.service(
         "web",
         &format!(
-            "exec = [\"python3\", \"{}\"]\n[ready]\nby = \"notify\"\n[reload]\nby = \"notify\"\n",
+            "exec = [\"{}\", \"{}\"]\n[ready]\nby = \"notify\"\n[reload]\nby = \"notify\"\n",
+            python(),
             program.display()
         ),
     );
@@ -146,14 +147,14 @@ fn an_action_takes_what_it_declares_and_nothing_else() {
     let wrote = wrote(&machine);
     let user = if is_root() { "user = \"nobody\"\n" } else { "" };
     fs::write(&wrote, "").unwrap();
-    for path in [machine.folder(), &wrote] {
-        rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o777)).unwrap();
+    for (path, mode) in [(machine.folder(), 0o755), (wrote.as_path(), 0o666)] {
+        rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode)).unwrap();
     }
     machine.service(
         "web",
         &format!(
             "exec = [\"/bin/sleep\", \"1000\"]\n\
-             [action.clear]\nexec = [\"/bin/sh\", \"-c\", 'echo \"$(id -un) $1 $2\" >> {}', \"sh\", \"${{zone}}\", \"${{depth}}\"]\n{user}\
+             [action.clear]\nexec = [\"/bin/sh\", \"-c\", 'echo \"$$(id -un) $$1 $$2\" >> {}', \"sh\", \"${{zone}}\", \"${{depth}}\"]\n{user}\
              params.zone = {{ type = \"string\", pattern = \"^[a-z]+$\", default = \"all\" }}\n\
              params.depth = {{ type = \"integer\", min = 0, max = 9 }}\n\
              [action.fails]\nexec = [\"/bin/sh\", \"-c\", \"exit 3\"]\n\
