@@ -1,8 +1,5 @@
 //! The one binary: sets up tracing, hands the command line over, and exits with the number that comes back.
 
-mod parts;
-
-use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
@@ -14,11 +11,9 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(false)
+        // It would say so on the same stream, and panic when that cannot be written either: a part whose own log is on
+        // a full disk would die of its first warning.
+        .log_internal_errors(false)
         .init();
-    let args: Vec<OsString> = std::env::args_os().collect();
-    if args.get(1).is_some_and(|command| command == "agent") {
-        return parts::run(args);
-    }
-    let exit = smgr::cli::run(args);
-    ExitCode::from(exit.number())
+    ExitCode::from(smgr::cli::run(std::env::args_os().collect()).number())
 }

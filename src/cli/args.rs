@@ -237,11 +237,7 @@ pub enum Command {
         shell: Shell,
     },
     /// Run the parts of a node; `smgr up` and service units call this
-    Agent {
-        /// One part, started by another
-        #[arg(long, value_enum, hide = true)]
-        part: Option<PartName>,
-    },
+    Agent(PartArgs),
 }
 
 /// Start smgr here.
@@ -321,6 +317,20 @@ pub enum AuditCommand {
     },
     /// Remember the heads of the logs, so that a cut tail is seen
     Pin,
+}
+
+/// Run a part of a node.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct PartArgs {
+    /// One part, started by another; without it the launcher
+    #[arg(long, value_enum, hide = true)]
+    pub part: Option<PartName>,
+    /// Start no agent and no uplink beside the keeper
+    #[arg(long, hide = true)]
+    pub alone: bool,
+    /// Hold the processes of a run together without cgroups
+    #[arg(long, hide = true)]
+    pub no_cgroups: bool,
 }
 
 /// The parts of a node.

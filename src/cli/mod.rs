@@ -76,9 +76,9 @@ fn carry_out(cli: Cli) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::Done);
     };
     let context = Context::new(cli.global)?;
-    if let Command::Agent { part } = command {
+    if let Command::Agent(args) = &command {
         // The keeper must not run in a runtime: it makes processes.
-        return parts::run(&context, part);
+        return parts::run(&context, args);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

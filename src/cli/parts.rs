@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
-use super::args::PartName;
-use super::context::{Context, short};
+use super::args::{PartArgs, PartName};
+use super::context::{Context, not_up, short};
 use super::error::CliError;
 use crate::agent::{self, AgentOptions};
 use crate::domain::code::{Code, ExitCode};
@@ -14,26 +14,30 @@ use crate::uplink::{self, UplinkOptions};
 ///
 /// # Errors
 /// When the part cannot begin or go on; whoever started it starts it again.
-pub fn run(context: &Context, part: Option<PartName>) -> Result<ExitCode, CliError> {
+pub fn run(context: &Context, args: &PartArgs) -> Result<ExitCode, CliError> {
     let state = context.folder.root().to_owned();
     let failed = |what: &str, error: &dyn std::error::Error| {
         CliError::caused(Code::IO, what, error).at(short(context.folder.root()))
     };
-    match part {
+    match args.part {
         None => {
-            // Without a set-up no part could begin, and the launcher would try for ever.
-            let _setup = context.setup()?.ok_or_else(|| super::context::not_up(context))?;
-            let keeper = command(context, PartName::Keeper)?;
+            // Without a set-up no agent could begin, and the keeper would try for ever.
+            if !args.alone && context.setup()?.is_none() {
+                return Err(not_up(context));
+            }
+            let keeper = command(context, args, PartName::Keeper)?;
             let ended = keeper::launch(&LaunchOptions { state, keeper });
-            ended.map(drop).map_err(|error| failed("the launcher cannot go on", &error))?;
+            ended.map_err(|error| failed("the launcher cannot go on", &error))?;
         }
         Some(PartName::Keeper) => {
-            let has_bus = context.setup()?.is_some_and(|setup| setup.bus.is_some());
-            let uplink = has_bus.then(|| command(context, PartName::Uplink)).transpose()?;
-            let agent = Some(command(context, PartName::Agent)?);
-            let options = KeeperOptions { state, agent, uplink, may_use_cgroups: true };
-            let ended = keeper::run(options);
-            ended.map(drop).map_err(|error| failed("the keeper cannot go on", &error))?;
+            let setup = if args.alone { None } else { context.setup()? };
+            let part = |name| command(context, args, name);
+            let agent = setup.is_some().then(|| part(PartName::Agent)).transpose()?;
+            let has_bus = setup.is_some_and(|setup| setup.bus.is_some());
+            let uplink = has_bus.then(|| part(PartName::Uplink)).transpose()?;
+            let may_use_cgroups = !args.no_cgroups;
+            let ended = keeper::run(KeeperOptions { state, agent, uplink, may_use_cgroups });
+            ended.map_err(|error| failed("the keeper cannot go on", &error))?;
         }
         Some(PartName::Agent) => {
             let ended = agent::run(AgentOptions { state });
@@ -48,7 +52,7 @@ pub fn run(context: &Context, part: Option<PartName>) -> Result<ExitCode, CliErr
 }
 
 /// Returns the command that starts a part.
-fn command(context: &Context, part: PartName) -> Result<Vec<OsString>, CliError> {
+fn command(context: &Context, args: &PartArgs, part: PartName) -> Result<Vec<OsString>, CliError> {
     let program = std::env::current_exe()
         .map_err(|error| CliError::caused(Code::IO, "failed to find this program", &error))?;
     let name = match part {
@@ -56,13 +60,9 @@ fn command(context: &Context, part: PartName) -> Result<Vec<OsString>, CliError>
         PartName::Agent => "agent",
         PartName::Uplink => "uplink",
     };
-    let state = context.folder.root().to_owned();
-    Ok(vec![
-        program.into(),
-        "agent".into(),
-        "--part".into(),
-        name.into(),
-        "--state".into(),
-        state.into(),
-    ])
+    let mut command: Vec<OsString> = vec![program.into(), "agent".into(), "--part".into()];
+    command.extend([name.into(), "--state".into(), context.folder.root().into()]);
+    command.extend(args.alone.then(|| "--alone".into()));
+    command.extend(args.no_cgroups.then(|| "--no-cgroups".into()));
+    Ok(command)
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -58,7 +58,7 @@ struct Keeper {
 ///
 /// # Errors
 /// When the process cannot become what it has to be; never because of a keeper.
-pub fn launch(options: &LaunchOptions) -> io::Result<ExitCode> {
+pub fn launch(options: &LaunchOptions) -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let signals = signals::divert(&[
         libc::SIGTERM,
@@ -83,7 +83,7 @@ pub fn launch(options: &LaunchOptions) -> io::Result<ExitCode> {
             }
         };
         match watch(keeper, &place, &signals, &mut asked, &mut vault)? {
-            (Exit::Code(0), _) => return Ok(ExitCode::SUCCESS),
+            (Exit::Code(0), _) => return Ok(()),
             (exit, lived) => {
                 warn!(?exit, "the keeper died");
                 short_lives = if lived >= STABLE { 0 } else { short_lives + 1 };
