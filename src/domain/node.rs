@@ -14,13 +14,14 @@ use super::input::{Decision, Input, World};
 use super::instance::{IllegalEvent, Instance, State};
 use super::intent::Action;
 use super::rejection::Rejection;
-use super::seen::{Record, Seen};
+use super::seen::{Progress, Record, Seen};
 use super::time::UnixMicros;
 
 /// The version of the folding rules. State hashes are compared only between equal versions.
 pub const FOLD_VERSION: u32 = 1;
 
-/// How many wishes one part of a baseline holds, so that an event stays well below 64 KiB.
+/// How many wishes one part of the state holds. The state hash is over the parts as they are cut here; what has to
+/// fit an event is cut further, see [`NodePart::halve`].
 const INTENTS_PER_PART: usize = 100;
 
 /// What is folded from one node's log.
@@ -86,6 +87,51 @@ pub enum NodePart {
     Service(ServiceId, Service),
     /// Some of the wishes.
     Intents(Vec<(IntentId, Record)>),
+    /// More slots of a service, behind those that came before.
+    Slots(ServiceId, Vec<Instance>),
+    /// More instances that a wish awaits.
+    Awaiting(IntentId, Vec<(InstanceId, RunId)>),
+}
+
+impl NodePart {
+    /// Cuts a part in two that lead to the same state, or gives it back when it is one thing.
+    ///
+    /// # Errors
+    ///
+    /// The part itself: there is nothing in it to cut between.
+    pub fn halve(self) -> Result<(Self, Self), Box<Self>> {
+        match self {
+            Self::Service(id, mut service) if service.instances.len() > 1 => {
+                let rest = service.instances.split_off(service.instances.len() / 2);
+                Ok((Self::Service(id.clone(), service), Self::Slots(id, rest)))
+            }
+            Self::Slots(id, mut slots) if slots.len() > 1 => {
+                let rest = slots.split_off(slots.len() / 2);
+                Ok((Self::Slots(id.clone(), slots), Self::Slots(id, rest)))
+            }
+            Self::Intents(mut intents) if intents.len() > 1 => {
+                let rest = intents.split_off(intents.len() / 2);
+                Ok((Self::Intents(intents), Self::Intents(rest)))
+            }
+            Self::Intents(mut intents) => match intents.first_mut() {
+                Some((id, Record { progress: Progress::Open(open), .. }))
+                    if !open.awaiting.is_empty() =>
+                {
+                    let awaiting = std::mem::take(&mut open.awaiting).into_iter().collect();
+                    let id = *id;
+                    Ok((Self::Intents(intents), Self::Awaiting(id, awaiting)))
+                }
+                _ => Err(Box::new(Self::Intents(intents))),
+            },
+            Self::Awaiting(id, mut awaiting) if awaiting.len() > 1 => {
+                let rest = awaiting.split_off(awaiting.len() / 2);
+                Ok((Self::Awaiting(id, awaiting), Self::Awaiting(id, rest)))
+            }
+            part @ (Self::Head(_) | Self::Service(..) | Self::Slots(..) | Self::Awaiting(..)) => {
+                Err(Box::new(part))
+            }
+        }
+    }
 }
 
 impl Service {
@@ -239,6 +285,16 @@ impl Node {
                     self.seen.restore(id, record);
                 }
             }
+            NodePart::Slots(id, slots) => {
+                if let Some(service) = self.services.get_mut(&id) {
+                    service.instances.extend(slots);
+                }
+            }
+            NodePart::Awaiting(id, awaiting) => {
+                if let Some(open) = self.seen.open_mut(&id) {
+                    open.awaiting.extend(awaiting);
+                }
+            }
         }
     }
 
@@ -313,10 +369,11 @@ impl Node {
 
     fn accept(&mut self, context: &Context, body: &IntentAccepted) -> Result<(), IllegalEvent> {
         let mut awaiting = BTreeMap::new();
-        for id in &body.instances {
+        for id in body.awaited() {
             let unknown = IllegalEvent { state: "unknown instance", event: "intent.accepted" };
-            let instance = self.instance(id).ok_or(unknown)?;
-            awaiting.insert(id.clone(), last_run_before(&body.action, instance));
+            let instance = self.instance(&id).ok_or(unknown)?;
+            let run = last_run_before(&body.action, instance);
+            awaiting.insert(id, run);
         }
         let number = self.head.accepted + 1;
         if !self.seen.accept(number, body, context.by.as_ref(), awaiting) {

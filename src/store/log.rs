@@ -15,9 +15,10 @@ use crate::store::{
     EventPos, Head, LogOptions, LogReader, Outage, Predecessor, ReadError, SegmentError, layout,
     read,
 };
+use crate::wire::envelope::ENVELOPE_BYTES_MAX;
 
-/// The largest row, in bytes; larger things are detached from the log.
-pub const ROW_BYTES_MAX: usize = 1 << 20;
+/// The largest row, in bytes: what a reader takes. Larger things are detached from the log.
+pub const ROW_BYTES_MAX: usize = ENVELOPE_BYTES_MAX;
 
 /// Says why a row was not accepted. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

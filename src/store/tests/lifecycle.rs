@@ -62,7 +62,7 @@ fn a_row_that_does_not_follow_is_refused_and_changes_nothing() {
         let refused = open.log.append(Seq(wrong), row(wrong)).unwrap_err();
         assert_eq!(refused, AppendError::OutOfOrder { given: Seq(wrong), expected: Seq(4) });
     }
-    let large = vec![0; crate::store::ROW_BYTES_MAX + 1];
+    let large = vec![0; crate::wire::envelope::ENVELOPE_BYTES_MAX + 1];
     assert!(matches!(open.log.append(Seq(4), large), Err(AppendError::TooLarge { .. })));
     open.append(4);
     assert_eq!(open.replayed().len(), 4);
