@@ -1,5 +1,7 @@
 //! Puts an agent together: keys, log, replay, sockets; then hands everything to its task.
 
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -62,7 +64,8 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
     let (log, node, epoch) = history::fold(opened, &state)?;
     let away_since = epoch.last_at;
 
-    let mut services = Services::new(&state, &setup, rustix::process::geteuid().as_raw());
+    let ruler = state.ruler()?;
+    let mut services = Services::new(&state, &setup, ruler);
     services.recall(&node);
     let mut authority =
         Authority::new(setup.fleet.clone(), setup.node.clone(), ring, trust.revoked.clone());
@@ -89,6 +92,12 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
     let uids = uplink_uids();
     uplink_link::listen(&place.uplink_socket(), incarnation, uids, waker.clone())?;
     local::listen(&place.local_socket(), incarnation, waker.clone())?;
+    if rustix::process::geteuid().as_raw() != ruler {
+        // The uplink has another account; who is spoken to is decided by what the kernel says of who connects.
+        set_permissions(place.uplink_socket(), Permissions::from_mode(0o666))?;
+        // Readings are for the group of this account.
+        set_permissions(place.local_socket(), Permissions::from_mode(0o660))?;
+    }
     tokio::spawn(keeper_link::run(place.keeper_socket(), incarnation, waker.clone()));
     tokio::spawn(terminate(waker));
     let ended = agent.run(wakes, Alarm::new()?).await;
@@ -171,7 +180,9 @@ fn start_logs(waker: Waker) -> std::io::Result<LogThread> {
 /// Whose uplink is spoken to: the account of its own, or this one where there are no accounts.
 fn uplink_uids() -> Vec<u32> {
     let own = rustix::process::geteuid().as_raw();
-    std::iter::once(own).chain(super::launch::account_uid("smgr-uplink")).collect()
+    std::iter::once(own)
+        .chain(super::launch::account_ids("smgr-uplink").map(|(uid, _)| uid))
+        .collect()
 }
 
 async fn terminate(waker: Waker) {

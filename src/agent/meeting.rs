@@ -8,7 +8,7 @@ use super::clock;
 use super::execute::exit_of;
 use super::hands::{Asked, Standing};
 use super::names::{self, Memo};
-use super::task::Agent;
+use super::task::{Agent, keeper_uid};
 use crate::domain::event::PartStarted;
 use crate::domain::input::{Kept, KeptAction, KeptRun};
 use crate::ipc::keeper::{Fact, RunState, Verb, What};
@@ -89,7 +89,7 @@ impl Agent {
             version: hello.map(|hello| hello.build.clone()).unwrap_or_default(),
             incarnation: hello.map_or(0, |hello| hello.incarnation.0),
             pid: self.queries.place.pid(crate::ipc::hello::Part::Keeper).unwrap_or(0),
-            uid: 0,
+            uid: self.hands.isolation.as_ref().map_or(0, keeper_uid),
             boot: self.boot,
             after: None,
             away_ms: 0,

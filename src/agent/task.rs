@@ -35,7 +35,7 @@ use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
 use crate::domain::time::{Now, UnixMicros};
 use crate::ipc::hello::Incarnation;
-use crate::ipc::keeper::FactNumber;
+use crate::ipc::keeper::{FactNumber, Isolation};
 use crate::store::{Expired, LogNotice, Outage};
 use crate::wire::codec;
 use crate::wire::envelope;
@@ -94,6 +94,8 @@ pub(super) struct Agent {
     /// Which refusals were recorded lately, and how many since.
     pub(super) refusals: BTreeMap<Code, (UnixMicros, u64)>,
     pub(super) outage: Option<(Now, Outage, String)>,
+    /// The segment has its size, and the log would not take a baseline.
+    rolls_late: bool,
     state_hash: Option<(Seq, Digest)>,
     /// When agent or keeper was last known to live, for the time that nobody supervised.
     pub(super) away_since: UnixMicros,
@@ -141,6 +143,7 @@ impl Agent {
             waker: parts.waker,
             refusals: BTreeMap::new(),
             outage: None,
+            rolls_late: false,
             state_hash: None,
             away_since: parts.away_since,
             is_new: true,
@@ -191,6 +194,7 @@ impl Agent {
     fn take(&mut self, wake: Wake) {
         match wake {
             Wake::KeeperUp { hello, trees, isolation, outlet } => {
+                self.launchers.keeper_is_root(keeper_uid(&isolation) == 0);
                 self.hands.connected(&hello, trees, isolation, outlet);
                 self.queries.keeper = Some(hello);
             }
@@ -349,7 +353,8 @@ impl Agent {
     fn recovered(&mut self) {
         let Some((since, kind, why)) = self.outage.take() else { return };
         let now = clock::now();
-        let counts = self.recorder.catch_up(now).unwrap_or_default();
+        self.recorder.catch_up(now);
+        let counts = self.recorder.take_counts();
         let unavailable = LogUnavailable { kind: format!("{kind:?}").to_lowercase(), why };
         let recovered = LogRecovered {
             unavailable_ms: now.at.ms_since(since.at),
@@ -365,8 +370,8 @@ impl Agent {
     }
 
     fn catch_up(&mut self) {
-        if self.outage.is_none() {
-            self.recorder.catch_up(clock::now());
+        if self.recorder.catch_up(clock::now()) && std::mem::take(&mut self.rolls_late) {
+            self.roll();
         }
     }
 
@@ -374,6 +379,7 @@ impl Agent {
         let baseline = fold::baseline(&self.node);
         if let Err(why) = self.recorder.roll(clock::now(), baseline) {
             warn!(%why, "the segment of the log goes on beyond its size");
+            self.rolls_late = true;
         }
     }
 
@@ -420,6 +426,14 @@ impl Agent {
     pub(super) fn met(&mut self, kept: crate::domain::input::Kept) {
         self.hands.standing = Standing::Met;
         self.decide(Input::Reconcile(kept));
+    }
+}
+
+/// Returns as whom the keeper runs: as root when the parts have accounts of their own, else as this process does.
+pub(super) fn keeper_uid(isolation: &Isolation) -> u32 {
+    match isolation {
+        Isolation::Accounts => 0,
+        Isolation::None { .. } => rustix::process::geteuid().as_raw(),
     }
 }
 

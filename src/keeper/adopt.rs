@@ -112,6 +112,10 @@ impl Hands {
         pidfd: OwnedFd,
     ) {
         let has_room = self.runs.len() < RUNS_MAX;
+        if let Some(run) = self.runs.get_mut(&claim.run).filter(|run| run.memo.is_empty()) {
+            // Found by its place alone: its record was lost.
+            (run.slot, run.memo) = (slot.clone(), claim.memo.clone());
+        }
         match self.runs.get_mut(&claim.run) {
             Some(run) if matches!(run.main, MainProcess::Lost) => {
                 run.pid = claim.pid;

@@ -72,11 +72,12 @@ impl Hands {
     pub(super) fn new(
         domain: String,
         forest: Forest,
-        records: Records,
+        mut records: Records,
         operations: Operations,
         files: libc::rlimit64,
     ) -> io::Result<Self> {
-        let (deposit, orphaned) = Deposit::find();
+        let (deposit, kept) = Deposit::find();
+        records.take_back(kept.records);
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
         Ok(Self {
             domain,
@@ -90,7 +91,7 @@ impl Hands {
             members: BTreeMap::new(),
             last_number: 0,
             slots: BTreeMap::new(),
-            orphaned,
+            orphaned: kept.pipes,
             unswept: Vec::new(),
             null: rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())?,
             files,
@@ -149,8 +150,11 @@ impl Hands {
             .records
             .begin(&spawn.run, &spawn.slot, &spawn.memo, slot.pipes())
             .map_err(failed(Step::Prepare))?;
+        if let Some(record) = self.records.in_memory(&spawn.run) {
+            self.deposit.keep_record(&spawn.run, record.as_fd());
+        }
         let cgroup = self.forest.plant(&spawn.run).map_err(|error| {
-            self.records.end(&spawn.run);
+            self.forget_record(&spawn.run);
             // A tree of this name stands: no second copy.
             if error.kind() == io::ErrorKind::AlreadyExists {
                 Unstarted::Refused(Refusal::RunExists)
@@ -364,7 +368,13 @@ impl Hands {
     pub(super) fn sweep(&mut self, run: RunName) {
         match self.forest.clear(&run) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => self.unswept.push(run),
-            Ok(()) | Err(_) => self.records.end(&run),
+            Ok(()) | Err(_) => self.forget_record(&run),
+        }
+    }
+
+    fn forget_record(&mut self, run: &RunName) {
+        if self.records.end(run) {
+            self.deposit.forget_record(run);
         }
     }
 

@@ -300,14 +300,19 @@ fn cgroup(domain: &str, memory: &Path) -> Option<Kind> {
     let remembered = remembered.filter(|path| path.starts_with(&mount) && path.ends_with(&name));
     let own = proc::cgroup_of("self")?;
     let fresh = mount.join(own.trim_start_matches('/')).join(&name);
-    let root = remembered.filter(|path| path.is_dir()).unwrap_or(fresh);
+    let root = remembered.clone().filter(|path| path.is_dir()).unwrap_or(fresh);
     match fs::create_dir(&root) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
         Ok(()) | Err(_) => {}
     }
     // A folder that can be made but takes no process would fail at the first spawn.
     rustix::fs::access(root.join("cgroup.procs"), rustix::fs::Access::WRITE_OK).ok()?;
-    fs::write(memory, root.as_os_str().as_encoded_bytes()).ok()?;
+    if remembered.as_ref() != Some(&root)
+        && let Err(error) = fs::write(memory, root.as_os_str().as_encoded_bytes())
+    {
+        // A keeper that is moved to another cgroup would not find the runs of this one.
+        tracing::warn!(%error, "failed to note the cgroup of the runs");
+    }
     let watch =
         inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
     let under = format!("/{}", root.strip_prefix(&mount).ok()?.display());

@@ -206,6 +206,14 @@ impl Log {
         self.lane.lock().outage
     }
 
+    /// Says whether a row that is appended at this moment would have to wait for the end of an outage.
+    ///
+    /// On a full disk rows may go on with the space of the reserve: that is an outage, and no row waits. When it is over
+    /// a [`crate::store::LogNotice::Durable`] comes, also when it tells of no row.
+    pub fn is_stuck(&self) -> bool {
+        self.lane.lock().stuck
+    }
+
     /// Gives `fold` the durable rows from the head of the newest segment on, its baseline first.
     ///
     /// The rows are read in place; `fold` ends the reading with `Break`. Returns the last row given.

@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::service::outcome;
 use crate::agent::keyfile::{Keys, Owner, make_keys_and_trust};
+use crate::agent::launch::account_ids;
 use crate::agent::setup::{BusSetup, NodeSetup};
 use crate::cli::args::{Up, Waiting};
 use crate::cli::client::{Client, Whom};
@@ -54,9 +55,12 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
     let mut wanted = None;
     if goes_on.is_none() {
         let project = specs::project_here();
+        divide(context)?;
         let (keys, loaded) = prepare(context, project)?;
         made_keys = keys.made;
         wanted = Some(loaded);
+        // Once more, for what was made just now.
+        divide(context)?;
         session.record(Mode::Foreground, 0)?;
         launcher = Some(launch::start(context)?);
     }
@@ -108,6 +112,19 @@ pub(super) async fn attach(context: &Context, out: Out) -> Result<ExitCode, CliE
             }
         }
     }
+}
+
+/// Started by root, gives the agent's account what it needs of the state folder, if the parts have accounts.
+fn divide(context: &Context) -> Result<(), CliError> {
+    if !context.is_root {
+        return Ok(());
+    }
+    let agent = account_ids("smgr").filter(|(uid, _)| *uid != 0);
+    let agent = agent.filter(|_| account_ids("smgr-uplink").is_some_and(|(uid, _)| uid != 0));
+    context.folder.divide(&context.service_logs(), agent).map_err(|error| {
+        CliError::caused(Code::IO, "failed to divide the state folder", &error)
+            .at(short(context.folder.root()))
+    })
 }
 
 /// Checks the files, makes what is missing, and writes down how the node is set up. Nothing is started by it.

@@ -163,18 +163,23 @@ fn a_disk_without_any_space_holds_rows_back_and_loses_none_that_was_accepted() {
     open.append(10);
     mood.space.store(0, Ordering::SeqCst);
     let mut last = 10;
+    let mut ticket = None;
     let busy = loop {
         match open.log.append(Seq(last + 1), row(last + 1)) {
-            Ok(_) => last += 1,
+            Ok(taken) => (last, ticket) = (last + 1, Some(taken)),
             Err(error) => break error,
         }
     };
     assert!(matches!(busy, AppendError::Busy { rows: 100, .. }), "{busy:?}");
     assert_eq!(outage(&open), Outage::Full);
+    assert!(open.log.is_stuck());
     assert_eq!(open.log.head().seq, Seq(10));
     assert_eq!(open.log.outage(), Some(Outage::Full));
     mood.space.store(-1, Ordering::SeqCst);
     recovered(&open);
+    // What waited is written behind the first rows that could be.
+    assert!(ticket.unwrap().wait(PATIENCE));
+    assert!(!open.log.is_stuck());
     open.append(last + 5);
     drop(open);
     holds_rows(&place, last + 5);
