@@ -29,7 +29,7 @@ use super::wake::{Wake, Waker};
 use crate::domain::code::Code;
 use crate::domain::effect::{Act, Effect, Operation, Timer};
 use crate::domain::event::{Context, Event, LogRecovered, LogUnavailable};
-use crate::domain::id::{BootId, Digest, IntentId, Seq};
+use crate::domain::id::{BootId, Digest, IntentId, Seq, ServiceId};
 use crate::domain::input::{Decision, Input, World};
 use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
@@ -97,6 +97,8 @@ pub(super) struct Agent {
     /// The segment has its size, and the log would not take a baseline.
     rolls_late: bool,
     state_hash: Option<(Seq, Digest)>,
+    /// The last event about each instance, as far as this epoch has one.
+    pub(super) last_events: BTreeMap<ServiceId, Vec<Seq>>,
     /// When agent or keeper was last known to live, for the time that nobody supervised.
     pub(super) away_since: UnixMicros,
     pub(super) is_new: bool,
@@ -120,6 +122,7 @@ pub(super) struct Parts {
     pub(super) signer: std::sync::Arc<Signer>,
     pub(super) waker: Waker,
     pub(super) away_since: UnixMicros,
+    pub(super) last_events: BTreeMap<ServiceId, Vec<Seq>>,
 }
 
 impl Agent {
@@ -146,6 +149,7 @@ impl Agent {
             rolls_late: false,
             state_hash: None,
             away_since: parts.away_since,
+            last_events: parts.last_events,
             is_new: true,
             ending: false,
             inbox: VecDeque::new(),
@@ -180,7 +184,7 @@ impl Agent {
         Ok(())
     }
 
-    fn turn(&mut self, wake: Wake) {
+    pub(super) fn turn(&mut self, wake: Wake) {
         self.take(wake);
         self.follow_up();
     }
@@ -296,6 +300,11 @@ impl Agent {
             }
         }
         self.attach_tails(&mut events);
+        if self.outage.is_none() {
+            for (seq, (context, _)) in (self.recorder.next().0..).zip(&events) {
+                history::note_last(&mut self.last_events, context, Seq(seq));
+            }
+        }
         self.recorder.record(now, events);
         for act in promises {
             self.recorder.promise(Promise::Act(act));
