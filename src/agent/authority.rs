@@ -119,8 +119,7 @@ impl Authority {
             signed: Some(Signed { id: Some(intent.id), actor: actor.clone() }),
         };
         if bytes.len() > INTENT_BYTES_MAX {
-            let why =
-                format!("the intent has {} bytes, more than {INTENT_BYTES_MAX}", bytes.len());
+            let why = format!("the intent has {} bytes, more than {INTENT_BYTES_MAX}", bytes.len());
             return Err(refuse(&actor, Code::TOO_LARGE, why));
         }
         if intent.note.len() > NOTE_BYTES_MAX {

@@ -41,6 +41,7 @@ impl Mark {
         let sum = xxh3_128(&bytes[..SUMMED])?.to_le_bytes();
         let (epoch, rest) = bytes.split_first_chunk::<8>()?;
         let size = u64::from_be_bytes(*rest.first_chunk()?);
-        (bytes[SUMMED..] == sum).then_some(Self { epoch: EpochId(u64::from_be_bytes(*epoch)), size })
+        (bytes[SUMMED..] == sum)
+            .then_some(Self { epoch: EpochId(u64::from_be_bytes(*epoch)), size })
     }
 }

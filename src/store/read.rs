@@ -235,7 +235,11 @@ pub(crate) fn segment_rows(
             });
             let malformed = (!whole).then_some("a leaf is malformed");
             fault = damaged.or(malformed).map(|why| PageFault { offset: leaf.offset, why });
-            if ended || fault.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if ended || fault.is_some() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         };
         let walked = match pace {
             Pace::Stepwise => pages.walk("events", from, take),

@@ -53,7 +53,9 @@ impl Expired {
 
 /// Lists what is beyond `retention` in the log at `dir`, the oldest first.
 ///
-/// Only sealed segments that have their tiles are named, and never the newest of all.
+/// Only sealed segments that have their tiles are named, and never the newest of all. For its age alone only one is
+/// named at a time: whoever looks when a segment was sealed keeps their number, and a clock that jumps ahead by months
+/// does not delete a history.
 pub fn expired(
     dir: &Path,
     retention: &Retention,
@@ -75,8 +77,8 @@ pub fn expired(
         let age = now.duration_since(modified).unwrap_or_default();
         let meta = read_meta(&name.path)?;
         let has_tiles = layout::tiles_path(&name.path).try_exists().map_err(io())?;
-        if !meta.sealed || !has_tiles || (bytes <= retention.max_bytes && age <= retention.max_age)
-        {
+        let too_old = age > retention.max_age && expired.is_empty();
+        if !meta.sealed || !has_tiles || (bytes <= retention.max_bytes && !too_old) {
             break;
         }
         bytes -= layout::allocated_bytes(&name.path).map_err(io())?;

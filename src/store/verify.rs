@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::domain::id::{Digest, EpochId, Seq};
-use crate::domain::tree::{self, Frontier};
+use crate::domain::tree::{self, Frontier, SIZE_MAX};
 use crate::store::ahead::{self, Pace};
 use crate::store::btree::Leaf;
 use crate::store::layout;
@@ -200,7 +200,8 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<T, String>, T: Into<Told>> Verifier<'_,
     /// that said so may have been dropped themselves.
     fn excuse_dropped(&mut self, epochs: &[EpochOnDisk]) {
         let place = |wanted| epochs.iter().position(|epoch| epoch.epoch == wanted);
-        let signed = self.retired.iter().filter_map(|(epoch, last, _)| Some((place(*epoch)?, *last)));
+        let signed =
+            self.retired.iter().filter_map(|(epoch, last, _)| Some((place(*epoch)?, *last)));
         let up_to = signed.max();
         for gone in std::mem::take(&mut self.dropped) {
             let Dropped { epoch, first, last, root } = gone;
@@ -296,14 +297,6 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<T, String>, T: Into<Told>> Verifier<'_,
 
     /// Looks at what was set aside: how many rows the next epoch does not build on, and whether they were signed.
     fn set_aside(&mut self, epoch: &mut Epoch, path: &Path, base: u64) -> Result<(), ReadError> {
-        let read = segment_rows(path, base.saturating_add(1), Pace::Ahead, &mut |_, _| {
-            epoch.outcome.aside += 1;
-            ControlFlow::Continue(())
-        });
-        match read {
-            Ok(_) | Err(ReadError::Damaged { .. }) => {}
-            Err(error) => return Err(error),
-        }
         let token = epoch.id.token();
         let is_good = |size: u64, note: &[u8]| {
             let Ok(note) = Note::parse(note) else { return false };
@@ -311,7 +304,7 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<T, String>, T: Into<Told>> Verifier<'_,
             let fits = |key: &&NoteKey| head.origin == format!("{}/{token}", key.name());
             head.size == size && self.keys.iter().filter(fits).any(|key| key.verify(&note).is_ok())
         };
-        let mut signed = 0;
+        let (mut signed, mut readable) = (0, 0);
         for commit in [Commit::Newest, Commit::Older] {
             let Ok(pages) = PageFile::open_at(path, commit).map_err(ReadError::io(path))? else {
                 continue;
@@ -322,7 +315,25 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<T, String>, T: Into<Told>> Verifier<'_,
                     signed = size;
                 }
             }
+            let mut rows = 0;
+            let is_behind = |key: &[u8]| {
+                let seq = key.try_into().map(u64::from_le_bytes);
+                seq.is_ok_and(|seq| (base..SIZE_MAX).contains(&seq) && seq != base)
+            };
+            let counted = pages.walk("events", None, |leaf| {
+                if leaf.is_sound {
+                    leaf.entries(|key, _| {
+                        rows += u64::from(is_behind(key));
+                        ControlFlow::Continue(())
+                    });
+                }
+                ControlFlow::Continue(())
+            });
+            // Its faults are why it was set aside.
+            drop(counted.map_err(ReadError::io(path))?);
+            readable = rows.max(readable);
         }
+        epoch.outcome.aside += readable;
         if signed > 0 {
             self.report.add(Fault::SetAside { epoch: epoch.id, base, signed });
         }

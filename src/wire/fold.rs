@@ -151,13 +151,7 @@ pub fn baseline(node: &Node) -> Vec<Event> {
     (0..)
         .zip(parts)
         .map(|(part, state)| {
-            Event::Baseline(Baseline {
-                part,
-                parts: count,
-                fold: FOLD_VERSION,
-                state_hash,
-                state,
-            })
+            Event::Baseline(Baseline { part, parts: count, fold: FOLD_VERSION, state_hash, state })
         })
         .collect()
 }

@@ -7,8 +7,8 @@ use super::{Open, PATIENCE, Place, epoch, row};
 use crate::domain::id::Seq;
 use crate::domain::tree::check_consistency;
 use crate::store::{
-    AppendError, EpochReason, EventPos, Log, LogNotice, LogReader, OpenLogError, Opened,
-    ProveError, RangeEnd, RangeLimits, ReadError, Retention, Writer, expired, layout, verify,
+    AppendError, EpochReason, EventPos, Expired, Log, LogNotice, LogReader, OpenLogError, Opened,
+    ProveError, RangeEnd, RangeLimits, ReadError, Retention, Told, Writer, expired, layout, verify,
 };
 use crate::wire::note::{Checkpoint, TlogProof};
 
@@ -257,9 +257,25 @@ fn what_retention_dropped_is_still_proved_by_its_tiles() {
     let from = EventPos { epoch: epoch(1), seq: Seq(5) };
     let dropped = open.log.range(from, ALL, |_, _| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(dropped, ReadError::Dropped { first: Seq(301) }));
-    let report = verify(&place.options.dir, &[super::key()], &[], |_, _| Ok(())).unwrap();
+    let judge = |pos: EventPos, _: &[u8]| {
+        let Expired { epoch, last, root, .. } = old[0];
+        let gone = Told::Retired { epoch, last, root };
+        Ok(if pos.seq == Seq(900) { gone } else { Told::Nothing })
+    };
+    let report = verify(&place.options.dir, &[super::key()], &[], judge).unwrap();
     assert_eq!(report.faults, []);
     assert_eq!((report.epochs[0].dropped, report.epochs[0].rows), (300, 600));
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_does_not_delete_a_history() {
+    let place = Place::new();
+    place.three_segments();
+    let keep = Retention { keep_min: 1, ..Retention::default() };
+    let now = SystemTime::now();
+    assert_eq!(expired(&place.options.dir, &keep, now).unwrap(), []);
+    let late = now + Duration::from_secs(3650 * 24 * 3600);
+    assert_eq!(expired(&place.options.dir, &keep, late).unwrap().len(), 1);
 }
 
 #[test]
