@@ -11,6 +11,7 @@ mod hostile;
 mod keeper;
 mod kill;
 mod layering;
+mod proof;
 mod shop;
 mod store;
 mod support;

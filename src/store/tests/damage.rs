@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::path::Path;
 
+use redb::ReadableTable as _;
+
 use super::{Place, epoch, key, row};
 use crate::domain::id::Seq;
 use crate::domain::tree::{self, Frontier};
