@@ -10,7 +10,7 @@ use super::hands::{HeldRun, Spawning};
 use super::names::{self, Memo};
 use super::signs;
 use super::task::Agent;
-use crate::domain::id::{InstanceId, RunId};
+use crate::domain::id::{InstanceId, RunId, ServiceId};
 use crate::domain::instance::State;
 use crate::ipc::keeper::{Channel, RunName, SlotName};
 
@@ -49,12 +49,7 @@ impl Agent {
         let Some(instance) = names::instance_of(slot) else { return };
         let mut fds = descriptors.into_iter();
         let taken: Vec<_> = channels.iter().copied().zip(fds.by_ref()).collect();
-        let known = self.hands.held.entry(slot.clone()).or_default();
-        for (run, pidfd) in runs.into_iter().zip(fds) {
-            if let Some((pid, memo)) = self.hands.listed.get(&run).cloned() {
-                known.runs.entry(run).or_insert(HeldRun { pid, memo, pidfd });
-            }
-        }
+        self.hands.take_runs(slot, runs.into_iter().zip(fds));
         let main = self.node.instance(&instance).and_then(|known| known.state.main());
         let run = main.map(|main| main.run);
         self.open_channels(&instance, run, taken);
@@ -113,10 +108,18 @@ impl Agent {
         }
     }
 
-    /// Lets go of what belonged to a run that is gone.
-    pub(super) fn forget_run(&mut self, slot: &SlotName, run: &RunName) {
-        if let Some(held) = self.hands.held.get_mut(slot) {
-            held.runs.remove(run);
+    /// Has the output of a service kept as its spec says from here on; nothing of it is started anew for that.
+    pub(super) fn configure_logs(&self, service: &ServiceId) {
+        let Some((spec, _)) = self.services.spec_of(service) else { return };
+        for index in 0..spec.instances {
+            let instance = InstanceId { service: service.clone(), index };
+            if !self.hands.held.contains_key(&names::slot(&instance)) {
+                continue;
+            }
+            match self.launchers.log_setup(&spec, &instance) {
+                Ok(setup) => told(self.logs.handle().configure(instance, setup)),
+                Err(why) => error!(%instance, %why, "its output is kept as before"),
+            }
         }
     }
 }

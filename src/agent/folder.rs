@@ -102,12 +102,15 @@ impl StateFolder {
             .try_for_each(|path| builder.create(path))
     }
 
-    /// Returns the user who runs smgr here: whose folder it is, whatever account this process has.
+    /// Returns the user who runs smgr here: root, or else whose folder it is, whatever account this process has.
     ///
     /// # Errors
     /// When the folder cannot be looked at.
     pub fn ruler(&self) -> io::Result<u32> {
-        Ok(std::fs::metadata(&self.root)?.uid())
+        match rustix::process::geteuid().is_root() {
+            true => Ok(0),
+            false => Ok(std::fs::metadata(&self.root)?.uid()),
+        }
     }
 
     /// Divides the folder of root between root and the account of the agent, by its user and group; `None` takes all
@@ -119,6 +122,10 @@ impl StateFolder {
     /// # Errors
     /// When the disk or the permissions refuse.
     pub fn divide(&self, service_logs: &Path, agent: Option<(u32, u32)>) -> io::Result<()> {
+        if std::fs::metadata(&self.root)?.uid() != 0 {
+            // It is somebody's own, which is not taken away.
+            return Ok(());
+        }
         let (uid, gid) = agent.unwrap_or((0, 0));
         let mode = |divided: u32, whole: u32| if agent.is_some() { divided } else { whole };
         for folder in [self.log(), self.root.join("specs"), self.root.join("detached")] {

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use serde_bytes::ByteBuf;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
-use super::keeper_link::Outlet;
+use super::outlet::{Outlet, Unsent};
 use crate::domain::effect::Hook;
 use crate::domain::id::{InstanceId, IntentId, RunId};
-use crate::ipc::frame::Packet;
+use crate::ipc::frame::{DESCRIPTORS_MAX, Packet};
 use crate::ipc::hello::{Hello, Incarnation};
 use crate::ipc::keeper::{
     Channel, Claim, Fact, FactNumber, Isolation, OperationNumber, RunName, RunState, SlotName,
@@ -198,28 +198,132 @@ impl Hands {
         };
         match outlet.send(packet) {
             Ok(()) => drop(self.asked.insert(number, (asked, spawning))),
-            Err(_) => warn!(?asked, "the keeper does not keep up; asked again at the next meeting"),
+            Err(Unsent::Full) => {
+                warn!(?asked, "the keeper does not keep up; asked again at the next meeting");
+            }
+            Err(Unsent::Gone) => debug!(?asked, "the keeper is gone"),
+        }
+    }
+
+    /// Keeps the pidfds of runs that the keeper listed. One whose end was told meanwhile is not kept: nobody would
+    /// ever let go of it.
+    pub(super) fn take_runs(
+        &mut self,
+        slot: &SlotName,
+        runs: impl IntoIterator<Item = (RunName, OwnedFd)>,
+    ) {
+        let held = self.held.entry(slot.clone()).or_default();
+        for (run, pidfd) in runs {
+            if let Some((pid, memo)) = self.listed.get(&run).cloned() {
+                held.runs.entry(run).or_insert(HeldRun { pid, memo, pidfd });
+            }
+        }
+    }
+
+    /// Lets go of a run of which nothing is left.
+    pub(super) fn forget_run(&mut self, slot: &SlotName, run: &RunName) {
+        self.listed.remove(run);
+        if let Some(held) = self.held.get_mut(slot) {
+            held.runs.remove(run);
         }
     }
 
     fn give_back(&mut self, slot: &SlotName) {
         let Some(held) = self.held.get(slot) else { return };
-        let mut descriptors = Vec::new();
-        let mut channels = Vec::new();
-        let mut runs = Vec::new();
-        for (channel, fd) in &held.channels {
-            if let Ok(fd) = fd.try_clone() {
-                channels.push(*channel);
-                descriptors.push(fd);
-            }
+        for (verb, descriptors) in held.gifts(slot) {
+            self.ask_with(Asked::Other("give descriptors"), verb, descriptors);
         }
-        for (run, known) in &held.runs {
-            if let Ok(fd) = known.pidfd.try_clone() {
-                runs.push(Claim { run: run.clone(), pid: known.pid, memo: known.memo.clone() });
+    }
+}
+
+impl Held {
+    /// Lays out what a new keeper is given of a slot, in messages of as many descriptors as one may have: the
+    /// channels come first, since with them the slot is complete.
+    fn gifts(&self, slot: &SlotName) -> Vec<(Verb, Vec<OwnedFd>)> {
+        let copy = |fd: &OwnedFd| fd.try_clone().ok();
+        let channels = self
+            .channels
+            .iter()
+            .filter_map(|(channel, fd)| Some((Gift::Channel(*channel), copy(fd)?)));
+        let runs = self.runs.iter().filter_map(|(run, known)| {
+            let claim = Claim { run: run.clone(), pid: known.pid, memo: known.memo.clone() };
+            Some((Gift::Run(claim), copy(&known.pidfd)?))
+        });
+        let mut all = channels.chain(runs).peekable();
+        let mut messages = Vec::new();
+        while all.peek().is_some() {
+            let (mut channels, mut runs, mut descriptors) = (Vec::new(), Vec::new(), Vec::new());
+            for (gift, fd) in all.by_ref().take(DESCRIPTORS_MAX) {
                 descriptors.push(fd);
+                match gift {
+                    Gift::Channel(channel) => channels.push(channel),
+                    Gift::Run(claim) => runs.push(claim),
+                }
             }
+            let verb = Verb::GiveDescriptors { slot: slot.clone(), channels, runs };
+            messages.push((verb, descriptors));
         }
-        let verb = Verb::GiveDescriptors { slot: slot.clone(), channels, runs };
-        self.ask_with(Asked::Other("give descriptors"), verb, descriptors);
+        messages
+    }
+}
+
+/// What a descriptor is.
+enum Gift {
+    Channel(Channel),
+    Run(Claim),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    fn fd() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
+    fn run(number: u32) -> RunName {
+        format!("web.0.{number}").parse().unwrap()
+    }
+
+    #[test]
+    fn a_slot_with_more_runs_than_fit_a_message_is_given_in_several() {
+        let mut held = Held::default();
+        for channel in [Channel::Stdout, Channel::Stderr, Channel::Notify] {
+            held.channels.insert(channel, fd());
+        }
+        for number in 0..40 {
+            let known = HeldRun { pid: number, memo: ByteBuf::new(), pidfd: fd() };
+            held.runs.insert(run(number), known);
+        }
+        let (mut given, mut claimed) = (Vec::new(), Vec::new());
+        for (place, (verb, descriptors)) in
+            held.gifts(&"web.0".parse().unwrap()).into_iter().enumerate()
+        {
+            let Verb::GiveDescriptors { channels, runs, .. } = verb else { panic!("{verb:?}") };
+            assert_eq!(channels.len() + runs.len(), descriptors.len());
+            assert!(descriptors.len() <= DESCRIPTORS_MAX);
+            assert!(place == 0 || channels.is_empty(), "the channels complete the slot");
+            given.extend(channels);
+            claimed.extend(runs.into_iter().map(|claim| claim.pid));
+        }
+        assert_eq!(given.len(), 3);
+        claimed.sort_unstable();
+        assert_eq!(claimed, (0..40).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn a_run_whose_end_was_told_is_not_held_when_its_descriptor_comes_late() {
+        let mut hands = Hands::new();
+        let slot: SlotName = "web.0".parse().unwrap();
+        for number in [1, 2] {
+            hands.listed.insert(run(number), (number, ByteBuf::new()));
+        }
+        hands.forget_run(&slot, &run(1));
+        hands.take_runs(&slot, [(run(1), fd()), (run(2), fd())]);
+        assert_eq!(hands.held[&slot].runs.keys().collect::<Vec<_>>(), [&run(2)]);
+        hands.forget_run(&slot, &run(2));
+        assert!(hands.held[&slot].runs.is_empty());
     }
 }

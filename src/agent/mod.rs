@@ -4,6 +4,7 @@
 //! was decided; `recorder` signs and records; the links carry frames. Everything that decides is in `domain`.
 
 mod alarm;
+mod alerts;
 mod answers;
 mod authority;
 mod boot;
@@ -22,6 +23,7 @@ mod local;
 pub mod logs;
 mod meeting;
 mod names;
+mod outlet;
 mod queries;
 mod recorder;
 mod services;

@@ -107,6 +107,11 @@ impl<P> Recorder<P> {
         self.log.head()
     }
 
+    /// Returns the last number that is durable.
+    pub(super) fn durable_seq(&self) -> Seq {
+        self.log.durable_seq()
+    }
+
     /// Returns the name of one of this log's events.
     pub(super) fn event_id(&self, seq: Seq) -> EventId {
         EventId { origin: self.origin.clone(), epoch: self.epoch, seq }

@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::alarm::Alarm;
+use super::alerts::Alerts;
 use super::answers::{Answers, ReplyTo};
 use super::authority::{Authority, Way};
 use super::clock;
@@ -29,7 +31,7 @@ use super::wake::{Wake, Waker};
 use crate::domain::code::Code;
 use crate::domain::effect::{Act, Effect, Operation, Timer};
 use crate::domain::event::{Context, Event, LogRecovered, LogUnavailable};
-use crate::domain::id::{BootId, Digest, IntentId, Seq, ServiceId};
+use crate::domain::id::{AlertName, BootId, Digest, InstanceId, IntentId, Seq, ServiceId};
 use crate::domain::input::{Decision, Input, World};
 use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
@@ -41,7 +43,7 @@ use crate::wire::codec;
 use crate::wire::envelope;
 use crate::wire::fold;
 use crate::wire::key::Signer;
-use crate::wire::payload::{Beat, PAYLOAD_VERSION, Reply};
+use crate::wire::payload::{Beat, PAYLOAD_VERSION};
 
 /// How often the head of the log is told while the bus is there.
 const BEAT: Duration = Duration::from_secs(5);
@@ -53,8 +55,10 @@ pub(super) enum Promise {
     Act(Act),
     /// The keeper may forget.
     Acknowledge(Incarnation, FactNumber),
-    /// Whoever sent the wish is told that it was taken.
-    Accepted(IntentId, Seq),
+    /// Whoever waits for the wish is told that it was taken, in this envelope.
+    Accepted(IntentId, Arc<[u8]>),
+    /// Whoever waits for the wish is told what came of it, in this envelope.
+    Outcome(IntentId, Arc<[u8]>),
     /// Old rows may go: their retirement is on disk.
     Retire(Expired),
     /// The process may end.
@@ -68,6 +72,8 @@ pub(super) enum Deadline {
     Core(Timer),
     /// The next heartbeat.
     Beat,
+    /// An alert is to be looked at although no line came.
+    Alert(InstanceId, AlertName),
     /// Somebody has waited long enough for the next event.
     Ranges,
 }
@@ -81,12 +87,13 @@ pub(super) struct Agent {
     pub(super) launchers: Launchers,
     pub(super) hands: Hands,
     pub(super) logs: LogThread,
+    pub(super) alerts: Alerts,
     pub(super) recorder: Recorder<Promise>,
     pub(super) answers: Answers,
     pub(super) authority: Authority,
     pub(super) voice: Voice,
     pub(super) queries: Queries,
-    pub(super) signer: std::sync::Arc<Signer>,
+    pub(super) signer: Arc<Signer>,
     pub(super) timers: Timers<Deadline>,
     /// The deadlines of the core as it recorded them.
     pub(super) recorded: BTreeMap<Timer, UnixMicros>,
@@ -119,7 +126,7 @@ pub(super) struct Parts {
     pub(super) authority: Authority,
     pub(super) voice: Voice,
     pub(super) queries: Queries,
-    pub(super) signer: std::sync::Arc<Signer>,
+    pub(super) signer: Arc<Signer>,
     pub(super) waker: Waker,
     pub(super) away_since: UnixMicros,
     pub(super) last_events: BTreeMap<ServiceId, Vec<Seq>>,
@@ -136,6 +143,7 @@ impl Agent {
             launchers: parts.launchers,
             hands: Hands::new(),
             logs: parts.logs,
+            alerts: Alerts::default(),
             recorder: parts.recorder,
             authority: parts.authority,
             voice: parts.voice,
@@ -207,7 +215,7 @@ impl Agent {
                 self.away_since = clock::now().at;
                 self.keeper_down();
             }
-            Wake::UplinkUp { sender } => self.voice.connected(sender),
+            Wake::UplinkUp { outlet } => self.voice.connected(outlet),
             Wake::Uplink { frame } => {
                 let was_connected = self.voice.is_connected();
                 if let Some(heard) = self.voice.hear(frame) {
@@ -237,7 +245,7 @@ impl Agent {
             Wake::Terminate => {
                 info!("asked to end; services go on");
                 self.recorder.promise(Promise::End);
-                self.let_go(self.recorder.head().seq);
+                self.let_go(self.recorder.durable_seq());
             }
         }
     }
@@ -247,6 +255,10 @@ impl Agent {
             match deadline {
                 Deadline::Beat => self.beat(),
                 Deadline::Ranges => self.tire_ranges(),
+                Deadline::Alert(instance, name) => {
+                    self.alert_due(instance, name);
+                    self.follow_up();
+                }
                 Deadline::Core(timer) => {
                     if let Some(at) = self.recorded.remove(&timer) {
                         self.decide(Input::Timer { timer, at });
@@ -287,6 +299,9 @@ impl Agent {
                 return;
             }
         }
+        for (context, event) in &events {
+            self.heed_change(context, event);
+        }
         let mut promises = Vec::new();
         for effect in effects {
             match effect {
@@ -307,33 +322,60 @@ impl Agent {
         }
         self.recorder.record(now, events);
         for act in promises {
-            self.recorder.promise(Promise::Act(act));
+            match act {
+                // Signed while the disk writes what it tells.
+                Act::Answer { intent, reply } => self.promise_answer(intent, reply),
+                act => self.recorder.promise(Promise::Act(act)),
+            }
         }
         // A promise behind nothing new may be due already.
-        self.let_go(self.recorder.head().seq);
+        self.let_go(self.recorder.durable_seq());
+    }
+
+    /// Lets what is kept beside the state follow a service that changed.
+    fn heed_change(&mut self, context: &Context, event: &Event) {
+        let Some(service) = &context.service else { return };
+        if matches!(event, Event::ServiceAdded(_)) {
+            self.configure_logs(service);
+        }
+        if matches!(
+            event,
+            Event::ServiceAdded(_) | Event::ServiceRemoved(_) | Event::DesiredChanged(_)
+        ) {
+            self.watch_alerts(Some(service));
+        }
     }
 
     /// Takes the log's watermark: keeps promises and publishes what is durable.
     pub(super) fn let_go(&mut self, durable: Seq) {
         let kept = self.recorder.durable(durable);
-        // First what somebody waits for, then what everybody may hear.
+        // First what the outcome waits for, then what somebody waits for, then what everybody may hear.
+        let mut accepted = Vec::new();
         for promise in kept.promises {
             match promise {
                 Promise::Act(act) => self.act(act),
                 Promise::Acknowledge(keeper, fact) => self.hands.acknowledge(keeper, fact),
-                Promise::Accepted(intent, seq) => {
-                    let reply = Reply::Accepted { event: self.recorder.event_id(seq) };
-                    self.answers.tell(intent, &reply, &mut self.voice);
+                Promise::Accepted(intent, sealed) => accepted.push((intent, sealed)),
+                Promise::Outcome(intent, sealed) => {
+                    self.tell_accepted(&mut accepted);
+                    self.answers.finish(intent, &sealed, &mut self.voice);
                 }
                 Promise::Retire(segment) => history::drop_rows(segment),
                 Promise::End => self.ending = true,
             }
         }
+        self.tell_accepted(&mut accepted);
         for live in &kept.rows {
             self.voice.publish(live);
         }
         if !kept.rows.is_empty() {
             self.wake_ranges();
+        }
+    }
+
+    fn tell_accepted(&mut self, accepted: &mut Vec<(IntentId, Arc<[u8]>)>) {
+        for (intent, sealed) in accepted.drain(..) {
+            self.answers.tell(intent, &sealed, &mut self.voice);
         }
     }
 
@@ -435,6 +477,7 @@ impl Agent {
     pub(super) fn met(&mut self, kept: crate::domain::input::Kept) {
         self.hands.standing = Standing::Met;
         self.decide(Input::Reconcile(kept));
+        self.watch_alerts(None);
     }
 }
 

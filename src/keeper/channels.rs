@@ -29,12 +29,12 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Makes the channels that are missing from `given`, which came from the agent. A slot has all
-    /// of them or does not exist.
+    /// Makes the channels that are missing from `given`. A slot has all of them or does not exist:
+    /// after an error they are still there.
     pub(super) fn complete(
         name: &SlotName,
         domain: &str,
-        mut given: BTreeMap<Channel, OwnedFd>,
+        given: &mut BTreeMap<Channel, OwnedFd>,
     ) -> io::Result<Self> {
         for channel in [Channel::Stdout, Channel::Stderr] {
             let pipe = match given.get(&channel) {
@@ -48,7 +48,7 @@ impl Slot {
         }
         let inode = |channel| rustix::fs::fstat(&given[&channel]).map(|stat| stat.st_ino);
         let pipes = [inode(Channel::Stdout)?, inode(Channel::Stderr)?];
-        Ok(Self { channels: given, known_to: None, pipes })
+        Ok(Self { channels: std::mem::take(given), known_to: None, pipes })
     }
 
     /// Returns the inodes of standard output and standard error.

@@ -297,22 +297,11 @@ impl Hands {
         let mut descriptors = descriptors.into_iter();
         let mut given: BTreeMap<Channel, OwnedFd> =
             channels.iter().copied().zip(descriptors.by_ref()).collect();
-        if !self.slots.contains_key(slot) {
-            if self.slots.len() >= SLOTS_MAX {
-                return refused(Refusal::Full);
-            }
-            given.remove(&Channel::Ready);
-            // What the agent did not have, a service may still hold.
-            for (channel, pipe) in self.orphaned.remove(slot).unwrap_or_default() {
-                given.entry(channel).or_insert(pipe);
-            }
-            match Slot::complete(slot, &self.domain, given) {
-                Ok(complete) => {
-                    self.deposit.keep(slot, &complete.log_pipes());
-                    self.slots.insert(slot.clone(), complete);
-                }
-                Err(error) => return refused(kernel("complete a slot", &error)),
-            }
+        given.remove(&Channel::Ready);
+        if !self.slots.contains_key(slot)
+            && let Err(refusal) = self.complete(slot, given)
+        {
+            return refused(refusal);
         }
         for (claim, pidfd) in claims.iter().zip(descriptors) {
             self.claim(poller, slot, claim, pidfd);
@@ -501,16 +490,31 @@ impl Hands {
 
     fn slot(&mut self, name: &SlotName) -> Result<&mut Slot, Refusal> {
         if !self.slots.contains_key(name) {
-            if self.slots.len() >= SLOTS_MAX {
-                return Err(Refusal::Full);
-            }
-            let pipes = self.orphaned.remove(name).unwrap_or_default();
-            let slot = Slot::complete(name, &self.domain, pipes)
-                .map_err(|error| kernel("make the channels of a slot", &error))?;
-            self.deposit.keep(name, &slot.log_pipes());
-            self.slots.insert(name.clone(), slot);
+            self.complete(name, Pipes::new())?;
         }
         Ok(self.slots.get_mut(name).expect("the slot was inserted above"))
+    }
+
+    /// Makes a slot of what the agent gave; what it did not have, a service may still hold.
+    fn complete(&mut self, name: &SlotName, mut given: Pipes) -> Result<(), Refusal> {
+        if self.slots.len() >= SLOTS_MAX {
+            return Err(Refusal::Full);
+        }
+        for (channel, pipe) in self.orphaned.remove(name).unwrap_or_default() {
+            given.entry(channel).or_insert(pipe);
+        }
+        match Slot::complete(name, &self.domain, &mut given) {
+            Ok(slot) => {
+                self.deposit.keep(name, &slot.log_pipes());
+                self.slots.insert(name.clone(), slot);
+                Ok(())
+            }
+            Err(error) => {
+                // Whatever service writes into them would stop for ever if another attempt began with new ones.
+                self.orphaned.insert(name.clone(), given);
+                Err(kernel("complete a slot", &error))
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! It is the subreaper above the keeper: what a dead keeper leaves comes here. Such a process is
 //! reaped only when a keeper has had the time to see how it ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,6 +26,9 @@ use crate::ipc::place::Place;
 
 /// How long a zombie is kept here, and how long a keeper has to have lived before it is reaped.
 const KEEP: Duration = Duration::from_secs(5);
+
+/// How long a zombie is kept at most, however often keepers die: they must not pile up.
+const KEEP_MAX: Duration = Duration::from_secs(30);
 
 /// The longest pause before a keeper that keeps dying is started again. Short: while there is none,
 /// no service is restarted, and a start is cheap.
@@ -71,6 +74,8 @@ pub fn launch(options: &LaunchOptions) -> io::Result<()> {
     let mut asked = Vec::new();
     let mut short_lives = 0;
     let mut vault = Vault::default();
+    // What dead keepers left, and since when each of it is a zombie.
+    let mut strangers = BTreeMap::new();
     let files_soft = raise_files();
     let mut before = None;
     loop {
@@ -83,7 +88,7 @@ pub fn launch(options: &LaunchOptions) -> io::Result<()> {
                 continue;
             }
         };
-        match watch(keeper, &place, &signals, &mut asked, &mut vault)? {
+        match watch(keeper, &place, &signals, &mut asked, &mut vault, &mut strangers)? {
             (Exit::Code(0), _) => return Ok(()),
             (exit, lived) => {
                 warn!(?exit, "the keeper died");
@@ -151,8 +156,8 @@ fn watch(
     signals: &OwnedFd,
     asked: &mut Vec<Signal>,
     vault: &mut Vault,
+    strangers: &mut BTreeMap<u32, Instant>,
 ) -> io::Result<(Exit, Duration)> {
-    let mut strangers = BTreeMap::new();
     loop {
         let mut fds =
             vec![PollFd::new(signals, PollFlags::IN), PollFd::new(&keeper.pidfd, PollFlags::IN)];
@@ -184,7 +189,7 @@ fn watch(
                 let _ = rustix::process::pidfd_send_signal(&keeper.pidfd, signal);
             }
         }
-        reap_strangers(&keeper, &mut strangers);
+        reap_strangers(&keeper, strangers);
     }
 }
 
@@ -196,15 +201,19 @@ fn exit_of(status: ExitStatus) -> Exit {
 
 /// Reaps what a dead keeper left, once it is old and a keeper has had the time to look at it.
 fn reap_strangers(keeper: &Keeper, strangers: &mut BTreeMap<u32, Instant>) {
-    let zombies: Vec<u32> = proc::children()
-        .into_iter()
-        .filter(|pid| *pid != keeper.pid)
-        .filter(|pid| proc::process(*pid).is_some_and(|process| process.is_zombie))
-        .collect();
-    strangers.retain(|pid, _| zombies.contains(pid));
-    for pid in zombies {
-        let seen = *strangers.entry(pid).or_insert_with(Instant::now);
-        if seen.elapsed() >= KEEP && keeper.since.elapsed() >= KEEP {
+    let children: BTreeSet<u32> = proc::children().into_iter().collect();
+    strangers.retain(|pid, _| children.contains(pid));
+    for pid in children.into_iter().filter(|pid| *pid != keeper.pid) {
+        // A zombie stays one until it is reaped here, so it is looked at once.
+        let seen = match strangers.get(&pid) {
+            Some(seen) => *seen,
+            None if proc::process(pid).is_some_and(|process| process.is_zombie) => {
+                *strangers.entry(pid).or_insert_with(Instant::now)
+            }
+            None => continue,
+        };
+        let age = seen.elapsed();
+        if age >= KEEP_MAX || (age >= KEEP && keeper.since.elapsed() >= KEEP) {
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             // Only our own children are listed, and nobody else waits for them.
             let _ = waitid(WaitId::Pid(as_pid(pid)), options);

@@ -116,6 +116,15 @@ impl Records {
         file.write_all_at(&head, 0)
     }
 
+    /// Returns what is noted of the main process of a run at this moment.
+    pub(super) fn main(&self, run: &RunName) -> Option<Main> {
+        let bytes = match self.in_memory.get(run) {
+            Some(file) => read_whole(file),
+            None => fs::read(self.path(run)),
+        };
+        main_of(&bytes.ok()?)
+    }
+
     /// Forgets a run; says whether it was noted in memory only.
     pub(super) fn end(&mut self, run: &RunName) -> bool {
         if self.in_memory.remove(run).is_some() {
@@ -158,12 +167,15 @@ fn read_whole(file: &File) -> io::Result<Vec<u8>> {
 }
 
 fn parse(bytes: &[u8]) -> Option<Record> {
-    let (head, body) = bytes.split_at_checked(HEAD_BYTES)?;
-    let mut record: Record = frame::decode(body).ok()?;
-    let pid = u32::from_le_bytes(head[..4].try_into().ok()?);
-    let start_ticks = u64::from_le_bytes(head[4..].try_into().ok()?);
-    record.main = (pid != 0).then_some(Main { pid, start_ticks });
+    let mut record: Record = frame::decode(bytes.get(HEAD_BYTES..)?).ok()?;
+    record.main = main_of(bytes);
     Some(record)
+}
+
+fn main_of(bytes: &[u8]) -> Option<Main> {
+    let pid = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
+    let start_ticks = u64::from_le_bytes(bytes.get(4..HEAD_BYTES)?.try_into().ok()?);
+    (pid != 0).then_some(Main { pid, start_ticks })
 }
 
 #[cfg(test)]

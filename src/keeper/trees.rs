@@ -186,6 +186,16 @@ impl Forest {
         }
     }
 
+    /// Says whether no run has a place here, and so none a process: the scan of all processes can be spared.
+    pub(super) fn is_bare(&self) -> bool {
+        match &self.kind {
+            Kind::Cgroup { root, .. } => fs::read_dir(root).is_ok_and(|entries| {
+                !entries.flatten().any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            }),
+            Kind::ProcessGroup => false,
+        }
+    }
+
     /// Finds every run that has a process or a place, in one scan.
     pub(super) fn census(&self) -> BTreeMap<RunName, Members> {
         let mut runs: BTreeMap<RunName, Members> = BTreeMap::new();
@@ -213,9 +223,11 @@ impl Forest {
         match &self.kind {
             Kind::Cgroup { under, .. } => {
                 let path = proc::cgroup_of(&pid.to_string())?;
+                // A zombie names its place for as long as it is kept; a place that was removed is a run that was told
+                // and acknowledged.
                 let below = path.strip_prefix(under.as_str())?.strip_prefix('/')?;
-                let run = below.split(['/', ' ']).next()?;
-                run.parse().ok()
+                let below = Some(below).filter(|below| !below.ends_with(" (deleted)"))?;
+                below.split('/').next()?.parse().ok()
             }
             Kind::ProcessGroup => proc::run_of_environment(pid, &self.domain),
         }

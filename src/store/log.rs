@@ -191,6 +191,11 @@ impl Log {
         Head { epoch, seq: Seq(tree.size()), root: tree.root() }
     }
 
+    /// Returns the number of the last durable row.
+    pub fn durable_seq(&self) -> Seq {
+        Seq(self.lane.lock().durable.1.size())
+    }
+
     /// Returns the epoch and the number of the last row that was accepted.
     pub fn appended(&self) -> (EpochId, Seq) {
         let inbox = self.lane.lock();
