@@ -1,12 +1,10 @@
 //! `smgr up` and what a person types after it, with the built binary in a state folder of its own.
 
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use smgr::store::LogReader;
 
 /// A machine of one's own: everything it starts ends with it.
 struct Machine {
@@ -105,33 +103,6 @@ fn the_first_minute() {
     machine.exits(0, &["down"]);
     machine.exits(5, &["status"]);
     machine.exits(0, &["audit", "verify"]);
-}
-
-#[test]
-fn a_history_that_was_damaged_at_its_end_does_not_end_the_next_life() {
-    let machine = Machine::new();
-    machine.exits(0, &["up", "-d"]);
-    machine.exits(0, &["run", "hello", "--", "sleep", "1000"]);
-    machine.exits(0, &["down"]);
-    let log = LogReader::new(machine.state().join("log"));
-    let path = log.epochs().unwrap()[0].segments[0].path.clone();
-    // The outcome of the wish to end, and nothing before it.
-    let mut last = Vec::new();
-    log.rows(None, |_, row| {
-        last = row.to_vec();
-        ControlFlow::Continue(())
-    })
-    .unwrap();
-    let mut bytes = fs::read(&path).unwrap();
-    let places = bytes.windows(last.len()).enumerate();
-    let places: Vec<_> = places.filter(|(_, found)| *found == last).map(|(at, _)| at).collect();
-    places.iter().for_each(|at| bytes[at + 100] ^= 1);
-    fs::write(&path, bytes).unwrap();
-
-    machine.exits(0, &["up", "-d"]);
-    assert!(machine.pid_of("hello").is_some());
-    machine.exits(9, &["audit", "verify"]);
-    assert_eq!(machine.json(&["replay", "-o", "json"])["live"]["equal"], true);
 }
 
 #[test]

@@ -123,11 +123,15 @@ fn begin(mut agent: Agent, epoch: &Epoch, before: Option<Before>, boot: BootId) 
     if let Some(reason) = epoch.begins {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let opened = LogOpened { reason, predecessor: epoch.predecessor.clone(), version };
-        events.push((Context::default(), Event::LogOpened(opened)));
+        let opened = Event::LogOpened(opened);
+        // The baseline is the state with the epoch begun, since whoever replays takes it for the whole.
+        let mut node = agent.node.clone();
+        node.evolve(now.at, &Context::default(), &opened).expect("an epoch begins in any state");
+        events.push((Context::default(), opened));
         if reason != EpochReason::FirstStart {
-            let parts = fold::baseline(&agent.node);
+            let parts = fold::baseline(&node);
             events.extend(parts.into_iter().map(|part| (Context::default(), part)));
-            events.extend(unfinished_shutdowns(&agent.node));
+            events.extend(unfinished_shutdowns(&node));
         }
     }
     let started = PartStarted {

@@ -2,7 +2,6 @@
 //! its bounds.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime};
 
 use tracing::{error, info, warn};

@@ -252,6 +252,7 @@ fn the_largest_node_fits_the_rows_of_a_baseline_and_comes_back_whole() {
         origin: "services.d/s.toml".to_owned(),
         instances: 1000,
         desired: Desired::Running,
+        keeps: None,
     };
     fold(&about, &Event::ServiceAdded(added));
     for index in 0..1000 {
