@@ -289,3 +289,24 @@ impl<P> Recorder<P> {
         envelope::seal(Kind::Event, &codec::encode(&record), &self.signer).into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::IntentRefused;
+
+    #[test]
+    fn what_no_reader_takes_fits_no_row() {
+        let refused = |bytes: usize| {
+            let why = "x".repeat(bytes);
+            Event::IntentRefused(IntentRefused {
+                intent: None,
+                code: "E0311".to_owned(),
+                why,
+                count: 1,
+            })
+        };
+        assert!(fits(&refused(ROW_BYTES_MAX - BESIDE_BYTES_MAX - 100)));
+        assert!(!fits(&refused(ROW_BYTES_MAX - BESIDE_BYTES_MAX + 100)));
+    }
+}

@@ -138,7 +138,7 @@ impl fmt::Display for Fault {
             }
             Self::Unfinished { path, last } => write!(
                 f,
-                "event {last}: the commit after it in {} is not whole, and nobody may ever have been told of it",
+                "event {last}: the commit after it in {} is not whole: cut off before anybody was told of it, or damaged",
                 path.display()
             ),
             Self::SetAside { epoch, base, signed } => write!(
