@@ -11,7 +11,7 @@ use super::decide;
 use super::event::{Actor, Cause, Context, Desired, Event, IntentAccepted, ServiceAdded};
 use super::id::{BootId, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
 use super::input::{Decision, Input, World};
-use super::instance::{IllegalEvent, Instance, State};
+use super::instance::{Firing, IllegalEvent, Instance, State};
 use super::intent::Action;
 use super::rejection::Rejection;
 use super::seen::{Progress, Record, Seen};
@@ -95,6 +95,8 @@ pub enum NodePart {
     Intents(Vec<(IntentId, Record)>),
     /// More slots of a service, behind those that came before.
     Slots(ServiceId, Vec<Instance>),
+    /// Alerts that fire, of the slot that came last.
+    Firing(ServiceId, Vec<(String, Firing)>),
     /// More instances that a wish awaits.
     Awaiting(IntentId, Vec<(InstanceId, RunId)>),
 }
@@ -115,6 +117,18 @@ impl NodePart {
                 let rest = slots.split_off(slots.len() / 2);
                 Ok((Self::Slots(id.clone(), slots), Self::Slots(id, rest)))
             }
+            Self::Service(id, mut service) => match take_firing(&mut service.instances) {
+                Some(firing) => Ok((Self::Service(id.clone(), service), Self::Firing(id, firing))),
+                None => Err(Box::new(Self::Service(id, service))),
+            },
+            Self::Slots(id, mut slots) => match take_firing(&mut slots) {
+                Some(firing) => Ok((Self::Slots(id.clone(), slots), Self::Firing(id, firing))),
+                None => Err(Box::new(Self::Slots(id, slots))),
+            },
+            Self::Firing(id, mut firing) if firing.len() > 1 => {
+                let rest = firing.split_off(firing.len() / 2);
+                Ok((Self::Firing(id.clone(), firing), Self::Firing(id, rest)))
+            }
             Self::Intents(mut intents) if intents.len() > 1 => {
                 let rest = intents.split_off(intents.len() / 2);
                 Ok((Self::Intents(intents), Self::Intents(rest)))
@@ -133,11 +147,15 @@ impl NodePart {
                 let rest = awaiting.split_off(awaiting.len() / 2);
                 Ok((Self::Awaiting(id, awaiting), Self::Awaiting(id, rest)))
             }
-            part @ (Self::Head(_) | Self::Service(..) | Self::Slots(..) | Self::Awaiting(..)) => {
-                Err(Box::new(part))
-            }
+            part @ (Self::Head(_) | Self::Firing(..) | Self::Awaiting(..)) => Err(Box::new(part)),
         }
     }
+}
+
+/// Takes the alerts out of the last slot, when it has any.
+fn take_firing(slots: &mut [Instance]) -> Option<Vec<(String, Firing)>> {
+    let firing = std::mem::take(&mut slots.last_mut()?.firing);
+    (!firing.is_empty()).then(|| firing.into_iter().collect())
 }
 
 impl Service {
@@ -296,6 +314,12 @@ impl Node {
             NodePart::Slots(id, slots) => {
                 if let Some(service) = self.services.get_mut(&id) {
                     service.instances.extend(slots);
+                }
+            }
+            NodePart::Firing(id, firing) => {
+                let service = self.services.get_mut(&id);
+                if let Some(slot) = service.and_then(|service| service.instances.last_mut()) {
+                    slot.firing.extend(firing);
                 }
             }
             NodePart::Awaiting(id, awaiting) => {

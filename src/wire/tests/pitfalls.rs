@@ -7,12 +7,14 @@ use serde_json::{Value, json};
 
 use super::samples;
 use crate::domain::event::{
-    Context, Desired, Event, InstanceWaiting, IntentAccepted, LogRecovered, ServiceAdded, StateName,
+    AlertFired, Context, Desired, Event, InstanceWaiting, IntentAccepted, LogRecovered,
+    ServiceAdded, StateName,
 };
 use crate::domain::id::{Digest, InstanceId, IntentId, Seq, ServiceId};
 use crate::domain::intent::Action;
 use crate::domain::node::Node;
 use crate::domain::policy::{Holder, KeyClass, Kind};
+use crate::domain::text;
 use crate::wire::codec::{self, decode, encode};
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::fold::{self, Broken, Fold};
@@ -263,6 +265,18 @@ fn the_largest_node_fits_the_rows_of_a_baseline_and_comes_back_whole() {
             missing: Vec::new(),
         };
         fold(&Context::instance(&slot), &Event::InstanceWaiting(waiting));
+    }
+    for n in 0..300 {
+        let fired = AlertFired {
+            alert: format!("{service}/{n:060}"),
+            severity: "warning".to_owned(),
+            summary: "x".repeat(text::WHY_BYTES_MAX),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            line: None,
+        };
+        let slot = InstanceId { service: service.clone(), index: 500 };
+        fold(&Context::instance(&slot), &Event::AlertFired(fired));
     }
     let slots: Vec<_> =
         (0..1000).map(|index| InstanceId { service: service.clone(), index }).collect();
