@@ -22,7 +22,7 @@ use super::history;
 use super::launcher::Launchers;
 use super::logs::LogThread;
 use super::queries::Queries;
-use super::recorder::Recorder;
+use super::recorder::{self, Recorder};
 use super::services::Services;
 use super::setup::NodeSetup;
 use super::timers::Timers;
@@ -287,6 +287,11 @@ impl Agent {
     /// Adopts a decision: folds, repairs, records, promises.
     pub(super) fn commit(&mut self, now: Now, decision: Decision) {
         let Decision { mut events, effects } = decision;
+        if let Some((_, event)) = events.iter().find(|(_, event)| !recorder::fits(event)) {
+            // What no reader takes must not be folded either. What was folded stays; nothing of the rest is done.
+            error!(kind = event.kind(), "an event fits no row; nothing was done");
+            return;
+        }
         for (context, event) in &events {
             if let Err(illegal) = self.node.evolve(now.at, context, event) {
                 // The core contradicts itself. What was folded stays; nothing of the rest is done.
