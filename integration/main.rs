@@ -11,6 +11,7 @@ mod keeper;
 mod kill;
 mod layering;
 mod shop;
+mod signs;
 mod store;
 mod support;
 mod uplink;

@@ -1,48 +1,39 @@
 //! What the agent holds of the keeper: operations under way, descriptors to give back, and the meeting with a keeper
 //! before which nothing is started or stopped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 
 use serde_bytes::ByteBuf;
 use tracing::{error, warn};
 
+pub(super) use super::asked::Asked;
+use super::asked::Pending;
 use super::keeper_link::Outlet;
-use crate::domain::effect::Hook;
-use crate::domain::id::{InstanceId, IntentId, RunId};
+use super::signs::Ear;
+use super::{clock, names};
+use crate::domain::id::InstanceId;
 use crate::ipc::frame::Packet;
 use crate::ipc::hello::{Hello, Incarnation};
 use crate::ipc::keeper::{
-    Channel, Claim, Fact, FactNumber, Isolation, OperationNumber, RunName, RunState, SlotName,
-    ToKeeper, Trees, Verb,
+    Answer, Channel, Claim, Fact, FactNumber, Isolation, OperationNumber, Refusal, RunName,
+    RunState, SlotName, ToKeeper, Trees, Verb,
 };
-
-/// What an operation under way is for, so that its answer finds its way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// The start of a run.
-    Spawn(InstanceId, RunId),
-    /// The start of a hook.
-    Hook(InstanceId, RunId, Hook),
-    /// The start of an action.
-    Action(IntentId),
-    /// A signal that an intent asked for.
-    Signal(IntentId, InstanceId),
-    /// A page of runs.
-    List,
-    /// The descriptors of a slot.
-    Descriptors(SlotName),
-    /// The end of the keeper, which this agent is not to outlive.
-    Shutdown,
-    /// Something of which only a refusal is news.
-    Other(&'static str),
-}
 
 /// The channels of a slot, and the pidfds of its runs.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     pub(super) channels: BTreeMap<Channel, OwnedFd>,
+    /// What listens to its notify socket, where it has one.
+    pub(super) ear: Option<Ear>,
     pub(super) runs: BTreeMap<RunName, HeldRun>,
+}
+
+impl Held {
+    /// Says whether its output is read.
+    pub(super) fn has_pipes(&self) -> bool {
+        [Channel::Stdout, Channel::Stderr].iter().all(|pipe| self.channels.contains_key(pipe))
+    }
 }
 
 /// A run's identity, to be claimed at a new keeper.
@@ -85,7 +76,9 @@ pub(super) struct Hands {
     outlet: Option<Outlet>,
     keeper: Option<Incarnation>,
     number: u64,
-    asked: BTreeMap<OperationNumber, (Asked, Option<Spawning>)>,
+    pub(super) pending: Pending,
+    /// Operations that no message can hold; to be taken as refused.
+    pub(super) unsent: VecDeque<(Asked, Refusal)>,
     pub(super) standing: Standing,
     pub(super) held: BTreeMap<SlotName, Held>,
     /// Main process and memo of each run that the keeper listed.
@@ -100,7 +93,8 @@ impl Hands {
             outlet: None,
             keeper: None,
             number: 0,
-            asked: BTreeMap::new(),
+            pending: Pending::default(),
+            unsent: VecDeque::new(),
             standing: Standing::Apart,
             held: BTreeMap::new(),
             listed: BTreeMap::new(),
@@ -126,7 +120,7 @@ impl Hands {
         self.outlet = Some(outlet);
         (self.trees, self.isolation) = (Some(trees), Some(isolation));
         self.standing = Standing::Meeting(Meeting::default());
-        self.asked.clear();
+        self.pending = Pending::default();
         if is_new {
             let slots: Vec<SlotName> = self.held.keys().cloned().collect();
             for slot in slots {
@@ -140,6 +134,17 @@ impl Hands {
     pub(super) fn disconnected(&mut self) {
         self.outlet = None;
         self.standing = Standing::Apart;
+        self.pending.quieten();
+    }
+
+    /// Gives up the connection, so that a meeting follows in which everything is asked again.
+    pub(super) fn cut(&mut self) {
+        self.disconnected();
+    }
+
+    /// Returns what listens to the notify socket of a slot.
+    pub(super) fn ear(&mut self, instance: &InstanceId) -> Option<&mut Ear> {
+        self.held.get_mut(&names::slot(instance))?.ear.as_mut()
     }
 
     /// Asks for an operation. Without a keeper nothing is sent: the core asks again after the next meeting.
@@ -163,20 +168,32 @@ impl Hands {
         if self.keeper != Some(keeper) {
             return;
         }
-        self.ask(Asked::Other("acknowledge"), Verb::Acknowledge { through });
+        self.ask(Asked::Acknowledge, Verb::Acknowledge { through });
     }
 
     /// Returns what an answer is the answer to.
     pub(super) fn answered(
         &mut self,
         number: OperationNumber,
+        answer: &Answer,
+        now_ns: u64,
     ) -> Option<(Asked, Option<Spawning>)> {
-        self.asked.remove(&number)
+        let (taken, passed_over) = self.pending.take(number, answer, now_ns);
+        if passed_over && self.outlet.is_some() {
+            warn!("an answer of the keeper is lost");
+            self.cut();
+        }
+        taken
+    }
+
+    /// A fact about a run came.
+    pub(super) fn told_of(&mut self, run: &RunName) {
+        self.pending.told_of(run);
     }
 
     /// Says whether the keeper was told to end and has not answered.
     pub(super) fn asked_to_shut_down(&self) -> bool {
-        self.asked.values().any(|(asked, _)| *asked == Asked::Shutdown)
+        self.pending.has(&Asked::Shutdown)
     }
 
     fn ask_with(&mut self, asked: Asked, verb: Verb, descriptors: Vec<OwnedFd>) {
@@ -194,15 +211,21 @@ impl Hands {
         let message = ToKeeper::Operate { number, verb };
         let packet = match Packet::with_descriptors(&message, descriptors) {
             Ok(packet) => packet,
-            Err(error) => return error!(%error, ?asked, "an operation does not fit a message"),
+            Err(error) => {
+                error!(%error, ?asked, "an operation does not fit a message");
+                return self.unsent.push_back((asked, Refusal::Invalid(error.to_string())));
+            }
         };
         match outlet.send(packet) {
-            Ok(()) => drop(self.asked.insert(number, (asked, spawning))),
-            Err(_) => warn!(?asked, "the keeper does not keep up; asked again at the next meeting"),
+            Ok(()) => self.pending.enter(number, asked, spawning, clock::now().mono_ns),
+            Err(_) => {
+                warn!(?asked, "the keeper does not keep up; everything is asked again");
+                self.cut();
+            }
         }
     }
 
-    fn give_back(&mut self, slot: &SlotName) {
+    pub(super) fn give_back(&mut self, slot: &SlotName) {
         let Some(held) = self.held.get(slot) else { return };
         let mut descriptors = Vec::new();
         let mut channels = Vec::new();
@@ -220,6 +243,6 @@ impl Hands {
             }
         }
         let verb = Verb::GiveDescriptors { slot: slot.clone(), channels, runs };
-        self.ask_with(Asked::Other("give descriptors"), verb, descriptors);
+        self.ask_with(Asked::GiveBack(slot.clone()), verb, descriptors);
     }
 }

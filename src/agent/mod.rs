@@ -5,6 +5,7 @@
 
 mod alarm;
 mod answers;
+mod asked;
 mod authority;
 mod boot;
 mod channels;
@@ -23,6 +24,7 @@ pub mod logs;
 mod meeting;
 mod names;
 mod queries;
+mod ready;
 mod recorder;
 mod services;
 pub mod setup;

@@ -111,7 +111,7 @@ impl Agent {
             desired: service.desired,
             state: slot.state.name(),
             substate: substate(&slot.state),
-            reason: reason(&slot.state),
+            reason: reason(&slot.state).or_else(|| self.awaits(id, &slot.state)),
             result: slot.last.as_ref().map(|last| last.result),
             since: slot.since,
             started_at: main.map(|main| main.started_at),

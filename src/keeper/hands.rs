@@ -10,9 +10,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::process::{PidfdFlags, Signal};
 use tracing::warn;
 
-use super::channels::{self, Slot};
+use super::channels::Slot;
 use super::exits::{self, Foreign, as_pid};
 use super::facts::Facts;
+use super::notify::NotifyFolder;
 use super::operations::Operations;
 use super::poller::{Poller, Token};
 use super::prepared::Prepared;
@@ -44,7 +45,7 @@ pub(super) type Reply = (Answer, Vec<OwnedFd>);
 /// All runs and slots.
 #[derive(Debug)]
 pub(super) struct Hands {
-    domain: String,
+    notify: NotifyFolder,
     pub(super) forest: Forest,
     pub(super) records: Records,
     pub(super) operations: Operations,
@@ -70,7 +71,7 @@ pub(super) struct Hands {
 
 impl Hands {
     pub(super) fn new(
-        domain: String,
+        notify: NotifyFolder,
         forest: Forest,
         records: Records,
         operations: Operations,
@@ -79,7 +80,7 @@ impl Hands {
         let (deposit, orphaned) = Deposit::find();
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
         Ok(Self {
-            domain,
+            notify,
             forest,
             records,
             operations,
@@ -135,7 +136,8 @@ impl Hands {
     ) -> Result<Reply, Unstarted> {
         let mut added = vec![(proc::RUN_VARIABLE, self.forest.token(&spawn.run))];
         if spawn.notify {
-            added.push(("NOTIFY_SOCKET", channels::notify_address(&spawn.slot, &self.domain)));
+            let address = self.listen(spawn).map_err(failed(Step::Prepare))?;
+            added.push(("NOTIFY_SOCKET", address));
         }
         let prepared = Prepared::of(spawn, &added, self.files)
             .map_err(|why| Unstarted::Refused(Refusal::Invalid(why.to_string())))?;
@@ -220,6 +222,22 @@ impl Hands {
         Ok((Answer::Spawned { pid, inode, channels: names }, passed))
     }
 
+    /// Sees to it that a slot has its notify socket, and returns the address.
+    fn listen(&mut self, spawn: &Spawn) -> io::Result<String> {
+        let address = self.notify.address(&spawn.slot)?;
+        let slot = self.slots.get_mut(&spawn.slot).expect("the slot was completed in `spawn`");
+        if slot.listen(&address, spawn.account.as_ref().map(|account| account.uid))? {
+            self.deposit.keep(&spawn.slot, &slot.to_keep());
+        }
+        address.into_os_string().into_string().map_err(|_| io::ErrorKind::InvalidFilename.into())
+    }
+
+    /// Removes what no service needs any more.
+    pub(super) fn fell(&self) {
+        self.forest.fell();
+        self.notify.fell();
+    }
+
     pub(super) fn insert(&mut self, poller: &Poller, name: RunName, run: Run) {
         self.last_number += 1;
         let token = Token::Main(self.last_number);
@@ -302,9 +320,9 @@ impl Hands {
             for (channel, pipe) in self.orphaned.remove(slot).unwrap_or_default() {
                 given.entry(channel).or_insert(pipe);
             }
-            match Slot::complete(slot, &self.domain, given) {
+            match Slot::complete(given) {
                 Ok(complete) => {
-                    self.deposit.keep(slot, &complete.log_pipes());
+                    self.deposit.keep(slot, &complete.to_keep());
                     self.slots.insert(slot.clone(), complete);
                 }
                 Err(error) => return refused(kernel("complete a slot", &error)),
@@ -324,6 +342,7 @@ impl Hands {
         self.slots.remove(slot);
         self.orphaned.remove(slot);
         self.deposit.forget(slot);
+        self.notify.forget(slot);
         (Answer::Done, Vec::new())
     }
 
@@ -495,9 +514,9 @@ impl Hands {
                 return Err(Refusal::Full);
             }
             let pipes = self.orphaned.remove(name).unwrap_or_default();
-            let slot = Slot::complete(name, &self.domain, pipes)
+            let slot = Slot::complete(pipes)
                 .map_err(|error| kernel("make the channels of a slot", &error))?;
-            self.deposit.keep(name, &slot.log_pipes());
+            self.deposit.keep(name, &slot.to_keep());
             self.slots.insert(name.clone(), slot);
         }
         Ok(self.slots.get_mut(name).expect("the slot was inserted above"))
