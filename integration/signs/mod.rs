@@ -62,7 +62,9 @@ mod heavy {
         let machine = Machine::new();
         let program = says(&machine);
         let notify = format!("exec = [\"{}\"]\n[ready]\nby = \"notify\"\n", program.display());
-        let shell = |line: &str| format!("exec = [\"/bin/sh\", \"-c\", \"{line}; exec sleep 1000\"]\n[ready]\n");
+        let shell = |line: &str| {
+            format!("exec = [\"/bin/sh\", \"-c\", \"{line}; exec sleep 1000\"]\n[ready]\n")
+        };
         let log = shell("echo up") + "by = \"log\"\nmatch = \"up\"\n";
         let fd = shell("echo up >&9") + "by = \"fd\"\nfd = 9\n";
         let names = names(48);
@@ -84,6 +86,7 @@ mod heavy {
         let machine = Machine::new();
         let program = says(&machine);
         let names = names(20);
+        machine.exits(0, &["up", "-d"]);
         for (number, name) in names.iter().enumerate() {
             // A few before, during and long after the deaths.
             let after_ms = if number % 4 == 0 { 4_000 } else { 500 + 20 * number };
@@ -93,7 +96,7 @@ mod heavy {
             );
             machine.service(name, &text);
         }
-        machine.exits(0, &["up", "-d", "--no-wait"]);
+        machine.exits(0, &["apply", "--detach"]);
         for _ in 0..20 {
             kill_9(machine.part("agent"));
             thread::sleep(Duration::from_millis(50));
@@ -125,21 +128,20 @@ mod heavy {
         all_ready(&machine, names.len());
         let keeper = machine.part("keeper");
         let used = fs::read_dir(format!("/proc/{keeper}/fd")).unwrap().count() as u64;
-        let before = rustix::process::prlimit(
-            Some(pid_of(keeper)),
-            Resource::Nofile,
-            Rlimit { current: Some(used + 12), maximum: None },
-        );
+        let may_open = |current: u64| {
+            let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+            let limit = Rlimit { current: Some(current), maximum };
+            rustix::process::prlimit(Some(pid_of(keeper)), Resource::Nofile, limit).unwrap();
+        };
+        may_open(used + 12);
         let agent = machine.part("agent");
         kill_9(agent);
         eventually("another agent lives", || (machine.part("agent") != agent).then_some(()));
-        let waiting = eventually("some are not read, and status says so", || {
+        eventually("some are not read, and status says so", || {
             let text = machine.json(&["status"]).to_string();
             text.contains("its output is not read").then_some(())
         });
-        drop((before, waiting));
-        let many = Rlimit { current: Some(8192), maximum: None };
-        rustix::process::prlimit(Some(pid_of(keeper)), Resource::Nofile, many).unwrap();
+        may_open(4096);
         let bytes = || -> Vec<u64> {
             let log = |one: &Value| fs::metadata(one["log_path"].as_str().unwrap()).unwrap().len();
             all(&machine).iter().map(log).collect()
@@ -160,7 +162,7 @@ mod heavy {
         let keeper = machine.part("keeper");
         machine.service("late", "exec = [\"/bin/sleep\", \"1000\"]\n");
         signal(keeper, Signal::STOP);
-        machine.smgr(&["apply", "--no-wait"]);
+        machine.smgr(&["apply", "--detach"]);
         eventually("status names the keeper", || {
             let reason = machine.instance("late")["reason"].to_string();
             reason.contains("keeper").then_some(())
@@ -177,8 +179,9 @@ mod heavy {
 fn a_start_that_no_message_can_hold_fails_and_says_so() {
     let machine = Machine::new();
     let text = "x".repeat(80_000);
-    machine.service("big", &format!("exec = [\"/bin/sleep\", \"1000\"]\n[env]\nBIG = \"{text}\"\n"));
-    machine.smgr(&["up", "-d", "--no-wait"]);
+    machine
+        .service("big", &format!("exec = [\"/bin/sleep\", \"1000\"]\n[env]\nBIG = \"{text}\"\n"));
+    machine.smgr(&["up", "-d", "--timeout", "2s"]);
     eventually("its start has failed", || {
         let events = machine.events();
         let failed = events.iter().find(|event| event["type"] == "instance.start_failed");
