@@ -98,7 +98,8 @@ mod heavy {
         }
         machine.exits(0, &["apply", "--detach"]);
         for _ in 0..20 {
-            kill_9(machine.part("agent"));
+            // It may be on its way up again.
+            drop(rustix::process::kill_process(pid_of(machine.part("agent")), Signal::KILL));
             thread::sleep(Duration::from_millis(50));
         }
         // Nobody listens for longer than their time.
@@ -173,18 +174,4 @@ mod heavy {
         machine.ready("late");
         assert_eq!(machine.ready("web"), first);
     }
-}
-
-#[test]
-fn a_start_that_no_message_can_hold_fails_and_says_so() {
-    let machine = Machine::new();
-    let text = "x".repeat(80_000);
-    machine
-        .service("big", &format!("exec = [\"/bin/sleep\", \"1000\"]\n[env]\nBIG = \"{text}\"\n"));
-    machine.smgr(&["up", "-d", "--timeout", "2s"]);
-    eventually("its start has failed", || {
-        let events = machine.events();
-        let failed = events.iter().find(|event| event["type"] == "instance.start_failed");
-        failed.map(|event| assert_eq!(event["service"], "big"))
-    });
 }
