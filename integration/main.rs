@@ -1,6 +1,7 @@
 //! Tests against real processes, a real nats-server and the built binary.
 #![allow(clippy::print_stdout, reason = "the figures of a run are for whoever reads its output")]
 
+mod accounts;
 mod bus;
 mod cli_up;
 mod daemons;

@@ -11,6 +11,9 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(false)
+        // It would say so on the same stream, and panic when that cannot be written either: a part whose own log is on
+        // a full disk would die of its first warning.
+        .log_internal_errors(false)
         .init();
     ExitCode::from(smgr::cli::run(std::env::args_os().collect()).number())
 }

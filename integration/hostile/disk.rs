@@ -10,23 +10,21 @@ mod heavy {
 
     use serde_json::Value;
 
-    use crate::support::machine::{Machine, eventually, is_root};
+    use crate::support::machine::{Machine, eventually, is_root, kill_9};
+    use crate::support::mounts;
 
     /// Holds the log, its reserve of 32 MiB, and little more.
     const DISK_MIB: u32 = 72;
 
-    /// Set in the copy of this program that has mounts of its own.
-    const INSIDE: &str = "SMGR_TEST_OWN_MOUNTS";
-
     #[test]
-    #[ignore = "fails: with no space at all a service is not started again since runs are marked on disk"]
     fn a_full_disk_stops_no_restart_and_loses_nothing_that_was_acknowledged() {
         if !is_root() {
             eprintln!("skipped: only root can mount a small disk");
             return;
         }
-        if std::env::var_os(INSIDE).is_none() {
-            return again_with_own_mounts(
+        if !mounts::has_own() {
+            return mounts::again_with_own(
+                module_path!(),
                 "a_full_disk_stops_no_restart_and_loses_nothing_that_was_acknowledged",
             );
         }
@@ -63,6 +61,11 @@ mod heavy {
         fill_up(&fill, Duration::from_secs(2));
         crasher.goes_on();
         assert_eq!(machine.ready("steady"), after);
+        for part in ["keeper", "agent"] {
+            kill_9(machine.part(part));
+            crasher.goes_on();
+            assert_eq!(machine.ready("steady"), after);
+        }
         machine.smgr(&["stop", "steady", "--timeout", "1s"]);
         eventually("root can still stop it", || {
             machine.instance("steady")["pid"].is_null().then_some(())
@@ -80,6 +83,7 @@ mod heavy {
         let events = machine.events();
         let told = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
         assert!(told("log.unavailable") >= 1 && told("log.recovered") >= 1);
+        assert!(events.iter().any(|event| event["late"] == true), "what waited says so");
     }
 
     #[test]
@@ -109,7 +113,9 @@ mod heavy {
         let events = machine.events();
         let told = events.iter().find(|event| event["type"] == "log.unavailable").unwrap();
         assert_eq!(told["data"]["kind"], "stalled", "{told}");
-        assert!(events.iter().any(|event| event["type"] == "log.recovered"));
+        let recovered = events.iter().find(|event| event["type"] == "log.recovered").unwrap();
+        let late = events.iter().filter(|event| event["late"] == true).count();
+        assert!(late > 10 && recovered["data"]["late"] == late, "{late}: {recovered}");
     }
 
     /// A service that ends as soon as it has begun, and two that do not.
@@ -226,21 +232,6 @@ mod heavy {
                 Err(error) => panic!("{error}"),
             }
         }
-    }
-
-    /// Runs one test of this program again where its mounts end with it.
-    fn again_with_own_mounts(test: &str) {
-        let path = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
-        let ran = Command::new("unshare")
-            .arg("--mount")
-            .arg(std::env::current_exe().unwrap())
-            .args([&path, "--exact", "--nocapture"])
-            .env(INSIDE, "1")
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&ran.stdout).into_owned()
-            + &String::from_utf8_lossy(&ran.stderr);
-        assert!(ran.status.success() && said.contains("1 passed"), "{said}");
     }
 
     /// Makes every sync of the node wait for as long as a file is there.

@@ -543,6 +543,25 @@ fn ten_deaths_of_the_keeper_double_nothing_and_lose_no_exit() {
 }
 
 #[test]
+fn a_run_that_was_acknowledged_is_told_by_no_later_keeper() {
+    in_both_modes_launched(|rig| {
+        let mut agent = rig.agent();
+        let mut spawn = sh("a.0.1", "while [ ! -e stop ]; do sleep 0.01; done");
+        spawn.working_dir = rig.state.path().display().to_string();
+        let (pid, _) = agent.spawn(spawn);
+        rig.kill_keeper();
+        let mut agent = rig.agent();
+        agent.list();
+        File::create(rig.state.path().join("stop")).unwrap();
+        let gone = agent.tree_gone("a.0.1");
+        agent.acknowledge(gone.number);
+        assert_eq!(process_state(pid), Some('Z'), "the launcher keeps it for a while");
+        rig.kill_keeper();
+        assert_eq!(rig.agent().list(), []);
+    });
+}
+
+#[test]
 fn the_parts_end_when_asked_and_the_services_go_on() {
     let mut rig = Rig::start(&[LAUNCHER]);
     let mut agent = rig.agent();

@@ -16,8 +16,8 @@ use smgr::wire::envelope;
 use smgr::wire::fold::{Fold, state_hash};
 use smgr::wire::payload::{Body, EventRecord};
 
-/// A process of a service: its name and number.
-pub(super) type Process = (String, u32);
+/// The main process of a run: the service, and the number of the run. Those of processes come round again.
+pub(super) type Process = (String, u64);
 
 /// All that is judged.
 #[derive(Clone, Debug, Default)]
@@ -71,16 +71,16 @@ impl Evidence {
         let sealed = envelope::read(row, row.len()).unwrap();
         let record: EventRecord = codec::decode(sealed.unverified_payload()).unwrap();
         let Body::Known(event) = record.event().unwrap() else { return };
-        let process = |pid: u32| (record.service.as_ref().unwrap().to_string(), pid);
+        let process = || (record.service.as_ref().unwrap().to_string(), record.run.unwrap().0);
         #[expect(clippy::wildcard_enum_match_arm, reason = "the others are judged by the fold")]
         match event {
             Event::IntentAccepted(body) => self.accepted.push((body.intent, body.action)),
             Event::IntentExecuted(body) => {
                 self.outcomes.push((body.intent, body.outcome, record.at));
             }
-            Event::InstanceStarted(body) => self.started.push(process(body.pid)),
+            Event::InstanceStarted(_) => self.started.push(process()),
             Event::InstanceExited(body) => {
-                self.exited.push((process(body.pid), body.exit, record.at));
+                self.exited.push((process(), body.exit, record.at));
             }
             Event::LinesDropped(body) => self.dropped_lines += body.lines,
             _ => {}
@@ -117,8 +117,8 @@ impl Evidence {
                 for line in text.lines() {
                     let Some((_, said)) = line.split_once("line ") else { continue };
                     let words: Vec<&str> = said.split(' ').collect();
-                    let [name, pid, number] = words[..] else { panic!("a torn line: {line}") };
-                    let process = (name.to_owned(), pid.parse().unwrap());
+                    let [name, run, number] = words[..] else { panic!("a torn line: {line}") };
+                    let process = (name.to_owned(), run.parse().unwrap());
                     self.lines.entry(process).or_default().push(number.parse().unwrap());
                 }
             }

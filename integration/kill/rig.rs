@@ -22,8 +22,8 @@ use crate::support::nats::NatsServer;
 /// How long a part may take to come back on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Services that end by themselves all the time: together some 20 exits a second.
-pub(super) const MORTALS: usize = 20;
+/// Services that end by themselves all the time: together some 40 exits a second while nobody is killed.
+pub(super) const MORTALS: usize = 24;
 
 /// Services that live, take signals and run actions.
 pub(super) const STEADY: usize = 6;
@@ -69,7 +69,7 @@ impl Rig {
         let launcher = Command::new(env!("CARGO_BIN_EXE_smgr"))
             .args(["agent", "--state"])
             .arg(&state)
-            .env("RUST_LOG", std::env::var("SMGR_KILL_LOG").unwrap_or("info".to_owned()))
+            .env("SMGR_LOG", std::env::var("SMGR_KILL_LOG").unwrap_or("info".to_owned()))
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
@@ -95,12 +95,13 @@ impl Rig {
         fs::read_to_string(self.folder.path().join("tally.d/tally")).unwrap_or_default()
     }
 
-    /// Kills parts with SIGKILL in the same instant, and waits until each has come back.
-    pub(super) async fn kill(&self, parts: &[Part]) {
+    /// Kills parts with SIGKILL in the same instant, and waits until each has come back; returns how long that took.
+    pub(super) async fn kill(&self, parts: &[Part]) -> Duration {
         let mut before = Vec::new();
         for part in parts {
             before.push(self.wait_for(*part, None).await);
         }
+        let killed_at = Instant::now();
         for pid in &before {
             // One may have taken the other with it.
             let _ = kill_process(as_pid(*pid), Signal::KILL);
@@ -108,6 +109,7 @@ impl Rig {
         for (part, pid) in parts.iter().zip(before) {
             self.wait_for(*part, Some(pid)).await;
         }
+        killed_at.elapsed()
     }
 
     /// Waits until a part holds its lock, and is not the one that was killed.
@@ -133,14 +135,9 @@ impl Rig {
         }
     }
 
-    /// Keeps the folder of the node for whoever looks into a failure.
-    pub(super) fn keep(self) -> PathBuf {
-        let path = self.folder.path().to_owned();
-        let folder = PathBuf::from(format!("{}-failed", path.display()));
-        match fs::rename(&path, &folder) {
-            Ok(()) => folder,
-            Err(_) => path,
-        }
+    /// Where all of the node lies.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     fn last_words(&self) -> String {
@@ -153,6 +150,8 @@ impl Rig {
 impl Drop for Rig {
     /// Leaves nothing running, whatever state the test was left in.
     fn drop(&mut self) {
+        // A test that gave up in the middle leaves what one needs to see why.
+        self.folder.disable_cleanup(thread::panicking());
         let _already_dead = self.launcher.kill();
         let _reaped = self.launcher.wait();
         for part in [Part::Keeper, Part::Agent, Part::Uplink] {

@@ -99,7 +99,7 @@ mod heavy {
         machine.exits(0, &["apply", "--detach"]);
         for _ in 0..20 {
             // It may be on its way up again.
-            drop(rustix::process::kill_process(pid_of(machine.part("agent")), Signal::KILL));
+            let _ = rustix::process::kill_process(pid_of(machine.part("agent")), Signal::KILL);
             thread::sleep(Duration::from_millis(50));
         }
         // Nobody listens for longer than their time.

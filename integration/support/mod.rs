@@ -1,6 +1,7 @@
 //! What the tests stand on: real servers and a runtime.
 
 pub(crate) mod machine;
+pub(crate) mod mounts;
 pub(crate) mod nats;
 
 use std::future::Future;

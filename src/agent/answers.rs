@@ -45,25 +45,37 @@ impl Answers {
 
     /// Remembers who waits for the outcome of an intent.
     pub(super) fn wait(&mut self, intent: IntentId, to: ReplyTo) {
-        if self.waiting.len() >= INTENTS_MAX && !self.waiting.contains_key(&intent) {
+        let has_room = self.waiting.len() < INTENTS_MAX || self.waiting.contains_key(&intent);
+        if !has_room || matches!(to, ReplyTo::Nobody) {
             return;
         }
         let callers = self.waiting.entry(intent).or_default();
-        if callers.len() < CALLERS_MAX && !matches!(to, ReplyTo::Nobody) {
+        if callers.len() < CALLERS_MAX {
             callers.push(to);
         }
     }
 
+    /// Signs an answer to all who wait for an intent, if anybody does. It is not sent before its promise is kept: what
+    /// it says goes to the disk in the meantime.
+    pub(super) fn sign(&self, intent: IntentId, reply: Reply) -> Option<Arc<[u8]>> {
+        self.waiting.contains_key(&intent).then(|| {
+            let last = !matches!(reply, Reply::Accepted { .. });
+            self.seal(intent, u32::from(last), last, reply)
+        })
+    }
+
     /// Tells all who wait for an intent something on the way.
-    pub(super) fn tell(&mut self, intent: IntentId, reply: &Reply, voice: &mut Voice) {
-        let callers = self.waiting.get(&intent).cloned().unwrap_or_default();
-        self.send_all(&callers, intent, reply, false, voice);
+    pub(super) fn tell(&self, intent: IntentId, sealed: &Arc<[u8]>, voice: &mut Voice) {
+        for to in self.waiting.get(&intent).into_iter().flatten() {
+            deliver(to, sealed, false, voice);
+        }
     }
 
     /// Tells all who wait for an intent how it ended.
-    pub(super) fn finish(&mut self, intent: IntentId, reply: &Reply, voice: &mut Voice) {
-        let callers = self.waiting.remove(&intent).unwrap_or_default();
-        self.send_all(&callers, intent, reply, true, voice);
+    pub(super) fn finish(&mut self, intent: IntentId, sealed: &Arc<[u8]>, voice: &mut Voice) {
+        for to in self.waiting.remove(&intent).unwrap_or_default() {
+            deliver(&to, sealed, true, voice);
+        }
     }
 
     /// Answers one caller with one last answer.
@@ -87,23 +99,6 @@ impl Answers {
             let sealed = self.seal(cause, part, last, reply);
             deliver(to, &sealed, last, voice);
             part += 1;
-        }
-    }
-
-    fn send_all(
-        &self,
-        callers: &[ReplyTo],
-        cause: IntentId,
-        reply: &Reply,
-        last: bool,
-        voice: &mut Voice,
-    ) {
-        if callers.is_empty() {
-            return;
-        }
-        let sealed = self.seal(cause, u32::from(last), last, reply.clone());
-        for to in callers {
-            deliver(to, &sealed, last, voice);
         }
     }
 

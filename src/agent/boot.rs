@@ -1,5 +1,7 @@
 //! Puts an agent together: keys, log, replay, sockets; then hands everything to its task.
 
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,6 +10,7 @@ use tracing::info;
 
 use super::alarm::Alarm;
 use super::authority::Authority;
+use super::execute::exit_of;
 use super::folder::StateFolder;
 use super::history::{self, Epoch};
 use super::launcher::Launchers;
@@ -23,7 +26,8 @@ use super::{clock, keeper_link, keyfile, local, uplink_link};
 use crate::domain::event::{Context, EpochReason, Event, LogOpened, PartStarted};
 use crate::domain::id::{BootId, FleetId, NodeId};
 use crate::domain::input::Decision;
-use crate::ipc::hello::{Incarnation, Part};
+use crate::domain::time::UnixMicros;
+use crate::ipc::hello::{Before, Incarnation, Part};
 use crate::ipc::place::Place;
 use crate::ipc::uplink::{BusConfig, BusCredentials};
 use crate::store::Writer;
@@ -56,13 +60,16 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
     let signer = Arc::new(keyfile::load_key(&keyfile::KeyName::Node.path(&state))?);
     let note_key = Box::new(signer.for_notes(&note_name(&setup.fleet, &setup.node))?);
 
-    let (waker, wakes) = mpsc::channel(QUEUE);
+    let (waker, mut wakes) = mpsc::channel(QUEUE);
     let writer = Writer::start()?;
     let opened = history::open(&state, &setup, &writer, note_key, waker.clone())?;
-    let (log, node, epoch) = history::fold(opened, &state)?;
-    let away_since = epoch.last_at;
+    let (log, node, mut epoch) = history::fold(opened, &state)?;
+    let last_events = std::mem::take(&mut epoch.last_events);
+    let before = Before::told();
+    let away_since = before.map_or(epoch.last_at, |before| UnixMicros(before.unix_us));
 
-    let mut services = Services::new(&state, &setup, rustix::process::geteuid().as_raw());
+    let ruler = state.ruler()?;
+    let mut services = Services::new(&state, &setup, ruler);
     services.recall(&node);
     let mut authority =
         Authority::new(setup.fleet.clone(), setup.node.clone(), ring, trust.revoked.clone());
@@ -83,12 +90,20 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
         signer,
         waker: waker.clone(),
         away_since,
+        last_events,
     });
-    let agent = begin(agent, epoch, boot);
+    let mut agent = begin(agent, &epoch, before, boot);
+    agent.apply_at_boot(&mut wakes).await;
 
     let uids = uplink_uids();
     uplink_link::listen(&place.uplink_socket(), incarnation, uids, waker.clone())?;
     local::listen(&place.local_socket(), incarnation, waker.clone())?;
+    if rustix::process::geteuid().as_raw() != ruler {
+        // The uplink has another account; who is spoken to is decided by what the kernel says of who connects.
+        set_permissions(place.uplink_socket(), Permissions::from_mode(0o666))?;
+        // Readings are for the group of this account.
+        set_permissions(place.local_socket(), Permissions::from_mode(0o660))?;
+    }
     tokio::spawn(keeper_link::run(place.keeper_socket(), incarnation, waker.clone()));
     tokio::spawn(terminate(waker));
     let ended = agent.run(wakes, Alarm::new()?).await;
@@ -98,12 +113,12 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
 }
 
 /// Writes the first events of this life: the epoch, if it is new, and that the agent is here.
-fn begin(mut agent: Agent, epoch: Epoch, boot: BootId) -> Agent {
+fn begin(mut agent: Agent, epoch: &Epoch, before: Option<Before>, boot: BootId) -> Agent {
     let now = clock::now();
     let mut events = Vec::new();
     if let Some(reason) = epoch.begins {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let opened = LogOpened { reason, predecessor: epoch.predecessor, version };
+        let opened = LogOpened { reason, predecessor: epoch.predecessor.clone(), version };
         events.push((Context::default(), Event::LogOpened(opened)));
         if reason != EpochReason::FirstStart {
             let parts = fold::baseline(&agent.node);
@@ -116,10 +131,10 @@ fn begin(mut agent: Agent, epoch: Epoch, boot: BootId) -> Agent {
         pid: std::process::id(),
         uid: rustix::process::geteuid().as_raw(),
         boot,
-        after: None,
+        after: before.map(|before| exit_of(before.exit)),
         away_ms: match epoch.begins {
             Some(EpochReason::FirstStart) => 0,
-            _ => now.at.ms_since(epoch.last_at),
+            _ => now.at.ms_since(agent.away_since),
         },
     };
     events.push((Context::default(), Event::AgentStarted(started)));
@@ -171,7 +186,9 @@ fn start_logs(waker: Waker) -> std::io::Result<LogThread> {
 /// Whose uplink is spoken to: the account of its own, or this one where there are no accounts.
 fn uplink_uids() -> Vec<u32> {
     let own = rustix::process::geteuid().as_raw();
-    std::iter::once(own).chain(super::launch::account_uid("smgr-uplink")).collect()
+    std::iter::once(own)
+        .chain(super::launch::account_ids("smgr-uplink").map(|(uid, _)| uid))
+        .collect()
 }
 
 async fn terminate(waker: Waker) {

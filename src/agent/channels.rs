@@ -50,12 +50,7 @@ impl Agent {
         let Some(instance) = names::instance_of(slot) else { return };
         let mut fds = descriptors.into_iter();
         let taken: Vec<_> = channels.iter().copied().zip(fds.by_ref()).collect();
-        let known = self.hands.held.entry(slot.clone()).or_default();
-        for (run, pidfd) in runs.into_iter().zip(fds) {
-            if let Some((pid, memo)) = self.hands.listed.get(&run).cloned() {
-                known.runs.entry(run).or_insert(HeldRun { pid, memo, pidfd });
-            }
-        }
+        self.hands.take_runs(slot, runs.into_iter().zip(fds));
         let main = self.node.instance(&instance).and_then(|known| known.state.main());
         let run = main.map(|main| main.run);
         self.open_channels(&instance, run, taken);
@@ -141,13 +136,6 @@ impl Agent {
         }
         held.channels.extend(kept);
         Ok(())
-    }
-
-    /// Lets go of what belonged to a run that is gone.
-    pub(super) fn forget_run(&mut self, slot: &SlotName, run: &RunName) {
-        if let Some(held) = self.hands.held.get_mut(slot) {
-            held.runs.remove(run);
-        }
     }
 }
 

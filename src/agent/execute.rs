@@ -68,7 +68,7 @@ impl Agent {
                 self.hands.ask(Asked::KillTree(run.clone()), Verb::KillTree { run });
             }
             Act::LoadSpecs { intent, services } => self.load_specs(intent, &services),
-            Act::Answer { intent, reply } => self.answer_wish(intent, reply),
+            Act::Answer { intent, reply } => self.promise_answer(intent, reply),
             Act::StopAgent { leave_running } => {
                 let mode = if leave_running { ShutdownMode::Leave } else { ShutdownMode::Drain };
                 info!(?mode, "the node's parts end");
@@ -86,7 +86,7 @@ impl Agent {
         // A log that takes nothing may never do so again: what is not in it was told to nobody.
         self.ending |= self.outage().is_some();
         self.recorder.promise(Promise::End);
-        self.let_go(self.recorder.head().seq);
+        self.let_go(self.recorder.durable_seq());
     }
 
     /// The keeper is gone. One that was told to end has done so.
@@ -277,7 +277,7 @@ impl Agent {
         if let Some(keeper) = self.hands.keeper() {
             self.recorder.promise(Promise::Acknowledge(keeper, number));
         }
-        self.let_go(self.recorder.head().seq);
+        self.let_go(self.recorder.durable_seq());
     }
 
     fn input_of(&mut self, fact: Fact) -> Option<Input> {
@@ -299,7 +299,7 @@ impl Agent {
                 Some(Input::Exited { instance, run, pid, ended })
             }
             (Memo::Run { instance, run, .. }, What::TreeGone) => {
-                self.forget_run(&names::slot(&instance), &fact.run);
+                self.hands.forget_run(&names::slot(&instance), &fact.run);
                 told(self.logs.handle().drained(instance.clone(), run));
                 Some(Input::TreeGone { instance, run })
             }
@@ -325,7 +325,7 @@ impl Agent {
                 Some(Input::ActionEnded { intent, end: ActionEnd::NotStarted { why } })
             }
             (Memo::Hook { instance, .. } | Memo::Action { instance, .. }, What::TreeGone) => {
-                self.forget_run(&names::slot(&instance), &fact.run);
+                self.hands.forget_run(&names::slot(&instance), &fact.run);
                 None
             }
             (Memo::Hook { .. }, What::Spawned { .. }) => None,

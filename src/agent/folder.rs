@@ -1,8 +1,8 @@
 //! The names in a state folder: what lies where, and nothing of what is in it.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use crate::ipc::place::Place;
@@ -42,6 +42,12 @@ impl StateFolder {
     /// Returns the node's set-up, see [`super::setup::NodeSetup`].
     pub fn setup(&self) -> PathBuf {
         self.root.join("node.json")
+    }
+
+    /// Returns the wish to match the files that `smgr up` leaves for an agent that is not there yet.
+    pub fn boot_wish(&self) -> PathBuf {
+        // In a folder that is the agent's own, so that it can take it away.
+        self.root.join("specs/apply.wish")
     }
 
     /// Returns where the event log is.
@@ -95,6 +101,89 @@ impl StateFolder {
             .iter()
             .try_for_each(|path| builder.create(path))
     }
+
+    /// Returns the user who runs smgr here: root, or else whose folder it is, whatever account this process has.
+    ///
+    /// # Errors
+    /// When the folder cannot be looked at.
+    pub fn ruler(&self) -> io::Result<u32> {
+        match rustix::process::geteuid().is_root() {
+            true => Ok(0),
+            false => Ok(std::fs::metadata(&self.root)?.uid()),
+        }
+    }
+
+    /// Divides the folder of root between root and the account of the agent, by its user and group; `None` takes all
+    /// of it back. Nothing may run on it meanwhile. Can be called again at any time.
+    ///
+    /// The agent owns what it writes: the log, texts, log files. What says who may do what it can only read, and of the
+    /// keys it can read its own alone.
+    ///
+    /// # Errors
+    /// When the disk or the permissions refuse.
+    pub fn divide(&self, service_logs: &Path, agent: Option<(u32, u32)>) -> io::Result<()> {
+        if std::fs::metadata(&self.root)?.uid() != 0 {
+            // It is somebody's own, which is not taken away.
+            return Ok(());
+        }
+        let (uid, gid) = agent.unwrap_or((0, 0));
+        let mode = |divided: u32, whole: u32| if agent.is_some() { divided } else { whole };
+        for folder in [self.log(), self.root.join("specs"), self.root.join("detached")] {
+            DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+            give(&folder, uid, gid)?;
+        }
+        DirBuilder::new().recursive(true).mode(0o750).create(service_logs)?;
+        give(service_logs, uid, gid)?;
+        for key in ["node.key", "node.nk"] {
+            give(&self.keys().join(key), uid, gid)?;
+        }
+        give(&self.boot_wish(), uid, gid)?;
+        let read_only = [self.internal_services(), self.root.join("internal")];
+        let read_only = read_only.into_iter().flat_map(|folder| {
+            let within = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            within
+                .map(|entry| (entry.path(), 0o640))
+                .chain([(folder.clone(), 0o750)])
+                .collect::<Vec<_>>()
+        });
+        let read_only = read_only.chain([(self.setup(), mode(0o640, 0o600))]);
+        let passed = [(self.keys(), mode(0o710, 0o700)), (self.run(), 0o711)];
+        for (path, mode) in read_only.chain(passed).chain([(self.root.clone(), mode(0o755, 0o700))])
+        {
+            match std::fs::symlink_metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+                Ok(about) if about.is_symlink() => continue,
+                Ok(about) if about.is_dir() && mode == 0o640 => set_mode(&path, 0, gid, 0o750)?,
+                Ok(_) => set_mode(&path, 0, gid, mode)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn set_mode(path: &Path, uid: u32, gid: u32, mode: u32) -> io::Result<()> {
+    lchown(path, Some(uid), Some(gid))?;
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// Gives a path away with all that is in it, unless it has its owner already: in what belongs to another account
+/// nothing is touched. One that is missing is no error.
+fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    let about = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        about => about?,
+    };
+    if about.uid() == uid {
+        return Ok(());
+    }
+    if about.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            give(&entry?.path(), uid, gid)?;
+        }
+    }
+    // The folder itself last: a division that was cut short goes on at the next call.
+    lchown(path, Some(uid), Some(gid))
 }
 
 /// More bring no more: what a journal takes in one turn comes from a few.

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 
 use serde_bytes::ByteBuf;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 pub(super) use super::asked::Asked;
 use super::asked::Pending;
-use super::keeper_link::Outlet;
+use super::outlet::{Outlet, Unsent};
 use super::signs::Ear;
 use super::{clock, names};
 use crate::domain::id::InstanceId;
-use crate::ipc::frame::Packet;
+use crate::ipc::frame::{DESCRIPTORS_MAX, Packet};
 use crate::ipc::hello::{Hello, Incarnation};
 use crate::ipc::keeper::{
     Answer, Channel, Claim, Fact, FactNumber, Isolation, OperationNumber, Refusal, RunName,
@@ -218,31 +218,170 @@ impl Hands {
         };
         match outlet.send(packet) {
             Ok(()) => self.pending.enter(number, asked, spawning, clock::now().mono_ns),
-            Err(_) => {
+            Err(Unsent::Full) => {
                 warn!(?asked, "the keeper does not keep up; everything is asked again");
                 self.cut();
             }
+            Err(Unsent::Gone) => debug!(?asked, "the keeper is gone"),
+        }
+    }
+
+    /// Keeps the pidfds of runs that the keeper listed. One whose end was told meanwhile is not kept: nobody would
+    /// ever let go of it.
+    pub(super) fn take_runs(
+        &mut self,
+        slot: &SlotName,
+        runs: impl IntoIterator<Item = (RunName, OwnedFd)>,
+    ) {
+        let held = self.held.entry(slot.clone()).or_default();
+        for (run, pidfd) in runs {
+            if let Some((pid, memo)) = self.listed.get(&run).cloned() {
+                held.runs.entry(run).or_insert(HeldRun { pid, memo, pidfd });
+            }
+        }
+    }
+
+    /// Lets go of a run of which nothing is left.
+    pub(super) fn forget_run(&mut self, slot: &SlotName, run: &RunName) {
+        self.listed.remove(run);
+        if let Some(held) = self.held.get_mut(slot) {
+            held.runs.remove(run);
         }
     }
 
     pub(super) fn give_back(&mut self, slot: &SlotName) {
         let Some(held) = self.held.get(slot) else { return };
-        let mut descriptors = Vec::new();
-        let mut channels = Vec::new();
-        let mut runs = Vec::new();
-        for (channel, fd) in &held.channels {
-            if let Ok(fd) = fd.try_clone() {
-                channels.push(*channel);
-                descriptors.push(fd);
-            }
+        for (verb, descriptors) in held.gifts(slot) {
+            self.ask_with(Asked::GiveBack(slot.clone()), verb, descriptors);
         }
-        for (run, known) in &held.runs {
-            if let Ok(fd) = known.pidfd.try_clone() {
-                runs.push(Claim { run: run.clone(), pid: known.pid, memo: known.memo.clone() });
+    }
+}
+
+impl Held {
+    /// Lays out what a new keeper is given of a slot, in messages of as many descriptors as one may have: the
+    /// channels come first, since with them the slot is complete.
+    fn gifts(&self, slot: &SlotName) -> Vec<(Verb, Vec<OwnedFd>)> {
+        let copy = |fd: &OwnedFd| fd.try_clone().ok();
+        let channels = self
+            .channels
+            .iter()
+            .filter_map(|(channel, fd)| Some((Gift::Channel(*channel), copy(fd)?)));
+        let runs = self.runs.iter().filter_map(|(run, known)| {
+            let claim = Claim { run: run.clone(), pid: known.pid, memo: known.memo.clone() };
+            Some((Gift::Run(claim), copy(&known.pidfd)?))
+        });
+        let mut all = channels.chain(runs).peekable();
+        let mut messages = Vec::new();
+        while all.peek().is_some() {
+            let (mut channels, mut runs, mut descriptors) = (Vec::new(), Vec::new(), Vec::new());
+            for (gift, fd) in all.by_ref().take(DESCRIPTORS_MAX) {
                 descriptors.push(fd);
+                match gift {
+                    Gift::Channel(channel) => channels.push(channel),
+                    Gift::Run(claim) => runs.push(claim),
+                }
             }
+            let verb = Verb::GiveDescriptors { slot: slot.clone(), channels, runs };
+            messages.push((verb, descriptors));
         }
-        let verb = Verb::GiveDescriptors { slot: slot.clone(), channels, runs };
-        self.ask_with(Asked::GiveBack(slot.clone()), verb, descriptors);
+        messages
+    }
+}
+
+/// What a descriptor is.
+enum Gift {
+    Channel(Channel),
+    Run(Claim),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::ipc::{channel, socket};
+
+    fn fd() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
+    fn run(number: u32) -> RunName {
+        format!("web.0.{number}").parse().unwrap()
+    }
+
+    #[test]
+    fn a_slot_with_more_runs_than_fit_a_message_is_given_in_several() {
+        let mut held = Held::default();
+        for channel in [Channel::Stdout, Channel::Stderr, Channel::Notify] {
+            held.channels.insert(channel, fd());
+        }
+        for number in 0..40 {
+            let known = HeldRun { pid: number, memo: ByteBuf::new(), pidfd: fd() };
+            held.runs.insert(run(number), known);
+        }
+        let (mut given, mut claimed) = (Vec::new(), Vec::new());
+        for (place, (verb, descriptors)) in
+            held.gifts(&"web.0".parse().unwrap()).into_iter().enumerate()
+        {
+            let Verb::GiveDescriptors { channels, runs, .. } = verb else { panic!("{verb:?}") };
+            assert_eq!(channels.len() + runs.len(), descriptors.len());
+            assert!(descriptors.len() <= DESCRIPTORS_MAX);
+            assert!(place == 0 || channels.is_empty(), "the channels complete the slot");
+            given.extend(channels);
+            claimed.extend(runs.into_iter().map(|claim| claim.pid));
+        }
+        assert_eq!(given.len(), 3);
+        claimed.sort_unstable();
+        assert_eq!(claimed, (0..40).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn a_run_whose_end_was_told_is_not_held_when_its_descriptor_comes_late() {
+        let mut hands = Hands::new();
+        let slot: SlotName = "web.0".parse().unwrap();
+        for number in [1, 2] {
+            hands.listed.insert(run(number), (number, ByteBuf::new()));
+        }
+        hands.forget_run(&slot, &run(1));
+        hands.take_runs(&slot, [(run(1), fd()), (run(2), fd())]);
+        assert_eq!(hands.held[&slot].runs.keys().collect::<Vec<_>>(), [&run(2)]);
+        hands.forget_run(&slot, &run(2));
+        assert!(hands.held[&slot].runs.is_empty());
+    }
+
+    /// Hands that have met a keeper which reads nothing, and the keeper's end.
+    fn met(waiting_max: usize) -> (Hands, OwnedFd) {
+        let (ours, theirs) = socket::pair().unwrap();
+        let (sender, _) = channel::split(ours).unwrap();
+        let (outlet, _sending) = Outlet::new(sender, waiting_max);
+        let mut hands = Hands::new();
+        hands.outlet = Some(outlet);
+        hands.standing = Standing::Met;
+        (hands, theirs)
+    }
+
+    #[tokio::test]
+    async fn a_keeper_that_does_not_keep_up_is_met_anew() {
+        let (mut hands, _keeper) = met(1);
+        let mut asked = 0;
+        while hands.met() {
+            asked += 1;
+            assert!(asked < 100_000, "its socket has room for ever");
+            let verb = Verb::KillTree { run: run(asked) };
+            hands.ask(Asked::KillTree(run(asked)), verb);
+        }
+        assert!(hands.outlet.is_none(), "whoever holds the connection sees that and dials again");
+    }
+
+    #[tokio::test]
+    async fn an_operation_that_no_message_can_hold_is_refused_and_not_forgotten() {
+        let (mut hands, _keeper) = met(1);
+        let slot: SlotName = "web.0".parse().unwrap();
+        let verb = Verb::TakeDescriptors { slot: slot.clone() };
+        let many = (0..=DESCRIPTORS_MAX).map(|_| fd()).collect();
+        hands.ask_with(Asked::Descriptors(slot.clone()), verb, many);
+        let (asked, refusal) = hands.unsent.pop_front().unwrap();
+        assert_eq!(asked, Asked::Descriptors(slot));
+        assert!(matches!(refusal, Refusal::Invalid(_)));
     }
 }

@@ -1,18 +1,15 @@
 //! The connection to the keeper: dials, says hello, carries frames both ways, and dials again.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::asked::SILENCE_MAX;
 use super::clock;
+use super::outlet::Outlet;
 use super::wake::{Wake, Waker};
 use crate::ipc::channel;
-use crate::ipc::frame::Packet;
 use crate::ipc::hello::{Hello, Incarnation, Part};
 use crate::ipc::keeper::{FromKeeper, ToKeeper};
 
@@ -22,40 +19,6 @@ const OPERATIONS: usize = 8192;
 /// The keeper is started again within milliseconds, so dialling begins fast and backs off.
 const RETRY_MS_MIN: u64 = 5;
 const RETRY_MS_MAX: u64 = 500;
-
-/// Where operations go: straight to the keeper while none waits, else behind those that do.
-///
-/// The agent's task asks for the start of a process first and signs the events of its turn after that: an operation that
-/// left with the task's next pause would wait for all of it.
-#[derive(Debug)]
-pub(super) struct Outlet {
-    socket: channel::Sender,
-    queue: mpsc::Sender<Packet>,
-    waiting: Arc<AtomicUsize>,
-}
-
-/// Says that as much waits for the keeper as may wait.
-#[derive(Debug)]
-pub(super) struct Full;
-
-impl Outlet {
-    /// Sends an operation, in the order of the calls.
-    ///
-    /// # Errors
-    /// When the keeper does not keep up.
-    pub(super) fn send(&self, packet: Packet) -> Result<(), Full> {
-        // Where the keeper is gone, whoever takes from the queue finds out and says so.
-        let is_next = self.waiting.load(Ordering::Acquire) == 0;
-        if is_next && matches!(self.socket.try_send_packet(&packet), Ok(true)) {
-            return Ok(());
-        }
-        self.waiting.fetch_add(1, Ordering::Release);
-        self.queue.try_send(packet).map_err(|_| {
-            self.waiting.fetch_sub(1, Ordering::Release);
-            Full
-        })
-    }
-}
 
 /// Dials the keeper for as long as the agent lives.
 pub(super) async fn run(path: PathBuf, incarnation: Incarnation, waker: Waker) {
@@ -83,23 +46,11 @@ async fn converse(path: &Path, incarnation: Incarnation, waker: &Waker) -> anyho
         anyhow::bail!("the keeper did not begin with a hello");
     };
     hello.agree()?;
-    let (operations, mut queue) = mpsc::channel::<Packet>(OPERATIONS);
-    let waiting = Arc::new(AtomicUsize::new(0));
-    let outlet =
-        Outlet { socket: sender.clone(), queue: operations, waiting: Arc::clone(&waiting) };
+    let (outlet, sending) = Outlet::new(sender, OPERATIONS);
     let up = Wake::KeeperUp { hello, trees, isolation, outlet };
     if waker.send(up).await.is_err() {
         return Ok(());
     }
-    let sending = async move {
-        while let Some(packet) = queue.recv().await {
-            if let Err(error) = sender.send_packet(&packet).await {
-                debug!(%error, "the keeper is gone");
-                return;
-            }
-            waiting.fetch_sub(1, Ordering::Release);
-        }
-    };
     let receiving = async {
         loop {
             let received = match receiver.receive::<FromKeeper>().await {
@@ -116,7 +67,7 @@ async fn converse(path: &Path, incarnation: Incarnation, waker: &Waker) -> anyho
         }
     };
     tokio::select! {
-        () = sending => {}
+        ended = sending => debug!(?ended, "the keeper is gone"),
         () = receiving => {}
     }
     // The queue of the agent is drained in order, so nothing of the old keeper follows this.

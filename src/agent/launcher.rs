@@ -38,7 +38,8 @@ pub(super) struct Launchers {
 
 impl Launchers {
     pub(super) fn new(state: &StateFolder, setup: &NodeSetup) -> std::io::Result<Self> {
-        let keeper_is_root = rustix::process::geteuid().is_root();
+        // Until the keeper has said so itself.
+        let keeper_is_root = state.ruler()? == 0;
         let path = match keeper_is_root {
             true => PATH_DEFAULT.to_owned(),
             false => std::env::var("PATH").unwrap_or_else(|_| PATH_DEFAULT.to_owned()),
@@ -46,7 +47,7 @@ impl Launchers {
         let facts = NodeFacts {
             node: setup.node.clone(),
             fleet: setup.fleet.clone(),
-            runtime_dir: state.run().join("runtime"),
+            runtime_dir: state.place().runtime(),
             keeper_is_root,
             path,
         };
@@ -57,6 +58,11 @@ impl Launchers {
             actions: BTreeMap::new(),
             last_words: BTreeMap::new(),
         })
+    }
+
+    /// Takes in whether the keeper can take on other accounts.
+    pub(super) fn keeper_is_root(&mut self, is_root: bool) {
+        self.launcher.keeper_is_root(is_root);
     }
 
     /// Prepares a run of a service.

@@ -23,6 +23,7 @@ mod local;
 pub mod logs;
 mod meeting;
 mod names;
+mod outlet;
 mod queries;
 mod ready;
 mod recorder;

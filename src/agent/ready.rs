@@ -58,7 +58,7 @@ impl Agent {
         }
         // Behind whatever it led to, now or before.
         self.recorder.promise(Promise::Heard(instance.clone(), number));
-        self.let_go(self.recorder.head().seq);
+        self.let_go(self.recorder.durable_seq());
     }
 
     /// Lets go of a datagram: what it led to is durable.

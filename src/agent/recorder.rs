@@ -18,8 +18,8 @@ use crate::wire::envelope;
 use crate::wire::key::Signer;
 use crate::wire::payload::{EventRecord, PAYLOAD_VERSION};
 
-/// Facts that wait while the log takes none: some minutes of a crashing node, in a few MiB.
-const LATE_MAX: usize = 4096;
+/// Facts that wait while the log takes none: an hour of a crashing node, in a few MiB.
+const LATE_MAX: usize = 16 * 1024;
 
 /// The version of the shape of every body that this version writes.
 const SCHEMA: u16 = 1;
@@ -98,6 +98,11 @@ impl<P> Recorder<P> {
         self.log.head()
     }
 
+    /// Returns the last number that is durable.
+    pub(super) fn durable_seq(&self) -> Seq {
+        self.log.durable_seq()
+    }
+
     /// Returns the name of one of this log's events.
     pub(super) fn event_id(&self, seq: Seq) -> EventId {
         EventId { origin: self.origin.clone(), epoch: self.epoch, seq }
@@ -129,6 +134,10 @@ impl<P> Recorder<P> {
     /// # Errors
     /// When the log takes no rows at this moment; the segment then goes on and is asked about again.
     pub(super) fn roll(&mut self, now: Now, baseline: Vec<Event>) -> Result<(), AppendError> {
+        if !self.late.is_empty() {
+            // They are in the baseline already, and would be folded a second time behind it.
+            return Err(AppendError::Busy { rows: self.late.len(), outage: self.log.outage() });
+        }
         let first = self.next;
         let rows: Vec<Arc<[u8]>> = (first.0..)
             .zip(&baseline)
@@ -154,13 +163,12 @@ impl<P> Recorder<P> {
         }
     }
 
-    /// Writes what waited, as far as the log takes it. Returns how many were written late and how many summarized,
-    /// once nothing waits any more.
-    pub(super) fn catch_up(&mut self, now: Now) -> Option<(u64, u64)> {
+    /// Writes what waited, as far as the log takes it; says whether nothing waits any more.
+    pub(super) fn catch_up(&mut self, now: Now) -> bool {
         while let Some(late) = self.late.pop_front() {
             if !self.write(std::slice::from_ref(&late), Some(now.at)) {
                 self.late.push_front(late);
-                return None;
+                return false;
             }
             self.late_written += 1;
         }
@@ -169,15 +177,25 @@ impl<P> Recorder<P> {
             let late = Late { now, context, event: Event::Summarized(summary.clone()) };
             if !self.write(std::slice::from_ref(&late), Some(now.at)) {
                 self.summaries.insert(service, summary);
-                return None;
+                return false;
             }
         }
-        let counts = (self.late_written, self.summarized);
-        (self.late_written, self.summarized) = (0, 0);
-        (counts != (0, 0)).then_some(counts)
+        true
+    }
+
+    /// Returns how many facts were written late and how many summarized since it was last asked.
+    pub(super) fn take_counts(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.late_written), std::mem::take(&mut self.summarized))
     }
 
     fn write(&mut self, facts: &[Late], recorded_at: Option<UnixMicros>) -> bool {
+        if facts.is_empty() {
+            return true;
+        }
+        // What is signed and waits inside the log could not say any more that it is late.
+        if self.log.is_stuck() {
+            return false;
+        }
         let first = self.next;
         let rows: Vec<Arc<[u8]>> = (first.0..)
             .zip(facts)
@@ -185,9 +203,6 @@ impl<P> Recorder<P> {
                 self.seal(Seq(seq), fact.now, &fact.context, &fact.event, recorded_at)
             })
             .collect();
-        if rows.is_empty() {
-            return true;
-        }
         if self.log.append_all(first, rows.clone()).is_err() {
             return false;
         }

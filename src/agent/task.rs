@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -31,19 +32,19 @@ use super::wake::{Wake, Waker};
 use crate::domain::code::Code;
 use crate::domain::effect::{Act, Effect, Operation, Timer};
 use crate::domain::event::{Context, Event, LogRecovered, LogUnavailable};
-use crate::domain::id::{BootId, Digest, InstanceId, IntentId, RunId, Seq};
+use crate::domain::id::{BootId, Digest, InstanceId, IntentId, RunId, Seq, ServiceId};
 use crate::domain::input::{Decision, Input, World};
 use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
 use crate::domain::time::{Now, UnixMicros};
 use crate::ipc::hello::Incarnation;
-use crate::ipc::keeper::{Answer, FactNumber};
+use crate::ipc::keeper::{Answer, FactNumber, Isolation};
 use crate::store::{Expired, LogNotice, Outage};
 use crate::wire::codec;
 use crate::wire::envelope;
 use crate::wire::fold;
 use crate::wire::key::Signer;
-use crate::wire::payload::{Beat, PAYLOAD_VERSION, Reply};
+use crate::wire::payload::{Beat, PAYLOAD_VERSION};
 
 /// How often the head of the log is told while the bus is there.
 const BEAT: Duration = Duration::from_secs(5);
@@ -58,10 +59,12 @@ pub(super) enum Promise {
     Act(Act),
     /// The keeper may forget.
     Acknowledge(Incarnation, FactNumber),
-    /// Whoever sent the wish is told that it was taken.
-    Accepted(IntentId, Seq),
     /// A sign of life may go out of its socket.
     Heard(InstanceId, SignNumber),
+    /// Whoever waits for the wish is told that it was taken, in this envelope.
+    Accepted(IntentId, Arc<[u8]>),
+    /// Whoever waits for the wish is told what came of it, in this envelope.
+    Outcome(IntentId, Arc<[u8]>),
     /// Old rows may go: their retirement is on disk.
     Retire(Expired),
     /// The process may end.
@@ -97,7 +100,7 @@ pub(super) struct Agent {
     pub(super) authority: Authority,
     pub(super) voice: Voice,
     pub(super) queries: Queries,
-    pub(super) signer: std::sync::Arc<Signer>,
+    pub(super) signer: Arc<Signer>,
     pub(super) timers: Timers<Deadline>,
     /// The deadlines of the core as it recorded them.
     pub(super) recorded: BTreeMap<Timer, UnixMicros>,
@@ -105,7 +108,11 @@ pub(super) struct Agent {
     /// Which refusals were recorded lately, and how many since.
     pub(super) refusals: BTreeMap<Code, (UnixMicros, u64)>,
     pub(super) outage: Option<(Now, Outage, String)>,
+    /// The segment has its size, and the log would not take a baseline.
+    rolls_late: bool,
     state_hash: Option<(Seq, Digest)>,
+    /// The last event about each instance, as far as this epoch has one.
+    pub(super) last_events: BTreeMap<ServiceId, Vec<Seq>>,
     /// When agent or keeper was last known to live, for the time that nobody supervised.
     pub(super) away_since: UnixMicros,
     pub(super) is_new: bool,
@@ -130,9 +137,10 @@ pub(super) struct Parts {
     pub(super) authority: Authority,
     pub(super) voice: Voice,
     pub(super) queries: Queries,
-    pub(super) signer: std::sync::Arc<Signer>,
+    pub(super) signer: Arc<Signer>,
     pub(super) waker: Waker,
     pub(super) away_since: UnixMicros,
+    pub(super) last_events: BTreeMap<ServiceId, Vec<Seq>>,
 }
 
 impl Agent {
@@ -156,8 +164,10 @@ impl Agent {
             waker: parts.waker,
             refusals: BTreeMap::new(),
             outage: None,
+            rolls_late: false,
             state_hash: None,
             away_since: parts.away_since,
+            last_events: parts.last_events,
             is_new: true,
             ending: false,
             inbox: VecDeque::new(),
@@ -195,7 +205,7 @@ impl Agent {
         Ok(())
     }
 
-    fn turn(&mut self, wake: Wake) {
+    pub(super) fn turn(&mut self, wake: Wake) {
         self.take(wake);
         self.follow_up();
     }
@@ -218,6 +228,7 @@ impl Agent {
     fn take(&mut self, wake: Wake) {
         match wake {
             Wake::KeeperUp { hello, trees, isolation, outlet } => {
+                self.launchers.keeper_is_root(keeper_uid(&isolation) == 0);
                 self.hands.connected(&hello, trees, isolation, outlet);
                 self.queries.keeper = Some(hello);
             }
@@ -226,7 +237,7 @@ impl Agent {
                 self.away_since = clock::now().at;
                 self.keeper_down();
             }
-            Wake::UplinkUp { sender } => self.voice.connected(sender),
+            Wake::UplinkUp { outlet } => self.voice.connected(outlet),
             Wake::Uplink { frame } => {
                 let was_connected = self.voice.is_connected();
                 if let Some(heard) = self.voice.hear(frame) {
@@ -256,7 +267,7 @@ impl Agent {
             Wake::Terminate => {
                 info!("asked to end; services go on");
                 self.recorder.promise(Promise::End);
-                self.let_go(self.recorder.head().seq);
+                self.let_go(self.recorder.durable_seq());
             }
         }
     }
@@ -323,36 +334,54 @@ impl Agent {
             }
         }
         self.attach_tails(&mut events);
+        if self.outage.is_none() {
+            for (seq, (context, _)) in (self.recorder.next().0..).zip(&events) {
+                history::note_last(&mut self.last_events, context, Seq(seq));
+            }
+        }
         self.recorder.record(now, events);
         for act in promises {
-            self.recorder.promise(Promise::Act(act));
+            match act {
+                // Signed while the disk writes what it tells.
+                Act::Answer { intent, reply } => self.promise_answer(intent, reply),
+                act => self.recorder.promise(Promise::Act(act)),
+            }
         }
         // A promise behind nothing new may be due already.
-        self.let_go(self.recorder.head().seq);
+        self.let_go(self.recorder.durable_seq());
     }
 
     /// Takes the log's watermark: keeps promises and publishes what is durable.
     pub(super) fn let_go(&mut self, durable: Seq) {
         let kept = self.recorder.durable(durable);
-        // First what somebody waits for, then what everybody may hear.
+        // First what the outcome waits for, then what somebody waits for, then what everybody may hear.
+        let mut accepted = Vec::new();
         for promise in kept.promises {
             match promise {
                 Promise::Act(act) => self.act(act),
                 Promise::Acknowledge(keeper, fact) => self.hands.acknowledge(keeper, fact),
-                Promise::Accepted(intent, seq) => {
-                    let reply = Reply::Accepted { event: self.recorder.event_id(seq) };
-                    self.answers.tell(intent, &reply, &mut self.voice);
+                Promise::Accepted(intent, sealed) => accepted.push((intent, sealed)),
+                Promise::Outcome(intent, sealed) => {
+                    self.tell_accepted(&mut accepted);
+                    self.answers.finish(intent, &sealed, &mut self.voice);
                 }
                 Promise::Heard(instance, number) => self.forget_sign(&instance, number),
                 Promise::Retire(segment) => history::drop_rows(segment),
                 Promise::End => self.ending = true,
             }
         }
+        self.tell_accepted(&mut accepted);
         for live in &kept.rows {
             self.voice.publish(live);
         }
         if !kept.rows.is_empty() {
             self.wake_ranges();
+        }
+    }
+
+    fn tell_accepted(&mut self, accepted: &mut Vec<(IntentId, Arc<[u8]>)>) {
+        for (intent, sealed) in accepted.drain(..) {
+            self.answers.tell(intent, &sealed, &mut self.voice);
         }
     }
 
@@ -381,7 +410,8 @@ impl Agent {
     fn recovered(&mut self) {
         let Some((since, kind, why)) = self.outage.take() else { return };
         let now = clock::now();
-        let counts = self.recorder.catch_up(now).unwrap_or_default();
+        self.recorder.catch_up(now);
+        let counts = self.recorder.take_counts();
         let unavailable = LogUnavailable { kind: format!("{kind:?}").to_lowercase(), why };
         let recovered = LogRecovered {
             unavailable_ms: now.at.ms_since(since.at),
@@ -397,8 +427,8 @@ impl Agent {
     }
 
     fn catch_up(&mut self) {
-        if self.outage.is_none() {
-            self.recorder.catch_up(clock::now());
+        if self.recorder.catch_up(clock::now()) && std::mem::take(&mut self.rolls_late) {
+            self.roll();
         }
     }
 
@@ -406,6 +436,7 @@ impl Agent {
         let baseline = fold::baseline(&self.node);
         if let Err(why) = self.recorder.roll(clock::now(), baseline) {
             warn!(%why, "the segment of the log goes on beyond its size");
+            self.rolls_late = true;
         }
     }
 
@@ -452,6 +483,14 @@ impl Agent {
     pub(super) fn met(&mut self, kept: crate::domain::input::Kept) {
         self.hands.standing = Standing::Met;
         self.decide(Input::Reconcile(kept));
+    }
+}
+
+/// Returns as whom the keeper runs: as root when the parts have accounts of their own, else as this process does.
+pub(super) fn keeper_uid(isolation: &Isolation) -> u32 {
+    match isolation {
+        Isolation::Accounts => 0,
+        Isolation::None { .. } => rustix::process::geteuid().as_raw(),
     }
 }
 

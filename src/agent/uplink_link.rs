@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
+use super::outlet::Outlet;
 use super::wake::{Wake, Waker};
 use crate::ipc::channel::{Listener, Receiver, Sender};
 use crate::ipc::hello::{Hello, Incarnation, Part};
@@ -89,14 +90,8 @@ async fn introduced(
 }
 
 async fn converse(sender: Sender, mut receiver: Receiver, waker: &Waker) -> anyhow::Result<()> {
-    let (frames, mut queue) = mpsc::channel::<ToUplink>(FRAMES);
-    waker.send(Wake::UplinkUp { sender: frames }).await?;
-    let sending = async {
-        while let Some(frame) = queue.recv().await {
-            sender.send(&frame).await?;
-        }
-        anyhow::Ok(())
-    };
+    let (outlet, sending) = Outlet::new(sender, FRAMES);
+    waker.send(Wake::UplinkUp { outlet }).await?;
     let receiving = async {
         loop {
             let frame = receiver.receive::<FromUplink>().await?.message;
@@ -104,7 +99,7 @@ async fn converse(sender: Sender, mut receiver: Receiver, waker: &Waker) -> anyh
         }
     };
     tokio::select! {
-        ended = sending => ended,
+        ended = sending => Ok(ended?),
         ended = receiving => ended,
     }
 }

@@ -6,10 +6,12 @@
 use std::sync::Arc;
 
 use serde_bytes::ByteBuf;
-use tokio::sync::mpsc;
+use tracing::error;
 
+use super::outlet::Outlet;
 use super::recorder::Live;
 use crate::domain::id::{FleetId, NodeId};
+use crate::ipc::frame::Packet;
 use crate::ipc::uplink::{BusConfig, Confirm, Credit, FromUplink, Granting, Ticket, ToUplink};
 use crate::wire::status::BusState;
 use crate::wire::subject::{Callee, Filter, Inbox, Scope, Subject, event_kind};
@@ -35,7 +37,7 @@ pub(super) struct Voice {
     fleet: FleetId,
     node: NodeId,
     config: Option<BusConfig>,
-    uplink: Option<mpsc::Sender<ToUplink>>,
+    uplink: Option<Outlet>,
     credit: Credit,
     granting: Granting,
     next: u64,
@@ -69,7 +71,7 @@ impl Voice {
     }
 
     /// Takes a new uplink into service.
-    pub(super) fn connected(&mut self, uplink: mpsc::Sender<ToUplink>) {
+    pub(super) fn connected(&mut self, uplink: Outlet) {
         (self.credit, self.granting) = (Credit::default(), Granting::default());
         self.uplink = Some(uplink);
         let Some(config) = self.config.clone() else { return };
@@ -166,9 +168,12 @@ impl Voice {
     }
 
     fn say(&mut self, frame: ToUplink) {
-        if let Some(uplink) = &self.uplink
-            && uplink.try_send(frame).is_err()
-        {
+        let Some(uplink) = &self.uplink else { return };
+        let packet = match Packet::new(&frame) {
+            Ok(packet) => packet,
+            Err(error) => return error!(%error, "a frame for the uplink does not fit"),
+        };
+        if uplink.send(packet).is_err() {
             // It does not read: the link cuts it off and the next one begins anew.
             self.disconnected();
         }

@@ -5,15 +5,15 @@ use std::os::fd::OwnedFd;
 use serde_bytes::ByteBuf;
 use tokio::sync::mpsc;
 
-use super::keeper_link::Outlet;
 use super::local::Caller;
 use super::logs;
+use super::outlet::Outlet;
 use super::signs::Sign;
 use crate::domain::id::{InstanceId, RunId};
 use crate::ipc::hello::Hello;
 use crate::ipc::keeper::{FromKeeper, Isolation, Trees};
 use crate::ipc::local::RequestId;
-use crate::ipc::uplink::{FromUplink, ToUplink};
+use crate::ipc::uplink::FromUplink;
 use crate::store::{Expired, LogNotice};
 
 /// What may wait for the agent: a burst of facts of every service of a full node. Sources wait when it is full.
@@ -32,7 +32,7 @@ pub(super) enum Wake {
     /// The connection to the keeper ended.
     KeeperDown,
     /// An uplink connected.
-    UplinkUp { sender: mpsc::Sender<ToUplink> },
+    UplinkUp { outlet: Outlet },
     /// The uplink said something.
     Uplink { frame: FromUplink },
     /// The uplink went away.

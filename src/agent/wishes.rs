@@ -114,7 +114,10 @@ impl Agent {
         let Decision { events, effects } = decision;
         // The events first and alone: the promise to say `accepted` stands behind them and before the effects.
         self.commit(now, Decision { events, effects: Vec::new() });
-        self.recorder.promise(Promise::Accepted(intent, seq));
+        let reply = Reply::Accepted { event: self.recorder.event_id(seq) };
+        if let Some(sealed) = self.answers.sign(intent, reply) {
+            self.recorder.promise(Promise::Accepted(intent, sealed));
+        }
         self.commit(now, Decision { events: Vec::new(), effects });
     }
 
@@ -162,15 +165,12 @@ impl Agent {
         self.commit(now, Decision { events, effects: Vec::new() });
     }
 
-    /// Says what came of a wish to whoever waits for it.
-    pub(super) fn answer_wish(&mut self, intent: IntentId, reply: WishReply) {
-        match reply {
-            WishReply::InProgress => {}
-            WishReply::Outcome(outcome) => {
-                let event = self.recorder.event_id(self.recorder.head().seq);
-                let reply = Reply::Outcome { outcome, event };
-                self.answers.finish(intent, &reply, &mut self.voice);
-            }
+    /// Says what came of a wish to whoever waits for it, once all that was recorded is durable.
+    pub(super) fn promise_answer(&mut self, intent: IntentId, reply: WishReply) {
+        let WishReply::Outcome(outcome) = reply else { return };
+        let event = self.recorder.event_id(Seq(self.recorder.next().0 - 1));
+        if let Some(sealed) = self.answers.sign(intent, Reply::Outcome { outcome, event }) {
+            self.recorder.promise(Promise::Outcome(intent, sealed));
         }
     }
 }

@@ -119,11 +119,11 @@ macro_rules! events {
 
             /// Reads the body of a known type; `None` when this version does not know the type.
             pub fn deserialize_body<'de, D: Deserializer<'de>>(
-                kind: &str,
+                kind: &[u8],
                 deserializer: D,
             ) -> Result<Option<Self>, D::Error> {
                 match kind {
-                    $( $kind => <$body>::deserialize(deserializer).map(Self::$variant).map(Some), )*
+                    $( kind if kind == $kind.as_bytes() => <$body>::deserialize(deserializer).map(Self::$variant).map(Some), )*
                     _ => Ok(None),
                 }
             }

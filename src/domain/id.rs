@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::name::Name;
+
 /// The longest name of a node, a service, a fleet or a principal, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 63;
 
@@ -55,12 +57,25 @@ macro_rules! token {
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[cfg_attr(test, schemars(transparent))]
-        pub struct $name(#[cfg_attr(test, schemars(regex(pattern = r"^[a-z0-9-]{1,63}$")))] String);
+        pub struct $name(
+            #[cfg_attr(test, schemars(with = "String", regex(pattern = r"^[a-z0-9-]{1,63}$")))]
+            Name,
+        );
 
         impl $name {
             /// Returns the name as text.
             pub fn as_str(&self) -> &str {
-                &self.0
+                self.0.as_str()
+            }
+
+            /// Returns the name as bytes.
+            pub fn as_bytes(&self) -> &[u8] {
+                self.0.as_bytes()
+            }
+
+            /// Returns the name that these bytes are, if they are one.
+            pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+                is_token(bytes).then(|| Self(Name::new(bytes)))
             }
         }
 
@@ -68,25 +83,25 @@ macro_rules! token {
             type Err = InvalidToken;
 
             fn from_str(text: &str) -> Result<Self, InvalidToken> {
-                if is_token(text.as_bytes()) { Ok(Self(text.to_owned())) } else { Err(InvalidToken::new(text)) }
+                Self::from_bytes(text.as_bytes()).ok_or_else(|| InvalidToken::new(text))
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&self.0)
+                serializer.serialize_str(self.as_str())
             }
         }
 
@@ -103,8 +118,14 @@ macro_rules! token {
                     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$name, E> {
                         text.parse().map_err(E::custom)
                     }
+
+                    fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<$name, E> {
+                        let text = || String::from_utf8_lossy(bytes);
+                        $name::from_bytes(bytes).ok_or_else(|| E::custom(InvalidToken::new(&text())))
+                    }
                 }
-                deserializer.deserialize_str(Visitor)
+                // Each byte is looked at anyway: the text need not be checked for UTF-8 before.
+                deserializer.deserialize_identifier(Visitor)
             }
         }
     };

@@ -36,6 +36,17 @@ pub struct Instance {
     pub backoff: Backoff,
     /// How the last run that ended did so.
     pub last: Option<LastRun>,
+    /// How many runs in a row ended as the last one did, that one included.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub same_exits: u32,
+    /// When its run was found alive by parts of smgr that did not start it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted_at: Option<UnixMicros>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The end of the last run.
@@ -62,6 +73,9 @@ pub struct LastProcess {
     pub oom_killed: bool,
     /// How long it ran, in milliseconds.
     pub ran_ms: u64,
+    /// The most memory that it had, bytes; absent when it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_peak_bytes: Option<u64>,
 }
 
 /// A live main process.
@@ -287,6 +301,8 @@ impl Instance {
             since: UnixMicros::default(),
             backoff: Backoff::default(),
             last: None,
+            same_exits: 0,
+            adopted_at: None,
         }
     }
 
@@ -580,8 +596,14 @@ impl Instance {
     /// Folds what an event says beside the state. Called for legal events only.
     fn remember(&mut self, at: UnixMicros, run: Option<RunId>, event: &Event) {
         match event {
-            Event::InstanceStarting(body) if body.fresh => self.backoff.reset(),
+            Event::InstanceStarting(body) if body.fresh => {
+                self.backoff.reset();
+                self.same_exits = 0;
+            }
+            Event::InstanceStarted(_) => self.adopted_at = None,
+            Event::InstanceAdopted(_) => self.adopted_at = Some(at),
             Event::InstanceStartFailed(body) => {
+                self.same_exits = 0;
                 self.backoff.restarts = body.restarts;
                 self.backoff.base_ms = body.base_ms;
                 self.backoff.window_since = body.window_since;
@@ -594,7 +616,12 @@ impl Instance {
                 self.backoff.base_ms = body.base_ms;
                 self.backoff.window_since = body.window_since;
                 self.backoff.window_restarts = body.window_restarts;
+                self.adopted_at = None;
+                let ended_so = |last: &LastRun| last.process.map(|process| process.exit);
+                let is_same = self.last.as_ref().and_then(ended_so) == Some(body.exit);
+                self.same_exits = if is_same { self.same_exits.saturating_add(1) } else { 1 };
                 let process = LastProcess {
+                    memory_peak_bytes: Some(body.usage.memory_peak_bytes).filter(|peak| *peak > 0),
                     pid: body.pid,
                     exit: body.exit,
                     oom_killed: body.oom_killed,

@@ -5,6 +5,7 @@
 
 pub mod code;
 pub mod id;
+mod name;
 pub mod time;
 
 pub mod origin;

@@ -1,5 +1,6 @@
 //! Wishes that were taken: each id once, how far it is, what came of it, and when it may be forgotten.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -71,7 +72,8 @@ pub struct Open {
 /// All wishes that are remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    records: BTreeMap<IntentId, Record>,
+    /// Apart from the tree, which is searched and shifted by every event about a wish.
+    records: BTreeMap<IntentId, Box<Record>>,
     /// By order of acceptance.
     open: BTreeMap<u64, IntentId>,
     /// Those with an outcome, by the time from which on they may be forgotten.
@@ -105,20 +107,20 @@ impl Record {
 impl Seen {
     /// Returns what is known of an id.
     pub fn get(&self, id: &IntentId) -> Option<&Record> {
-        self.records.get(id)
+        self.records.get(id).map(Box::as_ref)
     }
 
     /// Returns the wishes under way, the oldest first.
     pub fn open(&self) -> impl Iterator<Item = (&IntentId, &Record, &Open)> {
         self.open.values().filter_map(|id| {
-            let record = self.records.get(id)?;
+            let record = self.get(id)?;
             Some((id, record, record.open()?))
         })
     }
 
     /// Returns all wishes that are remembered.
     pub fn iter(&self) -> impl Iterator<Item = (&IntentId, &Record)> {
-        self.records.iter()
+        self.records.iter().map(|(id, record)| (id, record.as_ref()))
     }
 
     /// Returns how many are remembered.
@@ -146,7 +148,7 @@ impl Seen {
                 self.closed.insert((record.forget_at(), id));
             }
         }
-        self.records.insert(id, record);
+        self.records.insert(id, Box::new(record));
     }
 
     /// Remembers a wish; false when its id is known already.
@@ -157,9 +159,7 @@ impl Seen {
         by: Option<&Actor>,
         awaiting: BTreeMap<InstanceId, RunId>,
     ) -> bool {
-        if self.records.contains_key(&body.intent) {
-            return false;
-        }
+        let Entry::Vacant(place) = self.records.entry(body.intent) else { return false };
         let open = Open {
             until: body.until,
             changed: !awaiting.is_empty(),
@@ -175,7 +175,8 @@ impl Seen {
             expires_at: body.expires_at,
             progress: Progress::Open(open),
         };
-        self.restore(body.intent, record);
+        place.insert(Box::new(record));
+        self.open.insert(number, body.intent);
         true
     }
 

@@ -13,3 +13,9 @@ pub mod place;
 pub mod sealed;
 pub mod socket;
 pub mod uplink;
+
+/// Says whether the disk had no room, for which no part may end and no restart may wait.
+pub(crate) fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}

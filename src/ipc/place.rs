@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -81,6 +81,11 @@ impl Place {
         self.run.join("agent/local.sock")
     }
 
+    /// Returns the folder with a folder of its own for each run that needs one.
+    pub fn runtime(&self) -> PathBuf {
+        self.run.join("runtime")
+    }
+
     /// Returns the folder of a part's lock, pid file and sockets, owned by the part's account.
     pub fn folder_of(&self, part: Part) -> PathBuf {
         self.run.join(part.name())
@@ -109,11 +114,25 @@ impl Place {
             }
             std::thread::sleep(LOCK_PAUSE);
         }
-        // Renamed into place: a reader never sees half a number.
-        let draft = self.pid_path(part).with_extension("pid-draft");
-        fs::write(&draft, format!("{}\n", std::process::id())).map_err(io)?;
-        fs::rename(&draft, self.pid_path(part)).map_err(io)?;
+        self.write_pid(part).map_err(io)?;
         Ok(PartLock { _file: file })
+    }
+
+    /// Writes the pid file, by a rename: a reader never sees half a number.
+    ///
+    /// On a full disk the number takes the place of the one before, which is as long. Half a number would be a process
+    /// that does not hold the lock, and whoever reads looks again until the two agree.
+    fn write_pid(&self, part: Part) -> io::Result<()> {
+        let path = self.pid_path(part);
+        let draft = path.with_extension("pid-draft");
+        let text = format!("{:<10}\n", std::process::id());
+        match fs::write(&draft, &text).and_then(|()| fs::rename(&draft, &path)) {
+            Err(error) if super::is_full(&error) => {
+                drop(fs::remove_file(&draft));
+                File::options().write(true).open(&path)?.write_all_at(text.as_bytes(), 0)
+            }
+            written => written,
+        }
     }
 
     /// Says whether a life of the part goes on.

@@ -1,6 +1,8 @@
 //! The accounts of the parts, from the files of this machine: the keeper loads no name service.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use crate::ipc::keeper::{Account, Isolation};
 
@@ -13,8 +15,8 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    /// Looks the accounts up, if this process is root.
-    pub(super) fn find() -> Self {
+    /// Looks the accounts up, if this process is root and the agent's account owns the log in `state`.
+    pub(super) fn find(state: &Path) -> Self {
         let none = |why: &str| Self {
             agent: None,
             uplink: None,
@@ -26,6 +28,10 @@ impl Accounts {
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
         match (account(&passwd, "smgr"), account(&passwd, "smgr-uplink")) {
             (Some(agent), Some(uplink)) => {
+                // An agent that cannot write its log would only die again and again.
+                if !fs::metadata(state.join("log")).is_ok_and(|log| log.uid() == agent.uid) {
+                    return none("the state folder is not divided: smgr down, then smgr up");
+                }
                 Self { agent: Some(agent), uplink: Some(uplink), isolation: Isolation::Accounts }
             }
             (None, _) => none("no account smgr"),

@@ -30,9 +30,9 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Makes the channels that are missing from `given`, which came from the agent. A slot has both
-    /// pipes or does not exist; a notify socket it gets by [`Slot::listen`].
-    pub(super) fn complete(mut given: BTreeMap<Channel, OwnedFd>) -> io::Result<Self> {
+    /// Makes the channels that are missing from `given`. A slot has both pipes or does not exist: after an error they are
+    /// still there. A notify socket it gets by [`Slot::listen`].
+    pub(super) fn complete(given: &mut BTreeMap<Channel, OwnedFd>) -> io::Result<Self> {
         for channel in [Channel::Stdout, Channel::Stderr] {
             let pipe = match given.get(&channel) {
                 Some(pipe) => open_anew(pipe.as_fd(), OFlags::empty())?,
@@ -42,7 +42,7 @@ impl Slot {
         }
         let inode = |channel| rustix::fs::fstat(&given[&channel]).map(|stat| stat.st_ino);
         let pipes = [inode(Channel::Stdout)?, inode(Channel::Stderr)?];
-        Ok(Self { channels: given, known_to: None, pipes })
+        Ok(Self { channels: std::mem::take(given), known_to: None, pipes })
     }
 
     /// Listens at `address`, where it does not do so yet, for the processes of an account, and says whether the socket

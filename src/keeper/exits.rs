@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use crate::ipc::keeper::{Exit, Usage};
 
@@ -95,10 +96,15 @@ pub(super) fn foreign(pidfd: &OwnedFd, pid: u32) -> Foreign {
 
 /// Says whether the process of a pidfd has ended, child or not.
 pub(super) fn has_ended(pidfd: &OwnedFd) -> bool {
+    has_ended_within(pidfd, Duration::ZERO)
+}
+
+/// Says whether the process of a pidfd has ended after at most this long.
+pub(super) fn has_ended_within(pidfd: &OwnedFd, wait: Duration) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    matches!(poll(&mut fds, Some(&now)), Ok(1..))
+    let wait = Timespec::try_from(wait).expect("invariant: a wait of seconds");
+    matches!(poll(&mut fds, Some(&wait)), Ok(1..))
 }
 
 /// Returns the inode of a pidfd, which names a process for ever on Linux 6.9 and later.

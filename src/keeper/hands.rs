@@ -73,11 +73,12 @@ impl Hands {
     pub(super) fn new(
         notify: NotifyFolder,
         forest: Forest,
-        records: Records,
+        mut records: Records,
         operations: Operations,
         files: libc::rlimit64,
     ) -> io::Result<Self> {
-        let (deposit, orphaned) = Deposit::find();
+        let (deposit, kept) = Deposit::find();
+        records.take_back(kept.records);
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
         Ok(Self {
             notify,
@@ -91,7 +92,7 @@ impl Hands {
             members: BTreeMap::new(),
             last_number: 0,
             slots: BTreeMap::new(),
-            orphaned,
+            orphaned: kept.pipes,
             unswept: Vec::new(),
             null: rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())?,
             files,
@@ -151,8 +152,11 @@ impl Hands {
             .records
             .begin(&spawn.run, &spawn.slot, &spawn.memo, slot.pipes())
             .map_err(failed(Step::Prepare))?;
+        if let Some(record) = self.records.in_memory(&spawn.run) {
+            self.deposit.keep_record(&spawn.run, record.as_fd());
+        }
         let cgroup = self.forest.plant(&spawn.run).map_err(|error| {
-            self.records.end(&spawn.run);
+            self.forget_record(&spawn.run);
             // A tree of this name stands: no second copy.
             if error.kind() == io::ErrorKind::AlreadyExists {
                 Unstarted::Refused(Refusal::RunExists)
@@ -311,22 +315,11 @@ impl Hands {
         let mut descriptors = descriptors.into_iter();
         let mut given: BTreeMap<Channel, OwnedFd> =
             channels.iter().copied().zip(descriptors.by_ref()).collect();
-        if !self.slots.contains_key(slot) {
-            if self.slots.len() >= SLOTS_MAX {
-                return refused(Refusal::Full);
-            }
-            given.remove(&Channel::Ready);
-            // What the agent did not have, a service may still hold.
-            for (channel, pipe) in self.orphaned.remove(slot).unwrap_or_default() {
-                given.entry(channel).or_insert(pipe);
-            }
-            match Slot::complete(given) {
-                Ok(complete) => {
-                    self.deposit.keep(slot, &complete.to_keep());
-                    self.slots.insert(slot.clone(), complete);
-                }
-                Err(error) => return refused(kernel("complete a slot", &error)),
-            }
+        given.remove(&Channel::Ready);
+        if !self.slots.contains_key(slot)
+            && let Err(refusal) = self.complete(slot, given)
+        {
+            return refused(refusal);
         }
         for (claim, pidfd) in claims.iter().zip(descriptors) {
             self.claim(poller, slot, claim, pidfd);
@@ -383,7 +376,13 @@ impl Hands {
     pub(super) fn sweep(&mut self, run: RunName) {
         match self.forest.clear(&run) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => self.unswept.push(run),
-            Ok(()) | Err(_) => self.records.end(&run),
+            Ok(()) | Err(_) => self.forget_record(&run),
+        }
+    }
+
+    fn forget_record(&mut self, run: &RunName) {
+        if self.records.end(run) {
+            self.deposit.forget_record(run);
         }
     }
 
@@ -510,16 +509,31 @@ impl Hands {
 
     fn slot(&mut self, name: &SlotName) -> Result<&mut Slot, Refusal> {
         if !self.slots.contains_key(name) {
-            if self.slots.len() >= SLOTS_MAX {
-                return Err(Refusal::Full);
-            }
-            let pipes = self.orphaned.remove(name).unwrap_or_default();
-            let slot = Slot::complete(pipes)
-                .map_err(|error| kernel("make the channels of a slot", &error))?;
-            self.deposit.keep(name, &slot.to_keep());
-            self.slots.insert(name.clone(), slot);
+            self.complete(name, Pipes::new())?;
         }
         Ok(self.slots.get_mut(name).expect("the slot was inserted above"))
+    }
+
+    /// Makes a slot of what the agent gave; what it did not have, a service may still hold.
+    fn complete(&mut self, name: &SlotName, mut given: Pipes) -> Result<(), Refusal> {
+        if self.slots.len() >= SLOTS_MAX {
+            return Err(Refusal::Full);
+        }
+        for (channel, pipe) in self.orphaned.remove(name).unwrap_or_default() {
+            given.entry(channel).or_insert(pipe);
+        }
+        match Slot::complete(&mut given) {
+            Ok(slot) => {
+                self.deposit.keep(name, &slot.to_keep());
+                self.slots.insert(name.clone(), slot);
+                Ok(())
+            }
+            Err(error) => {
+                // Whatever service writes into them would stop for ever if another attempt began with new ones.
+                self.orphaned.insert(name.clone(), given);
+                Err(kernel("complete a slot", &error))
+            }
+        }
     }
 }
 

@@ -3,13 +3,13 @@
 //! It is the subreaper above the keeper: what a dead keeper leaves comes here. Such a process is
 //! reaped only when a keeper has had the time to see how it ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,12 +20,15 @@ use super::exits::{self, Foreign, as_pid};
 use super::parts::jittered;
 use super::vault::Vault;
 use super::{proc, signals};
-use crate::ipc::hello::Part;
+use crate::ipc::hello::{Before, Part};
 use crate::ipc::keeper::Exit;
 use crate::ipc::place::Place;
 
 /// How long a zombie is kept here, and how long a keeper has to have lived before it is reaped.
 const KEEP: Duration = Duration::from_secs(5);
+
+/// How long a zombie is kept at most, however often keepers die: they must not pile up.
+const KEEP_MAX: Duration = Duration::from_secs(30);
 
 /// The longest pause before a keeper that keeps dying is started again. Short: while there is none,
 /// no service is restarted, and a start is cheap.
@@ -71,9 +74,12 @@ pub fn launch(options: &LaunchOptions) -> io::Result<()> {
     let mut asked = Vec::new();
     let mut short_lives = 0;
     let mut vault = Vault::default();
+    // What dead keepers left, and since when each of it is a zombie.
+    let mut strangers = BTreeMap::new();
     let files_soft = raise_files();
+    let mut before = None;
     loop {
-        let keeper = match find_or_start(options, &place, &mut vault, files_soft) {
+        let keeper = match find_or_start(options, &place, &mut vault, files_soft, before) {
             Ok(keeper) => keeper,
             Err(error) => {
                 warn!(%error, "failed to start the keeper");
@@ -82,10 +88,11 @@ pub fn launch(options: &LaunchOptions) -> io::Result<()> {
                 continue;
             }
         };
-        match watch(keeper, &place, &signals, &mut asked, &mut vault)? {
+        match watch(keeper, &place, &signals, &mut asked, &mut vault, &mut strangers)? {
             (Exit::Code(0), _) => return Ok(()),
             (exit, lived) => {
                 warn!(?exit, "the keeper died");
+                before = Before::now(exit);
                 short_lives = if lived >= STABLE { 0 } else { short_lives + 1 };
                 pause(&signals, &mut asked, short_lives)?;
             }
@@ -110,6 +117,7 @@ fn find_or_start(
     place: &Place,
     vault: &mut Vault,
     files_soft: Option<u64>,
+    before: Option<Before>,
 ) -> io::Result<Keeper> {
     let since = Instant::now();
     if place.is_locked(Part::Keeper)? {
@@ -129,6 +137,10 @@ fn find_or_start(
     if let Some(soft) = files_soft {
         command.env(FILES_SOFT, soft.to_string());
     }
+    match before {
+        Some(before) => command.env(Before::VARIABLE, before.text()),
+        None => command.env_remove(Before::VARIABLE),
+    };
     let child = command.spawn()?;
     // It holds the keeper's end no longer than this, or the end of a keeper would not be seen.
     drop(command);
@@ -144,8 +156,8 @@ fn watch(
     signals: &OwnedFd,
     asked: &mut Vec<Signal>,
     vault: &mut Vault,
+    strangers: &mut BTreeMap<u32, Instant>,
 ) -> io::Result<(Exit, Duration)> {
-    let mut strangers = BTreeMap::new();
     loop {
         let mut fds =
             vec![PollFd::new(signals, PollFlags::IN), PollFd::new(&keeper.pidfd, PollFlags::IN)];
@@ -162,7 +174,7 @@ fn watch(
         take_signals(signals, asked);
         if has_ended {
             let exit = match &mut keeper.child {
-                Some(child) => child.wait()?.code().map_or(Exit::Unknown, Exit::Code),
+                Some(child) => exit_of(child.wait()?),
                 None => match exits::foreign(&keeper.pidfd, keeper.pid) {
                     Foreign::Ended(exit) => exit,
                     Foreign::Runs | Foreign::Unreaped => Exit::Unknown,
@@ -177,21 +189,31 @@ fn watch(
                 let _ = rustix::process::pidfd_send_signal(&keeper.pidfd, signal);
             }
         }
-        reap_strangers(&keeper, &mut strangers);
+        reap_strangers(&keeper, strangers);
     }
+}
+
+fn exit_of(status: ExitStatus) -> Exit {
+    let signal = |signal| Exit::Signal { signal, core: status.core_dumped() };
+    let exit = status.code().map(Exit::Code);
+    exit.or_else(|| status.signal().map(signal)).unwrap_or(Exit::Unknown)
 }
 
 /// Reaps what a dead keeper left, once it is old and a keeper has had the time to look at it.
 fn reap_strangers(keeper: &Keeper, strangers: &mut BTreeMap<u32, Instant>) {
-    let zombies: Vec<u32> = proc::children()
-        .into_iter()
-        .filter(|pid| *pid != keeper.pid)
-        .filter(|pid| proc::process(*pid).is_some_and(|process| process.is_zombie))
-        .collect();
-    strangers.retain(|pid, _| zombies.contains(pid));
-    for pid in zombies {
-        let seen = *strangers.entry(pid).or_insert_with(Instant::now);
-        if seen.elapsed() >= KEEP && keeper.since.elapsed() >= KEEP {
+    let children: BTreeSet<u32> = proc::children().into_iter().collect();
+    strangers.retain(|pid, _| children.contains(pid));
+    for pid in children.into_iter().filter(|pid| *pid != keeper.pid) {
+        // A zombie stays one until it is reaped here, so it is looked at once.
+        let seen = match strangers.get(&pid) {
+            Some(seen) => *seen,
+            None if proc::process(pid).is_some_and(|process| process.is_zombie) => {
+                *strangers.entry(pid).or_insert_with(Instant::now)
+            }
+            None => continue,
+        };
+        let age = seen.elapsed();
+        if age >= KEEP_MAX || (age >= KEEP && keeper.since.elapsed() >= KEEP) {
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             // Only our own children are listed, and nobody else waits for them.
             let _ = waitid(WaitId::Pid(as_pid(pid)), options);

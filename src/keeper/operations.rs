@@ -11,7 +11,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::{FallocateFlags, MemfdFlags, memfd_create};
 use tracing::warn;
+
+use crate::ipc;
 
 /// Names a deed.
 pub(super) type OperationId = [u8; 16];
@@ -55,14 +58,23 @@ impl Operations {
         let mut options = OpenOptions::new();
         let file =
             options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        let mut operations = Self { file, known: HashMap::new(), places: HashMap::new(), next: 0 };
         let head = head_of(boot);
         let mut found = [0; HEAD_BYTES as usize];
-        if operations.file.read_exact_at(&mut found, 0).is_ok() && found == head {
+        let is_current = file.read_exact_at(&mut found, 0).is_ok() && found == head;
+        let file = match is_current.then_some(()).map_or_else(|| begin(&file, &head), Ok) {
+            Ok(()) => file,
+            Err(error) if ipc::is_full(&error) => {
+                warn!(%error, "operations are noted in memory only");
+                let memory = memfd_create("smgr-operations", MemfdFlags::CLOEXEC)?;
+                let memory = File::from(memory);
+                begin(&memory, &head)?;
+                memory
+            }
+            Err(error) => return Err(error),
+        };
+        let mut operations = Self { file, known: HashMap::new(), places: HashMap::new(), next: 0 };
+        if is_current {
             operations.read()?;
-        } else {
-            operations.file.set_len(0)?;
-            operations.file.write_all_at(&head, 0)?;
         }
         Ok(operations)
     }
@@ -132,6 +144,24 @@ impl Operations {
         }
         Ok(())
     }
+}
+
+/// Makes a file of no entries with room for all: a disk that fills up later takes none of it.
+fn begin(file: &File, head: &[u8]) -> io::Result<()> {
+    // Overwritten in its place, which a full disk allows; a file that was cut would not get its room back.
+    const ALL_BYTES: u64 = HEAD_BYTES + ENTRIES * ENTRY_BYTES as u64;
+    let there = file.metadata()?.len().min(ALL_BYTES);
+    if there > 0 {
+        file.write_all_at(&vec![0; usize::try_from(there).unwrap_or(0)], 0)?;
+    }
+    rustix::fs::fallocate(file, FallocateFlags::empty(), 0, ALL_BYTES).or_else(|errno| {
+        match errno {
+            // Not every file system can. There the room is taken entry by entry.
+            rustix::io::Errno::OPNOTSUPP => Ok(()),
+            other => Err(other),
+        }
+    })?;
+    file.write_all_at(head, 0)
 }
 
 fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::PathBuf;
 
@@ -12,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::proc;
-use crate::ipc::frame;
 use crate::ipc::keeper::{RunName, SlotName};
+use crate::ipc::{frame, is_full};
 
 /// The main process comes last to be known, at a fixed place: its number and its start, 12 bytes. The number is
 /// written by the process itself, in its last steps before its program.
@@ -27,6 +28,8 @@ pub(super) const EXECUTING: u64 = u64::MAX;
 pub(super) struct Records {
     folder: PathBuf,
     boot: String,
+    /// Runs that the disk had no room for.
+    in_memory: BTreeMap<RunName, File>,
 }
 
 /// A run, as the keeper before left it.
@@ -55,12 +58,22 @@ impl Records {
     /// Opens the folder.
     pub(super) fn open(folder: PathBuf) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        Ok(Self { folder, boot: proc::boot_id() })
+        Ok(Self { folder, boot: proc::boot_id(), in_memory: BTreeMap::new() })
+    }
+
+    /// Takes back what [`Records::in_memory`] returned to an earlier keeper.
+    pub(super) fn take_back(&mut self, kept: BTreeMap<RunName, OwnedFd>) {
+        self.in_memory.extend(kept.into_iter().map(|(run, file)| (run, File::from(file))));
+    }
+
+    /// Returns the record of a run that is not on disk and ends with whoever holds it.
+    pub(super) fn in_memory(&self, run: &RunName) -> Option<&File> {
+        self.in_memory.get(run)
     }
 
     /// Notes a run before its first process; the file takes the main process afterwards.
     pub(super) fn begin(
-        &self,
+        &mut self,
         run: &RunName,
         slot: &SlotName,
         memo: &ByteBuf,
@@ -77,12 +90,13 @@ impl Records {
         bytes.extend(frame::encode(&record).map_err(io::Error::other)?);
         match self.write(run, &bytes) {
             Err(error) if is_full(&error) => {
-                // Without it the run is known to this keeper and to the agent, which tells the next keeper of it. A
-                // service that is not started at all would be worse.
+                // A service that is not started at all would be worse.
                 drop(fs::remove_file(self.path(run)));
                 tracing::warn!(%run, %error, "the run is noted in memory only");
-                let memory = memfd_create("smgr-run", MemfdFlags::CLOEXEC)?;
-                Ok(File::from(memory))
+                let mut memory = File::from(memfd_create("smgr-run", MemfdFlags::CLOEXEC)?);
+                memory.write_all(&bytes)?;
+                self.in_memory.insert(run.clone(), memory.try_clone()?);
+                Ok(memory)
             }
             written => written,
         }
@@ -102,15 +116,32 @@ impl Records {
         file.write_all_at(&head, 0)
     }
 
-    /// Forgets a run.
-    pub(super) fn end(&self, run: &RunName) {
+    /// Returns what is noted of the main process of a run at this moment.
+    pub(super) fn main(&self, run: &RunName) -> Option<Main> {
+        let bytes = match self.in_memory.get(run) {
+            Some(file) => read_whole(file),
+            None => fs::read(self.path(run)),
+        };
+        main_of(&bytes.ok()?)
+    }
+
+    /// Forgets a run; says whether it was noted in memory only.
+    pub(super) fn end(&mut self, run: &RunName) -> bool {
+        if self.in_memory.remove(run).is_some() {
+            return true;
+        }
         // What is left behind is dropped by the next keeper, as it finds no process.
         drop(fs::remove_file(self.path(run)));
+        false
     }
 
     /// Reads what an earlier keeper of this boot left; what cannot be read counts as not there.
     pub(super) fn read(&self) -> BTreeMap<RunName, Record> {
-        let mut records = BTreeMap::new();
+        let mut records: BTreeMap<RunName, Record> = self
+            .in_memory
+            .iter()
+            .filter_map(|(run, file)| Some((run.clone(), parse(&read_whole(file).ok()?)?)))
+            .collect();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let run = entry.file_name().to_str().and_then(|name| name.parse().ok());
             let record = fs::read(entry.path()).ok().and_then(|bytes| parse(&bytes));
@@ -129,17 +160,22 @@ impl Records {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+fn read_whole(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 fn parse(bytes: &[u8]) -> Option<Record> {
-    let (head, body) = bytes.split_at_checked(HEAD_BYTES)?;
-    let mut record: Record = frame::decode(body).ok()?;
-    let pid = u32::from_le_bytes(head[..4].try_into().ok()?);
-    let start_ticks = u64::from_le_bytes(head[4..].try_into().ok()?);
-    record.main = (pid != 0).then_some(Main { pid, start_ticks });
+    let mut record: Record = frame::decode(bytes.get(HEAD_BYTES..)?).ok()?;
+    record.main = main_of(bytes);
     Some(record)
+}
+
+fn main_of(bytes: &[u8]) -> Option<Main> {
+    let pid = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
+    let start_ticks = u64::from_le_bytes(bytes.get(4..HEAD_BYTES)?.try_into().ok()?);
+    (pid != 0).then_some(Main { pid, start_ticks })
 }
 
 #[cfg(test)]
@@ -149,7 +185,7 @@ mod tests {
     #[test]
     fn a_run_is_read_as_it_was_noted_and_not_after_its_end() {
         let folder = tempfile::tempdir().unwrap();
-        let records = Records::open(folder.path().join("runs")).unwrap();
+        let mut records = Records::open(folder.path().join("runs")).unwrap();
         let run: RunName = "web.0.1".parse().unwrap();
         let file = records
             .begin(&run, &"web.0".parse().unwrap(), &ByteBuf::from(vec![7]), [1, 2])

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -122,11 +122,14 @@ impl Keeper {
         let files = raise_files();
         // Without the privilege the keeper stays as likely a victim as any.
         drop(fs::write("/proc/self/oom_score_adj", "-900"));
-        let accounts = Accounts::find();
+        let accounts = Accounts::find(&options.state);
         let owner = |part: Part| place.folder_of(part);
         for (part, account) in [(Part::Agent, &accounts.agent), (Part::Uplink, &accounts.uplink)] {
             own_folder(&owner(part), account.as_ref()).map_err(tried("make a part's folder"))?;
         }
+        // The folder of each run is made in it by the agent, which may make nothing beside it.
+        own_folder(&place.runtime(), accounts.agent.as_ref())
+            .map_err(tried("make the folder of runs"))?;
         let listener = listen(&place, accounts.agent.as_ref()).map_err(tried("listen"))?;
         let domain = domain(&place).map_err(tried("name the domain of this state folder"))?;
         let memory = place.folder_of(Part::Keeper).join("cgroup");
@@ -424,13 +427,19 @@ fn raise_files() -> libc::rlimit64 {
     libc::rlimit64 { rlim_cur: raw(was.current), rlim_max: raw(was.maximum) }
 }
 
+/// Makes a part's folder, and gives it with what an earlier life of another account left in it.
 fn own_folder(folder: &std::path::Path, account: Option<&Account>) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
-    match account {
-        Some(account) => chown(folder, Some(account.uid), Some(account.gid)),
-        None => Ok(()),
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let (uid, gid) = account.map_or(own, |account| (account.uid, account.gid));
+    if fs::metadata(folder)?.uid() != uid {
+        for entry in fs::read_dir(folder)? {
+            lchown(entry?.path(), Some(uid), Some(gid))?;
+        }
+        chown(folder, Some(uid), Some(gid))?;
     }
+    Ok(())
 }
 
 fn listen(place: &Place, agent: Option<&Account>) -> io::Result<OwnedFd> {

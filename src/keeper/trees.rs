@@ -186,6 +186,16 @@ impl Forest {
         }
     }
 
+    /// Says whether no run has a place here, and so none a process: the scan of all processes can be spared.
+    pub(super) fn is_bare(&self) -> bool {
+        match &self.kind {
+            Kind::Cgroup { root, .. } => fs::read_dir(root).is_ok_and(|entries| {
+                !entries.flatten().any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            }),
+            Kind::ProcessGroup => false,
+        }
+    }
+
     /// Finds every run that has a process or a place, in one scan.
     pub(super) fn census(&self) -> BTreeMap<RunName, Members> {
         let mut runs: BTreeMap<RunName, Members> = BTreeMap::new();
@@ -213,9 +223,11 @@ impl Forest {
         match &self.kind {
             Kind::Cgroup { under, .. } => {
                 let path = proc::cgroup_of(&pid.to_string())?;
+                // A zombie names its place for as long as it is kept; a place that was removed is a run that was told
+                // and acknowledged.
                 let below = path.strip_prefix(under.as_str())?.strip_prefix('/')?;
-                let run = below.split(['/', ' ']).next()?;
-                run.parse().ok()
+                let below = Some(below).filter(|below| !below.ends_with(" (deleted)"))?;
+                below.split('/').next()?.parse().ok()
             }
             Kind::ProcessGroup => proc::run_of_environment(pid, &self.domain),
         }
@@ -300,14 +312,19 @@ fn cgroup(domain: &str, memory: &Path) -> Option<Kind> {
     let remembered = remembered.filter(|path| path.starts_with(&mount) && path.ends_with(&name));
     let own = proc::cgroup_of("self")?;
     let fresh = mount.join(own.trim_start_matches('/')).join(&name);
-    let root = remembered.filter(|path| path.is_dir()).unwrap_or(fresh);
+    let root = remembered.clone().filter(|path| path.is_dir()).unwrap_or(fresh);
     match fs::create_dir(&root) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
         Ok(()) | Err(_) => {}
     }
     // A folder that can be made but takes no process would fail at the first spawn.
     rustix::fs::access(root.join("cgroup.procs"), rustix::fs::Access::WRITE_OK).ok()?;
-    fs::write(memory, root.as_os_str().as_encoded_bytes()).ok()?;
+    if remembered.as_ref() != Some(&root)
+        && let Err(error) = fs::write(memory, root.as_os_str().as_encoded_bytes())
+    {
+        // A keeper that is moved to another cgroup would not find the runs of this one.
+        tracing::warn!(%error, "failed to note the cgroup of the runs");
+    }
     let watch =
         inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
     let under = format!("/{}", root.strip_prefix(&mount).ok()?.display());

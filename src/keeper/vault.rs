@@ -1,5 +1,5 @@
 //! The log pipes of every slot, in the hands of the launcher: when keeper and agent die in the same moment as a service,
-//! nobody else would hold what it has just written.
+//! nobody else would hold what it has just written. And the records of runs that a full disk had no room for.
 //!
 //! The launcher reads nothing and decides nothing. It keeps what a keeper gives it, over a socket that is the keeper's
 //! standard input, and gives all of it to the next one. Without a launcher, or with one that was started later, there is
@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::ipc::frame::Packet;
-use crate::ipc::keeper::{Channel, SlotName};
+use crate::ipc::keeper::{Channel, RunName, SlotName};
 use crate::ipc::socket::{self, Inbox};
 
 /// How long launcher and keeper wait for each other when a keeper starts.
@@ -29,6 +29,10 @@ enum Message {
     Pipes { slot: SlotName, channels: Vec<Channel> },
     /// The slot is closed.
     Forget { slot: SlotName },
+    /// The record of a run; it comes with it.
+    Record { run: RunName },
+    /// The run is over.
+    ForgetRecord { run: RunName },
     /// That was all.
     End,
 }
@@ -36,10 +40,34 @@ enum Message {
 /// The pipes of a slot.
 pub(super) type Pipes = BTreeMap<Channel, OwnedFd>;
 
+/// What is kept from one keeper to the next.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) pipes: BTreeMap<SlotName, Pipes>,
+    pub(super) records: BTreeMap<RunName, OwnedFd>,
+}
+
+impl Kept {
+    /// Takes in what was given; says whether that was all.
+    fn take_in(&mut self, message: Message, descriptors: Vec<OwnedFd>) -> bool {
+        let mut descriptors = descriptors.into_iter();
+        match message {
+            Message::Pipes { slot, channels } => {
+                self.pipes.insert(slot, channels.into_iter().zip(descriptors).collect());
+            }
+            Message::Forget { slot } => drop(self.pipes.remove(&slot)),
+            Message::Record { run } => self.records.extend(descriptors.next().map(|fd| (run, fd))),
+            Message::ForgetRecord { run } => drop(self.records.remove(&run)),
+            Message::End => return true,
+        }
+        false
+    }
+}
+
 /// The launcher's side.
 #[derive(Debug, Default)]
 pub(super) struct Vault {
-    kept: BTreeMap<SlotName, Pipes>,
+    kept: Kept,
     socket: Option<OwnedFd>,
     inbox: Inbox,
 }
@@ -66,13 +94,17 @@ impl Vault {
     pub(super) fn hand_over(&self) {
         let Some(socket) = &self.socket else { return };
         let until = Instant::now() + HAND_OVER_MAX;
-        for (slot, pipes) in &self.kept {
-            if let Err(error) = give(socket, slot, pipes, until) {
-                return warn!(%error, "the keeper does not take the pipes");
+        let give_all = || {
+            for (slot, pipes) in &self.kept.pipes {
+                give(socket, slot, pipes, until)?;
             }
-        }
-        if let Err(error) = say(socket, &Message::End, Vec::new(), until) {
-            warn!(%error, "the keeper does not take the pipes");
+            for (run, record) in &self.kept.records {
+                give_record(socket, run, record.as_fd(), until)?;
+            }
+            say(socket, &Message::End, Vec::new(), until)
+        };
+        if let Err(error) = give_all() {
+            warn!(%error, "the keeper does not take what is kept for it");
         }
     }
 
@@ -85,14 +117,7 @@ impl Vault {
                 // The keeper is gone, which is seen elsewhere.
                 Err(_) => return self.close(),
             };
-            match received.message {
-                Message::Pipes { slot, channels } => {
-                    let pipes = channels.into_iter().zip(received.descriptors).collect();
-                    self.kept.insert(slot, pipes);
-                }
-                Message::Forget { slot } => drop(self.kept.remove(&slot)),
-                Message::End => {}
-            }
+            self.kept.take_in(received.message, received.descriptors);
         }
     }
 }
@@ -105,8 +130,8 @@ pub(super) struct Deposit {
 
 impl Deposit {
     /// Finds the launcher at standard input and takes what earlier keepers gave it.
-    pub(super) fn find() -> (Self, BTreeMap<SlotName, Pipes>) {
-        let mut kept = BTreeMap::new();
+    pub(super) fn find() -> (Self, Kept) {
+        let mut kept = Kept::default();
         let stdin = rustix::stdio::stdin();
         let is_socket = rustix::net::sockopt::socket_type(stdin)
             .is_ok_and(|kind| kind == rustix::net::SocketType::SEQPACKET);
@@ -117,17 +142,14 @@ impl Deposit {
         let mut inbox = Inbox::default();
         loop {
             match inbox.receive::<Message>(&socket) {
-                Ok(received) => match received.message {
-                    Message::Pipes { slot, channels } => {
-                        let pipes = channels.into_iter().zip(received.descriptors).collect();
-                        kept.insert(slot, pipes);
+                Ok(received) => {
+                    if kept.take_in(received.message, received.descriptors) {
+                        return (Self { socket: Some(socket) }, kept);
                     }
-                    Message::Forget { .. } => {}
-                    Message::End => return (Self { socket: Some(socket) }, kept),
-                },
+                }
                 Err(error) if error.would_block() && wait(&socket, PollFlags::IN, until) => {}
                 Err(error) => {
-                    warn!(%error, "the launcher does not give the pipes back");
+                    warn!(%error, "the launcher does not give back what it keeps");
                     return (Self { socket: None }, kept);
                 }
             }
@@ -139,6 +161,23 @@ impl Deposit {
         let Some(socket) = &self.socket else { return };
         if let Err(error) = give(socket, slot, pipes, Instant::now()) {
             warn!(%slot, %error, "the launcher does not take the pipes");
+        }
+    }
+
+    /// Gives the record of a run, for which the disk had no room, into the launcher's hands.
+    pub(super) fn keep_record(&self, run: &RunName, record: BorrowedFd<'_>) {
+        let Some(socket) = &self.socket else { return };
+        if let Err(error) = give_record(socket, run, record, Instant::now()) {
+            warn!(%run, %error, "the launcher does not take the record of a run");
+        }
+    }
+
+    /// Says that a run whose record was given is over.
+    pub(super) fn forget_record(&self, run: &RunName) {
+        let Some(socket) = &self.socket else { return };
+        let message = Message::ForgetRecord { run: run.clone() };
+        if let Err(error) = say(socket, &message, Vec::new(), Instant::now()) {
+            warn!(%run, %error, "the launcher keeps a record that nobody needs");
         }
     }
 
@@ -156,6 +195,16 @@ fn give(socket: &OwnedFd, slot: &SlotName, pipes: &Pipes, until: Instant) -> io:
     let descriptors: io::Result<Vec<OwnedFd>> = pipes.values().map(OwnedFd::try_clone).collect();
     let message = Message::Pipes { slot: slot.clone(), channels: pipes.keys().copied().collect() };
     say(socket, &message, descriptors?, until)
+}
+
+fn give_record(
+    socket: &OwnedFd,
+    run: &RunName,
+    record: BorrowedFd<'_>,
+    until: Instant,
+) -> io::Result<()> {
+    let record = record.try_clone_to_owned()?;
+    say(socket, &Message::Record { run: run.clone() }, vec![record], until)
 }
 
 fn say(
@@ -201,6 +250,11 @@ mod tests {
         first.keep(&slot("web.0"), &pipes());
         first.keep(&slot("old.0"), &pipes());
         first.forget(&slot("old.0"));
+        let run = |name: &str| -> RunName { name.parse().unwrap() };
+        let record = || OwnedFd::from(tempfile::tempfile().unwrap());
+        first.keep_record(&run("web.0.7"), record().as_fd());
+        first.keep_record(&run("web.0.6"), record().as_fd());
+        first.forget_record(&run("web.0.6"));
         // It dies before the launcher has looked.
         drop(first);
         vault.take_in();
@@ -212,6 +266,11 @@ mod tests {
         assert!(matches!(&received.message, Message::Pipes { slot: name, channels }
             if *name == slot("web.0") && channels.len() == 2));
         assert_eq!(received.descriptors.len(), 2);
+        let received = inbox.receive::<Message>(&theirs).unwrap();
+        assert!(
+            matches!(&received.message, Message::Record { run: name } if *name == run("web.0.7"))
+        );
+        assert_eq!(received.descriptors.len(), 1);
         let end = inbox.receive::<Message>(&theirs).unwrap();
         assert!(matches!(end.message, Message::End));
     }

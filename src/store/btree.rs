@@ -1,6 +1,6 @@
 //! The B-trees inside a redb file: leaves, branches, and a walk that follows nothing unchecked.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::{ControlFlow, Range};
 
@@ -35,11 +35,12 @@ impl Root {
 }
 
 /// One leaf page: its place, and whether its checksum holds.
+#[derive(Clone, Copy)]
 pub(crate) struct Leaf<'a> {
     pub(crate) offset: u64,
     pub(crate) is_sound: bool,
-    page: &'a [u8],
-    shape: Shape,
+    pub(crate) page: &'a [u8],
+    pub(crate) shape: Shape,
 }
 
 impl Leaf<'_> {
@@ -166,22 +167,24 @@ const WINDOW_BYTES: u64 = 128 << 10;
 #[derive(Default)]
 struct Window {
     start: u64,
+    end: u64,
+    /// Never shorter than it was, so that it is cleared once.
     bytes: Vec<u8>,
     last_end: u64,
 }
 
 impl Window {
     fn page(&mut self, pages: &PageFile, place: &Range<u64>) -> io::Result<&[u8]> {
-        let have = self.start..self.start + self.bytes.len() as u64;
-        if place.start < have.start || place.end > have.end {
+        if place.start < self.start || place.end > self.end {
             let ahead = if place.start == self.last_end { WINDOW_BYTES } else { 0 };
             let end = place.end.max(place.start + ahead).min(pages.len());
-            self.bytes.resize((end - place.start) as usize, 0);
-            self.start = place.start;
-            if let Err(error) = pages.read_at(&mut self.bytes, place.start) {
-                self.bytes.clear();
-                return Err(error);
+            let wanted = (end - place.start) as usize;
+            if self.bytes.len() < wanted {
+                self.bytes.resize(wanted, 0);
             }
+            (self.start, self.end) = (0, 0);
+            pages.read_at(&mut self.bytes[..wanted], place.start)?;
+            (self.start, self.end) = (place.start, end);
         }
         self.last_end = place.end;
         let at = (place.start - self.start) as usize;
@@ -195,12 +198,12 @@ pub(crate) struct Walk<'a> {
     from: Option<u64>,
     pub(crate) faults: Vec<PageFault>,
     pub(crate) used: Vec<Range<u64>>,
-    seen: HashSet<u64>,
+    seen: BTreeSet<u64>,
 }
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(pages: &'a PageFile, from: Option<u64>) -> Self {
-        Self { pages, from, faults: Vec::new(), used: Vec::new(), seen: HashSet::new() }
+        Self { pages, from, faults: Vec::new(), used: Vec::new(), seen: BTreeSet::new() }
     }
 
     /// Gives `visit` each leaf below `root`, in order; what is broken goes to `faults`.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::domain::id::{Digest, Seq};
 use crate::domain::tree;
+use crate::store::ahead::Pace;
 use crate::store::segment::{SegmentFile, SegmentMeta};
 use crate::store::{LogNotice, ReadError, chain, log, read};
 use crate::wire::note::{Checkpoint, Note};
@@ -18,7 +19,7 @@ pub(crate) fn check_roots(segment: &SegmentFile, meta: &SegmentMeta) -> LogNotic
     };
     let mut tree = meta.base.clone();
     let mut forged = false;
-    let scanned = log::scan(segment, meta.first(), meta.head.size(), |seq, row| {
+    let scanned = log::scan(segment, meta.first(), meta.head.size(), Pace::Stepwise, |seq, row| {
         if seq.0 != tree.size() + 1 {
             return ControlFlow::Break(());
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -45,13 +45,22 @@ impl Disk for FileDisk {
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         let made = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes);
-        if let Err(error) = made {
+        let made = match made {
+            // Not every file system allocates what is not written.
+            Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(&file, bytes),
+            made => made.map_err(io::Error::from),
+        };
+        if let Err(error) = made.and_then(|()| file.sync_all()) {
             // Half a reserve would take the space that the log is short of.
             file.set_len(0)?;
-            return Err(error.into());
+            return Err(error);
         }
-        file.sync_all()
+        Ok(())
     }
+}
+
+fn write_zeros(mut file: &File, bytes: u64) -> io::Result<()> {
+    io::copy(&mut io::repeat(0).take(bytes), &mut file).map(drop)
 }
 
 /// Makes the next reads come from the disk itself.

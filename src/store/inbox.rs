@@ -62,6 +62,8 @@ pub(crate) struct Inbox {
     pub(crate) active: Arc<SegmentFile>,
     pub(crate) active_first: u64,
     pub(crate) outage: Option<Outage>,
+    /// What is in hand cannot be written at the moment, so what comes would only wait behind it.
+    pub(crate) stuck: bool,
     /// Asks the writer to let go of the log, before anything else.
     pub(crate) detach: Option<SyncSender<Detached>>,
     pub(crate) closed: bool,

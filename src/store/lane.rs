@@ -175,6 +175,10 @@ impl Lane {
             Ok(meta) if meta.head == self.head => {
                 self.unopened = false;
                 self.trouble = None;
+                if std::mem::take(&mut self.shared.lock().stuck) {
+                    let seq = Seq(self.head.size());
+                    self.shared.tell(LogNotice::Durable { epoch: self.epoch, seq });
+                }
                 self.recover();
                 return true;
             }
@@ -268,7 +272,12 @@ impl Lane {
         match result {
             Ok(()) => {
                 self.trouble = None;
+                let was_stuck = std::mem::take(&mut self.shared.lock().stuck);
                 self.adopt(work);
+                if was_stuck {
+                    let seq = Seq(self.head.size());
+                    self.shared.tell(LogNotice::Durable { epoch: self.epoch, seq });
+                }
                 self.recover();
                 true
             }
@@ -291,6 +300,7 @@ impl Lane {
         let retry_at = Instant::now() + wait;
         let news = self.trouble.as_ref().is_none_or(|trouble| trouble.kind != kind);
         self.trouble = Some(Trouble { kind, retry_at, attempt, reopen: true });
+        self.shared.lock().stuck = true;
         if news || self.told.is_none() {
             self.outage(kind, chain(error));
         }
@@ -433,6 +443,9 @@ impl Lane {
     fn mend_reserve(&mut self) {
         if self.reserve.mend(&*self.options.disk) {
             self.recover();
+        } else if self.told.is_none() && self.reserve.lacks_space() {
+            // The same as after the reserve was given up: what is left may not be spent on wishes.
+            self.outage(Outage::Full, "no space is left for the reserve of the log".to_owned());
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use crate::domain::id::{EpochId, Seq};
+use crate::store::ahead::Pace;
 use crate::store::inbox::{Detached, Inbox, LaneShared, Request};
 use crate::store::segment::{EVENTS, Row, SegmentFile};
 use crate::store::writer::Hub;
@@ -188,6 +189,11 @@ impl Log {
         Head { epoch, seq: Seq(tree.size()), root: tree.root() }
     }
 
+    /// Returns the number of the last durable row.
+    pub fn durable_seq(&self) -> Seq {
+        Seq(self.lane.lock().durable.1.size())
+    }
+
     /// Returns the epoch and the number of the last row that was accepted.
     pub fn appended(&self) -> (EpochId, Seq) {
         let inbox = self.lane.lock();
@@ -204,6 +210,14 @@ impl Log {
         self.lane.lock().outage
     }
 
+    /// Says whether a row that is appended at this moment would have to wait for the end of an outage.
+    ///
+    /// On a full disk rows may go on with the space of the reserve: that is an outage, and no row waits. When it is over
+    /// a [`crate::store::LogNotice::Durable`] comes, also when it tells of no row.
+    pub fn is_stuck(&self) -> bool {
+        self.lane.lock().stuck
+    }
+
     /// Gives `fold` the durable rows from the head of the newest segment on, its baseline first.
     ///
     /// The rows are read in place; `fold` ends the reading with `Break`. Returns the last row given.
@@ -215,7 +229,7 @@ impl Log {
             let inbox = self.lane.lock();
             (inbox.active.clone(), inbox.active_first, inbox.durable.1.size())
         };
-        scan(&active, first, last, &mut fold)
+        scan(&active, first, last, Pace::Ahead, &mut fold)
     }
 
     /// Gives `visit` the durable rows of one epoch from `from` on, as far as `limits` allow.
@@ -255,11 +269,13 @@ impl Log {
             if segments.is_empty() {
                 return Err(ReadError::UnknownEpoch(from.epoch));
             }
-            read::epoch_rows(from.epoch, &segments, Seq(from.seq.0.max(1)), &mut take)?;
+            let first = Seq(from.seq.0.max(1));
+            read::epoch_rows(from.epoch, &segments, first, Pace::Stepwise, &mut take)?;
         }
         if is_newest && !stopped.get() {
             let first = from.seq.0.max(active_first);
-            scan(&active, first, tree.size(), |seq, row| take(EventPos { epoch, seq }, row))?;
+            let take = |seq, row: &[u8]| take(EventPos { epoch, seq }, row);
+            scan(&active, first, tree.size(), Pace::Stepwise, take)?;
         }
         let next = EventPos { epoch: from.epoch, seq: Seq(next) };
         Ok(match (stopped.get(), is_newest) {
@@ -322,6 +338,7 @@ pub(crate) fn scan(
     segment: &SegmentFile,
     first: u64,
     last: u64,
+    pace: Pace,
     mut fold: impl FnMut(Seq, &[u8]) -> ControlFlow<()>,
 ) -> Result<Seq, ReadError> {
     let mut given = Seq(first.saturating_sub(1));
@@ -334,7 +351,8 @@ pub(crate) fn scan(
         ended = fold(seq, row).is_break() || seq.0 >= last;
         if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let by_page = read::segment_rows(segment.path(), first, &mut |seq, row| give(Seq(seq), row));
+    let mut give = |seq, row: &[u8]| give(Seq(seq), row);
+    let by_page = read::segment_rows(segment.path(), first, pace, &mut give);
     match by_page {
         Err(ReadError::Damaged { .. }) if !ended && segment.is_open() => {
             let next = given.0 + 1;

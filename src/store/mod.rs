@@ -5,6 +5,7 @@
 //! by [`LogNotice`]s; what is read comes from [`Log::replay`] and [`Log::range`]. The shape on disk
 //! and the reasons are in `docs/store.md`.
 
+mod ahead;
 mod btree;
 mod check;
 mod disk;

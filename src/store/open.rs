@@ -267,6 +267,7 @@ fn go_on(parts: Parts, segment: SegmentFile, meta: &SegmentMeta, older: &[Segmen
         active: segment.clone(),
         active_first: meta.first(),
         outage: None,
+        stuck: false,
         detach: None,
         closed: false,
     };

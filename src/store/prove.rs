@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::domain::id::{Digest, EpochId, Seq};
 use crate::domain::tree;
+use crate::store::ahead::Pace;
 use crate::store::layout;
 use crate::store::read::{
     EpochOnDisk, EventPos, LogReader, ReadError, last_checkpoint, segment_rows,
@@ -93,7 +94,7 @@ fn leaves(epoch: &EpochOnDisk, need: u64) -> Result<Vec<Digest>, ProveError> {
         if let Some(found) = Tiles::read(&tiles).ok().flatten() {
             leaves.extend(found.leaves);
         } else {
-            segment_rows(path, first, &mut |_, row| {
+            segment_rows(path, first, Pace::Ahead, &mut |_, row| {
                 leaves.push(tree::leaf(row));
                 ControlFlow::Continue(())
             })?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::id::Seq;
 use crate::domain::tree::{self, Frontier};
+use crate::store::ahead::Pace;
 use crate::store::layout;
 use crate::store::pages::{Commit, PageFile};
 use crate::store::read::{EpochOnDisk, EventPos, ReadError, read_meta, segment_rows};
@@ -32,7 +33,7 @@ impl Salvage {
             }
             fold(EventPos { epoch, seq: Seq(seq) }, row)
         };
-        match segment_rows(path, *first, &mut visit) {
+        match segment_rows(path, *first, Pace::Ahead, &mut visit) {
             // The damage lies behind the sound rows.
             Ok(_) | Err(ReadError::Damaged { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -100,7 +101,7 @@ fn sound_rows(
         tree.push(tree::leaf(row));
         ControlFlow::Continue(())
     };
-    match segment_rows(path, first, &mut visit) {
+    match segment_rows(path, first, Pace::Ahead, &mut visit) {
         Ok(_) | Err(ReadError::Damaged { .. }) => {}
         Err(error) => return Err(error),
     }

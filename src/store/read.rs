@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use crate::domain::id::{EpochId, Seq};
+use crate::store::ahead::{self, Pace};
+use crate::store::btree::Leaf;
 use crate::store::layout::{self, SegmentName};
 use crate::store::pages::{Commit, PageFault, PageFile};
 use crate::store::segment::{Predecessor, SegmentMeta};
@@ -140,7 +142,7 @@ impl LogReader {
         for (n, epoch) in epochs[start..].iter().enumerate() {
             let first = from.filter(|_| n == 0).map_or(Seq(0), |from| from.seq);
             let mut ended = false;
-            epoch_rows(epoch.epoch, &epoch.segments, first, &mut |pos, row| {
+            epoch_rows(epoch.epoch, &epoch.segments, first, Pace::Ahead, &mut |pos, row| {
                 let flow = visit(pos, row);
                 ended = flow.is_break();
                 flow
@@ -158,6 +160,7 @@ pub(crate) fn epoch_rows(
     epoch: EpochId,
     segments: &[SegmentName],
     first: Seq,
+    pace: Pace,
     visit: &mut impl FnMut(EventPos, &[u8]) -> ControlFlow<()>,
 ) -> Result<(), ReadError> {
     let Some(oldest) = segments.first() else { return Ok(()) };
@@ -172,7 +175,7 @@ pub(crate) fn epoch_rows(
             return Err(ReadError::Damaged { path: name.path.clone(), offset: 0, why });
         }
         let mut ended = false;
-        next = segment_rows(&name.path, next, &mut |seq, row| {
+        next = segment_rows(&name.path, next, pace, &mut |seq, row| {
             let flow = visit(EventPos { epoch, seq: Seq(seq) }, row);
             ended = flow.is_break();
             flow
@@ -188,6 +191,7 @@ pub(crate) fn epoch_rows(
 pub(crate) fn segment_rows(
     path: &Path,
     from: u64,
+    pace: Pace,
     visit: &mut impl FnMut(u64, &[u8]) -> ControlFlow<()>,
 ) -> Result<u64, ReadError> {
     let mut next = from;
@@ -203,28 +207,32 @@ pub(crate) fn segment_rows(
         };
         let mut damaged = None;
         let mut ended = false;
-        let faults = pages
-            .walk("events", Some(next), |leaf| {
-                if !leaf.is_sound {
+        let from = Some(next);
+        let mut take = |leaf: &Leaf<'_>| {
+            if !leaf.is_sound {
+                return ControlFlow::Break(());
+            }
+            let whole = leaf.entries(|key, row| {
+                let Ok(seq) = key.try_into().map(u64::from_le_bytes) else {
                     return ControlFlow::Break(());
+                };
+                if seq < next {
+                    return ControlFlow::Continue(());
                 }
-                let whole = leaf.entries(|key, row| {
-                    let Ok(seq) = key.try_into().map(u64::from_le_bytes) else {
-                        return ControlFlow::Break(());
-                    };
-                    if seq < next {
-                        return ControlFlow::Continue(());
-                    }
-                    next = seq + 1;
-                    ended = visit(seq, row).is_break();
-                    if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-                });
-                if !whole {
-                    damaged = Some(PageFault { offset: leaf.offset, why: "a leaf is malformed" });
-                }
-                if ended || !whole { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-            .map_err(ReadError::io(path))?;
+                next = seq + 1;
+                ended = visit(seq, row).is_break();
+                if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            if !whole {
+                damaged = Some(PageFault { offset: leaf.offset, why: "a leaf is malformed" });
+            }
+            if ended || !whole { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let walked = match pace {
+            Pace::Stepwise => pages.walk("events", from, take),
+            Pace::Ahead => ahead::walk(&pages, "events", from, |_| (), |leaf, ()| take(leaf)),
+        };
+        let faults = walked.map_err(ReadError::io(path))?;
         let Some(fault) = damaged.or(faults.into_iter().next()).filter(|_| !ended) else {
             return Ok(next);
         };

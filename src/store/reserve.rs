@@ -1,5 +1,6 @@
 //! The reserve: preallocated bytes that are given up when the disk is full, so that the log goes on.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ pub(crate) struct Reserve {
     path: PathBuf,
     bytes: u64,
     state: State,
+    /// The last try failed for want of space.
+    lacks_space: bool,
 }
 
 impl Reserve {
@@ -34,7 +37,12 @@ impl Reserve {
             true => State::Whole,
             false => State::Missing { retry_at: Instant::now(), wait: MEND_FIRST },
         };
-        Self { path, bytes, state }
+        Self { path, bytes, state, lacks_space: false }
+    }
+
+    /// Says whether there was no room for it when it was last tried.
+    pub(crate) fn lacks_space(&self) -> bool {
+        !self.is_whole() && self.lacks_space
     }
 
     pub(crate) fn is_whole(&self) -> bool {
@@ -68,6 +76,8 @@ impl Reserve {
         match disk.make_reserve(&self.path, self.bytes) {
             Ok(()) => self.state = State::Whole,
             Err(error) => {
+                self.lacks_space =
+                    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
                 tracing::debug!(%error, "the reserve of the log cannot be made");
                 let wait = (wait * 2).min(MEND_MAX);
                 self.state = State::Missing { retry_at: Instant::now() + jittered(wait), wait };

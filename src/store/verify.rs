@@ -9,6 +9,8 @@ use std::path::Path;
 
 use crate::domain::id::{Digest, EpochId, Seq};
 use crate::domain::tree::{self, Frontier};
+use crate::store::ahead;
+use crate::store::btree::Leaf;
 use crate::store::layout;
 use crate::store::pages::{Commit, PageFile};
 use crate::store::read::{EpochOnDisk, EventPos, LogReader, ReadError, meta_of, table_rows};
@@ -65,6 +67,16 @@ pub fn verify(
         verifier.report.epochs.push(outcome);
     }
     Ok(verifier.report)
+}
+
+/// Returns the hashes of the rows of a leaf.
+fn hashes(leaf: &Leaf<'_>) -> Vec<Digest> {
+    let mut hashes = Vec::new();
+    leaf.entries(|_, row| {
+        hashes.push(tree::leaf(row));
+        ControlFlow::Continue(())
+    });
+    hashes
 }
 
 /// A root that the epoch must have had at some size.
@@ -353,9 +365,11 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
         };
         let first = epoch.tree.size() + 1;
         let mut complete = true;
-        let faults = pages.walk("events", None, |leaf| {
+        let faults = ahead::walk(pages, "events", None, hashes, |leaf, hashes| {
             let mut ended = false;
+            let mut hashes = hashes.into_iter();
             let whole = leaf.entries(|key, row| {
+                let hash = hashes.next().expect("invariant: each entry was hashed");
                 let seq = key.try_into().map_or(0, u64::from_le_bytes);
                 if seq > limit {
                     ended = true;
@@ -374,7 +388,6 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
                     complete = false;
                 }
                 let at = epoch.pos(seq);
-                let hash = tree::leaf(row);
                 let sealed = |n: u64| tiles.as_ref()?.leaves.get((n - first) as usize).copied();
                 // Where rows are gone, the tiles still know their hashes.
                 for gone in next..seq {

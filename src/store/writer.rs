@@ -184,6 +184,10 @@ fn watch(hub: &Hub) {
         if age >= STALL_AFTER && !commit.told {
             commit.told = true;
             let lane = commit.lane.upgrade();
+            if let Some(lane) = &lane {
+                // Before the commit can end, which takes it back.
+                lane.lock().stuck = true;
+            }
             drop(state);
             if let Some(lane) = lane {
                 let why = format!("a write has been waiting for the disk for {age:?}");

@@ -3,16 +3,12 @@
 //! MessagePack has no canonical form, so nothing here may be used to encode again what is to be verified, compared
 //! or hashed: signatures and hashes are over the bytes that travelled.
 
+use rmp_serde::Serializer;
 use rmp_serde::config::{DefaultConfig, HumanReadableConfig, StructMapConfig};
-use rmp_serde::decode::Error as DecodeError;
-use rmp_serde::{Deserializer, Serializer};
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use super::msgpack::{ReadError, Reader};
 use crate::domain::event::Event;
-
-/// The deepest nesting that is read. Ours need 6; a hostile one costs stack.
-const DEPTH_MAX: usize = 16;
 
 /// Says why bytes are not a value of the wanted type.
 #[derive(Debug, thiserror::Error)]
@@ -53,44 +49,33 @@ pub fn encode_body(event: &Event) -> Vec<u8> {
 ///
 /// The caller caps the size first: the decoder itself allocates at most what the input holds.
 pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
-    let mut deserializer = reader(bytes);
-    let value = T::deserialize(&mut deserializer).map_err(shape)?;
-    at_end(deserializer).map(|()| value)
+    let mut reader = Reader::new(bytes);
+    let value = T::deserialize(&mut reader).map_err(shape)?;
+    at_end(&reader).map(|()| value)
 }
 
 /// Reads the body of an event; `None` when this version does not know the type.
-pub fn decode_body(kind: &str, bytes: &[u8]) -> Result<Option<Event>, CodecError> {
-    let mut deserializer = reader(bytes);
-    match Event::deserialize_body(kind, &mut deserializer).map_err(shape)? {
-        // Nothing was read of it.
-        None => Ok(None),
-        Some(event) => at_end(deserializer).map(|()| Some(event)),
+pub fn decode_body(kind: impl AsRef<[u8]>, bytes: &[u8]) -> Result<Option<Event>, CodecError> {
+    let mut reader = Reader::new(bytes);
+    let event = Event::deserialize_body(kind.as_ref(), &mut reader).map_err(shape)?;
+    if event.is_some() {
+        at_end(&reader)?; // Of an unknown one nothing was read.
     }
+    Ok(event)
 }
 
-type Reader<'a> =
-    Deserializer<rmp_serde::decode::ReadRefReader<'a, [u8]>, HumanReadableConfig<DefaultConfig>>;
-
-fn reader(bytes: &[u8]) -> Reader<'_> {
-    let mut deserializer = Deserializer::from_read_ref(bytes).with_human_readable();
-    deserializer.set_max_depth(DEPTH_MAX);
-    deserializer
-}
-
-fn shape(error: DecodeError) -> CodecError {
+fn shape(error: ReadError) -> CodecError {
     CodecError::Shape(error.to_string())
 }
 
-/// Demands that nothing follows: rmp-serde ignores it, and only at the end is there no further marker to read.
-fn at_end(mut deserializer: Reader<'_>) -> Result<(), CodecError> {
-    match IgnoredAny::deserialize(&mut deserializer) {
-        Err(DecodeError::InvalidMarkerRead(_)) => Ok(()),
-        _ => Err(CodecError::Trailing),
-    }
+fn at_end(reader: &Reader<'_>) -> Result<(), CodecError> {
+    if reader.is_at_end() { Ok(()) } else { Err(CodecError::Trailing) }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde::de::IgnoredAny;
+
     use super::*;
 
     #[test]

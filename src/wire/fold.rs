@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use super::codec;
 use super::envelope;
 use super::key::digest_of;
-use super::payload::EventRecord;
+use super::payload::{Body, EventRecord};
 use super::row::Row;
 use crate::domain::event::{Baseline, Context, Event};
 use crate::domain::id::{Digest, RunId, Seq, ServiceId};
@@ -62,59 +62,61 @@ impl<'a> Fold<'a> {
         }
     }
 
+    /// Returns what the last row was about.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
     fn try_row(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         if let Some(row) = Row::read(bytes)
-            && let Some(()) = self.recontext(&row)
+            && let Ok(Some(event)) = codec::decode_body(row.kind, row.body)
+            && let Some(()) = self.rename(row.service)
         {
-            return self.take(UnixMicros(row.at), row.kind, row.critical, row.body);
+            let context = &mut self.context;
+            context.index = row.index;
+            context.run = row.run.map(RunId);
+            (context.cause, context.by) = (row.cause, row.by);
+            return self.take(UnixMicros(row.at), &event);
         }
         // The store takes no row beyond its cap.
         let sealed = envelope::read(bytes, bytes.len()).map_err(illegal)?;
         let record: EventRecord = codec::decode(sealed.unverified_payload()).map_err(illegal)?;
         self.context = record.context();
-        self.take(record.at, &record.kind, record.critical, &record.body)
+        match record.event().map_err(illegal)? {
+            Body::Known(event) => self.take(record.at, &event),
+            Body::Unknown if record.critical => {
+                let (kind, version) = (record.kind, env!("CARGO_PKG_VERSION"));
+                Err(Broken::Newer(format!("`{kind}` needs a newer smgr than {version}")))
+            }
+            Body::Unknown => {
+                self.last_at = self.last_at.max(record.at);
+                self.passed_over += 1;
+                Ok(())
+            }
+        }
     }
 
-    /// Makes the context that of the row; neighbours mostly are about the same service, whose name then stays.
-    fn recontext(&mut self, row: &Row<'_>) -> Option<()> {
-        let context = &mut self.context;
-        if context.service.as_ref().map(|service| service.as_str().as_bytes()) != row.service {
-            let name = |bytes| std::str::from_utf8(bytes).ok()?.parse::<ServiceId>().ok();
-            context.service = match row.service {
-                Some(bytes) => Some(name(bytes)?),
+    /// Makes the context one of this service; neighbours mostly are about the same, whose name then stays.
+    fn rename(&mut self, name: Option<&[u8]>) -> Option<()> {
+        let service = &mut self.context.service;
+        if service.as_ref().map(ServiceId::as_bytes) != name {
+            *service = match name {
+                Some(name) => Some(ServiceId::from_bytes(name)?),
                 None => None,
             };
         }
-        context.index = row.index;
-        context.run = row.run.map(RunId);
-        context.cause = row.cause.map(codec::decode).transpose().ok()?;
-        context.by = row.by.map(codec::decode).transpose().ok()?;
         Some(())
     }
 
     /// Folds an event about what the context says.
-    fn take(
-        &mut self,
-        at: UnixMicros,
-        kind: &str,
-        critical: bool,
-        body: &[u8],
-    ) -> Result<(), Broken> {
+    fn take(&mut self, at: UnixMicros, event: &Event) -> Result<(), Broken> {
         self.last_at = self.last_at.max(at);
-        match codec::decode_body(kind, body).map_err(illegal)? {
-            None if critical => {
-                let version = env!("CARGO_PKG_VERSION");
-                Err(Broken::Newer(format!("`{kind}` needs a newer smgr than {version}")))
-            }
-            None => {
-                self.passed_over += 1;
-                Ok(())
-            }
-            Some(Event::Baseline(part)) => self.baseline(&part),
-            Some(event) => self
+        match event {
+            Event::Baseline(part) => self.baseline(part),
+            event => self
                 .node
-                .evolve(at, &self.context, &event)
-                .map_err(|why| Broken::Illegal(format!("{kind}: {why}"))),
+                .evolve(at, &self.context, event)
+                .map_err(|why| Broken::Illegal(format!("{}: {why}", event.kind()))),
         }
     }
 

@@ -6,6 +6,7 @@ pub mod key;
 pub mod envelope;
 
 pub mod fold;
+mod msgpack;
 pub mod note;
 pub mod payload;
 mod row;

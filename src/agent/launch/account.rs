@@ -154,11 +154,11 @@ impl Accounts {
     }
 }
 
-/// Returns the number of a user of this machine, or `None` when there is none of this name.
-pub fn account_uid(name: &str) -> Option<u32> {
+/// Returns the numbers of a user of this machine and of its group, or `None` when there is none of this name.
+pub fn account_ids(name: &str) -> Option<(u32, u32)> {
     let mut accounts = Accounts::new();
     accounts.refresh().ok()?;
-    accounts.user(name).map(|user| user.uid)
+    accounts.user(name).map(|user| (user.uid, user.gid))
 }
 
 fn version(path: &Path) -> io::Result<Version> {

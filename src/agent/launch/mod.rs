@@ -28,7 +28,7 @@ use account::{Accounts, Identity};
 use environment::Environment;
 use folder::RunFolder;
 
-pub use account::account_uid;
+pub use account::account_ids;
 pub use fault::{ActionRefusal, Degradation, LaunchFault};
 pub use names::{HelperKind, helper_name, instance_and_run, run_name, slot_name};
 
@@ -107,6 +107,11 @@ impl Launcher {
     pub fn new(facts: NodeFacts) -> Self {
         let files_hard = getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
         Self { facts, accounts: Accounts::new(), files_hard }
+    }
+
+    /// Takes in whether the keeper can take on other accounts, which it says itself.
+    pub fn keeper_is_root(&mut self, is_root: bool) {
+        self.facts.keeper_is_root = is_root;
     }
 
     /// Prepares a run of a service: its folder and credentials are there when this returns.

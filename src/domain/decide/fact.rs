@@ -512,7 +512,23 @@ impl Turn<'_> {
             let by = self.by(intent);
             let context = Context::service(id).because(intent.map(Cause::Intent), by);
             let body = ServiceAdded { digest, origin, instances, desired };
+            let is_changed = self.service(id).is_some_and(|service| service.digest != digest);
             self.emit(context, Event::ServiceAdded(body));
+            if is_changed {
+                self.try_anew(id);
+            }
+        }
+    }
+
+    /// Starts what waits for its next try, or was given up, at once: what made it fail may be what was changed.
+    fn try_anew(&mut self, service: &ServiceId) {
+        let Some(known) = self.service(service) else { return };
+        let failing = |state: &State| matches!(state, State::Backoff { .. } | State::Failed);
+        let slots = known.slots().filter(|(_, slot)| failing(&slot.state));
+        let ids: Vec<InstanceId> =
+            slots.map(|(index, _)| InstanceId { service: service.clone(), index }).collect();
+        for id in ids.iter().filter(|id| self.is_wanted(id)).cloned().collect::<Vec<_>>() {
+            self.bring_up(&id, true);
         }
     }
 

@@ -156,6 +156,22 @@ fn a_full_disk_is_told_and_rows_go_on_from_the_reserve() {
 }
 
 #[test]
+fn a_log_whose_reserve_finds_no_room_says_so_before_its_rows_do() {
+    let (mut place, mood) = moody();
+    place.options.reserve_bytes = 2 << 20;
+    mood.space.store(1 << 20, Ordering::SeqCst);
+    let open = place.open();
+    open.append(10);
+    assert_eq!(outage(&open), Outage::Full);
+    open.append(20);
+    assert!(!open.log.is_stuck(), "there is room for rows");
+    mood.space.store(100 << 20, Ordering::SeqCst);
+    recovered(&open);
+    drop(open);
+    holds_rows(&place, 20);
+}
+
+#[test]
 fn a_disk_without_any_space_holds_rows_back_and_loses_none_that_was_accepted() {
     let (mut place, mood) = moody();
     place.options.waiting_rows_max = 100;
@@ -163,18 +179,23 @@ fn a_disk_without_any_space_holds_rows_back_and_loses_none_that_was_accepted() {
     open.append(10);
     mood.space.store(0, Ordering::SeqCst);
     let mut last = 10;
+    let mut ticket = None;
     let busy = loop {
         match open.log.append(Seq(last + 1), row(last + 1)) {
-            Ok(_) => last += 1,
+            Ok(taken) => (last, ticket) = (last + 1, Some(taken)),
             Err(error) => break error,
         }
     };
     assert!(matches!(busy, AppendError::Busy { rows: 100, .. }), "{busy:?}");
     assert_eq!(outage(&open), Outage::Full);
+    assert!(open.log.is_stuck());
     assert_eq!(open.log.head().seq, Seq(10));
     assert_eq!(open.log.outage(), Some(Outage::Full));
     mood.space.store(-1, Ordering::SeqCst);
     recovered(&open);
+    // What waited is written behind the first rows that could be.
+    assert!(ticket.unwrap().wait(PATIENCE));
+    assert!(!open.log.is_stuck());
     open.append(last + 5);
     drop(open);
     holds_rows(&place, last + 5);

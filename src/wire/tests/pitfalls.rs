@@ -113,15 +113,14 @@ fn one_value_in_two_encodings_is_two_messages() {
 }
 
 #[test]
-fn a_map_in_the_form_of_an_array_is_another_message_too() {
+fn a_map_in_the_form_of_an_array_is_no_message() {
     #[derive(serde::Deserialize, serde::Serialize, PartialEq, Debug)]
     struct Pair {
         a: u8,
         b: u8,
     }
-    // The decoder takes both, which is why nothing is ever encoded again to be compared.
-    assert_eq!(decode::<Pair>(&[0x92, 1, 2]).unwrap(), Pair { a: 1, b: 2 });
-    assert_ne!(encode(&Pair { a: 1, b: 2 }), [0x92, 1, 2]);
+    assert!(decode::<Pair>(&[0x92, 1, 2]).is_err());
+    assert_eq!(decode::<Pair>(&encode(&Pair { a: 1, b: 2 })).unwrap(), Pair { a: 1, b: 2 });
 }
 
 #[test]

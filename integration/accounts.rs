@@ -1,0 +1,114 @@
+//! Started by root, each part of a node has an account of its own.
+#![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::machine::{Machine, eventually, is_root, kill_9};
+use crate::support::mounts;
+
+const AGENT: u32 = 61_001;
+const UPLINK: u32 = 61_002;
+const STRANGER: u32 = 61_003;
+
+#[test]
+fn each_part_has_its_own_account_and_dies_alone() {
+    if !is_root() {
+        eprintln!("skipped: only root can become others");
+        return;
+    }
+    if !mounts::has_own() {
+        return mounts::again_with_own(
+            module_path!(),
+            "each_part_has_its_own_account_and_dies_alone",
+        );
+    }
+    let temp = tempfile::tempdir().unwrap();
+    fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    add_accounts(temp.path());
+    let state = temp.path().join("state");
+    let machine = Machine::at(temp, state);
+    machine.file("services.d/web.toml", "user = \"nobody\"\nexec = [\"/bin/sleep\", \"1000\"]\n");
+    machine.exits(0, &["up", "-d"]);
+    let web = machine.ready("web");
+
+    let status = machine.json(&["status"]);
+    assert_eq!(status["nodes"][0]["isolation"], "accounts", "{status}");
+    // Without a bus there is no uplink; its folder waits for it.
+    let parts = [("keeper", 0), ("agent", AGENT)];
+    assert_eq!(fs::metadata(machine.state().join("run/uplink")).unwrap().uid(), UPLINK);
+    for (part, uid) in parts {
+        eventually(part, || (uid_of(pid_of(&machine, part)?) == Some(uid)).then_some(()));
+    }
+    assert_eq!(uid_of(web), Some(65_534), "the service is nobody");
+
+    let about = |path: &str| {
+        let about = fs::metadata(machine.state().join(path)).unwrap();
+        (about.uid(), about.mode() & 0o777)
+    };
+    assert_eq!(about("log"), (AGENT, 0o700));
+    assert_eq!(about("keys/node.key"), (AGENT, 0o600));
+    assert_eq!(about("keys/local.key"), (0, 0o600));
+    assert_eq!(about("keys"), (0, 0o710), "the agent makes no key");
+    assert!(!may_list(STRANGER, &machine.state().join("log")), "the log is not for others");
+    assert!(!may_list(UPLINK, &machine.state().join("log")), "nor for the uplink");
+    assert!(may_list(AGENT, &machine.state().join("log")));
+
+    for (part, uid) in parts {
+        let before = machine.part(part);
+        kill_9(before);
+        eventually(part, || {
+            let after = pid_of(&machine, part)?;
+            (after != before && uid_of(after) == Some(uid)).then_some(())
+        });
+        assert_eq!(machine.ready("web"), web, "the service does not notice that the {part} died");
+    }
+    machine.exits(0, &["restart", "web"]);
+    let again = machine.ready_but("web", Some(web));
+    assert_eq!(uid_of(again), Some(65_534));
+    assert!(machine.events().iter().any(|event| event["type"] == "keeper.started"));
+    machine.exits(0, &["audit", "verify"]);
+}
+
+/// Lets this process and what it starts see a machine with two accounts more.
+fn add_accounts(folder: &Path) {
+    for (file, lines) in [
+        (
+            "/etc/passwd",
+            "smgr:x:61001:61001::/:/bin/false\nsmgr-uplink:x:61002:61002::/:/bin/false\n",
+        ),
+        ("/etc/group", "smgr:x:61001:\nsmgr-uplink:x:61002:\n"),
+    ] {
+        let copy = folder.join(Path::new(file).file_name().unwrap());
+        let text = fs::read_to_string(file).unwrap();
+        let others = text.lines().filter(|line| !line.starts_with("smgr"));
+        let text: String =
+            others.map(|line| format!("{line}\n")).chain([lines.to_owned()]).collect();
+        fs::write(&copy, text).unwrap();
+        let mut mount = Command::new("mount");
+        assert!(mount.arg("--bind").arg(&copy).arg(file).status().unwrap().success());
+    }
+}
+
+/// Returns the process of a part, once it has said so.
+fn pid_of(machine: &Machine, part: &str) -> Option<u32> {
+    let path = machine.state().join("run").join(part).join("pid");
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn uid_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let mut numbers = line.split_whitespace().map(|number| number.parse().unwrap());
+    let first = numbers.next()?;
+    numbers.all(|number: u32| number == first).then_some(first)
+}
+
+fn may_list(uid: u32, folder: &Path) -> bool {
+    let mut list = Command::new("/bin/ls");
+    list.arg(folder).uid(uid).gid(uid).stdout(Stdio::null()).stderr(Stdio::null());
+    list.status().unwrap().success()
+}
