@@ -293,6 +293,29 @@ fn readiness_by_a_descriptor_reaches_the_agent() {
 }
 
 #[test]
+fn a_readiness_pipe_outlives_keeper_and_agent() {
+    let rig = Rig::start(&[LAUNCHER]);
+    let mut agent = rig.agent();
+    let script = "while [ ! -e go ]; do sleep 0.01; done; echo ready >&9; touch said; sleep 1000";
+    let mut spawn = sh("a.0.1", script);
+    spawn.ready_fd = Some(9);
+    spawn.working_dir = rig.state.path().display().to_string();
+    let (pid, channels) = agent.spawn(spawn);
+    let keeper = rig.keeper_pid();
+    signal(rig.child.id(), Signal::STOP);
+    signal(keeper, Signal::KILL);
+    drop((agent, channels));
+    File::create(rig.state.path().join("go")).unwrap();
+    wait_until("it has spoken", || rig.state.path().join("said").exists());
+    assert!(process_state(pid).is_some_and(|state| state != 'Z'));
+    signal(rig.child.id(), Signal::CONT);
+    rig.wait_for_keeper_after(keeper);
+    let channels = rig.agent().take("a.0");
+    let ready = channels.iter().find(|(channel, _)| *channel == Channel::Ready).unwrap();
+    assert_eq!(read_until(&ready.1, "ready"), "ready\n");
+}
+
+#[test]
 fn a_notification_comes_with_its_senders_credentials() {
     let rig = Rig::start(&[]);
     let mut agent = rig.agent();

@@ -93,6 +93,8 @@ pub(super) struct Pending {
     untold: BTreeMap<RunName, u64>,
     /// When the keeper was last heard, or asked after nothing was under way, on the boot-time clock.
     since_ns: u64,
+    /// Whether the keeper was told to end and has not answered; known beyond the connection.
+    is_ending: bool,
     /// What was refused: how often, and why the last time.
     refused: BTreeMap<Again, (u32, String)>,
 }
@@ -109,6 +111,7 @@ impl Pending {
         if self.due().is_none() {
             self.since_ns = now_ns;
         }
+        self.is_ending |= asked == Asked::Shutdown;
         self.asked.insert(number, (asked, spawning));
     }
 
@@ -122,6 +125,7 @@ impl Pending {
         self.since_ns = now_ns;
         let passed_over = self.asked.first_key_value().is_some_and(|(first, _)| *first < number);
         let taken = self.asked.remove(&number);
+        self.is_ending &= !matches!(taken, Some((Asked::Shutdown, _)));
         if let (Some((_, Some(spawning))), Answer::Spawned { .. }) = (&taken, answer) {
             self.untold.insert(spawning.run.clone(), now_ns);
         }
@@ -143,14 +147,12 @@ impl Pending {
 
     /// The connection is gone: nothing more is waited for until there is another.
     pub(super) fn quieten(&mut self) {
-        self.asked.retain(|_, (asked, _)| *asked == Asked::Shutdown);
-        self.untold.clear();
-        self.refused.clear();
+        *self = Self { is_ending: self.is_ending, ..Self::default() };
     }
 
-    /// Says whether an operation of this kind is under way.
-    pub(super) fn has(&self, wanted: &Asked) -> bool {
-        self.asked.values().any(|(asked, _)| asked == wanted)
+    /// Says whether the keeper was told to end and has not answered.
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending
     }
 
     /// Counts a refusal and returns how long to wait, in milliseconds, before a random part of the same length.
@@ -308,6 +310,14 @@ mod tests {
         assert_eq!(pending.due(), Some(7 + SILENCE_NS));
         pending.told_of(&run(1));
         assert_eq!(pending.due(), None);
+    }
+
+    #[test]
+    fn without_a_connection_nothing_is_waited_for() {
+        let mut pending = Pending::default();
+        pending.enter(OperationNumber(1), Asked::Shutdown, None, 5);
+        pending.quieten();
+        assert!(pending.is_ending() && pending.due().is_none());
     }
 
     #[test]

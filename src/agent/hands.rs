@@ -193,7 +193,7 @@ impl Hands {
 
     /// Says whether the keeper was told to end and has not answered.
     pub(super) fn asked_to_shut_down(&self) -> bool {
-        self.pending.has(&Asked::Shutdown)
+        self.pending.is_ending()
     }
 
     fn ask_with(&mut self, asked: Asked, verb: Verb, descriptors: Vec<OwnedFd>) {
@@ -350,19 +350,19 @@ mod tests {
     }
 
     /// Hands that have met a keeper which reads nothing, and the keeper's end.
-    fn met(waiting_max: usize) -> (Hands, OwnedFd) {
+    fn met(waiting_max: usize) -> (Hands, OwnedFd, impl Future) {
         let (ours, theirs) = socket::pair().unwrap();
         let (sender, _) = channel::split(ours).unwrap();
-        let (outlet, _sending) = Outlet::new(sender, waiting_max);
+        let (outlet, sending) = Outlet::new(sender, waiting_max);
         let mut hands = Hands::new();
         hands.outlet = Some(outlet);
         hands.standing = Standing::Met;
-        (hands, theirs)
+        (hands, theirs, sending)
     }
 
     #[tokio::test]
     async fn a_keeper_that_does_not_keep_up_is_met_anew() {
-        let (mut hands, _keeper) = met(1);
+        let (mut hands, _keeper, _sending) = met(1);
         let mut asked = 0;
         while hands.met() {
             asked += 1;
@@ -375,7 +375,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_operation_that_no_message_can_hold_is_refused_and_not_forgotten() {
-        let (mut hands, _keeper) = met(1);
+        let (mut hands, _keeper, _sending) = met(1);
         let slot: SlotName = "web.0".parse().unwrap();
         let verb = Verb::TakeDescriptors { slot: slot.clone() };
         let many = (0..=DESCRIPTORS_MAX).map(|_| fd()).collect();

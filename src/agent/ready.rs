@@ -75,7 +75,10 @@ impl Agent {
 
     /// Notes which slots have words that can be judged after an event.
     pub(super) fn heed_start(&mut self, context: &Context, event: &Event) {
-        if matches!(event, Event::InstanceStarted(_) | Event::InstanceStartFailed(_)) {
+        if matches!(
+            event,
+            Event::InstanceStarting(_) | Event::InstanceStarted(_) | Event::InstanceStartFailed(_)
+        ) {
             self.begun.extend(context.instance_id());
         }
     }

@@ -24,7 +24,7 @@ const DATAGRAM_BYTES_MAX: usize = 4096;
 
 /// Datagrams that may stay in a socket. The kernel holds a sender back at 10 (`net.unix.max_dgram_qlen`), and while the
 /// log takes nothing no service may be held back: the oldest is then taken out before it is durable.
-const INSIDE_MAX: usize = 4;
+const INSIDE_MAX: usize = 8;
 
 /// Signs that wait for the start of their run to be told; a service needs one.
 const EARLY_MAX: usize = 8;

@@ -16,7 +16,7 @@ use super::poller::{Poller, Token};
 use super::proc;
 use super::records::{EXECUTING, Main};
 use super::run::{MainProcess, Run};
-use crate::ipc::keeper::{Claim, Exit, RunName, SlotName, What};
+use crate::ipc::keeper::{Channel, Claim, Exit, RunName, SlotName, What};
 
 /// How long a process may be on its way to its program. A folder on a network that is away can hold it.
 const BIRTH_MAX: Duration = Duration::from_secs(1);
@@ -97,7 +97,12 @@ impl Hands {
             {
                 warn!(run = %name, %error, "failed to watch the tree of an adopted run");
             }
-            self.insert(poller, name.clone(), Run::adopted(slot, memo, pid, pidfd));
+            let is_alive = pidfd.is_some();
+            let mut run = Run::adopted(slot, memo, pid, pidfd);
+            if is_alive && let Some(kept) = self.orphaned.get_mut(&run.slot) {
+                run.ready = kept.remove(&Channel::Ready);
+            }
+            self.insert(poller, name.clone(), run);
             self.look_at_main(poller, &name);
         }
     }
@@ -244,7 +249,7 @@ mod tests {
     #[test]
     fn the_pipes_of_a_slot_outlive_an_attempt_that_failed() {
         use crate::ipc::hello::Incarnation;
-        use crate::ipc::keeper::{Answer, Channel};
+        use crate::ipc::keeper::Answer;
 
         let mut hands = left(std::process::id()).hands;
         let slot: SlotName = "busy.0".parse().unwrap();

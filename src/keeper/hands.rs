@@ -203,10 +203,14 @@ impl Hands {
                 passed.extend(copies);
             }
             if let Some((reader, ..)) = &ready
-                && let Ok(copy) = reader.try_clone()
+                && let (Ok(copy), Ok(to_keep)) = (reader.try_clone(), reader.try_clone())
             {
                 names.push(Channel::Ready);
                 passed.push(copy);
+                // A pipe that nobody reads would end the service that writes to it.
+                let mut kept = slot.to_keep();
+                kept.insert(Channel::Ready, to_keep);
+                self.deposit.keep(&spawn.slot, &kept);
             }
         }
         let run = Run {
@@ -520,7 +524,10 @@ impl Hands {
             return Err(Refusal::Full);
         }
         for (channel, pipe) in self.orphaned.remove(name).unwrap_or_default() {
-            given.entry(channel).or_insert(pipe);
+            // That one is of a run, which is gone.
+            if channel != Channel::Ready {
+                given.entry(channel).or_insert(pipe);
+            }
         }
         match Slot::complete(&mut given) {
             Ok(slot) => {
