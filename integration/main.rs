@@ -15,6 +15,7 @@ mod kill;
 mod layering;
 mod proof;
 mod shop;
+mod signs;
 mod store;
 mod support;
 mod uplink;

@@ -123,6 +123,9 @@ impl Turn<'_> {
             {
                 self.reloaded(id, run, None);
             }
+            Some(State::Spawning { run: asked }) if *asked == run => {
+                self.repair(Act::KeepReady { instance: id.clone(), run, how });
+            }
             _ => {} // A repeated word is not news.
         }
     }
