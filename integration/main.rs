@@ -5,6 +5,7 @@ mod accounts;
 mod bus;
 mod cli_up;
 mod daemons;
+mod errands;
 mod fuzz_seeds;
 mod golden;
 mod hostile;

@@ -31,8 +31,11 @@ impl Agent {
         };
         if let Some(pidfd) = fds.next() {
             let held = self.hands.held.entry(slot.clone()).or_default();
+            self.errands.began(&run, &memo);
             held.runs.insert(run, HeldRun { pid, memo, pidfd });
         }
+        // It may have been asked for and given up in the meantime.
+        self.kill_useless_errands();
         let Some(instance) = names::instance_of(&slot) else { return };
         let taken = channels.iter().copied().zip(fds).collect();
         self.open_channels(&instance, number, taken);

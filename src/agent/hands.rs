@@ -179,6 +179,12 @@ impl Hands {
         self.asked.values().any(|(asked, _)| *asked == Asked::Shutdown)
     }
 
+    /// Says whether the start of a hook or an action was asked for and not answered.
+    pub(super) fn awaits_errand(&self) -> bool {
+        let is_errand = |asked: &Asked| matches!(asked, Asked::Hook(..) | Asked::Action(_));
+        self.asked.values().any(|(asked, _)| is_errand(asked))
+    }
+
     fn ask_with(&mut self, asked: Asked, verb: Verb, descriptors: Vec<OwnedFd>) {
         let Some(outlet) = &self.outlet else { return };
         self.number += 1;

@@ -36,6 +36,10 @@ impl Agent {
         }
         let identity = |state: &RunState| (state.run.clone(), (state.pid, state.memo.clone()));
         self.hands.listed = meeting.runs.iter().map(identity).collect();
+        self.errands.forget();
+        for state in meeting.runs.iter().filter(|state| state.tree_lives) {
+            self.errands.began(&state.run, &state.memo);
+        }
         let kept = self.kept(&meeting.runs, &meeting.facts);
         self.met(kept);
         self.is_new = false;
@@ -45,6 +49,7 @@ impl Agent {
                 self.decide(input);
             }
         }
+        self.leave_without_errands();
     }
 
     fn kept(&self, runs: &[RunState], facts: &[Fact]) -> Kept {

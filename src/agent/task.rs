@@ -16,6 +16,7 @@ use super::alarm::Alarm;
 use super::answers::{Answers, ReplyTo};
 use super::authority::{Authority, Way};
 use super::clock;
+use super::errands::Errands;
 use super::hands::{Hands, Standing};
 use super::history;
 use super::launcher::Launchers;
@@ -83,6 +84,7 @@ pub(super) struct Agent {
     pub(super) services: Services,
     pub(super) launchers: Launchers,
     pub(super) hands: Hands,
+    pub(super) errands: Errands,
     pub(super) logs: LogThread,
     pub(super) recorder: Recorder<Promise>,
     pub(super) answers: Answers,
@@ -135,6 +137,7 @@ impl Agent {
             services: parts.services,
             launchers: parts.launchers,
             hands: Hands::new(),
+            errands: Errands::default(),
             logs: parts.logs,
             recorder: parts.recorder,
             authority: parts.authority,
@@ -293,6 +296,7 @@ impl Agent {
                 Effect::Promise(act) => promises.push(act),
             }
         }
+        self.kill_useless_errands();
         self.attach_tails(&mut events);
         self.recorder.record(now, events);
         for act in promises {
