@@ -30,7 +30,7 @@ fn up() -> Machine {
         std::fs::write(machine.folder().join(name), "").unwrap();
     }
     machine.service("web", &service(machine.folder()));
-    machine.exits(0, &["up"]);
+    machine.exits(0, &["up", "-d"]);
     machine.ready("web");
     machine
 }
