@@ -6,13 +6,13 @@ use std::os::fd::OwnedFd;
 use tracing::error;
 
 use super::execute::{report, told};
-use super::hands::{HeldRun, Spawning};
+use super::hands::{Asked, Hearing, HeldRun, Spawning};
 use super::names::{self, Memo};
 use super::signs;
 use super::task::Agent;
 use crate::domain::id::{InstanceId, RunId};
 use crate::domain::instance::State;
-use crate::ipc::keeper::{Channel, RunName, SlotName};
+use crate::ipc::keeper::{Channel, RunName, SlotName, Verb};
 
 impl Agent {
     /// Keeps what came with a process: its pidfd, and the channels that were not there yet.
@@ -59,6 +59,26 @@ impl Agent {
         self.await_adopted(&instance);
     }
 
+    /// Lets go of a slot that belongs to nothing any more: its pipes, its socket, and what was kept of it.
+    pub(super) fn close_slot_of(&mut self, instance: &InstanceId) {
+        let slot = names::slot(instance);
+        let is_at_rest = self.hands.held.get(&slot).is_some_and(|held| held.runs.is_empty());
+        // Without a keeper to tell it to, it stays until there is one.
+        if !is_at_rest || self.node.instance(instance).is_some() || !self.hands.met() {
+            return;
+        }
+        told(self.logs.handle().detach(instance.clone()));
+        self.launchers.forget_slot(instance);
+        self.hands.held.remove(&slot);
+        self.hands.ask(Asked::Other("close a slot"), Verb::CloseSlot { slot });
+    }
+
+    /// Lets go of all slots that belong to nothing any more.
+    pub(super) fn close_slots(&mut self) {
+        let all: Vec<InstanceId> = self.hands.held.keys().filter_map(names::instance_of).collect();
+        all.iter().for_each(|instance| self.close_slot_of(instance));
+    }
+
     /// Waits on for the line by which an adopted run says that it is ready; it may be in the file already.
     fn await_adopted(&self, instance: &InstanceId) {
         let state = self.node.instance(instance).map(|known| &known.state);
@@ -98,7 +118,8 @@ impl Agent {
                 Channel::Stderr => pipes.1 = Some(fd),
                 Channel::Notify => {
                     let waker = self.waker.clone();
-                    report(signs::hear_notify(instance.clone(), fd, waker).map(drop));
+                    let hearing = signs::hear_notify(instance.clone(), fd, waker);
+                    report(hearing.map(|task| held.hearing = Some(Hearing(task.abort_handle()))));
                 }
                 Channel::Ready => {}
             }

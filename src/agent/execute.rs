@@ -296,6 +296,7 @@ impl Agent {
             (Memo::Run { instance, run, .. }, What::TreeGone) => {
                 self.hands.forget_run(&names::slot(&instance), &fact.run);
                 told(self.logs.handle().drained(instance.clone(), run));
+                self.close_slot_of(&instance);
                 Some(Input::TreeGone { instance, run })
             }
             (Memo::Hook { instance, run, hook }, What::Exited { exit, .. }) => {
@@ -321,6 +322,7 @@ impl Agent {
             }
             (Memo::Hook { instance, .. } | Memo::Action { instance, .. }, What::TreeGone) => {
                 self.hands.forget_run(&names::slot(&instance), &fact.run);
+                self.close_slot_of(&instance);
                 None
             }
             (Memo::Hook { .. }, What::Spawned { .. }) => None,

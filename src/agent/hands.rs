@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use serde_bytes::ByteBuf;
+use tokio::task::AbortHandle;
 use tracing::{error, warn};
 
 use super::outlet::Outlet;
@@ -43,6 +44,18 @@ pub(super) enum Asked {
 pub(super) struct Held {
     pub(super) channels: BTreeMap<Channel, OwnedFd>,
     pub(super) runs: BTreeMap<RunName, HeldRun>,
+    /// Who listens to the notify socket.
+    pub(super) hearing: Option<Hearing>,
+}
+
+/// A task that listens to a socket, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Hearing(pub(super) AbortHandle);
+
+impl Drop for Hearing {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A run's identity, to be claimed at a new keeper.

@@ -49,6 +49,7 @@ impl Agent {
                 self.decide(input);
             }
         }
+        self.close_slots();
         self.leave_without_errands();
     }
 

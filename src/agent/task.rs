@@ -4,7 +4,7 @@
 //! events are signed and handed to the log; promises wait for the watermark. So a restart costs no disk, and nobody is
 //! told what the log does not hold.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ use super::wake::{Wake, Waker};
 use crate::domain::code::Code;
 use crate::domain::effect::{Act, Effect, Operation, Timer};
 use crate::domain::event::{Context, Event, LogRecovered, LogUnavailable};
-use crate::domain::id::{BootId, Digest, IntentId, Seq};
+use crate::domain::id::{BootId, Digest, IntentId, Seq, ServiceId};
 use crate::domain::input::{Decision, Input, World};
 use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
@@ -277,12 +277,16 @@ impl Agent {
     /// Adopts a decision: folds, repairs, records, promises.
     pub(super) fn commit(&mut self, now: Now, decision: Decision) {
         let Decision { mut events, effects } = decision;
+        let mut gone = BTreeSet::new();
         for (context, event) in &events {
+            let known = context.service.as_ref();
+            let known = known.filter(|service| self.node.services().contains_key(*service));
             if let Err(illegal) = self.node.evolve(now.at, context, event) {
                 // The core contradicts itself. What was folded stays; nothing of the rest is done.
                 error!(%illegal, kind = event.kind(), "an event does not follow; nothing was done");
                 return;
             }
+            gone.extend(known.filter(|known| !self.node.services().contains_key(*known)).cloned());
         }
         let mut promises = Vec::new();
         for effect in effects {
@@ -306,8 +310,20 @@ impl Agent {
                 act => self.recorder.promise(Promise::Act(act)),
             }
         }
+        for service in gone {
+            self.service_is_gone(&service);
+        }
         // A promise behind nothing new may be due already.
         self.let_go(self.recorder.durable_seq());
+    }
+
+    /// Lets go of what was kept for a service of which the state knows nothing any more.
+    fn service_is_gone(&mut self, service: &ServiceId) {
+        if !self.node.services().contains_key(service) {
+            self.services.forget(service);
+            self.services.prune(&self.node);
+            self.close_slots();
+        }
     }
 
     /// Takes the log's watermark: keeps promises and publishes what is durable.
@@ -324,7 +340,10 @@ impl Agent {
                     self.tell_accepted(&mut accepted);
                     self.answers.finish(intent, &sealed, &mut self.voice);
                 }
-                Promise::Retire(segment) => history::drop_rows(segment),
+                Promise::Retire(segment) => {
+                    history::drop_rows(segment);
+                    self.services.prune(&self.node);
+                }
                 Promise::End => self.ending = true,
             }
         }
