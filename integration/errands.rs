@@ -1,5 +1,7 @@
-//! What runs beside a service: commands before a stop, reloads and actions. None of it outlives its purpose.
+//! What runs beside a service, commands before a stop, reloads and actions, and what is held for one: none of it outlives
+//! its purpose.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -27,7 +29,7 @@ fn service(folder: &Path) -> String {
 fn up() -> Machine {
     let machine = Machine::new();
     for name in ["before-stop", "reload", "brief", "long"] {
-        std::fs::write(machine.folder().join(name), "").unwrap();
+        fs::write(machine.folder().join(name), "").unwrap();
     }
     machine.service("web", &service(machine.folder()));
     machine.exits(0, &["up", "-d"]);
@@ -65,7 +67,7 @@ fn a_reload_is_killed_at_its_deadline_with_all_that_it_began() {
 #[test]
 fn what_an_action_leaves_in_the_background_ends_with_it() {
     let machine = up();
-    machine.exits(0, &["run", "web", "brief"]);
+    machine.exits(0, &["action", "run", "web", "brief"]);
     is_gone(&machine, "brief");
     machine.ready("web");
 }
@@ -74,7 +76,7 @@ fn what_an_action_leaves_in_the_background_ends_with_it() {
 fn a_node_that_is_down_has_no_action_left() {
     let machine = up();
     let mut asking = Command::new(env!("CARGO_BIN_EXE_smgr"))
-        .args(["run", "web", "long"])
+        .args(["action", "run", "web", "long"])
         .env("SMGR_STATE", machine.state())
         .spawn()
         .unwrap();
@@ -82,4 +84,34 @@ fn a_node_that_is_down_has_no_action_left() {
     machine.exits(0, &["down"]);
     assert_eq!(remains(&machine, "long"), []);
     asking.wait().unwrap();
+}
+
+#[test]
+fn a_service_that_was_removed_leaves_nothing_open() {
+    let machine = Machine::new();
+    machine.service("web", "exec = [\"/bin/sleep\", \"1000\"]\n");
+    machine.exits(0, &["up", "-d"]);
+    machine.ready("web");
+    let keeper = machine.part("keeper");
+    let stat = fs::read_to_string(format!("/proc/{keeper}/stat")).unwrap();
+    let launcher = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().to_owned();
+    let open = || {
+        [launcher.clone(), keeper.to_string(), machine.part("agent").to_string()]
+            .map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count())
+    };
+    let round = |name: &str| {
+        machine.exits(0, &["run", name, "--", "sleep", "1000"]);
+        machine.ready(name);
+        machine.exits(0, &["remove", name]);
+    };
+    round("first");
+    let before = open();
+    let mut after = before;
+    for name in ["second", "third", "fourth", "fifth"] {
+        round(name);
+    }
+    eventually(&format!("as many descriptors as before, {before:?}"), || {
+        after = open();
+        after.iter().zip(before).all(|(after, before)| *after <= before).then_some(())
+    });
 }
