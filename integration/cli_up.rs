@@ -120,6 +120,179 @@ fn events_resume_exactly_after_a_cursor() {
     }
 }
 
+/// A project with one service that says which file it was started from.
+fn project(machine: &Machine, word: &str) {
+    let user = if rustix::process::geteuid().is_root() { "user = \"root\"\n" } else { "" };
+    let text = format!(
+        "[service.web]\nexec = [\"/bin/sh\", \"-c\", \"echo {word} >> started; echo {word}; exec sleep 1000\"]\n{user}"
+    );
+    fs::write(machine.temp.path().join("smgr.toml"), text).unwrap();
+}
+
+fn started(machine: &Machine, lines: usize) -> String {
+    let path = machine.temp.path().join("started");
+    eventually(|| fs::read_to_string(&path).ok().filter(|text| text.lines().count() >= lines))
+}
+
+fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        match ask() {
+            Some(answer) => return answer,
+            None => assert!(std::time::Instant::now() < deadline, "it did not come"),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_project_that_was_changed_is_applied_before_anything_of_it_is_started() {
+    let machine = Machine::new();
+    project(&machine, "old");
+    machine.exits(0, &["up", "-d"]);
+    assert_eq!(started(&machine, 1), "old\n");
+    machine.exits(0, &["down"]);
+    project(&machine, "new");
+    machine.exits(0, &["up", "-d"]);
+    assert_eq!(started(&machine, 2), "old\nnew\n");
+    let history = machine.exits(0, &["history", "web"]);
+    let last = history.lines().rev().find(|line| line.contains("  started ")).unwrap();
+    assert!(history.contains("  spec changed  ") && last.ends_with(" (up)"), "{history}");
+    machine.exits(0, &["down"]);
+    // What is as the files say needs no wish.
+    let before = machine.exits(0, &["events"]).matches("apply accepted").count();
+    machine.exits(0, &["up", "-d"]);
+    assert_eq!(machine.exits(0, &["events"]).matches("apply accepted").count(), before);
+}
+
+#[test]
+fn what_happened_is_read_from_the_files_where_no_agent_lives() {
+    let machine = Machine::new();
+    machine.exits(5, &["history"]);
+    machine.exits(0, &["up", "-d"]);
+    machine.exits(0, &["run", "hello", "--", "sleep", "1000"]);
+    let live = machine.exits(0, &["events", "-o", "json"]);
+    let at = serde_json::from_str::<Value>(live.lines().last().unwrap()).unwrap();
+    machine.exits(0, &["down"]);
+    let said = machine.smgr(&["events", "-o", "json"]);
+    let files = String::from_utf8(said.stdout).unwrap();
+    assert!(files.starts_with(&live) && files.len() > live.len());
+    let note = "smgr is not up here: this is what its files say\n";
+    assert_eq!(String::from_utf8(said.stderr).unwrap(), note);
+    let cursor = at["cursor"].as_str().unwrap();
+    let rest = machine.exits(0, &["events", "-o", "json", "--since", cursor]);
+    assert_eq!(rest, files[live.len()..]);
+    assert!(machine.exits(0, &["history", "hello"]).contains("  stopped  "));
+    machine.exits(4, &["history", "nobody"]);
+    let then = machine.json(&["status", "--at", cursor, "-o", "json"]);
+    assert_eq!(
+        (&then["instances"][0]["state"], &then["instances"][0]["last_event"]),
+        (&"running".into(), &Value::Null)
+    );
+    machine.exits(5, &["status"]);
+    machine.exits(5, &["events", "--follow"]);
+}
+
+#[test]
+fn whatever_part_is_killed_the_history_says_so_and_services_are_adopted() {
+    let machine = Machine::new();
+    machine.exits(0, &["up", "-d"]);
+    machine.exits(0, &["run", "hello", "--", "sleep", "1000"]);
+    let hello = machine.pid_of("hello").unwrap();
+    let part = |name: &str| -> u64 {
+        let pid = fs::read_to_string(machine.state().join("run").join(name).join("pid")).unwrap();
+        pid.trim().parse().unwrap()
+    };
+    for name in ["agent", "keeper"] {
+        kill(part(name));
+        let told = format!("adopted  pid {hello}");
+        let by = format!("{name} killed, back after ");
+        eventually(|| {
+            let history = machine.smgr(&["history", "hello"]).stdout;
+            let history = String::from_utf8(history).unwrap();
+            history.lines().any(|line| line.contains(&told) && line.contains(&by)).then_some(())
+        });
+    }
+    let status = machine.json(&["status", "-o", "json"]);
+    let instance = &status["instances"][0];
+    assert_eq!(instance["conditions"]["Adopted"]["status"], "true");
+    assert!(instance["last_event"].as_str().is_some());
+    assert_eq!(machine.json(&["replay", "-o", "json"])["live"]["equal"], true);
+
+    let lock = fs::read_to_string(machine.state().join("run/up.lock")).unwrap();
+    let launcher = lock.split_whitespace().last().unwrap().parse().unwrap();
+    // Each before the one that it would start again.
+    for pid in [launcher, part("keeper"), part("agent")] {
+        kill(pid);
+        let is_over = || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            (status.is_empty() || status.contains("State:\tZ")).then_some(())
+        };
+        eventually(is_over);
+    }
+    let screen = machine.exits(0, &["up", "-d"]);
+    assert!(screen.contains("  found 1 running service, adopted, none restarted\n"), "{screen}");
+    assert_eq!(machine.pid_of("hello"), Some(hello));
+}
+
+#[test]
+fn a_wait_in_jsonl_tells_the_events_and_then_one_result() {
+    let machine = Machine::new();
+    machine.exits(0, &["up", "-d"]);
+    machine.exits(0, &["run", "hello", "--", "sleep", "1000"]);
+    let told = machine.exits(0, &["restart", "hello", "-o", "jsonl"]);
+    let lines: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (result, events) = lines.split_last().unwrap();
+    assert_eq!((&result["schema"], &result["state"]), (&"smgr.result.v1".into(), &"done".into()));
+    assert!(events.iter().all(|event| event["schema"] == "smgr.event.v1"));
+    let types: Vec<&str> = events.iter().filter_map(|event| event["type"].as_str()).collect();
+    for kind in ["intent.accepted", "instance.stopping", "instance.started", "intent.executed"] {
+        assert!(types.contains(&kind), "{types:?}");
+    }
+    let one = machine.exits(0, &["restart", "hello", "-o", "json"]);
+    assert_eq!(one.lines().count(), 1);
+}
+
+#[test]
+fn a_live_node_is_verified_against_what_was_pinned() {
+    let machine = Machine::new();
+    machine.exits(0, &["up", "-d"]);
+    let node = machine.json(&["status", "-o", "json"])["nodes"][0]["node"].clone();
+    let line = ["audit", "verify", "--node", node.as_str().unwrap()];
+    assert!(machine.exits(0, &line).contains("without a pin a cut tail cannot be seen"));
+    machine.exits(0, &["audit", "pin"]);
+    assert!(machine.exits(0, &line).contains("nothing that was pinned is missing"));
+    let told = machine.json(&[&line[..], &["-o", "json"]].concat());
+    assert_eq!((&told["sound"], &told["pinned"]), (&true.into(), &true.into()));
+}
+
+#[test]
+fn the_foreground_shows_what_the_project_writes_and_ends_as_the_contract_says() {
+    let machine = Machine::new();
+    project(&machine, "hi");
+    let mut up = machine.command(&["up"]);
+    let up = up.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let up = up.spawn().unwrap();
+    started(&machine, 1);
+    let mut follow = machine.command(&["logs", "web", "-f"]);
+    let mut follow = follow.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    eventually(|| machine.pid_of("web"));
+    assert!(Command::new("kill").args(["-INT", &up.id().to_string()]).status().unwrap().success());
+    let ended = up.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stdout).unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{said}");
+    assert!(said.contains("\nweb/0 | hi\n"), "{said}");
+    let last: Vec<&str> = said.lines().rev().take(2).collect();
+    assert!(last[1].starts_with("stopping web (TERM) … stopped in "), "{said}");
+    assert!(
+        last[0].starts_with("history closed at ")
+            && last[0].ends_with(", verified. Start again with: smgr up"),
+        "{said}"
+    );
+    // Whoever followed the log is told by its end.
+    assert!(follow.wait().unwrap().success());
+}
+
 #[test]
 fn a_mistake_in_a_spec_starts_nothing() {
     let machine = Machine::new();

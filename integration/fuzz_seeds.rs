@@ -159,7 +159,13 @@ fn frames() -> Vec<(u8, &'static str, Vec<u8>)> {
 }
 
 fn hello(part: Part) -> Hello {
-    Hello { part, protocol: 1, build: "0.1.0".to_owned(), incarnation: Incarnation(7) }
+    Hello {
+        part,
+        protocol: 1,
+        build: "0.1.0".to_owned(),
+        incarnation: Incarnation(7),
+        before: None,
+    }
 }
 
 fn to_keeper() -> Vec<(u8, &'static str, Vec<u8>)> {

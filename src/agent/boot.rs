@@ -10,6 +10,7 @@ use tracing::info;
 
 use super::alarm::Alarm;
 use super::authority::Authority;
+use super::execute::exit_of;
 use super::folder::StateFolder;
 use super::history::{self, Epoch};
 use super::launcher::Launchers;
@@ -25,7 +26,8 @@ use super::{clock, keeper_link, keyfile, local, uplink_link};
 use crate::domain::event::{Context, EpochReason, Event, LogOpened, PartStarted};
 use crate::domain::id::{BootId, FleetId, NodeId};
 use crate::domain::input::Decision;
-use crate::ipc::hello::{Incarnation, Part};
+use crate::domain::time::UnixMicros;
+use crate::ipc::hello::{Before, Incarnation, Part};
 use crate::ipc::place::Place;
 use crate::ipc::uplink::{BusConfig, BusCredentials};
 use crate::store::Writer;
@@ -58,11 +60,13 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
     let signer = Arc::new(keyfile::load_key(&keyfile::KeyName::Node.path(&state))?);
     let note_key = Box::new(signer.for_notes(&note_name(&setup.fleet, &setup.node))?);
 
-    let (waker, wakes) = mpsc::channel(QUEUE);
+    let (waker, mut wakes) = mpsc::channel(QUEUE);
     let writer = Writer::start()?;
     let opened = history::open(&state, &setup, &writer, note_key, waker.clone())?;
-    let (log, node, epoch) = history::fold(opened, &state)?;
-    let away_since = epoch.last_at;
+    let (log, node, mut epoch) = history::fold(opened, &state)?;
+    let last_events = std::mem::take(&mut epoch.last_events);
+    let before = Before::told();
+    let away_since = before.map_or(epoch.last_at, |before| UnixMicros(before.unix_us));
 
     let ruler = state.ruler()?;
     let mut services = Services::new(&state, &setup, ruler);
@@ -86,8 +90,10 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
         signer,
         waker: waker.clone(),
         away_since,
+        last_events,
     });
-    let agent = begin(agent, epoch, boot);
+    let mut agent = begin(agent, &epoch, before, boot);
+    agent.apply_at_boot(&mut wakes).await;
 
     let uids = uplink_uids();
     uplink_link::listen(&place.uplink_socket(), incarnation, uids, waker.clone())?;
@@ -107,12 +113,12 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
 }
 
 /// Writes the first events of this life: the epoch, if it is new, and that the agent is here.
-fn begin(mut agent: Agent, epoch: Epoch, boot: BootId) -> Agent {
+fn begin(mut agent: Agent, epoch: &Epoch, before: Option<Before>, boot: BootId) -> Agent {
     let now = clock::now();
     let mut events = Vec::new();
     if let Some(reason) = epoch.begins {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let opened = LogOpened { reason, predecessor: epoch.predecessor, version };
+        let opened = LogOpened { reason, predecessor: epoch.predecessor.clone(), version };
         events.push((Context::default(), Event::LogOpened(opened)));
         if reason != EpochReason::FirstStart {
             let parts = fold::baseline(&agent.node);
@@ -125,10 +131,10 @@ fn begin(mut agent: Agent, epoch: Epoch, boot: BootId) -> Agent {
         pid: std::process::id(),
         uid: rustix::process::geteuid().as_raw(),
         boot,
-        after: None,
+        after: before.map(|before| exit_of(before.exit)),
         away_ms: match epoch.begins {
             Some(EpochReason::FirstStart) => 0,
-            _ => now.at.ms_since(epoch.last_at),
+            _ => now.at.ms_since(agent.away_since),
         },
     };
     events.push((Context::default(), Event::AgentStarted(started)));

@@ -44,6 +44,12 @@ impl StateFolder {
         self.root.join("node.json")
     }
 
+    /// Returns the wish to match the files that `smgr up` leaves for an agent that is not there yet.
+    pub fn boot_wish(&self) -> PathBuf {
+        // In a folder that is the agent's own, so that it can take it away.
+        self.root.join("specs/apply.wish")
+    }
+
     /// Returns where the event log is.
     pub fn log(&self) -> PathBuf {
         self.root.join("log")
@@ -131,6 +137,7 @@ impl StateFolder {
         for key in ["node.key", "node.nk"] {
             give(&self.keys().join(key), uid, gid)?;
         }
+        give(&self.boot_wish(), uid, gid)?;
         let read_only = [self.internal_services(), self.root.join("internal")];
         let read_only = read_only.into_iter().flat_map(|folder| {
             let within = std::fs::read_dir(&folder).into_iter().flatten().flatten();

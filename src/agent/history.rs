@@ -1,6 +1,7 @@
 //! The agent's own log: opened and folded at start, set aside when it does not hold what was written, and kept within
 //! its bounds.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +13,7 @@ use super::setup::NodeSetup;
 use super::task::{Agent, Promise};
 use super::wake::{Wake, Waker};
 use crate::domain::event::{Context, EpochReason, Event, LogRetired, Predecessor};
-use crate::domain::id::{EpochId, Seq};
+use crate::domain::id::{EpochId, Seq, ServiceId};
 use crate::domain::input::Decision;
 use crate::domain::node::Node;
 use crate::domain::time::UnixMicros;
@@ -37,6 +38,8 @@ pub(super) struct Epoch {
     pub(super) predecessor: Option<Predecessor>,
     /// When the last event was written.
     pub(super) last_at: UnixMicros,
+    /// The last event about each instance, as far as this epoch has one.
+    pub(super) last_events: BTreeMap<ServiceId, Vec<Seq>>,
 }
 
 /// Opens the log of a state folder.
@@ -70,10 +73,15 @@ pub(super) fn fold(opened: Opened, state: &StateFolder) -> anyhow::Result<(Log, 
     };
     let mut node = Node::default();
     let mut fold = Fold::new(&mut node);
-    log.replay(|seq, row| fold.row(seq, row))?;
+    let mut last_events = BTreeMap::new();
+    log.replay(|seq, row| {
+        let flow = fold.row(seq, row);
+        note_last(&mut last_events, fold.context(), seq);
+        flow
+    })?;
     let last_at = fold.last_at;
     match fold.broken {
-        None => Ok((log, node, Epoch { begins: None, predecessor: None, last_at })),
+        None => Ok((log, node, Epoch { begins: None, predecessor: None, last_at, last_events })),
         Some((seq, Broken::Newer(why))) => {
             anyhow::bail!("event {seq} of the log in {}: {why}", state.log().display())
         }
@@ -81,6 +89,19 @@ pub(super) fn fold(opened: Opened, state: &StateFolder) -> anyhow::Result<(Log, 
             error!(%seq, why, "the log does not follow from there on");
             begin_after(log.quarantine_from(seq, why, LET_GO)?)
         }
+    }
+}
+
+/// Most rows are about an instance that is known already; its name is then not built anew.
+pub(super) fn note_last(last: &mut BTreeMap<ServiceId, Vec<Seq>>, about: &Context, seq: Seq) {
+    let (Some(service), Some(index)) = (&about.service, about.index) else { return };
+    let index = usize::from(index);
+    if !last.contains_key(service) {
+        last.insert(service.clone(), Vec::new());
+    }
+    if let Some(slots) = last.get_mut(service) {
+        slots.resize(slots.len().max(index + 1), Seq(0));
+        slots[index] = seq;
     }
 }
 
@@ -98,7 +119,11 @@ fn begin_after(vacant: Vacant) -> anyhow::Result<(Log, Node, Epoch)> {
     };
     let predecessor = vacant.predecessor().map(predecessor_of);
     let log = vacant.begin(fresh_epoch())?;
-    Ok((log, node, Epoch { begins: Some(reason), predecessor, last_at }))
+    Ok((
+        log,
+        node,
+        Epoch { begins: Some(reason), predecessor, last_at, last_events: BTreeMap::new() },
+    ))
 }
 
 /// Goes on with an epoch whose first event was never written, on the state at the end of the epoch before.
@@ -107,7 +132,11 @@ fn begin_empty(log: Log) -> anyhow::Result<(Log, Node, Epoch)> {
     let Some(before) = log.predecessor() else {
         let last_at = clock::now().at;
         let reason = Some(EpochReason::FirstStart);
-        return Ok((log, node, Epoch { begins: reason, predecessor: None, last_at }));
+        return Ok((
+            log,
+            node,
+            Epoch { begins: reason, predecessor: None, last_at, last_events: BTreeMap::new() },
+        ));
     };
     let mut fold = Fold::new(&mut node);
     let from = EventPos { epoch: before.epoch, seq: Seq(0) };
@@ -119,6 +148,7 @@ fn begin_empty(log: Log) -> anyhow::Result<(Log, Node, Epoch)> {
         begins: Some(EpochReason::Integrity),
         predecessor: Some(predecessor_of(before)),
         last_at: fold.last_at,
+        last_events: BTreeMap::new(),
     };
     Ok((log, node, epoch))
 }

@@ -11,6 +11,7 @@ use super::names::{self, Memo};
 use super::task::{Agent, keeper_uid};
 use crate::domain::event::PartStarted;
 use crate::domain::input::{Kept, KeptAction, KeptRun};
+use crate::domain::time::UnixMicros;
 use crate::ipc::keeper::{Fact, RunState, Verb, What};
 
 impl Agent {
@@ -91,14 +92,16 @@ impl Agent {
 
     fn keeper_started(&self) -> PartStarted {
         let hello = self.queries.keeper.as_ref();
+        let before = hello.and_then(|hello| hello.before);
         PartStarted {
             version: hello.map(|hello| hello.build.clone()).unwrap_or_default(),
             incarnation: hello.map_or(0, |hello| hello.incarnation.0),
             pid: self.queries.place.pid(crate::ipc::hello::Part::Keeper).unwrap_or(0),
             uid: self.hands.isolation.as_ref().map_or(0, keeper_uid),
             boot: self.boot,
-            after: None,
-            away_ms: 0,
+            after: before.map(|before| exit_of(before.exit)),
+            away_ms: before
+                .map_or(0, |before| clock::now().at.ms_since(UnixMicros(before.unix_us))),
         }
     }
 }

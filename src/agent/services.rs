@@ -6,17 +6,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::mpsc;
 use tracing::{error, warn};
 
+use super::answers::ReplyTo;
+use super::authority::Way;
 use super::folder::{StateFolder, write_all_whole};
 use super::history::RETENTION;
 use super::setup::NodeSetup;
 use super::task::Agent;
+use super::wake::Wake;
 use crate::config::{self, Loaded, LoadedService, Mistake, Options, Roots};
 use crate::domain::id::{Digest, IntentId, ServiceId};
 use crate::domain::input::Input;
+use crate::domain::intent::Action;
 use crate::domain::node::Node;
-use crate::domain::spec::Spec;
+use crate::domain::spec::{Change, Spec};
 
 /// What one service is at this moment.
 #[derive(Debug, Clone)]
@@ -207,13 +212,50 @@ impl Agent {
         self.adopt_all(found, None);
     }
 
+    /// Takes the wish that `smgr up` left: to match the files before anything is started from what they said before.
+    ///
+    /// It passes the same gate as any other. One that is not needed, since all is as the files say, is not taken.
+    pub(super) async fn apply_at_boot(&mut self, wakes: &mut mpsc::Receiver<Wake>) {
+        let path = self.queries.state.boot_wish();
+        let Ok(wish) = fs::read(&path) else { return };
+        if let Err(why) = fs::remove_file(&path) {
+            warn!(%why, "the wish of the start stays where it is");
+        }
+        if self.services.load().is_ok_and(|files| self.is_current(&files)) {
+            return;
+        }
+        let before = self.open_applies();
+        self.heard(&wish, Way::Local, ReplyTo::Nobody);
+        self.follow_up();
+        // It is accepted on disk first, as ever. Where the disk takes nothing, supervision goes on without it.
+        while self.outage().is_none() && !self.open_applies().is_subset(&before) {
+            let Some(wake) = wakes.recv().await else { return };
+            self.turn(wake);
+        }
+    }
+
+    fn is_current(&self, files: &Loaded) -> bool {
+        let known = self.node.services().iter().filter(|(_, known)| !known.removed);
+        let known: BTreeMap<_, _> = known.map(|(service, known)| (service, known.digest)).collect();
+        known == files.services.iter().map(|(service, file)| (service, file.digest)).collect()
+    }
+
+    fn open_applies(&self) -> BTreeSet<IntentId> {
+        let open = self.node.seen().open();
+        let applies = open.filter(|(_, record, _)| matches!(record.action, Action::Apply { .. }));
+        applies.map(|(intent, ..)| *intent).collect()
+    }
+
     /// Puts specs into force, all of them together: on a first start there may be hundreds.
     fn adopt_all(&mut self, found: Vec<(ServiceId, LoadedService)>, intent: Option<IntentId>) {
         self.services.keep(found.iter().map(|(_, found)| (found.digest, found.text.as_str())));
         for (service, LoadedService { spec, digest, origin, .. }) in found {
+            let before = self.services.spec_of(&service);
+            let before = before.filter(|(before, _)| before.change_to(&spec) != Change::Restart);
+            let keeps = before.map(|(_, digest)| digest);
             self.services.adopt(&service, spec, digest);
             let origin = origin.to_string();
-            self.inbox.push_back(Input::SpecAdopted { service, digest, origin, intent });
+            self.inbox.push_back(Input::SpecAdopted { service, digest, origin, intent, keeps });
         }
     }
 

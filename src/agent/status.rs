@@ -1,20 +1,18 @@
 //! What the node says of itself: the folded state, and what the kernel says of its processes at this moment.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use super::clock;
 use super::names;
 use super::task::Agent;
-use crate::domain::event::StateName;
-use crate::domain::id::{InstanceId, ServiceId};
-use crate::domain::instance::{Instance, State};
+use crate::domain::id::{InstanceId, Seq, ServiceId};
+use crate::domain::instance::Instance;
 use crate::domain::node::Service;
-use crate::domain::spec::{Kind, Spec};
+use crate::domain::spec::Kind;
 use crate::ipc::keeper::{Isolation, Trees};
 use crate::wire::status::{
-    AlertStatus, Condition, ExitStatus, InstanceStatus, NodeStatus, ServiceStatus,
+    AlertStatus, Condition, InstanceStatus, NodeStatus, ServiceStatus, shown,
 };
 
 /// What the log may take on disk, in bytes: the default of `history.max_size`.
@@ -26,7 +24,6 @@ impl Agent {
         let head = self.recorder.head();
         let is_durable = self.recorder.next().0 == head.seq.0 + 1;
         let state_hash = is_durable.then(|| self.state_hash());
-        let this = &*self;
         let services = self.node.services();
         NodeStatus {
             fleet: self.setup.fleet.clone(),
@@ -50,44 +47,26 @@ impl Agent {
             log_unavailable: self.outage().map(str::to_owned),
             state_hash,
             services: services.iter().map(|(id, known)| self.service_status(id, known)).collect(),
-            instances: services
-                .iter()
-                .flat_map(|(id, known)| {
-                    known
-                        .slots()
-                        .filter(|(index, slot)| *index < known.wanted || !slot.state.at_rest())
-                        .map(move |(index, slot)| {
-                            let instance = InstanceId { service: id.clone(), index };
-                            this.instance_status(&instance, known, slot)
-                        })
-                })
+            instances: shown(services)
+                .map(|(id, known, slot)| self.instance_status(&id, known, slot))
                 .collect(),
-            alerts: self.alerts(),
+            alerts: AlertStatus::folded(services),
         }
     }
 
     fn service_status(&self, id: &ServiceId, known: &Service) -> ServiceStatus {
-        let spec = self.services.spec_of(id).map(|(spec, _)| spec);
-        let text = |pick: fn(&Spec) -> String| spec.as_deref().map(pick).unwrap_or_default();
-        ServiceStatus {
-            service: id.clone(),
-            kind: text(|spec| match spec.kind {
+        let mut status = ServiceStatus::folded(id, known);
+        if let Some((spec, _)) = self.services.spec_of(id) {
+            status.kind = match spec.kind {
                 Kind::Daemon => "daemon".to_owned(),
                 Kind::Oneshot => "oneshot".to_owned(),
-            }),
-            group: text(|spec| spec.group.clone().unwrap_or_default()),
-            description: text(|spec| spec.description.clone()),
-            owner: text(|spec| spec.owner.clone()),
-            docs: text(|spec| spec.docs.clone()),
-            desired: known.desired,
-            generation: known.generation,
-            spec: known.digest,
-            origin: known.origin.clone(),
-            instances: known.wanted,
-            desired_by: None,
-            desired_at: None,
-            overridden_keys: Vec::new(),
+            };
+            status.group = spec.group.clone().unwrap_or_default();
+            status.description.clone_from(&spec.description);
+            status.owner.clone_from(&spec.owner);
+            status.docs.clone_from(&spec.docs);
         }
+        status
     }
 
     fn instance_status(
@@ -96,52 +75,40 @@ impl Agent {
         service: &Service,
         slot: &Instance,
     ) -> InstanceStatus {
-        let main = slot.state.main();
         let (memory_bytes, tasks) = self.usage(id, slot);
         let log_path = self.launchers.log_path(&self.services, id);
-        let log_bytes = log_path.as_ref().and_then(|path| Some(fs::metadata(path).ok()?.len()));
-        let until = match &slot.state {
-            State::Backoff { until } => Some(*until),
-            _ => None,
-        };
-        InstanceStatus {
-            service: id.service.clone(),
-            index: id.index,
-            run: slot.last_run,
-            desired: service.desired,
-            state: slot.state.name(),
-            substate: substate(&slot.state),
-            reason: reason(&slot.state),
-            result: slot.last.as_ref().map(|last| last.result),
-            since: slot.since,
-            started_at: main.map(|main| main.started_at),
-            pid: main.map(|main| main.pid),
-            // In a backoff the fold has counted the start that is still to come.
-            restarts: slot.backoff.restarts.saturating_sub(u32::from(until.is_some())),
-            exit: slot.last.as_ref().and_then(|last| {
-                let process = last.process.as_ref()?;
-                Some(ExitStatus {
-                    exit: process.exit,
-                    oom_killed: process.oom_killed,
-                    at: last.at,
-                    ran_ms: process.ran_ms,
-                    pid: process.pid,
-                    memory_peak_bytes: None,
-                })
-            }),
-            same_exits: 0,
-            next_attempt_at: until,
-            delay_ms: until.map(|until| until.ms_since(slot.since)),
-            conditions: conditions(slot),
+        let log_bytes = log_path.as_ref().and_then(|path| folder_bytes(path.parent()?));
+        let spec = self.services.spec_of(&id.service);
+        let last_events = self.last_events.get(&id.service);
+        let last_event = last_events
+            .and_then(|slots| slots.get(usize::from(id.index)))
+            .filter(|seq| **seq != Seq(0))
+            .map(|seq| self.recorder.event_id(*seq));
+        let mut status = InstanceStatus {
             memory_bytes,
-            memory_bytes_max: None,
             tasks,
             log_path: log_path.map(|path| path.display().to_string()),
             log_bytes,
-            log_bytes_max: None,
+            log_bytes_max: spec
+                .map(|(spec, _)| spec.log.max_size.0 * u64::from(spec.log.max_files)),
             tail: self.launchers.tail_of(id),
-            last_event: None,
-        }
+            last_event,
+            ..InstanceStatus::folded(id.clone(), service, slot)
+        };
+        let degraded = self.degraded(id, slot).map(|degraded| ("Degraded".to_owned(), degraded));
+        status.conditions.extend(degraded);
+        status
+    }
+
+    /// Says where a process runs with less than its spec asks for.
+    fn degraded(&self, id: &InstanceId, slot: &Instance) -> Option<Condition> {
+        let (spec, _) = self.services.spec_of(&id.service)?;
+        let wanted = spec.limits.oom_score_adjust;
+        let main = slot.state.main().filter(|_| wanted != 0)?;
+        // Only the privileged may lower it: what a process got in truth is known to the kernel alone.
+        let reason =
+            (oom_score_adjust(main.pid)? != wanted).then(|| "OomScoreAdjust".to_owned())?;
+        Some(Condition { status: Some(true), reason, since: main.started_at })
     }
 
     /// Sums the resident memory of a run's processes, and counts them.
@@ -163,86 +130,17 @@ impl Agent {
         let tasks = in_cgroup.is_some().then(|| u32::try_from(pids.len()).unwrap_or(u32::MAX));
         (Some(bytes), tasks)
     }
-
-    fn alerts(&self) -> Vec<AlertStatus> {
-        let mut alerts = Vec::new();
-        for (service, known) in self.node.services() {
-            for (index, slot) in known.slots() {
-                if !slot.backoff.alerting {
-                    continue;
-                }
-                let place = match known.wanted {
-                    0 | 1 => service.to_string(),
-                    _ => format!("{service}/{index}"),
-                };
-                alerts.push(AlertStatus {
-                    alert: format!("{service}/restart-limit"),
-                    severity: "warning".to_owned(),
-                    place,
-                    since: slot.backoff.window_since,
-                    summary: format!("{} restarts; still trying", slot.backoff.restarts),
-                });
-            }
-        }
-        alerts
-    }
 }
 
-fn substate(state: &State) -> Option<String> {
-    let text = match state {
-        State::Spawning { .. } => "exec",
-        State::Starting { .. } => "startup",
-        State::Stopping { phase, .. } => match phase {
-            crate::domain::event::StopPhase::PreStop => "pre_stop",
-            crate::domain::event::StopPhase::Drain => "drain",
-            crate::domain::event::StopPhase::Term => "term",
-            crate::domain::event::StopPhase::Kill => "kill",
-        },
-        State::Inactive
-        | State::Waiting { .. }
-        | State::Running { .. }
-        | State::Reloading { .. }
-        | State::Backoff { .. }
-        | State::Completed
-        | State::Failed => return None,
-    };
-    Some(text.to_owned())
+/// Sums the files of a log.
+fn folder_bytes(folder: &Path) -> Option<u64> {
+    let files = fs::read_dir(folder).ok()?.filter_map(Result::ok);
+    Some(files.filter_map(|file| Some(file.metadata().ok()?.len())).sum())
 }
 
-fn reason(state: &State) -> Option<String> {
-    match state {
-        State::Waiting { on } => {
-            let names: Vec<&str> = on.iter().map(ServiceId::as_str).collect();
-            Some(format!("waits for {}", names.join(", ")))
-        }
-        _ => None,
-    }
-}
-
-fn conditions(slot: &Instance) -> BTreeMap<String, Condition> {
-    let condition = |status: Option<bool>, reason: &str| Condition {
-        status,
-        reason: reason.to_owned(),
-        since: slot.since,
-    };
-    let ready = match slot.state.name() {
-        StateName::Running | StateName::Reloading => condition(Some(true), "Started"),
-        StateName::Starting => condition(Some(false), "Starting"),
-        StateName::Stopping => condition(Some(false), "Stopping"),
-        StateName::Unknown => condition(None, "Unknown"),
-        StateName::Inactive
-        | StateName::Waiting
-        | StateName::Backoff
-        | StateName::Completed
-        | StateName::Failed => condition(Some(false), "NotRunning"),
-    };
-    let dependencies = match &slot.state {
-        State::Waiting { .. } => condition(Some(false), "Waiting"),
-        _ => condition(Some(true), ""),
-    };
-    [("Ready", ready), ("DependenciesMet", dependencies)]
-        .map(|(name, condition)| (name.to_owned(), condition))
-        .into()
+fn oom_score_adjust(pid: u32) -> Option<i16> {
+    let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?;
+    text.trim().parse().ok()
 }
 
 fn resident_bytes(pid: u32) -> Option<u64> {

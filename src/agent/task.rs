@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::alarm::Alarm;
+use super::alerts::Alerts;
 use super::answers::{Answers, ReplyTo};
 use super::authority::{Authority, Way};
 use super::clock;
@@ -31,7 +32,7 @@ use super::wake::{Wake, Waker};
 use crate::domain::code::Code;
 use crate::domain::effect::{Act, Effect, Operation, Timer};
 use crate::domain::event::{Context, Event, LogRecovered, LogUnavailable};
-use crate::domain::id::{BootId, Digest, IntentId, Seq, ServiceId};
+use crate::domain::id::{AlertName, BootId, Digest, InstanceId, IntentId, Seq, ServiceId};
 use crate::domain::input::{Decision, Input, World};
 use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
@@ -72,6 +73,8 @@ pub(super) enum Deadline {
     Core(Timer),
     /// The next heartbeat.
     Beat,
+    /// An alert is to be looked at although no line came.
+    Alert(InstanceId, AlertName),
     /// Somebody has waited long enough for the next event.
     Ranges,
 }
@@ -86,6 +89,7 @@ pub(super) struct Agent {
     pub(super) hands: Hands,
     pub(super) errands: Errands,
     pub(super) logs: LogThread,
+    pub(super) alerts: Alerts,
     pub(super) recorder: Recorder<Promise>,
     pub(super) answers: Answers,
     pub(super) authority: Authority,
@@ -102,6 +106,8 @@ pub(super) struct Agent {
     /// The segment has its size, and the log would not take a baseline.
     rolls_late: bool,
     state_hash: Option<(Seq, Digest)>,
+    /// The last event about each instance, as far as this epoch has one.
+    pub(super) last_events: BTreeMap<ServiceId, Vec<Seq>>,
     /// When agent or keeper was last known to live, for the time that nobody supervised.
     pub(super) away_since: UnixMicros,
     pub(super) is_new: bool,
@@ -125,6 +131,7 @@ pub(super) struct Parts {
     pub(super) signer: Arc<Signer>,
     pub(super) waker: Waker,
     pub(super) away_since: UnixMicros,
+    pub(super) last_events: BTreeMap<ServiceId, Vec<Seq>>,
 }
 
 impl Agent {
@@ -139,6 +146,7 @@ impl Agent {
             hands: Hands::new(),
             errands: Errands::default(),
             logs: parts.logs,
+            alerts: Alerts::default(),
             recorder: parts.recorder,
             authority: parts.authority,
             voice: parts.voice,
@@ -152,6 +160,7 @@ impl Agent {
             rolls_late: false,
             state_hash: None,
             away_since: parts.away_since,
+            last_events: parts.last_events,
             is_new: true,
             ending: false,
             inbox: VecDeque::new(),
@@ -186,7 +195,7 @@ impl Agent {
         Ok(())
     }
 
-    fn turn(&mut self, wake: Wake) {
+    pub(super) fn turn(&mut self, wake: Wake) {
         self.take(wake);
         self.follow_up();
     }
@@ -249,6 +258,10 @@ impl Agent {
             match deadline {
                 Deadline::Beat => self.beat(),
                 Deadline::Ranges => self.tire_ranges(),
+                Deadline::Alert(instance, name) => {
+                    self.alert_due(instance, name);
+                    self.follow_up();
+                }
                 Deadline::Core(timer) => {
                     if let Some(at) = self.recorded.remove(&timer) {
                         self.decide(Input::Timer { timer, at });
@@ -288,6 +301,9 @@ impl Agent {
             }
             gone.extend(known.filter(|known| !self.node.services().contains_key(*known)).cloned());
         }
+        for (context, event) in &events {
+            self.heed_change(context, event);
+        }
         let mut promises = Vec::new();
         for effect in effects {
             match effect {
@@ -302,6 +318,11 @@ impl Agent {
         }
         self.kill_useless_errands();
         self.attach_tails(&mut events);
+        if self.outage.is_none() {
+            for (seq, (context, _)) in (self.recorder.next().0..).zip(&events) {
+                history::note_last(&mut self.last_events, context, Seq(seq));
+            }
+        }
         self.recorder.record(now, events);
         for act in promises {
             match act {
@@ -323,6 +344,20 @@ impl Agent {
             self.services.forget(service);
             self.services.prune(&self.node);
             self.close_slots();
+        }
+    }
+
+    /// Lets what is kept beside the state follow a service that changed.
+    fn heed_change(&mut self, context: &Context, event: &Event) {
+        let Some(service) = &context.service else { return };
+        if matches!(event, Event::ServiceAdded(_)) {
+            self.configure_logs(service);
+        }
+        if matches!(
+            event,
+            Event::ServiceAdded(_) | Event::ServiceRemoved(_) | Event::DesiredChanged(_)
+        ) {
+            self.watch_alerts(Some(service));
         }
     }
 
@@ -460,6 +495,7 @@ impl Agent {
     pub(super) fn met(&mut self, kept: crate::domain::input::Kept) {
         self.hands.standing = Standing::Met;
         self.decide(Input::Reconcile(kept));
+        self.watch_alerts(None);
     }
 }
 

@@ -310,7 +310,7 @@ pub struct History {
 /// What to prove.
 #[derive(Clone, Debug, Subcommand)]
 pub enum AuditCommand {
-    /// Verify a log from its files
+    /// Verify a log from its files, or with --node from what a live node answers
     Verify {
         /// The folder with `log/` [default: the state folder]
         folder: Option<PathBuf>,
@@ -387,7 +387,8 @@ fn refused(error: &clap::Error) -> Result<Parsed, CliError> {
         return Ok(Parsed::Text(text));
     }
     let mut paragraphs = text.split("\n\n").map(str::trim).filter(|text| !text.is_empty());
-    let what = paragraphs.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let what = paragraphs.next().unwrap_or_default().trim_start_matches("error: ");
+    let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut hints = Vec::new();
     let mut next = "smgr --help".to_owned();
     for paragraph in paragraphs {

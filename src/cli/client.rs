@@ -61,6 +61,11 @@ impl Whom {
     pub fn new(context: &Context, named: impl IntoIterator<Item = NodeId>) -> Self {
         Self { nodes: context.global.nodes.iter().cloned().chain(named).collect() }
     }
+
+    /// Says whether nobody but `own` is meant.
+    pub fn is_only(&self, own: &NodeId) -> bool {
+        self.nodes.iter().all(|node| node == own)
+    }
 }
 
 impl Client {

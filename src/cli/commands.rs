@@ -1,5 +1,6 @@
 //! What each command does. One file for each family; the choice is here.
 
+mod archive;
 mod audit;
 mod down;
 mod files;
@@ -27,7 +28,7 @@ pub async fn carry_out(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     match command {
-        Command::Up(args) => up::up(context, args, out).await,
+        Command::Up(args) => up::up(&context.by("up"), args, out).await,
         Command::Down => down::down(context, out).await,
         Command::Attach => up::attach(context, out).await,
         Command::Start(targets) => {
@@ -51,7 +52,7 @@ pub async fn carry_out(
             service::action(context, &service, action, params, waiting, out).await
         }
         Command::Status { selector, at } => status::status(context, selector, at, out).await,
-        Command::Run(args) => files::run(context, args, out).await,
+        Command::Run(args) => files::run(&context.by("run"), args, out).await,
         Command::Remove { service } => files::remove(context, service, out).await,
         Command::Apply { services, waiting } => files::apply(context, services, waiting, out).await,
         Command::Logs { selector, lines, follow } => {
@@ -60,6 +61,11 @@ pub async fn carry_out(
         Command::Events(args) => reading::events(context, args, out).await,
         Command::History(args) => reading::history(context, args, out).await,
         Command::Ping => reading::ping(context, out).await,
+        Command::Audit { command: AuditCommand::Verify { folder: None } }
+            if !context.global.nodes.is_empty() =>
+        {
+            audit::verify_nodes(context, out).await
+        }
         Command::Audit { command: AuditCommand::Verify { folder } } => {
             audit::verify(context, folder, out)
         }

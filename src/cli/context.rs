@@ -22,6 +22,8 @@ pub struct Context {
     pub services: PathBuf,
     /// Whether this user is root.
     pub is_root: bool,
+    /// The command, where it says more of a wish than the wish itself: `run`, `up`.
+    pub verb: Option<&'static str>,
 }
 
 impl Context {
@@ -52,7 +54,12 @@ impl Context {
                 (state, home.config_dir().join("smgr/services.d"))
             }
         };
-        Ok(Self { global, folder: StateFolder::new(state), services, is_root })
+        Ok(Self { global, folder: StateFolder::new(state), services, is_root, verb: None })
+    }
+
+    /// Returns the same with wishes that say which command they come from.
+    pub fn by(&self, verb: &'static str) -> Self {
+        Self { verb: Some(verb), ..self.clone() }
     }
 
     /// Returns the folder of the log files of services that name none.
@@ -86,9 +93,13 @@ impl Context {
 
 /// Says that nothing runs here.
 pub fn not_up(context: &Context) -> CliError {
-    CliError::new(Code::AGENT_UNREACHABLE, "smgr is not up here")
+    let error = CliError::new(Code::AGENT_UNREACHABLE, "smgr is not up here")
         .at(short(context.folder.root()))
-        .next("smgr up")
+        .next("smgr up");
+    match context.folder.log().is_dir() {
+        true => error.hint("what was here is in its files: smgr history, smgr status --at 1s"),
+        false => error,
+    }
 }
 
 /// Returns a path as people write it: `~` for the home folder.
@@ -121,8 +132,9 @@ fn token<T: std::str::FromStr>(text: &str) -> Option<T> {
     mapped.trim_matches('-').parse().ok()
 }
 
-/// Returns what the signer says of itself inside a signature: who stands behind `sudo`, or which CI run it is.
-pub fn note(is_root: bool) -> String {
+/// Returns what the signer says of itself inside a signature: who stands behind `sudo`, which CI run it is, or else
+/// which command it was.
+pub fn note(context: &Context) -> String {
     let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let github = || {
         let (server, repository, run) =
@@ -130,7 +142,8 @@ pub fn note(is_root: bool) -> String {
         Some(format!("run {server}/{repository}/actions/runs/{run}"))
     };
     let job = || github().or_else(|| var("CI_JOB_URL").map(|url| format!("run {url}")));
-    let sudo = || var("SUDO_USER").filter(|_| is_root).map(|user| format!("sudo by {user}"));
-    let note = sudo().or_else(job).unwrap_or_default();
+    let sudo =
+        || var("SUDO_USER").filter(|_| context.is_root).map(|user| format!("sudo by {user}"));
+    let note = sudo().or_else(job).or(context.verb.map(str::to_owned)).unwrap_or_default();
     note.chars().filter(|c| !c.is_control()).take(200).collect()
 }

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use super::client::{Client, Missing, Whom};
 use super::context::Context;
 use super::error::CliError;
+use super::witness::Witness;
 use crate::domain::code::Code;
 use crate::domain::id::{EpochId, EventId, Seq};
 use crate::domain::policy::{KeyClass, Kind};
@@ -39,6 +40,8 @@ pub struct Feed {
     /// The last durable event that the node spoke of.
     head: Option<EventId>,
     pause: Duration,
+    /// Sees every row once, in order.
+    pub witness: Option<Witness>,
 }
 
 /// What a turn of the feed brought.
@@ -53,7 +56,7 @@ pub enum Turn {
 impl Feed {
     /// Begins after an event, or at the first one that is kept.
     pub fn after(cursor: Option<EventId>) -> Self {
-        Self { after: cursor, ready: VecDeque::new(), head: None, pause: ASK_AGAIN }
+        Self { after: cursor, ready: VecDeque::new(), head: None, pause: ASK_AGAIN, witness: None }
     }
 
     /// Returns the next event, or says that there is none yet: at once, or after half a minute when told to `wait`.
@@ -93,6 +96,11 @@ impl Feed {
         }
     }
 
+    /// Returns the last event that was given out, or behind which it began.
+    pub fn cursor(&self) -> Option<&EventId> {
+        self.after.as_ref()
+    }
+
     /// Returns the last durable event that the node spoke of.
     pub fn head(&self) -> Option<&EventId> {
         self.head.as_ref()
@@ -119,6 +127,9 @@ impl Feed {
                                 Code::EVENT_ALTERED,
                                 format!("{at} holds another event, {}", record.id()),
                             ));
+                        }
+                        if let Some(witness) = &mut self.witness {
+                            witness.row(&at, row);
                         }
                         last = Some(at);
                         self.ready.push_back(record);

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod context;
 pub mod error;
 pub mod feed;
+pub mod follow;
 pub mod interrupt;
 pub mod json;
 pub mod launch;
@@ -21,6 +22,7 @@ pub mod time;
 pub mod verdict;
 pub mod view;
 pub mod wish;
+pub mod witness;
 
 #[cfg(test)]
 mod sample;

@@ -3,8 +3,11 @@
 use std::fmt::Write as _;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use super::error::CliError;
 use crate::agent::folder::{StateFolder, write_new, write_whole};
@@ -86,7 +89,7 @@ pub fn prepare(
     let config = folder.root().join("nats.conf");
     let before = before.filter(|bus| bus.own_server).and_then(port_of);
     // A port that is taken is ours only where a server outlived the parts that supervised it.
-    let kept = before.filter(|port| is_free(*port) || is_in_use(&config));
+    let kept = before.filter(|port| claim(*port) && is_free(*port) || is_in_use(&config));
     let port = kept.or_else(free_port);
     let port = port.ok_or_else(|| CliError::new(Code::IO, "no port is free for the bus"))?;
     let (node, operator) = (folder.keys().join("node.nk"), folder.keys().join("operator.nk"));
@@ -124,11 +127,27 @@ fn is_in_use(config: &Path) -> bool {
     std::fs::read_dir("/proc").is_ok_and(|processes| processes.flatten().any(names_it))
 }
 
-/// Another process may take it before the server does; then the server's log says so and the next `up` finds another.
+/// Another program may take it before the server does; then the server's log says so and the next `up` finds another.
 fn free_port() -> Option<u16> {
-    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
-    let listener = bind(PORT).or_else(|| bind(0))?;
+    if claim(PORT) && is_free(PORT) {
+        return Some(PORT);
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
     listener.local_addr().ok().map(|address| address.port())
+}
+
+/// The ports that this process chose, until it ends.
+static CLAIMS: Mutex<Vec<(u16, UnixListener)>> = Mutex::new(Vec::new());
+
+/// Claims a port, so that two `smgr up` at once do not both choose it: the server binds it only later.
+fn claim(port: u16) -> bool {
+    let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
+    if claims.iter().any(|(claimed, _)| *claimed == port) {
+        return true;
+    }
+    let name = format!("smgr-bus-port-{port}");
+    let bound = SocketAddr::from_abstract_name(name).and_then(|at| UnixListener::bind_addr(&at));
+    bound.map(|listener| claims.push((port, listener))).is_ok()
 }
 
 fn server_config(port: u16, store: &Path, users: &[String]) -> String {

@@ -1,5 +1,6 @@
 //! The spec files of this machine: where they are, and what is wrong with them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::context::Context;
@@ -8,6 +9,8 @@ use super::out::error_width;
 use crate::agent::setup::SpecSources;
 use crate::config::{self, Loaded, Mistake, Options, Roots};
 use crate::domain::code::Code;
+use crate::domain::id::ServiceId;
+use crate::domain::signal::Signal;
 
 /// The name of a project's file.
 pub const PROJECT_FILE: &str = "smgr.toml";
@@ -55,6 +58,14 @@ pub fn load(
     let uid = rustix::process::geteuid().as_raw();
     config::load(&roots, &options(context, service_logs), Some(uid))
         .map_err(|mistakes| mistaken(&mistakes, outcome))
+}
+
+/// Returns the signals that stop services, where the files name another than TERM.
+pub fn stop_signals(context: &Context) -> BTreeMap<ServiceId, Signal> {
+    let setup = context.setup().ok().flatten();
+    let loaded = setup.and_then(|it| load(context, &it.specs, &it.service_logs, "nothing").ok());
+    let services = loaded.map(|loaded| loaded.services).unwrap_or_default();
+    services.into_iter().map(|(service, it)| (service, it.spec.stop.signal)).collect()
 }
 
 /// Returns the project's path as people see it: relative where it is the current folder's.

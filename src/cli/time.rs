@@ -12,6 +12,11 @@ pub fn now() -> UnixMicros {
     UnixMicros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
+/// Returns the wall-clock time as the log files of services write it, so that texts compare as times do.
+pub fn log_stamp() -> String {
+    format!("{:.9}", Timestamp::now())
+}
+
 /// Reads `250ms`, `90s`, `5m`, `1h30m`, `2d`. A bare number is nothing: people read it as seconds, programs as
 /// milliseconds.
 pub fn duration(text: &str) -> Option<Duration> {

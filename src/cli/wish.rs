@@ -59,7 +59,7 @@ impl Caller {
         let local = over_socket && context.is_root && KeyName::Local.path(&context.folder).exists();
         let name = if local { KeyName::Local } else { KeyName::Operator };
         let signer = load_signer(&name.path(&context.folder));
-        Ok(Self { signer, fleet: trust.fleet, ring, note: note(context.is_root) })
+        Ok(Self { signer, fleet: trust.fleet, ring, note: note(context) })
     }
 
     /// Returns the principal of the key, for the inbox on the bus.

@@ -2,6 +2,8 @@
 //!
 //! This file only folds. What is decided, and why, is in `decide`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
@@ -36,6 +38,34 @@ pub struct Instance {
     pub backoff: Backoff,
     /// How the last run that ended did so.
     pub last: Option<LastRun>,
+    /// How many runs in a row ended as the last one did, that one included.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub same_exits: u32,
+    /// When its run was found alive by parts of smgr that did not start it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted_at: Option<UnixMicros>,
+    /// The alerts of its spec that fire, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub firing: BTreeMap<String, Firing>,
+    /// What its process was started after: the starts so far of each service whose restarts it follows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub started_after: BTreeMap<ServiceId, u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// An alert that fires.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Firing {
+    /// Since when.
+    pub since: UnixMicros,
+    /// `info`, `warning` or `critical`.
+    pub severity: String,
+    /// In words.
+    pub summary: String,
 }
 
 /// The end of the last run.
@@ -62,6 +92,9 @@ pub struct LastProcess {
     pub oom_killed: bool,
     /// How long it ran, in milliseconds.
     pub ran_ms: u64,
+    /// The most memory that it had, bytes; absent when it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_peak_bytes: Option<u64>,
 }
 
 /// A live main process.
@@ -73,7 +106,7 @@ pub struct Main {
     pub pid: u32,
     /// Its pidfs inode; 0 when it is not known.
     pub pidfd_inode: u64,
-    /// The spec that it was started from.
+    /// The spec that it was started from, or a later one that says the same of its process.
     pub spec: Digest,
     /// When it was started.
     pub started_at: UnixMicros,
@@ -252,6 +285,22 @@ impl State {
         }
     }
 
+    pub(super) fn main_mut(&mut self) -> Option<&mut Main> {
+        match self {
+            Self::Starting { main, .. } | Self::Running { main } | Self::Reloading { main, .. } => {
+                Some(main)
+            }
+            Self::Stopping { left: Left::Alive(main), .. } => Some(main),
+            Self::Stopping { left: Left::Asked | Left::Rest, .. }
+            | Self::Inactive
+            | Self::Waiting { .. }
+            | Self::Spawning { .. }
+            | Self::Backoff { .. }
+            | Self::Completed
+            | Self::Failed => None,
+        }
+    }
+
     /// Returns the run of which a process may live.
     pub fn run(&self) -> Option<RunId> {
         match self {
@@ -287,6 +336,10 @@ impl Instance {
             since: UnixMicros::default(),
             backoff: Backoff::default(),
             last: None,
+            same_exits: 0,
+            adopted_at: None,
+            firing: BTreeMap::new(),
+            started_after: BTreeMap::new(),
         }
     }
 
@@ -456,7 +509,7 @@ impl Instance {
                 Event::InstanceAdopted(_),
             ) if ours => Some(None),
             (_, Event::InstanceSignalled(_)) => Some(None),
-            (State::Running { main }, Event::AlertResolved(_)) => {
+            (State::Running { main }, Event::AlertResolved(body)) if is_restart_limit(&body.alert) => {
                 Some(Some(State::Running { main: Main { stable_at: None, ..main.clone() } }))
             }
             (_, Event::AlertFired(_) | Event::AlertResolved(_) | Event::LinesDropped(_)) => Some(None),
@@ -580,8 +633,17 @@ impl Instance {
     /// Folds what an event says beside the state. Called for legal events only.
     fn remember(&mut self, at: UnixMicros, run: Option<RunId>, event: &Event) {
         match event {
-            Event::InstanceStarting(body) if body.fresh => self.backoff.reset(),
+            Event::InstanceStarting(body) if body.fresh => {
+                self.backoff.reset();
+                self.same_exits = 0;
+            }
+            Event::InstanceStarted(body) => {
+                self.adopted_at = None;
+                self.started_after.clone_from(&body.after);
+            }
+            Event::InstanceAdopted(_) => self.adopted_at = Some(at),
             Event::InstanceStartFailed(body) => {
+                self.same_exits = 0;
                 self.backoff.restarts = body.restarts;
                 self.backoff.base_ms = body.base_ms;
                 self.backoff.window_since = body.window_since;
@@ -594,7 +656,12 @@ impl Instance {
                 self.backoff.base_ms = body.base_ms;
                 self.backoff.window_since = body.window_since;
                 self.backoff.window_restarts = body.window_restarts;
+                self.adopted_at = None;
+                let ended_so = |last: &LastRun| last.process.map(|process| process.exit);
+                let is_same = self.last.as_ref().and_then(ended_so) == Some(body.exit);
+                self.same_exits = if is_same { self.same_exits.saturating_add(1) } else { 1 };
                 let process = LastProcess {
+                    memory_peak_bytes: Some(body.usage.memory_peak_bytes).filter(|peak| *peak > 0),
                     pid: body.pid,
                     exit: body.exit,
                     oom_killed: body.oom_killed,
@@ -603,11 +670,19 @@ impl Instance {
                 self.last =
                     run.map(|run| LastRun { run, result: body.result, at, process: Some(process) });
             }
-            Event::AlertFired(body) if body.alert.ends_with(RESTART_LIMIT) => {
+            Event::AlertFired(body) if is_restart_limit(&body.alert) => {
                 self.backoff.alerting = true;
             }
-            Event::AlertResolved(body) if body.alert.ends_with(RESTART_LIMIT) => {
+            Event::AlertFired(body) => {
+                let (severity, summary) = (body.severity.clone(), body.summary.clone());
+                let firing = Firing { since: at, severity, summary };
+                self.firing.insert(short_name(&body.alert).to_owned(), firing);
+            }
+            Event::AlertResolved(body) if is_restart_limit(&body.alert) => {
                 self.backoff.alerting = false;
+            }
+            Event::AlertResolved(body) => {
+                self.firing.remove(short_name(&body.alert));
             }
             _ => {}
         }
@@ -616,6 +691,15 @@ impl Instance {
 
 /// The name of the alert that a restart limit fires, after the service's name and a slash.
 pub(super) const RESTART_LIMIT: &str = "/restart-limit";
+
+fn is_restart_limit(alert: &str) -> bool {
+    alert.ends_with(RESTART_LIMIT)
+}
+
+/// Returns the name of an alert without that of its service.
+fn short_name(alert: &str) -> &str {
+    alert.split_once('/').map_or(alert, |(_, name)| name)
+}
 
 impl Main {
     fn new(at: UnixMicros, run: RunId, body: &InstanceStarted) -> Self {

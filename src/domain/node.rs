@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::decide;
-use super::event::{Cause, Context, Desired, Event, IntentAccepted, ServiceAdded};
+use super::event::{Actor, Cause, Context, Desired, Event, IntentAccepted, ServiceAdded};
 use super::id::{BootId, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
 use super::input::{Decision, Input, World};
 use super::instance::{IllegalEvent, Instance, State};
@@ -74,6 +74,12 @@ pub struct Service {
     pub removed: bool,
     /// Its slots.
     pub instances: Vec<Instance>,
+    /// On whose authority the wish stands; absent while nobody has said anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired_by: Option<Actor>,
+    /// Since when it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired_at: Option<UnixMicros>,
 }
 
 /// A part of a node, small enough for one event.
@@ -165,6 +171,8 @@ impl Node {
                 }
                 service.desired = body.desired;
                 service.generation = body.generation;
+                service.desired_by.clone_from(&context.by);
+                service.desired_at = Some(at);
                 self.mark_changed(context);
             }
             Event::IntentAccepted(body) => self.accept(context, body)?,
@@ -296,12 +304,20 @@ impl Node {
             wanted: 0,
             removed: false,
             instances: Vec::new(),
+            desired_by: None,
+            desired_at: None,
         });
         // What somebody said outlives a change of the files, until the service itself was removed.
         if service.generation == Generation(0) || service.removed {
             service.desired = body.desired;
+            (service.desired_by, service.desired_at) = (None, None);
         }
         service.digest = body.digest;
+        for main in service.instances.iter_mut().filter_map(|slot| slot.state.main_mut()) {
+            if Some(main.spec) == body.keeps {
+                main.spec = body.digest;
+            }
+        }
         service.origin.clone_from(&body.origin);
         service.wanted = body.instances;
         service.removed = false;

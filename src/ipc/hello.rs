@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::keeper::Exit;
+
 /// The version of all protocols between the parts. A part also speaks the one before.
 pub const PROTOCOL: u16 = 1;
 
@@ -42,6 +44,56 @@ impl Incarnation {
     }
 }
 
+/// How the life of a part before this one ended, as its parent saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// How.
+    pub exit: Exit,
+    /// When, in microseconds of Unix time.
+    pub unix_us: u64,
+}
+
+impl Before {
+    /// The variable in which a parent tells it to the next life of the part.
+    pub const VARIABLE: &str = "SMGR_BEFORE";
+
+    /// Describes an end in this moment; `None` when it was in good order, or nobody saw how it was.
+    pub fn now(exit: Exit) -> Option<Self> {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        let micros = now.tv_sec.max(0) as u64 * 1_000_000 + now.tv_nsec as u64 / 1000;
+        let is_news = !matches!(exit, Exit::Code(0) | Exit::Unknown);
+        is_news.then_some(Self { exit, unix_us: micros })
+    }
+
+    /// Returns what the parent of this process told.
+    pub fn told() -> Option<Self> {
+        Self::parse(&std::env::var(Self::VARIABLE).ok()?)
+    }
+
+    /// Returns the value of the variable: `signal 9 1795356145310000`.
+    pub fn text(self) -> String {
+        let (how, number) = match self.exit {
+            Exit::Code(code) => ("code", code),
+            Exit::Signal { signal, core: false } => ("signal", signal),
+            Exit::Signal { signal, core: true } => ("core", signal),
+            Exit::Unknown => ("unknown", 0),
+        };
+        format!("{how} {number} {}", self.unix_us)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let (how, number) = (words.next()?, words.next()?.parse().ok()?);
+        let exit = match how {
+            "code" => Exit::Code(number),
+            "signal" => Exit::Signal { signal: number, core: false },
+            "core" => Exit::Signal { signal: number, core: true },
+            _ => return None,
+        };
+        Some(Self { exit, unix_us: words.next()?.parse().ok()? })
+    }
+}
+
 /// Opens a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -53,6 +105,9 @@ pub struct Hello {
     pub build: String,
     /// Which life of the part.
     pub incarnation: Incarnation,
+    /// How its life before ended, when it did not end in good order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
 }
 
 /// Says that two parts have no version in common.
@@ -68,7 +123,7 @@ impl Hello {
     /// Builds this build's hello.
     pub fn of(part: Part, incarnation: Incarnation) -> Self {
         let build = env!("CARGO_PKG_VERSION").to_owned();
-        Self { part, protocol: PROTOCOL, build, incarnation }
+        Self { part, protocol: PROTOCOL, build, incarnation, before: Before::told() }
     }
 
     /// Returns the version to speak with the part that sent this hello.
@@ -86,6 +141,23 @@ impl Hello {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_a_life_ended_reads_what_it_writes_and_nothing_else() {
+        for exit in [
+            Exit::Code(101),
+            Exit::Signal { signal: 9, core: false },
+            Exit::Signal { signal: 11, core: true },
+        ] {
+            let before = Before { exit, unix_us: 1_795_356_145_310_000 };
+            assert_eq!(Before::parse(&before.text()), Some(before));
+        }
+        for text in ["", "signal", "signal 9", "signal 9 x", "sideways 9 1"] {
+            assert_eq!(Before::parse(text), None, "{text}");
+        }
+        assert_eq!(Before::now(Exit::Code(0)), None);
+        assert_eq!(Before::now(Exit::Unknown), None);
+    }
 
     #[test]
     fn parts_one_version_apart_speak_the_lower_and_others_not_at_all() {

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,7 +20,7 @@ use super::exits::{self, Foreign};
 use super::parts::jittered;
 use super::vault::Vault;
 use super::{proc, signals};
-use crate::ipc::hello::Part;
+use crate::ipc::hello::{Before, Part};
 use crate::ipc::keeper::Exit;
 use crate::ipc::place::Place;
 
@@ -77,8 +77,9 @@ pub fn launch(options: &LaunchOptions) -> io::Result<()> {
     // What dead keepers left, and since when each of it is a zombie.
     let mut strangers = BTreeMap::new();
     let files_soft = raise_files();
+    let mut before = None;
     loop {
-        let keeper = match find_or_start(options, &place, &mut vault, files_soft) {
+        let keeper = match find_or_start(options, &place, &mut vault, files_soft, before) {
             Ok(keeper) => keeper,
             Err(error) => {
                 warn!(%error, "failed to start the keeper");
@@ -91,6 +92,7 @@ pub fn launch(options: &LaunchOptions) -> io::Result<()> {
             (Exit::Code(0), _) => return Ok(()),
             (exit, lived) => {
                 warn!(?exit, "the keeper died");
+                before = Before::now(exit);
                 short_lives = if lived >= STABLE { 0 } else { short_lives + 1 };
                 pause(&signals, &mut asked, short_lives)?;
             }
@@ -115,6 +117,7 @@ fn find_or_start(
     place: &Place,
     vault: &mut Vault,
     files_soft: Option<u64>,
+    before: Option<Before>,
 ) -> io::Result<Keeper> {
     let since = Instant::now();
     if place.is_locked(Part::Keeper)? {
@@ -134,6 +137,10 @@ fn find_or_start(
     if let Some(soft) = files_soft {
         command.env(FILES_SOFT, soft.to_string());
     }
+    match before {
+        Some(before) => command.env(Before::VARIABLE, before.text()),
+        None => command.env_remove(Before::VARIABLE),
+    };
     let child = command.spawn()?;
     // It holds the keeper's end no longer than this, or the end of a keeper would not be seen.
     drop(command);
@@ -167,7 +174,7 @@ fn watch(
         take_signals(signals, asked);
         if has_ended {
             let exit = match &mut keeper.child {
-                Some(child) => child.wait()?.code().map_or(Exit::Unknown, Exit::Code),
+                Some(child) => exit_of(child.wait()?),
                 None => match exits::foreign(&keeper.pidfd, keeper.pid) {
                     Foreign::Ended(exit) => exit,
                     Foreign::Runs | Foreign::Unreaped => Exit::Unknown,
@@ -184,6 +191,12 @@ fn watch(
         }
         reap_strangers(&keeper, strangers);
     }
+}
+
+fn exit_of(status: ExitStatus) -> Exit {
+    let signal = |signal| Exit::Signal { signal, core: status.core_dumped() };
+    let exit = status.code().map(Exit::Code);
+    exit.or_else(|| status.signal().map(signal)).unwrap_or(Exit::Unknown)
 }
 
 /// Reaps what a dead keeper left, once it is old and a keeper has had the time to look at it.

@@ -13,7 +13,7 @@ use super::poller::{Poller, Token};
 use super::prepared::Prepared;
 use super::proc;
 use super::spawn::{self, Descriptors};
-use crate::ipc::hello::Part;
+use crate::ipc::hello::{Before, Part};
 use crate::ipc::keeper::{Account, Exit};
 use crate::ipc::place::Place;
 
@@ -39,6 +39,7 @@ pub(super) struct Supervised {
     command: Vec<OsString>,
     account: Option<Account>,
     life: Life,
+    before: Option<Before>,
     short_lives: u32,
     token: Token,
 }
@@ -74,7 +75,8 @@ impl Supervised {
         account: Option<Account>,
     ) -> Self {
         let life = Life::Due { at: Instant::now() };
-        Self { part, command, account, life, short_lives: 0, token: Token::Part(number) }
+        let token = Token::Part(number);
+        Self { part, command, account, life, before: None, short_lives: 0, token }
     }
 
     /// Returns when something is due.
@@ -150,8 +152,9 @@ impl Supervised {
     fn start(&self, poller: &Poller, files: libc::rlimit64) -> io::Result<Life> {
         // Root's parts go last when memory runs out; others may not lower theirs.
         let oom_score = own_oom_score().max(PART_OOM_SCORE);
-        let prepared = Prepared::part(&self.command, self.account.clone(), oom_score, files)
-            .map_err(io::Error::other)?;
+        let prepared =
+            Prepared::part(&self.command, self.before, self.account.clone(), oom_score, files)
+                .map_err(io::Error::other)?;
         let stdin = rustix::fs::open(
             "/dev/null",
             rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
@@ -190,6 +193,7 @@ impl Supervised {
             exits::reap(&pidfd);
         }
         info!(part = self.part.name(), ?exit, "ended");
+        self.before = exit.and_then(Before::now);
         // Where nobody can tell how it ended it is believed: it had been asked to.
         let is_good = exit.is_none_or(|exit| exit == Exit::Code(0));
         if was_told || (stays_down && is_good) {

@@ -3,6 +3,7 @@
 use std::ffi::{CString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
 
+use crate::ipc::hello::Before;
 use crate::ipc::keeper::{Account, Limit, Resource, Spawn};
 
 /// The most groups that one user may have here; the kernel allows more than anyone has.
@@ -102,9 +103,10 @@ impl Prepared {
         })
     }
 
-    /// Lays out a part of this node: this process's own environment, folder and limits.
+    /// Lays out a part of this node: this process's own environment, folder and limits, and how its life before ended.
     pub(super) fn part(
         command: &[std::ffi::OsString],
+        before: Option<Before>,
         account: Option<Account>,
         oom_score: i32,
         files: libc::rlimit64,
@@ -114,7 +116,10 @@ impl Prepared {
         for argument in command {
             texts.push(text("an argument", argument.as_bytes())?);
         }
-        for (name, value) in std::env::vars_os() {
+        let told = before.map(|before| (Before::VARIABLE.into(), before.text().into()));
+        // What this process was told of itself is not for its children.
+        let own = std::env::vars_os().filter(|(name, _)| name != Before::VARIABLE);
+        for (name, value) in own.chain(told) {
             let variable = [name.as_bytes(), b"=", value.as_bytes()].concat();
             texts.push(text("the environment", &variable)?);
         }

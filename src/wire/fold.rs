@@ -62,6 +62,11 @@ impl<'a> Fold<'a> {
         }
     }
 
+    /// Returns what the last row was about.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
     fn try_row(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         if let Some(row) = Row::read(bytes)
             && let Ok(Some(event)) = codec::decode_body(row.kind, row.body)

@@ -1,5 +1,7 @@
 //! What a node says of itself when asked for its status.
 
+mod folded;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +10,8 @@ use super::codec;
 use crate::domain::event::{Actor, Desired, Exit, RunResult, StateName};
 use crate::domain::id::{Digest, EventId, FleetId, Generation, NodeId, RunId, ServiceId};
 use crate::domain::time::UnixMicros;
+
+pub use folded::shown;
 
 /// One node, as it sees itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -212,7 +216,7 @@ pub struct InstanceStatus {
     pub tasks: Option<u32>,
     /// The live log file.
     pub log_path: Option<String>,
-    /// Its size, bytes.
+    /// The size of all its log files together, bytes.
     pub log_bytes: Option<u64>,
     /// What all its log files together may take, bytes.
     #[serde(default)]

@@ -47,7 +47,14 @@ impl Road {
             None => bus.map(|bus| bus.urls.clone()).unwrap_or_default(),
         };
         if urls.is_empty() {
-            return Err(CliError::new(Code::BUS_OFF, "no bus is known here").next("smgr help bus"));
+            let error = CliError::new(Code::BUS_OFF, "no bus is known here").next("smgr help bus");
+            return Err(match setup {
+                Some(setup) => error.hint(format!(
+                    "this machine is `{}`; other nodes are reached over a bus",
+                    setup.node
+                )),
+                None => error,
+            });
         }
         let inbox = InboxPrefix(caller.principal()?);
         let mut options = BusOptions::new(urls, inbox, "smgr command line");

@@ -1,68 +1,27 @@
 //! `smgr audit`: proves from the files alone that a history is whole, and remembers heads so that a cut tail shows.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::agent::folder::{StateFolder, write_whole};
-use crate::agent::keyfile::load_trust;
+use super::archive::Archive;
+use crate::agent::folder::write_whole;
+use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
-use crate::cli::feed::verified;
+use crate::cli::feed::{Feed, Turn};
 use crate::cli::out::Out;
 use crate::cli::screen::units::count;
-use crate::cli::wish::from_keys;
+use crate::cli::witness::{Epoch, Witness};
 use crate::domain::code::{Code, ExitCode};
-use crate::domain::id::{EpochId, EventId, FleetId};
+use crate::domain::id::{EpochId, EventId, NodeId};
 use crate::domain::policy::KeyClass;
-use crate::store::{self, Fault, Pin, Report};
+use crate::store::{Fault, Pin, Report};
 use crate::wire::key::Keyring;
-use crate::wire::note::{KeyKind, NoteKey};
 
 /// Faults that a screen shows; JSON has them all.
 const SHOWN_MAX: usize = 20;
-
-/// A history on disk, and the keys that it is held against.
-pub(super) struct Archive {
-    /// The folder with one folder for each epoch.
-    pub(super) log: PathBuf,
-    /// The fleet of the trust document.
-    pub(super) fleet: FleetId,
-    /// The keys of the trust document.
-    pub(super) ring: Keyring,
-}
-
-impl Archive {
-    /// Opens the history of a state folder, or of this machine.
-    pub(super) fn open(context: &Context, folder: Option<PathBuf>) -> Result<Self, CliError> {
-        let folder = folder.map_or_else(|| context.folder.clone(), StateFolder::new);
-        let log = folder.log();
-        if !log.is_dir() {
-            return Err(CliError::new(Code::NOT_A_LOG, Code::NOT_A_LOG.title()).at(short(&log)));
-        }
-        let (trust, ring) = load_trust(&folder).map_err(|error| from_keys(&error))?;
-        Ok(Self { log, fleet: trust.fleet, ring })
-    }
-
-    fn report(&self, pins: &[Pin]) -> Result<Report, CliError> {
-        let nodes = self.ring.iter().filter(|(_, holder)| holder.class == KeyClass::Node);
-        let keys: Vec<NoteKey> = nodes
-            .filter_map(|(key, holder)| {
-                let name = format!("smgr/{}/{}", self.fleet, holder.name);
-                NoteKey::from_bytes(&name, KeyKind::Note, &key.to_bytes()).ok()
-            })
-            .collect();
-        let row = |at: store::EventPos, row: &[u8]| {
-            let record = verified(row, &self.ring).map_err(|error| error.to_string())?;
-            match record.epoch == at.epoch && record.seq == at.seq {
-                true => Ok(()),
-                false => Err(format!("it is {}, moved here", record.id())),
-            }
-        };
-        store::verify(&self.log, &keys, pins, row)
-            .map_err(|error| CliError::from_error(Code::FILE_UNREADABLE, &error))
-    }
-}
 
 /// Verifies a log from its files.
 pub(super) fn verify(
@@ -71,7 +30,7 @@ pub(super) fn verify(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let archive = Archive::open(context, folder)?;
-    let pins = read_pins(&context.folder.pins(), &archive)?;
+    let pins = read_pins(&context.folder.pins(), &archive.ring)?;
     let report = archive.report(&pins)?;
     let exit = if report.is_sound() { ExitCode::Done } else { ExitCode::History };
     if !out.is_text() {
@@ -93,27 +52,103 @@ pub(super) fn verify(
         ));
     }
     if report.is_sound() {
-        let pinned = match report.is_pinned {
-            true => "; nothing that was pinned is missing",
-            false => "; without a pin a cut tail cannot be seen: smgr audit pin",
-        };
-        out.line(&format!("every event is what was signed{pinned}"));
+        out.line(&format!("every event is what was signed{}", pinned_words(report.is_pinned)));
         return Ok(exit);
     }
-    let errors = report.faults.iter().take(SHOWN_MAX);
-    errors.for_each(|fault| out.error(&CliError::new(code_of(fault), fault.to_string())));
-    let more = report.faults.len().saturating_sub(SHOWN_MAX) as u64 + report.more_faults;
+    let shown = causes(&report.faults);
+    let shown = &shown[..shown.len().min(SHOWN_MAX)];
+    shown.iter().for_each(|fault| out.error(&CliError::new(code_of(fault), fault.to_string())));
+    let more = (report.faults.len() - shown.len()) as u64 + report.more_faults;
     if more > 0 {
-        out.note(&format!("and {more} more: smgr audit verify -o json"));
+        let more = count(more, "fault");
+        out.note(&format!("{more} more, most of them because of that: smgr audit verify -o json"));
     }
     Ok(exit)
+}
+
+/// Returns the faults that others follow from: a damaged page also hides rows, and with them changes every later root.
+fn causes(faults: &[Fault]) -> Vec<&Fault> {
+    let mut damaged = BTreeSet::new();
+    let mut causes = Vec::new();
+    for fault in faults {
+        let is_cause = match fault {
+            Fault::Structure { path, .. } => {
+                !faults.iter().any(|other| is_event_of(other, path)) && damaged.insert(path)
+            }
+            Fault::Event { .. } | Fault::EpochChain { .. } | Fault::TailCut { .. } => true,
+            Fault::Missing { .. } | Fault::Root { .. } | Fault::Checkpoint { .. } => false,
+        };
+        causes.extend(is_cause.then_some(fault));
+    }
+    if causes.is_empty() { faults.iter().collect() } else { causes }
+}
+
+/// Verifies what live nodes answer: every event, its signature and its place, and the tree over all of them.
+pub(super) async fn verify_nodes(context: &Context, out: Out) -> Result<ExitCode, CliError> {
+    let mut exit = ExitCode::Done;
+    for node in &context.global.nodes {
+        // One at a time: a stream has one origin.
+        let mut one = context.clone();
+        one.global.nodes = vec![node.clone()];
+        let ended = verify_node(&one, node, out).await?;
+        exit = if exit == ExitCode::Done { ended } else { exit };
+    }
+    Ok(exit)
+}
+
+async fn verify_node(context: &Context, node: &NodeId, out: Out) -> Result<ExitCode, CliError> {
+    let whom = Whom::new(context, None);
+    let mut client = Client::connect(context, &whom).await?;
+    let pins = read_pins(&context.folder.pins(), client.ring())?;
+    let mut feed = Feed::after(None);
+    feed.witness = Some(Witness::new(pins));
+    while let Turn::Event(_) = feed.next(context, &whom, &mut client, false).await? {}
+    let (epochs, faults, is_pinned) = feed.witness.take().unwrap_or_default().end();
+    let exit = if faults.is_empty() { ExitCode::Done } else { ExitCode::History };
+    let root = |epoch: &Epoch| epoch.tree.as_ref().map(|tree| tree.root().to_string());
+    if !out.is_text() {
+        let told: Vec<Value> = epochs
+            .iter()
+            .map(|it| {
+                json!({"epoch": it.epoch.token(), "rows": it.events, "root": root(it),
+                       "dropped": it.tree.is_none()})
+            })
+            .collect();
+        out.json(&json!({
+            "schema": "smgr.audit.v1", "exit_code": exit.number(), "node": node.as_str(),
+            "sound": faults.is_empty(), "pinned": is_pinned, "faults": faults.iter().map(told_fault)
+                .collect::<Vec<_>>(), "more_faults": 0, "epochs": told,
+        }));
+        return Ok(exit);
+    }
+    for it in &epochs {
+        let root = root(it).unwrap_or_else(|| "unknown: its first events are dropped".to_owned());
+        let events = count(it.events, "event");
+        out.line(&format!("{node}   epoch {}   {events}   root {root}", it.epoch.token()));
+    }
+    faults.iter().for_each(|it| out.error(&CliError::new(code_of(it), it.to_string())));
+    if faults.is_empty() {
+        out.line(&format!("every event is what was signed{}", pinned_words(is_pinned)));
+    }
+    Ok(exit)
+}
+
+fn pinned_words(is_pinned: bool) -> &'static str {
+    match is_pinned {
+        true => "; nothing that was pinned is missing",
+        false => "; without a pin a cut tail cannot be seen: smgr audit pin",
+    }
+}
+
+fn told_fault(fault: &Fault) -> Value {
+    json!({"code": code_of(fault).to_string(), "what": fault.to_string()})
 }
 
 /// Remembers the heads of this machine's log, if it verifies.
 pub(super) fn pin(context: &Context, out: Out) -> Result<ExitCode, CliError> {
     let archive = Archive::open(context, None)?;
     let path = context.folder.pins();
-    let pins = read_pins(&path, &archive)?;
+    let pins = read_pins(&path, &archive.ring)?;
     let report = archive.report(&pins)?;
     if let Some(fault) = report.faults.first() {
         return Err(CliError::new(code_of(fault), fault.to_string())
@@ -131,7 +166,7 @@ pub(super) fn pin(context: &Context, out: Out) -> Result<ExitCode, CliError> {
         json!({"schema": "smgr.pins.v1", "fleet": archive.fleet.as_str(), "heads": heads});
     std::fs::create_dir_all(&path)
         .and_then(|()| {
-            write_whole(&file_of(&path, &archive), format!("{document:#}\n").as_bytes(), 0o600)
+            write_whole(&file_of(&path, &archive.ring), format!("{document:#}\n").as_bytes(), 0o600)
         })
         .map_err(|error| {
             CliError::caused(Code::IO, "failed to write the pins", &error).at(short(&path))
@@ -140,7 +175,7 @@ pub(super) fn pin(context: &Context, out: Out) -> Result<ExitCode, CliError> {
         true => out.line(&format!(
             "pinned {}; keep a copy of {} elsewhere",
             count(report.epochs.len() as u64, "head"),
-            short(&file_of(&path, &archive))
+            short(&file_of(&path, &archive.ring))
         )),
         false => out.json(&document),
     }
@@ -157,9 +192,8 @@ pub(super) fn closed(context: &Context) -> Option<(EventId, bool)> {
 }
 
 /// One file for each root of trust: logs of other machines have pins of their own.
-fn file_of(folder: &Path, archive: &Archive) -> PathBuf {
-    let mut nodes: Vec<String> = archive
-        .ring
+fn file_of(folder: &Path, ring: &Keyring) -> PathBuf {
+    let mut nodes: Vec<String> = ring
         .iter()
         .filter(|(_, holder)| holder.class == KeyClass::Node)
         .map(|(key, _)| key.kid().to_string())
@@ -168,8 +202,8 @@ fn file_of(folder: &Path, archive: &Archive) -> PathBuf {
     folder.join(format!("{}.json", nodes.first().map_or("none", String::as_str)))
 }
 
-fn read_pins(folder: &Path, archive: &Archive) -> Result<Vec<Pin>, CliError> {
-    let path = file_of(folder, archive);
+fn read_pins(folder: &Path, ring: &Keyring) -> Result<Vec<Pin>, CliError> {
+    let path = file_of(folder, ring);
     let damaged = || {
         CliError::new(
             Code::CUT_AGAINST_PIN,
@@ -207,11 +241,7 @@ fn code_of(fault: &Fault) -> Code {
 }
 
 fn document(report: &Report, exit: ExitCode) -> Value {
-    let faults: Vec<Value> = report
-        .faults
-        .iter()
-        .map(|fault| json!({"code": code_of(fault).to_string(), "what": fault.to_string()}))
-        .collect();
+    let faults: Vec<Value> = report.faults.iter().map(told_fault).collect();
     let epochs: Vec<Value> = report
         .epochs
         .iter()
@@ -228,4 +258,42 @@ fn document(report: &Report, exit: ExitCode) -> Value {
         "pinned": report.is_pinned, "faults": faults, "more_faults": report.more_faults,
         "epochs": epochs,
     })
+}
+
+/// Says whether a fault is about an event that stands in this segment's file, or behind it: it names the place better.
+fn is_event_of(fault: &Fault, segment: &Path) -> bool {
+    let Fault::Event { at, .. } = fault else { return false };
+    let name = |path: Option<&std::ffi::OsStr>| path?.to_str().map(str::to_owned);
+    let first = name(segment.file_stem()).and_then(|stem| stem.parse::<u64>().ok());
+    let epoch = name(segment.parent().and_then(Path::file_name));
+    epoch == Some(at.epoch.token()) && first.is_some_and(|first| first <= at.seq.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::Seq;
+    use crate::store::EventPos;
+
+    #[test]
+    fn one_damaged_page_is_one_error_whatever_else_follows_from_it() {
+        let epoch = EpochId::new(1, 1);
+        let at = EventPos { epoch, seq: Seq(9) };
+        let page = |offset| Fault::Structure {
+            path: "log/1/1.redb".into(),
+            offset,
+            why: "checksum".to_owned(),
+        };
+        let missing = Fault::Missing { epoch, first: Seq(3), last: Seq(5) };
+        let root = Fault::Root { at, whose: "the file's" };
+        let faults = [page(4096), missing.clone(), page(8192), root.clone()];
+        assert_eq!(causes(&faults), [&faults[0]]);
+        let event = Fault::Event { at, why: "it does not verify".to_owned() };
+        let path = format!("log/{}/00000000000000000001.redb", epoch.token()).into();
+        let under = Fault::Structure { path, offset: 4096, why: "checksum".to_owned() };
+        let faults = [event, under, root.clone()];
+        assert_eq!(causes(&faults), [&faults[0]]);
+        let alone = [missing, root];
+        assert_eq!(causes(&alone), [&alone[0], &alone[1]]);
+    }
 }

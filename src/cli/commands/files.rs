@@ -8,6 +8,7 @@ use crate::cli::args::{Run, Waiting};
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
+use crate::cli::interrupt::Interrupted;
 use crate::cli::out::Out;
 use crate::cli::{launch, nats, specs};
 use crate::config;
@@ -37,8 +38,8 @@ pub(super) async fn run(context: &Context, args: Run, out: Out) -> Result<ExitCo
     let action = Action::Apply { services: vec![name.clone()] };
     let ended = outcome(context, &Whom::default(), action, args.waiting, out).await;
     match ended {
-        Ok(Some(_)) => {}
-        Ok(None) => return Ok(ExitCode::Interrupted),
+        Ok(Ok(_)) => {}
+        Ok(Err(interrupted)) => return Ok(interrupted.exit()),
         Err(error) => {
             drop(std::fs::remove_file(&path)); // What was refused leaves no file that a later apply would take.
             return Err(error);
@@ -47,7 +48,10 @@ pub(super) async fn run(context: &Context, args: Run, out: Out) -> Result<ExitCo
     // To match its file is to want it up; to wait until it is up is another wish.
     let action = Action::Start { service: name.clone() };
     let ended = outcome(context, &Whom::default(), action, args.waiting, out).await?;
-    let Some(verdicts) = ended else { return Ok(ExitCode::Interrupted) };
+    let verdicts = match ended {
+        Ok(verdicts) => verdicts,
+        Err(interrupted) => return Ok(interrupted.exit()),
+    };
     let exit = verdicts.exit(args.waiting.detach);
     if !out.is_text() {
         return Ok(exit);
@@ -113,7 +117,7 @@ pub(super) async fn remove(
     let action = Action::Apply { services: vec![service.clone()] };
     let waiting = Waiting::default();
     match outcome(context, &Whom::default(), action, waiting, out).await {
-        Ok(Some(verdicts)) if verdicts.exit(false) == ExitCode::Done => {
+        Ok(Ok(verdicts)) if verdicts.exit(false) == ExitCode::Done => {
             std::fs::remove_file(&aside).map_err(io)?;
             if out.is_text() {
                 out.line(&format!("{service} is stopped and removed; its history stays"));
@@ -122,7 +126,7 @@ pub(super) async fn remove(
         }
         ended => {
             std::fs::rename(&aside, &path).map_err(io)?;
-            Ok(ended?.map_or(ExitCode::Interrupted, |verdicts| verdicts.exit(false)))
+            Ok(ended?.map_or_else(Interrupted::exit, |verdicts| verdicts.exit(false)))
         }
     }
 }
@@ -137,6 +141,15 @@ pub(super) async fn apply(
     if context.global.nodes.is_empty()
         && let Some(setup) = context.setup()?
     {
+        if let Some(here) =
+            specs::project_here().filter(|it| setup.specs.project.as_ref() != Some(it))
+        {
+            // Who writes a project beside a running smgr would wait for it in vain.
+            out.note(&format!(
+                "note: {} is not one of its files; to take it in: smgr down, then smgr up here",
+                short(&here)
+            ));
+        }
         let loaded =
             specs::load(context, &setup.specs, &setup.service_logs, "nothing was changed")?;
         let mut client = Client::connect(context, &Whom::default()).await?;

@@ -1,12 +1,11 @@
 //! replay and `status --at`: the state, folded from the log on this machine's disk.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::audit::Archive;
+use super::archive::Archive;
 use super::status::print;
 
 use crate::cli::client::{Client, Whom};
@@ -15,16 +14,16 @@ use crate::cli::error::CliError;
 use crate::cli::out::Out;
 use crate::cli::selector::Selector;
 use crate::cli::view::View;
-use crate::cli::{feed, launch, time};
+use crate::cli::{launch, time};
 use crate::domain::code::{Code, ExitCode};
-use crate::domain::event::StateName;
 use crate::domain::id::{EventId, NodeId};
-use crate::domain::instance::Instance;
-use crate::domain::node::{Node, Service};
+use crate::domain::node::Node;
 use crate::domain::time::UnixMicros;
 use crate::store::LogReader;
 use crate::wire::fold::{Fold, state_hash};
-use crate::wire::status::{BusState, ExitStatus, InstanceStatus, NodeStatus, ServiceStatus};
+use crate::wire::status::{
+    AlertStatus, BusState, InstanceStatus, NodeStatus, ServiceStatus, shown,
+};
 
 /// How often a busy node is asked for a state that is whole on its disk.
 const STATUS_TRIES: u32 = 50;
@@ -49,15 +48,8 @@ struct Folded {
 fn fold(archive: &Archive, until: &Until) -> Result<Folded, CliError> {
     let mut node = Node::default();
     let mut fold = Fold::new(&mut node);
-    let (mut events, mut last, mut failure, mut reached) = (0, None, None, false);
-    let read = LogReader::new(&archive.log).rows(None, |at, row| {
-        let record = match feed::verified(row, &archive.ring) {
-            Ok(record) => record,
-            Err(error) => {
-                failure = Some(error.at(at.to_string()));
-                return ControlFlow::Break(());
-            }
-        };
+    let (mut events, mut last, mut reached) = (0, None, false);
+    archive.each(None, |at, row, record| {
         if matches!(until, Until::Time(until) if record.at > *until) {
             return ControlFlow::Break(());
         }
@@ -67,11 +59,7 @@ fn fold(archive: &Archive, until: &Until) -> Result<Folded, CliError> {
         reached |= matches!(until, Until::Event(until) if *until == id);
         last = Some((id, record.at));
         if reached { ControlFlow::Break(()) } else { folded }
-    });
-    read.map_err(|error| CliError::from_error(Code::FILE_UNREADABLE, &error))?;
-    if let Some(error) = failure {
-        return Err(error);
-    }
+    })?;
     if let Some((seq, why)) = fold.broken.take() {
         return Err(CliError::new(
             Code::ILLEGAL_EVENT,
@@ -177,17 +165,13 @@ fn differences(node: &Node, live: &NodeStatus) -> Vec<String> {
         );
     }
     for instance in &live.instances {
-        let slot = node.services().get(&instance.service).and_then(|service| {
-            service.slots().find(|(index, _)| *index == instance.index).map(|(_, slot)| slot)
-        });
+        let slot = shown(node.services())
+            .find(|(id, ..)| id.service == instance.service && id.index == instance.index);
         let told =
             |state, run, pid: Option<u32>, restarts| format!("{state:?} {run} {pid:?} {restarts}");
-        let replayed = slot.map_or_else(String::new, |slot| {
-            let pid = slot.state.main().map(|main| main.pid);
-            // In a backoff the fold has counted the start that is still to come.
-            let to_come = u32::from(slot.state.name() == StateName::Backoff);
-            let restarts = slot.backoff.restarts.saturating_sub(to_come);
-            told(slot.state.name(), slot.last_run, pid, restarts)
+        let replayed = slot.map_or_else(String::new, |(id, known, slot)| {
+            let it = InstanceStatus::folded(id, known, slot);
+            told(it.state, it.run, it.pid, it.restarts)
         });
         differ(
             format!("{}/{}", instance.service, instance.index),
@@ -256,80 +240,10 @@ fn picture(
         log_bytes_max: 1 << 30,
         log_unavailable: None,
         state_hash: None,
-        services: services
-            .iter()
-            .map(|(id, known)| ServiceStatus {
-                service: id.clone(),
-                kind: String::new(),
-                group: String::new(),
-                description: String::new(),
-                owner: String::new(),
-                docs: String::new(),
-                desired: known.desired,
-                generation: known.generation,
-                spec: known.digest,
-                origin: known.origin.clone(),
-                instances: known.wanted,
-                desired_by: None,
-                desired_at: None,
-                overridden_keys: Vec::new(),
-            })
+        services: services.iter().map(|(id, known)| ServiceStatus::folded(id, known)).collect(),
+        instances: shown(services)
+            .map(|(id, known, slot)| InstanceStatus::folded(id, known, slot))
             .collect(),
-        instances: services
-            .iter()
-            .flat_map(|(id, known)| {
-                known
-                    .slots()
-                    .filter(|(index, slot)| *index < known.wanted || !slot.state.at_rest())
-                    .map(move |(index, slot)| instance(id.clone(), index, known, slot))
-            })
-            .collect(),
-        alerts: Vec::new(),
-    }
-}
-
-fn instance(
-    service: crate::domain::id::ServiceId,
-    index: u16,
-    known: &Service,
-    slot: &Instance,
-) -> InstanceStatus {
-    let main = slot.state.main();
-    InstanceStatus {
-        service,
-        index,
-        run: slot.last_run,
-        desired: known.desired,
-        state: slot.state.name(),
-        substate: None,
-        reason: None,
-        result: slot.last.as_ref().map(|last| last.result),
-        since: slot.since,
-        started_at: main.map(|main| main.started_at),
-        pid: main.map(|main| main.pid),
-        restarts: slot.backoff.restarts,
-        exit: slot.last.as_ref().and_then(|last| {
-            let process = last.process.as_ref()?;
-            Some(ExitStatus {
-                exit: process.exit,
-                oom_killed: process.oom_killed,
-                at: last.at,
-                ran_ms: process.ran_ms,
-                pid: process.pid,
-                memory_peak_bytes: None,
-            })
-        }),
-        same_exits: 0,
-        next_attempt_at: None,
-        delay_ms: None,
-        conditions: BTreeMap::new(),
-        memory_bytes: None,
-        memory_bytes_max: None,
-        tasks: None,
-        log_path: None,
-        log_bytes: None,
-        log_bytes_max: None,
-        tail: Vec::new(),
-        last_event: None,
+        alerts: AlertStatus::folded(services),
     }
 }

@@ -1,34 +1,42 @@
 //! events, history, logs, ping: what a node has to say, verified and printed.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
+use super::archive::Archive;
 use crate::cli::args::{Events, History, Output};
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::feed::{Feed, Turn};
+use crate::cli::follow::{Follower, From};
 use crate::cli::interrupt::Interrupts;
 use crate::cli::json;
 use crate::cli::json::event::{Beside, CLOUDEVENTS_DOMAIN, cloud_event, event_json};
 use crate::cli::json::history::{history_json, history_jsonl, runs_jsonl};
 use crate::cli::json::stream::{Control, control_json};
+use crate::cli::launch;
 use crate::cli::out::{Out, width};
 use crate::cli::screen::event::{Stamp, event_line};
 use crate::cli::screen::history::{Choice, History as Table};
 use crate::cli::screen::names::Names;
 use crate::cli::selector::Selector;
+use crate::cli::session::until_down;
 use crate::cli::time;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{EventId, FleetId, NodeId, ServiceId};
 use crate::domain::time::UnixMicros;
 use crate::wire::payload::{Ask, EventRecord, Reply};
 
-/// How often a log is read again while somebody looks at it. A node tells of events, not of lines.
+/// How often the log of another machine is read again. A node tells of events over the bus, not of lines.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// So many lines are read again each time; more than this between two looks is not shown.
 const FOLLOWED_LINES: u32 = 1000;
+
+/// Whose word a history is where no agent lives.
+const FROM_FILES: &str = "smgr is not up here: this is what its files say";
 
 /// From where on events are wanted.
 enum Since {
@@ -49,14 +57,29 @@ pub(super) async fn events(
         Since::Beginning | Since::Time(_) => None,
     };
     let whom = one(context, node)?;
-    let mut client = Client::connect(context, &whom).await?;
-    let printer = Printer { out, fleet: client.fleet().clone(), service: args.service, since };
-    let mut feed = Feed::after(match &printer.since {
+    let after = match &since {
         Since::Cursor(cursor) => Some(cursor.clone()),
         Since::Beginning | Since::Time(_) => None,
-    });
-    let mut interrupts = Interrupts::watch()?;
+    };
     let mut names = Names::of_one_machine();
+    let mut client = match Client::connect(context, &whom).await {
+        Ok(client) => client,
+        Err(error) if args.follow => return Err(error),
+        Err(error) => {
+            let archive = Archive::instead(context, &whom, error)?;
+            let fleet = archive.fleet.clone();
+            let printer = Printer { out, fleet, service: args.service, since };
+            archive.each(after.as_ref(), |_, _, record| {
+                printer.event(record, &mut names);
+                if out.reader_gone() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            out.note(FROM_FILES);
+            return Ok(ExitCode::Done);
+        }
+    };
+    let printer = Printer { out, fleet: client.fleet().clone(), service: args.service, since };
+    let mut feed = Feed::after(after);
+    let mut interrupts = Interrupts::watch()?;
     let mut is_live = false;
     loop {
         let next = feed.next(context, &whom, &mut client, is_live);
@@ -118,8 +141,6 @@ pub(super) async fn history(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let whom = one(context, args.selector.as_ref().and_then(|selector| selector.node.clone()))?;
-    let mut client = Client::connect(context, &whom).await?;
-    let mut feed = Feed::after(None);
     let choice = Choice {
         selector: args.selector,
         // JSON leaves nothing out.
@@ -130,10 +151,26 @@ pub(super) async fn history(
     let mut is_known = named.is_none();
     let mut table = Table::new(choice, Names::of_one_machine());
     let mut last = None;
-    while let Turn::Event(record) = feed.next(context, &whom, &mut client, false).await? {
+    let mut push = |record: &EventRecord| {
         last = Some(record.id());
-        is_known |= record.service == named;
-        table.push(&record);
+        is_known |= named.is_some() && record.service == named;
+        table.push(record);
+    };
+    match Client::connect(context, &whom).await {
+        Ok(mut client) => {
+            let mut feed = Feed::after(None);
+            while let Turn::Event(record) = feed.next(context, &whom, &mut client, false).await? {
+                push(&record);
+            }
+        }
+        Err(error) => {
+            let archive = Archive::instead(context, &whom, error)?;
+            archive.each(None, |_, _, record| {
+                push(record);
+                ControlFlow::Continue(())
+            })?;
+            out.note(FROM_FILES);
+        }
     }
     if let Some(service) = named.filter(|_| !is_known) {
         let what = format!("no such service: {service}; there never was one in this history");
@@ -163,22 +200,104 @@ pub(super) async fn logs(
     let whom = Whom::new(context, selector.node.clone());
     let mut client = Client::connect(context, &whom).await?;
     let asked = if follow { lines.max(FOLLOWED_LINES) } else { lines };
-    let (mut seen, exit) = last_lines(&mut client, &selector, asked).await?;
+    // The files are followed from before the first reading on, so that no line is lost between the two.
+    let followed = if follow { files_of(&mut client, &selector).await } else { None };
+    let (seen, exit) = last_lines(&mut client, &selector, asked).await?;
     let shown = lines as usize;
     for (slot, lines) in &seen {
-        print_lines(&selector, slot, &lines[lines.len().saturating_sub(shown)..], &seen, out);
+        let shown = &lines[lines.len().saturating_sub(shown)..];
+        print_lines(&selector, slot, shown, seen.len(), out);
+    }
+    if !follow {
+        return Ok(exit);
     }
     let mut interrupts = Interrupts::watch()?;
-    while follow && !out.reader_gone() {
-        if interrupts.guard(tokio::time::sleep(LOOK_AGAIN)).await.is_err() {
-            return Ok(ExitCode::Done); // As with a stream: one has seen enough.
+    let work = async {
+        match followed {
+            Some((follower, slots)) => {
+                follow_files(context, &selector, follower, &slots, seen, out).await
+            }
+            None => follow_node(context, &whom, client, &selector, (seen, asked), out).await,
         }
-        let read = match last_lines(&mut client, &selector, asked).await {
+    };
+    match interrupts.guard(work).await {
+        Ok(ended) => ended,
+        Err(_) => Ok(ExitCode::Done), // As with a stream: one has seen enough.
+    }
+}
+
+/// Follows the files of a service of this machine; `None` where they may not be read, or are another machine's.
+async fn files_of(
+    client: &mut Client,
+    selector: &Selector,
+) -> Option<(Follower, Vec<(NodeId, u16)>)> {
+    if client.is_by_bus() {
+        return None;
+    }
+    let status = launch::status(client).await?;
+    let mut follower = Follower::new().ok()?;
+    let mut slots = Vec::new();
+    for it in &status.instances {
+        let is_wanted = selector.matches(&it.service, it.index, &status.node);
+        if let Some(path) = it.log_path.as_ref().filter(|_| is_wanted) {
+            follower.add(path.into(), From::End).ok()?;
+            slots.push((status.node.clone(), it.index));
+        }
+    }
+    (!slots.is_empty()).then_some((follower, slots))
+}
+
+/// Prints lines as the kernel tells of them, until smgr is down here.
+async fn follow_files(
+    context: &Context,
+    selector: &Selector,
+    mut follower: Follower,
+    slots: &[(NodeId, u16)],
+    seen: Tails,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    // What was written between the two readings is in both.
+    let mut fresh = Tails::new();
+    for (number, line) in follower.written() {
+        fresh.entry(slots[number].clone()).or_default().push(line);
+    }
+    for (slot, lines) in &fresh {
+        let before = seen.get(slot).map_or(&[][..], Vec::as_slice);
+        print_lines(selector, slot, behind(before, lines), slots.len(), out);
+    }
+    let down = until_down(context, None);
+    tokio::pin!(down);
+    while !out.reader_gone() {
+        tokio::select! {
+            lines = follower.next() => for (number, line) in lines {
+                print_lines(selector, &slots[number], &[line], slots.len(), out);
+            },
+            _ = &mut down => {
+                out.note("smgr was ended");
+                return Ok(ExitCode::Done);
+            }
+        }
+    }
+    Ok(ExitCode::Done)
+}
+
+/// Asks a node for the end of a log again and again: over the bus nobody tells of lines.
+async fn follow_node(
+    context: &Context,
+    whom: &Whom,
+    mut client: Client,
+    selector: &Selector,
+    (mut seen, asked): (Tails, u32),
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    while !out.reader_gone() {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let read = match last_lines(&mut client, selector, asked).await {
             Ok((read, _)) => read,
             Err(error) if error.code == Code::AGENT_UNREACHABLE => {
                 // An agent that was lost comes back within a moment; smgr that went down does not.
                 tokio::time::sleep(LOOK_AGAIN).await;
-                client = Client::connect(context, &whom).await?;
+                client = Client::connect(context, whom).await?;
                 continue;
             }
             Err(error) => return Err(error),
@@ -187,10 +306,10 @@ pub(super) async fn logs(
             let before = seen.entry(slot.clone()).or_default();
             let fresh = behind(before, &lines).to_vec();
             *before = lines;
-            print_lines(&selector, &slot, &fresh, &seen, out);
+            print_lines(selector, &slot, &fresh, seen.len(), out);
         }
     }
-    Ok(exit)
+    Ok(ExitCode::Done)
 }
 
 /// The last lines of each slot.
@@ -227,12 +346,12 @@ fn print_lines(
     selector: &Selector,
     (node, index): &(NodeId, u16),
     lines: &[String],
-    all: &Tails,
+    slots: usize,
     out: Out,
 ) {
     for line in lines {
         let line = crate::domain::text::printable(line);
-        match (out.is_text(), all.len() > 1) {
+        match (out.is_text(), slots > 1) {
             (true, false) => out.line(&line),
             (true, true) => out.line(&format!("{}/{index} | {line}", selector.service)),
             (false, _) => out.json(&serde_json::json!({
@@ -278,7 +397,11 @@ pub(super) fn silent<'a>(missing: impl Iterator<Item = &'a NodeId>) -> Result<Ex
 
 /// Says what a node refused, and which.
 pub(super) fn refused(node: &NodeId, code: &str, why: String) -> CliError {
-    CliError::new(code.parse().unwrap_or(Code::INTERNAL), why).at(node.as_str())
+    let error = CliError::new(code.parse().unwrap_or(Code::INTERNAL), why).at(node.as_str());
+    match error.code {
+        Code::NO_SUCH_SERVICE => error.next("smgr status"),
+        _ => error,
+    }
 }
 
 /// A stream has one origin; that of a fleet is a controller's.

@@ -1,22 +1,28 @@
 //! start, stop, restart, reload, signal, action run: one signed wish for each service, and what came of it.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::time::Instant;
 
-use crate::cli::args::{Targets, Waiting};
+use crate::cli::args::{Output, Targets, Waiting};
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::interrupt::Interrupts;
-use crate::cli::out::Out;
-use crate::cli::screen::words::signal_name;
+use crate::cli::feed::{Feed, Turn};
+use crate::cli::interrupt::{Interrupted, Interrupts};
+use crate::cli::json;
+use crate::cli::json::event::{Beside, event_json};
+use crate::cli::launch;
+use crate::cli::out::{Out, width};
+use crate::cli::screen::outcome::Act;
 use crate::cli::selector::Selector;
 use crate::cli::verdict::{Verdict, Verdicts, carry_out};
 use crate::cli::wish::Signed;
 use crate::domain::code::{Code, ExitCode};
-use crate::domain::event::Outcome;
-use crate::domain::id::{ActionName, NodeId, ServiceId};
+use crate::domain::event::Cause;
+use crate::domain::id::{ActionName, IntentId, NodeId, ServiceId};
 use crate::domain::intent::Action;
+use crate::wire::payload::EventRecord;
 
 /// Does the same to each service, one after the other; the first exit code that is not 0 is that of the command.
 pub(super) async fn each(
@@ -74,28 +80,48 @@ pub(super) async fn wish(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let began = Instant::now();
-    let Some((signed, verdicts)) = hear(context, whom, &action, waiting, out).await? else {
-        return Ok(ExitCode::Interrupted);
+    let (signed, verdicts) = match hear(context, whom, &action, waiting, out).await? {
+        Ok(heard) => heard,
+        Err(interrupted) => return Ok(interrupted.exit()),
     };
     let exit = verdicts.exit(waiting.detach);
-    if out.is_text() {
-        print(&action, &verdicts, waiting.detach, began, out);
-    } else {
+    if !out.is_text() {
         out.json(&verdicts.json(&signed, waiting.detach));
+        return Ok(exit);
     }
+    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let pids = match &action {
+        Action::Start { service } if exit == ExitCode::Done && !waiting.detach => {
+            pids(context, whom, service).await
+        }
+        _ => Vec::new(),
+    };
+    let act = Act { action: &action, verdicts: &verdicts, pids: &pids, took_ms };
+    out.data(&act.text(width()));
+    let errors = verdicts.nodes.iter().filter_map(|(node, it)| it.error(node, waiting.detach));
+    errors.for_each(|error| out.error(&with_next(error, &action)));
     Ok(exit)
 }
 
-/// Sends one wish and prints only what is not as asked; `None` when it was interrupted and goes on.
+/// Returns the main processes of a service on the one node that was asked.
+async fn pids(context: &Context, whom: &Whom, service: &ServiceId) -> Vec<u32> {
+    let Ok(mut client) = Client::connect(context, whom).await else { return Vec::new() };
+    let instances = launch::status(&mut client).await.map(|status| status.instances);
+    let own = instances.into_iter().flatten().filter(|it| it.service == *service);
+    own.filter_map(|it| it.pid).collect()
+}
+
+/// Sends one wish and prints only what is not as asked.
 pub(super) async fn outcome(
     context: &Context,
     whom: &Whom,
     action: Action,
     waiting: Waiting,
     out: Out,
-) -> Result<Option<Verdicts>, CliError> {
-    let Some((signed, verdicts)) = hear(context, whom, &action, waiting, out).await? else {
-        return Ok(None);
+) -> Result<Result<Verdicts, Interrupted>, CliError> {
+    let (signed, verdicts) = match hear(context, whom, &action, waiting, out).await? {
+        Ok(heard) => heard,
+        Err(interrupted) => return Ok(Err(interrupted)),
     };
     if !out.is_text() {
         out.json(&verdicts.json(&signed, waiting.detach));
@@ -105,53 +131,80 @@ pub(super) async fn outcome(
         let errors = verdicts.nodes.iter().filter_map(|(node, it)| it.error(node, waiting.detach));
         errors.for_each(|error| out.error(&with_next(error, &action)));
     }
-    Ok(Some(verdicts))
+    Ok(Ok(verdicts))
 }
 
+/// Sends one wish and hears what came of it; a signal ends the wait and nothing else.
 async fn hear(
     context: &Context,
     whom: &Whom,
     action: &Action,
     waiting: Waiting,
     out: Out,
-) -> Result<Option<(Signed, Verdicts)>, CliError> {
+) -> Result<Result<(Signed, Verdicts), Interrupted>, CliError> {
     let mut interrupts = Interrupts::watch()?;
     let mut client = Client::connect(context, whom).await?;
     let signed = client.wish(action.clone())?;
-    let work = carry_out(context, whom, &mut client, &signed, waiting.detach);
-    match interrupts.guard(work).await {
-        Ok(verdicts) => verdicts.map(|verdicts| Some((signed, verdicts))),
-        Err(_) => {
+    let mut watch = match (out.form, waiting.detach) {
+        (Output::Jsonl, false) => Watch::begin(context, whom, action, &signed).await,
+        _ => None,
+    };
+    let verdicts = tokio::select! {
+        verdicts = carry_out(context, whom, &mut client, &signed, waiting.detach) => verdicts?,
+        never = Watch::show_all(&mut watch, context, whom, out) => match never {},
+        interrupted = interrupts.next() => {
             out.note("detached: nothing was cancelled, it goes on");
             out.note(&format!("next: smgr history{}", of(action)));
-            Ok(None)
+            return Ok(Err(interrupted));
         }
-    }
+    };
+    Watch::show(&mut watch, context, whom, out, false).await;
+    Ok(Ok((signed, verdicts)))
 }
 
-fn print(action: &Action, verdicts: &Verdicts, detach: bool, began: Instant, out: Out) {
-    let alone = verdicts.nodes.len() == 1;
-    for (node, verdict) in &verdicts.nodes {
-        let at = if alone { String::new() } else { format!("@{node}") };
-        let subject = match action.service() {
-            Some(service) => format!("{service}{at}"),
-            None => node.to_string(),
-        };
-        match verdict {
-            Verdict::Ended(Outcome::Done { changed: true }, _) => {
-                let took = began.elapsed().as_secs_f64();
-                out.line(&format!("{subject} {}, {took:.2}s", done(action)));
+/// The events that a wish leads to, for `--wait -o jsonl`.
+struct Watch {
+    client: Client,
+    feed: Feed,
+    intent: IntentId,
+    service: Option<ServiceId>,
+}
+
+impl Watch {
+    /// Begins at the present head; `None` where events cannot be had, for the result is what counts.
+    async fn begin(context: &Context, whom: &Whom, action: &Action, wish: &Signed) -> Option<Self> {
+        let mut client = Client::connect(context, whom).await.ok()?;
+        let head = launch::status(&mut client).await?.head;
+        let feed = Feed::after(Some(head));
+        Some(Self { client, feed, intent: wish.id, service: action.service().cloned() })
+    }
+
+    /// Prints events as they come.
+    async fn show_all(
+        this: &mut Option<Self>,
+        context: &Context,
+        whom: &Whom,
+        out: Out,
+    ) -> Infallible {
+        Self::show(this, context, whom, out, true).await;
+        std::future::pending().await
+    }
+
+    /// Prints events until there is none, or as long as there can be one.
+    async fn show(this: &mut Option<Self>, context: &Context, whom: &Whom, out: Out, wait: bool) {
+        while let Some(watch) = this {
+            match watch.feed.next(context, whom, &mut watch.client, wait).await {
+                Ok(Turn::Event(record)) => watch.print(&record, out),
+                Ok(Turn::CaughtUp(_)) if wait => {}
+                Ok(Turn::CaughtUp(_)) | Err(_) => *this = None,
             }
-            Verdict::Ended(Outcome::Done { changed: false }, _) => {
-                out.line(&format!("{subject} {} already; nothing to do", is(action)));
-            }
-            Verdict::Accepted(event) if detach => {
-                out.line(&format!("{subject} accepted as {event}"));
-            }
-            Verdict::Accepted(_) | Verdict::Ended(..) | Verdict::Refused(_) | Verdict::Silent => {
-                let error = verdict.error(node, detach);
-                error.iter().for_each(|error| out.error(&with_next(error.clone(), action)));
-            }
+        }
+    }
+
+    fn print(&self, record: &EventRecord, out: Out) {
+        let is_ours = record.cause == Some(Cause::Intent(self.intent));
+        if is_ours || self.service.is_some() && record.service == self.service {
+            out.line(&json::line(&event_json(record, &Beside::default())));
         }
     }
 }
@@ -170,28 +223,4 @@ fn with_next(error: CliError, action: &Action) -> CliError {
 
 fn of(action: &Action) -> String {
     action.service().map_or_else(String::new, |service| format!(" {service}"))
-}
-
-fn done(action: &Action) -> String {
-    match action {
-        Action::Start { .. } => "is running".to_owned(),
-        Action::Stop { .. } => "is stopped".to_owned(),
-        Action::Restart { .. } => "restarted".to_owned(),
-        Action::Reload { .. } => "reloaded".to_owned(),
-        Action::Signal { signal, .. } => format!("got signal {}", signal_name(*signal)),
-        Action::Run { action, .. } => format!("ran {action}"),
-        Action::Apply { .. } => "matches its files".to_owned(),
-        Action::Shutdown { .. } => "is shutting down".to_owned(),
-    }
-}
-
-fn is(action: &Action) -> &'static str {
-    match action {
-        Action::Start { .. } => "is running",
-        Action::Stop { .. } => "is stopped",
-        Action::Restart { .. } | Action::Reload { .. } => "is up to date",
-        Action::Signal { .. } | Action::Run { .. } => "was done",
-        Action::Apply { .. } => "matches its files",
-        Action::Shutdown { .. } => "is down",
-    }
 }

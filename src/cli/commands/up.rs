@@ -1,11 +1,16 @@
 //! `smgr up` and `smgr attach`: begins a node on this machine, shows what happens, and ends it in good order.
 
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use super::archive::Archive;
 use super::service::outcome;
+use crate::agent::folder::write_whole;
 use crate::agent::keyfile::{Keys, Owner, make_keys_and_trust};
 use crate::agent::launch::account_ids;
 use crate::agent::setup::{BusSetup, NodeSetup};
@@ -14,18 +19,22 @@ use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, host_name, not_up, short, user_name};
 use crate::cli::error::CliError;
 use crate::cli::feed::{Feed, Turn};
-use crate::cli::interrupt::Interrupts;
+use crate::cli::follow::{Follower, From, cri};
+use crate::cli::interrupt::{Interrupted, Interrupts};
 use crate::cli::out::{Out, width};
+use crate::cli::screen::ending::Ending;
 use crate::cli::screen::feed::Feed as Lines;
 use crate::cli::screen::names::Names;
 use crate::cli::screen::up as screen;
 use crate::cli::session::{Mode, Session, alive, already_up, terminate, until_down};
-use crate::cli::wish::from_keys;
+use crate::cli::view::View;
+use crate::cli::wish::{Caller, from_keys};
 use crate::cli::{launch, nats, specs, time};
 use crate::config::Loaded;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::intent::Action;
-use crate::wire::payload::Reply;
+use crate::domain::text::printable;
+use crate::wire::payload::{Audience, EventRecord, Reply};
 use crate::wire::status::{BusState, InstanceStatus, NodeStatus, ServiceStatus};
 
 /// An exit and the start that follows it at once are one line; this long nothing more belongs to it.
@@ -37,6 +46,7 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
         return Err(CliError::not_yet("`smgr up --nodes`"));
     }
     let began = Instant::now();
+    let since = time::log_stamp();
     context.folder.make().map_err(|error| {
         CliError::caused(Code::IO, "failed to make the state folder", &error)
             .at(short(context.folder.root()))
@@ -54,9 +64,8 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
     let mut made_keys = false;
     let mut wanted = None;
     if goes_on.is_none() {
-        let project = specs::project_here();
         divide(context)?;
-        let (keys, loaded) = prepare(context, project)?;
+        let (keys, loaded) = prepare(context, specs::project_here())?;
         made_keys = keys.made;
         wanted = Some(loaded);
         // Once more, for what was made just now.
@@ -76,19 +85,25 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
     };
     session.record(mode, pid.unwrap_or(0))?;
     if let Some(wanted) = wanted.filter(|wanted| !is_current(&status, wanted)) {
-        // An agent goes on with what it knew; whoever begins anew wants what the files say.
+        // Refused at the start, or in a new epoch: whoever asks now hears why.
         let action = Action::Apply { services: Vec::new() };
-        outcome(context, &Whom::default(), action, Waiting::default(), out).await?;
+        let applied = outcome(context, &Whom::default(), action, Waiting::default(), out).await?;
+        if let Err(interrupted) = applied {
+            return Ok(interrupted.exit());
+        }
         status = launch::status(&mut client).await.unwrap_or(status);
         // What is gone from the files may be on its way down still.
         status.services.retain(|it| wanted.services.contains_key(&it.service));
     }
+    let project = context.setup()?.and_then(|setup| setup.specs.project);
     let text = first_screen(context, &status, made_keys, goes_on.is_some(), began, !args.detach)?;
     out.data(&text);
     if args.detach {
         return Ok(ExitCode::Done);
     }
-    foreground(context, client, &status, launcher, out).await
+    let mut outputs = Outputs::new(project.as_deref(), since);
+    outputs.add(&status);
+    foreground(context, client, &status, launcher, outputs, out).await
 }
 
 /// Shows what happens; Ctrl-C leaves everything as it is.
@@ -128,10 +143,7 @@ fn divide(context: &Context) -> Result<(), CliError> {
 }
 
 /// Checks the files, makes what is missing, and writes down how the node is set up. Nothing is started by it.
-fn prepare(
-    context: &Context,
-    project: Option<std::path::PathBuf>,
-) -> Result<(Keys, Loaded), CliError> {
+fn prepare(context: &Context, project: Option<PathBuf>) -> Result<(Keys, Loaded), CliError> {
     let before = context.setup()?;
     let sources = specs::sources(context, project);
     let logs = context.service_logs();
@@ -144,11 +156,23 @@ fn prepare(
         Owner { fleet: fleet.clone(), node: node.clone(), operator: user_name(), now: time::now() };
     let keys = make_keys_and_trust(&context.folder, &owner).map_err(|error| from_keys(&error))?;
     let mut setup = NodeSetup::new(fleet, node, sources, logs);
+    let is_known = before.is_some();
     setup.bus = bus(context, before.and_then(|setup| setup.bus))?;
     setup.write(&context.folder).map_err(|error| {
         CliError::caused(Code::IO, "failed to write the set-up", &error)
             .at(short(&context.folder.setup()))
     })?;
+    if is_known {
+        // What the log knows goes on as it was applied, unless it is told before anything is started.
+        let wish = Caller::load(context, true)?
+            .intent(Action::Apply { services: Vec::new() }, Audience::Nodes(vec![setup.node]))?;
+        let path = context.folder.boot_wish();
+        let folder = path.parent().unwrap_or(context.folder.root());
+        let written = std::fs::create_dir_all(folder);
+        written.and_then(|()| write_whole(&path, &wish.bytes, 0o600)).map_err(|error| {
+            CliError::caused(Code::IO, "failed to write the wish to apply", &error).at(short(&path))
+        })?;
+    }
     // Once more, as the bus has brought a service of its own.
     let loaded = specs::load(context, &setup.specs, &setup.service_logs, "nothing was started")?;
     Ok((keys, loaded))
@@ -193,6 +217,7 @@ async fn foreground(
     mut client: Client,
     status: &NodeStatus,
     mut launcher: Option<Child>,
+    mut outputs: Outputs,
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let whom = Whom::default();
@@ -200,17 +225,27 @@ async fn foreground(
     let mut feed = Feed::after(Some(status.head.clone()));
     let down = until_down(context, None);
     tokio::pin!(down);
-    let mut lines = Lines::new(Names::of_one_machine());
+    let mut screen = Screen::new(context, status, out);
     let mut asked = false;
     loop {
         tokio::select! {
             turn = feed.next(context, &whom, &mut client, true) => match turn {
-                Ok(turn) => show(&turn, &mut lines, out),
+                Ok(Turn::Event(record)) => {
+                    screen.event(&record);
+                    if record.kind == "service.added" {
+                        outputs.look(context).await;
+                    }
+                }
+                Ok(Turn::CaughtUp(_)) => {}
                 Err(_) if asked => {} // It is on its way out.
                 Err(error) => return Err(error),
             },
-            () = sleep(QUIET), if lines.holds() => print(lines.flush(), out),
+            lines = outputs.next() => lines.iter().for_each(|line| screen.line(line)),
+            () = sleep(QUIET), if screen.lines.holds() => screen.flush(),
             interrupted = interrupts.next() => {
+                if interrupted == Interrupted::Int && std::io::stderr().is_terminal() {
+                    out.note(""); // Behind the ^C that the terminal shows.
+                }
                 if asked {
                     out.note("still stopping; it goes on without this terminal: smgr status");
                     return Ok(interrupted.exit());
@@ -225,7 +260,16 @@ async fn foreground(
             drop(child.try_wait());
         }
     }
-    print(lines.flush(), out);
+    // The agent was gone before it could tell the end of it; its files have it.
+    let rest = Archive::open(context, None).and_then(|archive| {
+        archive.each(feed.cursor(), |_, _, record| {
+            screen.event(record);
+            ControlFlow::Continue(())
+        })
+    });
+    drop(rest);
+    outputs.rest().iter().for_each(|line| screen.line(line));
+    screen.flush();
     if !asked {
         out.note("smgr was ended from elsewhere");
     }
@@ -233,6 +277,117 @@ async fn foreground(
     let (head, is_verified) = super::audit::closed(context).unwrap_or((head.clone(), false));
     out.data(&screen::closed_text(&head, is_verified));
     Ok(ExitCode::Done)
+}
+
+/// What the foreground prints: events in lines, and from the end's beginning on what is stopped.
+struct Screen {
+    lines: Lines,
+    ending: Option<Ending>,
+    /// Becomes `ending`.
+    later: Ending,
+    out: Out,
+}
+
+impl Screen {
+    fn new(context: &Context, status: &NodeStatus, out: Out) -> Self {
+        let names = Names::of(&View::of(status));
+        let later = Ending::new(names.clone(), specs::stop_signals(context));
+        Self { lines: Lines::new(names), ending: None, later, out }
+    }
+
+    fn event(&mut self, record: &EventRecord) {
+        if record.kind == "agent.stopping" {
+            self.flush();
+            self.ending = Some(std::mem::take(&mut self.later));
+        }
+        match &mut self.ending {
+            Some(ending) => self.out.data(&ending.push(record)),
+            None => {
+                // What is on its way down already when the end begins is told with it.
+                drop(self.later.push(record));
+                drop(self.later.step_aside());
+                print(self.lines.push(record), self.out);
+            }
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        if let Some(ending) = &mut self.ending {
+            self.out.data(&ending.step_aside());
+        }
+        self.out.line(line);
+    }
+
+    fn flush(&mut self) {
+        print(self.lines.flush(), self.out);
+        if let Some(ending) = &mut self.ending {
+            self.out.data(&ending.step_aside());
+        }
+    }
+}
+
+/// What the services of the project write, each line behind its instance's name.
+struct Outputs {
+    project: Option<String>,
+    follower: Option<Follower>,
+    names: Vec<(PathBuf, String)>,
+    /// Lines that are older are not of this start.
+    since: String,
+}
+
+impl Outputs {
+    fn new(project: Option<&Path>, since: String) -> Self {
+        let project = project.map(|path| path.display().to_string());
+        let follower = project.as_ref().and_then(|_| Follower::new().ok());
+        Self { project, follower, names: Vec::new(), since }
+    }
+
+    /// Follows the instances that are not followed yet.
+    async fn look(&mut self, context: &Context) {
+        let Ok(mut client) = Client::connect(context, &Whom::default()).await else { return };
+        if let Some(status) = launch::status(&mut client).await {
+            self.add(&status);
+        }
+    }
+
+    fn add(&mut self, status: &NodeStatus) {
+        let (Some(follower), Some(project)) = (&mut self.follower, &self.project) else { return };
+        let own = |it: &&ServiceStatus| it.origin.starts_with(project);
+        let own: Vec<_> = status.services.iter().filter(own).map(|it| &it.service).collect();
+        for it in status.instances.iter().filter(|it| own.contains(&&it.service)) {
+            let Some(path) = it.log_path.as_ref().map(PathBuf::from) else { continue };
+            let is_known = self.names.iter().any(|(known, _)| *known == path);
+            // A log that may not be read is nobody's loss but that of these lines.
+            if !is_known && follower.add(path.clone(), From::Start).is_ok() {
+                self.names.push((path, format!("{}/{}", it.service, it.index)));
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Vec<String> {
+        match &mut self.follower {
+            Some(follower) => {
+                let lines = follower.next().await;
+                self.words(lines)
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    fn rest(&mut self) -> Vec<String> {
+        let lines = self.follower.as_mut().map(Follower::written).unwrap_or_default();
+        self.words(lines)
+    }
+
+    fn words(&self, lines: Vec<(usize, String)>) -> Vec<String> {
+        let width = self.names.iter().map(|(_, name)| name.len()).max().unwrap_or(0);
+        let words = |(number, line): (usize, String)| {
+            let (at, text) = cri(&line)?;
+            let name = &self.names.get(number)?.1;
+            (at >= self.since.as_str()).then(|| format!("{name:<width$} | {}", printable(text)))
+        };
+        lines.into_iter().filter_map(words).collect()
+    }
 }
 
 fn show(turn: &Turn, lines: &mut Lines, out: Out) {

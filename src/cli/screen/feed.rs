@@ -23,6 +23,8 @@ pub struct Feed {
     /// At most one an instance.
     exits: BTreeMap<InstanceId, (EventRecord, InstanceExited)>,
     part: Option<Part>,
+    /// What a new keeper found: its own event comes last.
+    found: Vec<EventRecord>,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,10 @@ impl Feed {
                 }
                 return lines;
             }
+            Some(Event::InstanceAdopted(it)) if it.away == "keeper" => {
+                self.found.push(record.clone());
+                return lines;
+            }
             Some(Event::InstanceStarted(_) | Event::InstanceExited(_)) => {
                 lines.extend(self.part_line(false));
             }
@@ -62,13 +68,15 @@ impl Feed {
 
     /// Says whether lines are held back.
     pub fn holds(&self) -> bool {
-        self.part.is_some() || !self.exits.is_empty()
+        self.part.is_some() || !self.exits.is_empty() || !self.found.is_empty()
     }
 
     /// Returns the lines that were held back.
     pub fn flush(&mut self) -> Vec<String> {
         let mut lines = self.overdue(UnixMicros(u64::MAX));
         lines.extend(self.part_line(true));
+        let found = std::mem::take(&mut self.found);
+        lines.extend(found.iter().map(|record| event_line(record, &self.names, Stamp::Time)));
         lines
     }
 
@@ -94,7 +102,8 @@ impl Feed {
             {
                 let before = self.part_line(false);
                 let place = place(record, known(record).as_ref(), &self.names);
-                self.part = Some(Part { record: record.clone(), started, place, adopted: 0 });
+                let adopted = std::mem::take(&mut self.found).len() as u64;
+                self.part = Some(Part { record: record.clone(), started, place, adopted });
                 before
             }
             (_, event) if is_worth_a_line(event.as_ref()) => {
@@ -193,6 +202,39 @@ mod tests {
                  restarted",
             ]
         );
+    }
+
+    #[test]
+    fn what_a_new_keeper_finds_is_told_with_it() {
+        let mut feed = Feed::default();
+        let adopted = Event::InstanceAdopted(crate::domain::event::InstanceAdopted {
+            pid: 9,
+            away: "keeper".to_owned(),
+            away_ms: 120,
+        });
+        let found = sample::record(40, "09:01:00.100", ("web", 0, 1), &adopted);
+        assert!(feed.push(&found).is_empty() && feed.holds());
+        let started = PartStarted {
+            version: "0.1.0".to_owned(),
+            pid: 7,
+            uid: 0,
+            boot: found.boot,
+            after: Some(crate::domain::event::Exit::Signal { signal: 9, core_dumped: false }),
+            away_ms: 100,
+            incarnation: 1,
+        };
+        let mut keeper =
+            sample::record(41, "09:01:00.100", ("web", 0, 1), &Event::KeeperStarted(started));
+        (keeper.service, keeper.index, keeper.run) = (None, None, None);
+        assert!(feed.push(&keeper).is_empty());
+        assert_eq!(
+            feed.flush(),
+            [
+                "09:01:00.100Z  keeper  was killed (signal KILL), back after 0.1s; 1 service adopted, none restarted"
+            ]
+        );
+        feed.push(&found);
+        assert_eq!(feed.flush().len(), 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod fold;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::names::Names;
 use super::table::{Align, Table};
@@ -35,7 +35,11 @@ pub struct History {
     runs: Vec<Run>,
     slots: BTreeMap<Slot, Progress>,
     specs: BTreeMap<(NodeId, ServiceId), Digest>,
+    /// On whose authority the present spec of a service is, and which slots it has reached.
+    adopters: BTreeMap<(NodeId, ServiceId), (String, BTreeSet<u16>)>,
     parts: BTreeMap<&'static str, Exit>,
+    /// The rows that wait to be told how the keeper ended that was away.
+    orphans: Vec<usize>,
     intents: BTreeMap<IntentId, Action>,
     /// The intents in the order in which they came, to forget the oldest.
     known: VecDeque<IntentId>,
@@ -97,6 +101,8 @@ struct Progress {
     /// The last row of a loop of like rows, and how many of them are shown.
     like: Option<(usize, u32)>,
     stop: Option<Stopping>,
+    /// The main process ended and left others: the end of these is no row of its own.
+    has_leftovers: bool,
     live: Option<usize>,
     total: Counts,
     /// Since somebody, and not policy, started it last.

@@ -162,7 +162,11 @@ fn state_words(instance: &InstanceStatus, at: UnixMicros, now: UnixMicros) -> St
 }
 
 fn desired_words(service: &ServiceStatus, now: UnixMicros) -> String {
-    let mut words = format!("{}, generation {}", name_of(&service.desired), service.generation);
+    let desired = name_of(&service.desired);
+    let mut words = match service.generation.0 {
+        0 => format!("{desired}, as its file says"),
+        generation => format!("{desired}, generation {generation}"),
+    };
     if let Some(by) = &service.desired_by {
         words.push_str(&format!(", by {}", actor_words(by)));
     }

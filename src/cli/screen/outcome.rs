@@ -1,157 +1,97 @@
-//! What came of a wish, in lines, and how the command exits.
+//! What was done, in lines. What was not done is an error, and is told as one.
 
 use super::table::cut;
 use super::units::span;
-use super::words::{action_words, exit_words, signal_name};
-use crate::domain::code::{Code, ExitCode};
+use super::words::signal_name;
+use crate::cli::verdict::{Verdict, Verdicts};
 use crate::domain::event::Outcome;
 use crate::domain::id::NodeId;
 use crate::domain::intent::Action;
 use crate::domain::text::printable;
 
 /// A wish that was sent, and what is known of it when the wait is over.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Act<'a> {
     /// What was wished.
     pub action: &'a Action,
-    /// Who answered.
-    pub answers: &'a [NodeAnswer],
-    /// Nodes of the audience that did not answer in time: what they did is not known.
-    pub missing: &'a [NodeId],
+    /// What the nodes made of it.
+    pub verdicts: &'a Verdicts,
+    /// The main processes afterwards, in the order of their slots, where they are known.
+    pub pids: &'a [u32],
     /// From the signature to the last answer, in milliseconds.
     pub took_ms: u64,
-    /// Whether nodes are named even where all went well.
-    pub names_nodes: bool,
-}
-
-/// What one node answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeAnswer {
-    /// Who.
-    pub node: NodeId,
-    /// What.
-    pub came: Came,
-    /// The main processes afterwards, in the order of their slots.
-    pub pids: Vec<u32>,
-}
-
-/// What came of a wish on one node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Came {
-    /// It was durable and came to its outcome.
-    Outcome(Outcome),
-    /// It was durable and the outcome did not come in time. It goes on.
-    Accepted,
-    /// It was refused and nothing changed.
-    Refused {
-        /// `E0323`.
-        code: String,
-        /// In words.
-        why: String,
-    },
 }
 
 impl Act<'_> {
-    /// Returns how the command exits.
-    ///
-    /// What is known to have failed comes before what is not known, and that before what still runs.
-    pub fn exit(&self) -> ExitCode {
-        let of = |came: &Came| match came {
-            Came::Outcome(Outcome::Done { .. }) => None,
-            Came::Outcome(Outcome::Failed { code, .. }) => Some((0, code_exit(code))),
-            Came::Outcome(Outcome::Unknown { .. }) => Some((1, ExitCode::Unknown)),
-            Came::Accepted => Some((2, ExitCode::StillRunning)),
-            Came::Refused { code, .. } => Some((3, code_exit(code))),
-        };
-        let silent = (!self.missing.is_empty()).then_some((1, ExitCode::Unknown));
-        let worst = self.answers.iter().filter_map(|answer| of(&answer.came)).chain(silent).min();
-        match worst {
-            Some((_, exit)) => exit,
-            None if self.answers.is_empty() => ExitCode::NotFound,
-            None => ExitCode::Done,
-        }
-    }
-
-    /// Returns the lines: what was done, then what was not, node by node, then who is missing.
+    /// Returns the lines: what was changed, what was so already, and what goes on.
     pub fn text(&self, width: Option<u16>) -> String {
-        let mut lines = self.done_lines();
-        for answer in self.answers {
-            lines.extend(self.other_line(answer));
+        let of = |wanted: bool| {
+            self.nodes(move |verdict| match verdict {
+                Verdict::Ended(Outcome::Done { changed }, _) => *changed == wanted,
+                Verdict::Ended(Outcome::Failed { .. } | Outcome::Unknown { .. }, _)
+                | Verdict::Accepted(_)
+                | Verdict::Refused(_)
+                | Verdict::Silent => false,
+            })
+        };
+        let (changed, same) = (of(true), of(false));
+        let mut lines = Vec::new();
+        match self.action {
+            Action::Start { service } if !changed.is_empty() && !self.pids.is_empty() => {
+                let pids: Vec<String> = self.pids.iter().map(ToString::to_string).collect();
+                let word = if pids.len() == 1 { "pid" } else { "pids" };
+                let (place, took) = (self.on(&changed), span(self.took_ms));
+                lines.push(format!(
+                    "{service} is running{place}, {word} {}, {took}",
+                    pids.join(" ")
+                ));
+            }
+            action if !changed.is_empty() => {
+                lines.push(format!(
+                    "{}{} in {}",
+                    did(action),
+                    self.on(&changed),
+                    span(self.took_ms)
+                ));
+            }
+            _ => {}
         }
-        if !self.missing.is_empty() {
-            let nodes = names(self.missing.iter());
-            lines.push(format!("no answer from {nodes}: what was done there is not known"));
+        if !same.is_empty() {
+            lines.push(format!("{}{}: nothing to do", was_so(self.action), self.on(&same)));
+        }
+        for (node, verdict) in &self.verdicts.nodes {
+            if let Verdict::Accepted(event) = verdict {
+                lines.push(format!(
+                    "{}{} accepted as {event}",
+                    wish(self.action),
+                    self.on(&[node])
+                ));
+            }
         }
         let width = width.map_or(usize::MAX, usize::from);
         lines.iter().map(|line| cut(&printable(line), width) + "\n").collect()
     }
 
-    fn done_lines(&self) -> Vec<String> {
-        let done = |wanted: bool| {
-            let is_so = move |answer: &&NodeAnswer| match &answer.came {
-                Came::Outcome(Outcome::Done { changed }) => *changed == wanted,
-                Came::Outcome(Outcome::Failed { .. } | Outcome::Unknown { .. })
-                | Came::Accepted
-                | Came::Refused { .. } => false,
-            };
-            self.answers.iter().filter(is_so).collect::<Vec<_>>()
-        };
-        let (changed, same) = (done(true), done(false));
-        let mut lines = Vec::new();
-        if let [only] = changed.as_slice()
-            && let Action::Start { service } = self.action
-            && !only.pids.is_empty()
-        {
-            let pids: Vec<String> = only.pids.iter().map(ToString::to_string).collect();
-            let word = if pids.len() == 1 { "pid" } else { "pids" };
-            let place = self.on(&changed);
-            let took = span(self.took_ms);
-            lines.push(format!("{service} is running{place}, {word} {}, {took}", pids.join(" ")));
-        } else if !changed.is_empty() {
-            let (did, place) = (did(self.action), self.on(&changed));
-            lines.push(format!("{did}{place} in {}", span(self.took_ms)));
-        }
-        if !same.is_empty() {
-            lines.push(format!("{}{}: nothing to do", was_so(self.action), self.on(&same)));
-        }
-        lines
+    fn nodes(&self, is_so: impl Fn(&Verdict) -> bool) -> Vec<&NodeId> {
+        let nodes = self.verdicts.nodes.iter();
+        nodes.filter(|(_, verdict)| is_so(verdict)).map(|(node, _)| node).collect()
     }
 
-    fn other_line(&self, answer: &NodeAnswer) -> Option<String> {
-        let wish = match self.action.service() {
-            Some(service) => format!("{} {service}", action_words(self.action)),
-            None => action_words(self.action),
-        };
-        let node = &answer.node;
-        Some(match &answer.came {
-            Came::Outcome(Outcome::Done { .. }) => return None,
-            Came::Outcome(Outcome::Failed { code, why, exit }) => {
-                let exit = exit.map(|exit| format!(" ({})", exit_words(exit))).unwrap_or_default();
-                format!("{wish} on {node} failed: {why}{exit}  [{code}]")
+    fn on(&self, nodes: &[&NodeId]) -> String {
+        match self.verdicts.nodes.len() {
+            0 | 1 => String::new(),
+            _ => {
+                let names: Vec<&str> = nodes.iter().map(|node| node.as_str()).collect();
+                format!(" on {}", names.join(" "))
             }
-            Came::Outcome(Outcome::Unknown { why }) => {
-                format!("{wish} on {node}: outcome unknown: {why}")
-            }
-            Came::Accepted => format!("{wish} on {node} still runs; nothing was cancelled"),
-            Came::Refused { code, why } => format!("{wish} on {node} was refused: {why}  [{code}]"),
-        })
-    }
-
-    fn on(&self, answers: &[&NodeAnswer]) -> String {
-        if self.names_nodes || self.answers.len() + self.missing.len() > 1 {
-            format!(" on {}", names(answers.iter().map(|answer| &answer.node)))
-        } else {
-            String::new()
         }
     }
 }
 
-fn code_exit(code: &str) -> ExitCode {
-    code.parse::<Code>().map_or(ExitCode::Internal, Code::exit)
-}
-
-fn names<'a>(nodes: impl Iterator<Item = &'a NodeId>) -> String {
-    nodes.map(NodeId::as_str).collect::<Vec<_>>().join(" ")
+/// Returns `restart web`.
+fn wish(action: &Action) -> String {
+    let words = super::words::action_words(action);
+    action.service().map_or_else(|| words.clone(), |service| format!("{words} {service}"))
 }
 
 fn did(action: &Action) -> String {
@@ -184,89 +124,40 @@ fn was_so(action: &Action) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::Exit;
+    use crate::cli::sample;
 
-    fn answer(node: &str, came: Came) -> NodeAnswer {
-        NodeAnswer { node: node.parse().unwrap(), came, pids: vec![4711] }
+    fn text(action: &Action, nodes: &[(&str, Verdict)], pids: &[u32], took_ms: u64) -> String {
+        let nodes = nodes.iter().map(|(node, verdict)| (node.parse().unwrap(), verdict.clone()));
+        let verdicts = Verdicts { nodes: nodes.collect() };
+        Act { action, verdicts: &verdicts, pids, took_ms }.text(Some(80))
     }
 
-    fn done(node: &str) -> NodeAnswer {
-        answer(node, Came::Outcome(Outcome::Done { changed: true }))
-    }
-
-    fn ended(action: &Action, answers: &[NodeAnswer], missing: &[&str]) -> (String, u8) {
-        let missing: Vec<NodeId> = missing.iter().map(|node| node.parse().unwrap()).collect();
-        let act = Act { action, answers, missing: &missing, took_ms: 800, names_nodes: false };
-        (act.text(None), act.exit().number())
-    }
-
-    fn restart() -> Action {
-        Action::Restart { service: "web".parse().unwrap() }
-    }
-
-    fn start() -> Action {
-        Action::Start { service: "hello".parse().unwrap() }
+    fn done(changed: bool) -> Verdict {
+        Verdict::Ended(Outcome::Done { changed }, sample::event_id(7))
     }
 
     #[test]
     fn what_was_done_is_said_in_a_line() {
-        let action = start();
-        let answers = [done("n1")];
-        let act = Act {
-            action: &action,
-            answers: &answers,
-            missing: &[],
-            took_ms: 43,
-            names_nodes: false,
-        };
-        assert_eq!(act.text(None), "hello is running, pid 4711, 0.04s\n");
-        let act = Act { names_nodes: true, took_ms: 800, action: &restart(), ..act };
-        assert_eq!(act.text(None), "restarted web on n1 in 0.8s\n");
-        let same = [answer("n1", Came::Outcome(Outcome::Done { changed: false }))];
-        assert_eq!(
-            ended(&start(), &same, &[]),
-            ("hello was running already: nothing to do\n".to_owned(), 0)
-        );
-    }
-
-    #[test]
-    fn nodes_that_did_not_answer_are_named_and_are_no_success() {
-        let (text, exit) = ended(&restart(), &[done("n1"), done("n2")], &["n6"]);
-        assert_eq!(
-            text,
-            "restarted web on n1 n2 in 0.8s\nno answer from n6: what was done there is not known\n"
-        );
-        assert_eq!(exit, 16);
-        assert_eq!(ended(&restart(), &[], &["n6"]).1, 16);
-    }
-
-    #[test]
-    fn what_is_known_to_have_failed_decides_before_what_is_not_known() {
-        let failed = Outcome::Failed {
-            code: "E0612".to_owned(),
-            why: "it failed".to_owned(),
-            exit: Some(Exit::Code(3)),
-        };
-        let unknown = Outcome::Unknown { why: "the agent died half-way".to_owned() };
-        let answers =
-            [answer("n1", Came::Outcome(unknown)), answer("n2", Came::Outcome(failed)), done("n3")];
-        let (text, exit) = ended(&restart(), &answers, &[]);
-        assert_eq!(
-            text,
-            "restarted web on n3 in 0.8s\n\
-             restart web on n1: outcome unknown: the agent died half-way\n\
-             restart web on n2 failed: it failed (exit 3)  [E0612]\n"
-        );
-        assert_eq!(exit, 15);
-        assert_eq!(ended(&restart(), &answers[..1], &[]).1, 16);
-    }
-
-    #[test]
-    fn a_refusal_and_a_wait_that_is_over_have_codes_of_their_own() {
-        let refused = Came::Refused { code: "E0323".to_owned(), why: "not granted\x1b".to_owned() };
-        let (text, exit) = ended(&restart(), &[answer("n1", refused)], &[]);
-        assert_eq!(text, "restart web on n1 was refused: not granted\u{fffd}  [E0323]\n");
-        assert_eq!(exit, 7);
-        assert_eq!(ended(&restart(), &[answer("n1", Came::Accepted)], &[]).1, 124);
+        let start = Action::Start { service: "hello".parse().unwrap() };
+        let restart = Action::Restart { service: "web".parse().unwrap() };
+        let apply = Action::Apply { services: Vec::new() };
+        for (action, nodes, pids, said) in [
+            (&start, &[("n1", done(true))][..], &[4711][..], "hello is running, pid 4711, 0.04s\n"),
+            (&start, &[("n1", done(true))], &[], "started hello in 0.04s\n"),
+            (&start, &[("n1", done(false))], &[4711], "hello was running already: nothing to do\n"),
+            (&restart, &[("n1", done(true))], &[], "restarted web in 0.04s\n"),
+            (
+                &restart,
+                &[("n1", done(true)), ("n2", done(true)), ("n6", Verdict::Silent)],
+                &[],
+                "restarted web on n1 n2 in 0.04s\n",
+            ),
+            (&apply, &[("n1", done(false))], &[], "all was as the files say: nothing to do\n"),
+            (&restart, &[("n1", Verdict::Silent)], &[], ""),
+        ] {
+            assert_eq!(text(action, nodes, pids, 43), said);
+        }
+        let accepted = text(&restart, &[("n1", Verdict::Accepted(sample::event_id(7)))], &[], 1);
+        assert_eq!(accepted, format!("restart web accepted as {}\n", sample::event_id(7)));
     }
 }

@@ -1,6 +1,7 @@
 //! How events become rows: what is hidden, what is joined, what is a repeat.
 
 use std::borrow::Borrow;
+use std::collections::BTreeSet;
 
 use super::super::event::{known, part_words};
 use super::super::names::Names;
@@ -12,7 +13,7 @@ use super::super::words::{
 use super::{About, Choice, Counts, History, Progress, Repeats, Row, Run, Slot, Stopping};
 use crate::domain::event::{
     Cause, EpochReason, Event, Exit, InstanceExited, InstanceStarted, InstanceStopped, Next,
-    Outcome, PartStarted, StopPhase,
+    Outcome, PartStarted, StopPhase, StopReason,
 };
 use crate::domain::id::RunId;
 use crate::domain::intent::{Action, ActorKind};
@@ -78,7 +79,9 @@ impl History {
             (Some(slot), Some(Event::InstanceExited(it))) => self.exited(slot, record, by, it),
             (Some(slot), Some(Event::InstanceStopped(it))) => self.stopped(slot, record, &it),
             (slot, Some(event)) => {
-                if let (Some(slot), Event::InstanceStopping(it)) = (slot, &event) {
+                if let (Some(slot), Event::InstanceStopping(it)) = (slot, &event)
+                    && it.reason != StopReason::Leftover
+                {
                     let stop = &mut self.slots.entry(slot).or_default().stop;
                     let before = stop.take().map(|stop| (stop.by, stop.ended));
                     let (first_by, ended) = before.unwrap_or_default();
@@ -87,7 +90,15 @@ impl History {
                     *stop = Some(Stopping { phase: it.phase, by, then_start, ended });
                 }
                 if let Some(told) = self.plain(record, &about, &event) {
-                    self.show(record, about, by, told);
+                    if matches!(&event, Event::InstanceAdopted(it) if it.away == "keeper") {
+                        self.orphans.push(self.rows.len());
+                    }
+                    self.show(record, about.clone(), by.clone(), told);
+                }
+                if let (Event::ServiceAdded(it), Some(service)) = (&event, about.service) {
+                    let key = (about.node, service);
+                    self.specs.insert(key.clone(), it.digest);
+                    self.adopters.insert(key, (by, BTreeSet::new()));
                 }
             }
             (_, None) => {
@@ -98,7 +109,7 @@ impl History {
     }
 
     fn started(&mut self, slot: Slot, record: &EventRecord, by: String, it: &InstanceStarted) {
-        let progress = self.slots.entry(slot).or_default();
+        let progress = self.slots.entry(slot.clone()).or_default();
         let stop = progress.stop.take();
         let is_policy = match &record.by {
             Some(actor) => actor.kind == ActorKind::Policy,
@@ -109,6 +120,11 @@ impl History {
             progress.latest = Counts::default();
         }
         progress.add(Counts { runs: 1, exits: 0, restarts: u64::from(is_policy) });
+        let adopter = self.adopter(&slot).unwrap_or_default().to_owned();
+        if let Some((_, reached)) = self.adopters.get_mut(&(slot.0.clone(), slot.1.clone())) {
+            reached.insert(slot.2);
+        }
+        let progress = self.slots.entry(slot).or_default();
         let about = about_of(record);
         if self.choice.runs {
             progress.live = Some(self.runs.len());
@@ -122,6 +138,7 @@ impl History {
         let by = match stop {
             Some(stop) if by.is_empty() => stop.by,
             _ if by.is_empty() && is_policy => "policy".to_owned(),
+            _ if by.is_empty() => adopter,
             _ => by,
         };
         let row = row(record, about, by, told("started", format!("pid {}", it.pid)));
@@ -157,6 +174,7 @@ impl History {
             stop.ended = Some(it);
             return;
         }
+        progress.has_leftovers = it.then.is_some();
         let oom = if it.oom_killed { ", out of memory" } else { "" };
         let told = Told {
             ran_ms: Some(it.ran_ms),
@@ -178,7 +196,12 @@ impl History {
 
     fn stopped(&mut self, slot: Slot, record: &EventRecord, it: &InstanceStopped) {
         let about = about_of(record);
+        let adopter = self.adopter(&slot).unwrap_or_default().to_owned();
         let progress = self.slots.entry(slot).or_default();
+        if std::mem::take(&mut progress.has_leftovers) && !self.choice.all {
+            progress.stop = None;
+            return;
+        }
         let stop = progress.stop.take();
         let ended = stop.as_ref().and_then(|stop| stop.ended.clone());
         let is_killed = stop.as_ref().is_some_and(|stop| stop.phase == StopPhase::Kill);
@@ -190,7 +213,8 @@ impl History {
             || matches!(it.next, Next::AtOnce | Next::At(_));
         let own = self.by(record);
         let by = if own.is_empty() {
-            stop.as_ref().map(|stop| stop.by.clone()).unwrap_or_default()
+            let by = stop.as_ref().map(|stop| stop.by.clone()).unwrap_or_default();
+            if by.is_empty() { adopter } else { by }
         } else {
             own
         };
@@ -282,10 +306,9 @@ impl History {
                 Some(why) => told("reload failed", why.clone()),
             },
             Event::InstanceAdopted(it) => {
-                let how = match self.parts.get(it.away.as_str()) {
-                    Some(Exit::Signal { signal: 9, .. }) => "killed, back after".to_owned(),
-                    Some(exit) => format!("ended ({}), back after", exit_words(*exit)),
-                    None => "away for".to_owned(),
+                let how = match it.away.as_str() {
+                    "keeper" => "away for".to_owned(),
+                    away => self.back_words(away),
                 };
                 let by = Some(format!("{} {how} {}", it.away, span(it.away_ms)));
                 Told { by, ..told("adopted", format!("pid {}", it.pid)) }
@@ -326,6 +349,21 @@ impl History {
                 format!("{}, {}", count(it.starts, "start"), count(it.exits, "exit")),
             ),
         })
+    }
+
+    /// Returns how a part was away: `killed, back after`.
+    fn back_words(&self, part: &str) -> String {
+        match self.parts.get(part) {
+            Some(Exit::Signal { signal: 9, .. }) => "killed, back after".to_owned(),
+            Some(exit) => format!("ended ({}), back after", exit_words(*exit)),
+            None => "away for".to_owned(),
+        }
+    }
+
+    /// Returns on whose authority the spec is that a slot now takes up, until it has.
+    fn adopter(&self, slot: &Slot) -> Option<&str> {
+        let (by, reached) = self.adopters.get(&(slot.0.clone(), slot.1.clone()))?;
+        (!reached.contains(&slot.2)).then_some(by.as_str())
     }
 
     fn show(&mut self, record: &EventRecord, about: About, by: String, told: Told) {
@@ -402,6 +440,13 @@ impl History {
             }
             Some(Event::KeeperStarted(it)) => {
                 self.parts.extend(it.after.map(|after| ("keeper", after)));
+                // It is recorded behind what it led to.
+                let back = self.back_words("keeper");
+                for at in std::mem::take(&mut self.orphans) {
+                    if let (Some(row), Some(_)) = (self.rows.get_mut(at), it.after) {
+                        row.by = row.by.replacen("away for", &back, 1);
+                    }
+                }
             }
             _ => {}
         }
@@ -434,6 +479,10 @@ impl History {
     fn by(&self, record: &EventRecord) -> String {
         let who = record.by.as_ref().map(actor_words);
         if record.by.as_ref().is_some_and(|actor| actor.kind == ActorKind::Policy) {
+            return who.unwrap_or_default();
+        }
+        // Who said which command it was has said enough: `ana (run)`.
+        if record.by.as_ref().is_some_and(|actor| matches!(actor.note.as_str(), "run" | "up")) {
             return who.unwrap_or_default();
         }
         let wish = match record.cause {

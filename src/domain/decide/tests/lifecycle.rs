@@ -253,6 +253,32 @@ fn a_newer_spec_is_taken_by_one_instance_after_the_other() {
 }
 
 #[test]
+fn a_changed_spec_is_tried_at_once_where_the_old_one_waits_for_its_next_try_or_was_given_up() {
+    for failed in [false, true] {
+        let policy = if failed { RestartPolicy::Never } else { RestartPolicy::Always };
+        let mut site = Site::running(with(|spec| spec.restart.policy = policy));
+        site.exit("web", 1, Exit::Code(1), 5);
+        assert_eq!(matches!(site.state("web"), State::Failed), failed);
+        let other = with(|spec| spec.description = "other".to_owned());
+        site.adopt("web", other, 2).then(&["service.added web", "instance.starting web/0"]);
+        assert_eq!(site.spawned("web/0").map(|(run, _)| run), Some(2));
+        assert_eq!(site.at("web").backoff.restarts, 0);
+    }
+}
+
+#[test]
+fn like_ends_are_counted_until_a_run_ends_otherwise_or_somebody_starts_it() {
+    let mut site = Site::running(spec());
+    for (run, exit, same) in
+        [(1, Exit::Code(3), 1), (2, Exit::Code(3), 2), (3, Exit::Code(3), 3), (4, KILLED, 1)]
+    {
+        site.exit("web", run, exit, 5);
+        assert_eq!(site.at("web").same_exits, same, "run {run}");
+        site.pass("web").start("web", run + 1);
+    }
+}
+
+#[test]
 fn a_removed_service_is_gone_when_it_is_down_and_its_run_numbers_are_never_used_again() {
     let mut site = Site::running(spec());
     site.tell(Input::SpecRemoved { service: service("web"), intent: None })
@@ -262,4 +288,22 @@ fn a_removed_service_is_gone_when_it_is_down_and_its_run_numbers_are_never_used_
     site.adopt("web", spec(), 1);
     assert_eq!(site.spawned("web"), Some((2, true)));
     assert_eq!(site.replayed(), site.node);
+}
+
+#[test]
+fn a_spec_that_changes_nothing_of_the_process_starts_nothing_anew() {
+    let mut site = Site::running(spec());
+    let digest = |n: u8| crate::domain::id::Digest([n; 32]);
+    let adopted = |n: u8, keeps| Input::SpecAdopted {
+        service: service("web"),
+        digest: digest(n),
+        origin: "web.toml".to_owned(),
+        intent: None,
+        keeps,
+    };
+    site.tell(adopted(2, Some(digest(1)))).then(&["service.added web"]);
+    assert_eq!(site.at("web").state.main().unwrap().spec, digest(2));
+    assert_eq!(site.replayed(), site.node);
+    // The spec before that one is not the one it kept.
+    site.tell(adopted(3, Some(digest(1)))).then(&["service.added web", "instance.stopping web/0"]);
 }

@@ -1,0 +1,114 @@
+//! A history on this machine's disk: read and verified without any agent.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use crate::agent::folder::StateFolder;
+use crate::agent::keyfile::load_trust;
+use crate::cli::args::Via;
+use crate::cli::client::Whom;
+use crate::cli::context::{Context, short};
+use crate::cli::error::CliError;
+use crate::cli::feed::verified;
+use crate::cli::wish::from_keys;
+use crate::domain::code::Code;
+use crate::domain::id::{EventId, FleetId, Seq};
+use crate::domain::policy::KeyClass;
+use crate::store::{self, EventPos, LogReader, Pin, ReadError, Report};
+use crate::wire::key::Keyring;
+use crate::wire::note::{KeyKind, NoteKey};
+use crate::wire::payload::EventRecord;
+
+/// A history on disk, and the keys that it is held against.
+pub(super) struct Archive {
+    /// The folder with one folder for each epoch.
+    pub(super) log: PathBuf,
+    /// The fleet of the trust document.
+    pub(super) fleet: FleetId,
+    /// The keys of the trust document.
+    pub(super) ring: Keyring,
+}
+
+impl Archive {
+    /// Opens the history of a state folder, or of this machine.
+    pub(super) fn open(context: &Context, folder: Option<PathBuf>) -> Result<Self, CliError> {
+        let folder = folder.map_or_else(|| context.folder.clone(), StateFolder::new);
+        let log = folder.log();
+        if !log.is_dir() {
+            return Err(CliError::new(Code::NOT_A_LOG, Code::NOT_A_LOG.title()).at(short(&log)));
+        }
+        let (trust, ring) = load_trust(&folder).map_err(|error| from_keys(&error))?;
+        Ok(Self { log, fleet: trust.fleet, ring })
+    }
+
+    /// Returns what the files hold instead of an agent that could not be reached, if only this machine was asked.
+    ///
+    /// # Errors
+    /// Why the agent could not be reached, where the files do not do.
+    pub(super) fn instead(
+        context: &Context,
+        whom: &Whom,
+        unreachable: CliError,
+    ) -> Result<Self, CliError> {
+        let is_here = unreachable.code == Code::AGENT_UNREACHABLE
+            && context.global.bus.is_none()
+            && context.global.via != Via::Bus
+            && context.own_node().is_ok_and(|own| whom.is_only(&own));
+        match is_here && context.folder.log().is_dir() {
+            true => Self::open(context, None),
+            false => Err(unreachable),
+        }
+    }
+
+    /// Verifies every file of it, against the heads that were remembered too.
+    pub(super) fn report(&self, pins: &[Pin]) -> Result<Report, CliError> {
+        let nodes = self.ring.iter().filter(|(_, holder)| holder.class == KeyClass::Node);
+        let keys: Vec<NoteKey> = nodes
+            .filter_map(|(key, holder)| {
+                let name = format!("smgr/{}/{}", self.fleet, holder.name);
+                NoteKey::from_bytes(&name, KeyKind::Note, &key.to_bytes()).ok()
+            })
+            .collect();
+        let row = |at: store::EventPos, row: &[u8]| {
+            let record = verified(row, &self.ring).map_err(|error| error.to_string())?;
+            match record.epoch == at.epoch && record.seq == at.seq {
+                true => Ok(()),
+                false => Err(format!("it is {}, moved here", record.id())),
+            }
+        };
+        store::verify(&self.log, &keys, pins, row)
+            .map_err(|error| CliError::from_error(Code::FILE_UNREADABLE, &error))
+    }
+
+    /// Gives `take` the events behind a cursor, verified one by one.
+    ///
+    /// # Errors
+    /// When an event does not verify, the cursor is not one of this history, or the files cannot be read.
+    pub(super) fn each(
+        &self,
+        after: Option<&EventId>,
+        mut take: impl FnMut(EventPos, &[u8], &EventRecord) -> ControlFlow<()>,
+    ) -> Result<(), CliError> {
+        let from = after.map(|id| EventPos { epoch: id.epoch, seq: Seq(id.seq.0 + 1) });
+        let mut failure = None;
+        let read =
+            LogReader::new(&self.log).rows(from, |at, row| match verified(row, &self.ring) {
+                Ok(record) => take(at, row, &record),
+                Err(error) => {
+                    failure = Some(error.at(format!("{}/{}", at.epoch.token(), at.seq)));
+                    ControlFlow::Break(())
+                }
+            });
+        read.map_err(|error| {
+            let code = match error {
+                ReadError::UnknownEpoch(_) => Code::CURSOR_UNKNOWN,
+                ReadError::Dropped { .. } => Code::CURSOR_GONE,
+                ReadError::Damaged { .. } => Code::LOG_DAMAGED,
+                _ => Code::FILE_UNREADABLE,
+            };
+            let error = CliError::from_error(code, &error);
+            if code == Code::LOG_DAMAGED { error.next("smgr audit verify") } else { error }
+        })?;
+        failure.map_or(Ok(()), Err)
+    }
+}

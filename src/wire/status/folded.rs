@@ -1,0 +1,187 @@
+//! What the log alone says of services and instances: the part of a status that is the same live and at replay.
+
+use std::collections::BTreeMap;
+
+use super::{AlertStatus, Condition, ExitStatus, InstanceStatus, ServiceStatus};
+use crate::domain::event::{StateName, StopPhase};
+use crate::domain::id::{InstanceId, ServiceId};
+use crate::domain::instance::{Instance, LastRun, State};
+use crate::domain::node::Service;
+
+/// Returns the slots that a status shows: those that are wanted, and those that are not at rest yet.
+pub fn shown(
+    services: &BTreeMap<ServiceId, Service>,
+) -> impl Iterator<Item = (InstanceId, &Service, &Instance)> {
+    services.iter().flat_map(|(id, known)| {
+        let slots = known.slots();
+        let slots = slots.filter(|(index, slot)| *index < known.wanted || !slot.state.at_rest());
+        slots.map(move |(index, slot)| (InstanceId { service: id.clone(), index }, known, slot))
+    })
+}
+
+impl ServiceStatus {
+    /// Returns what was folded; what stands in the spec is left out.
+    pub fn folded(id: &ServiceId, known: &Service) -> Self {
+        Self {
+            service: id.clone(),
+            kind: String::new(),
+            group: String::new(),
+            description: String::new(),
+            owner: String::new(),
+            docs: String::new(),
+            desired: known.desired,
+            generation: known.generation,
+            spec: known.digest,
+            origin: known.origin.clone(),
+            instances: known.wanted,
+            desired_by: known.desired_by.clone(),
+            desired_at: known.desired_at,
+            overridden_keys: Vec::new(),
+        }
+    }
+}
+
+impl InstanceStatus {
+    /// Returns what was folded; what only the kernel and the files know is left out.
+    pub fn folded(id: InstanceId, service: &Service, slot: &Instance) -> Self {
+        let main = slot.state.main();
+        let until = match &slot.state {
+            State::Backoff { until } => Some(*until),
+            _ => None,
+        };
+        Self {
+            service: id.service,
+            index: id.index,
+            run: slot.last_run,
+            desired: service.desired,
+            state: slot.state.name(),
+            substate: substate(&slot.state),
+            reason: reason(&slot.state),
+            result: slot.last.as_ref().map(|last| last.result),
+            since: slot.since,
+            started_at: main.map(|main| main.started_at),
+            pid: main.map(|main| main.pid),
+            // In a backoff the fold has counted the start that is still to come.
+            restarts: slot.backoff.restarts.saturating_sub(u32::from(until.is_some())),
+            exit: slot.last.as_ref().and_then(exit_status),
+            same_exits: slot.same_exits,
+            next_attempt_at: until,
+            delay_ms: until.map(|until| until.ms_since(slot.since)),
+            conditions: conditions(slot),
+            memory_bytes: None,
+            memory_bytes_max: None,
+            tasks: None,
+            log_path: None,
+            log_bytes: None,
+            log_bytes_max: None,
+            tail: Vec::new(),
+            last_event: None,
+        }
+    }
+}
+
+impl AlertStatus {
+    /// Returns the alerts that fire, by service, slot and name.
+    pub fn folded(services: &BTreeMap<ServiceId, Service>) -> Vec<Self> {
+        let mut alerts = Vec::new();
+        for (service, known) in services {
+            for (index, slot) in known.slots() {
+                let place = match known.wanted {
+                    0 | 1 => service.to_string(),
+                    _ => format!("{service}/{index}"),
+                };
+                let alert = |name: &str, since, severity: &str, summary: String| Self {
+                    alert: format!("{service}/{name}"),
+                    severity: severity.to_owned(),
+                    place: place.clone(),
+                    since,
+                    summary,
+                };
+                if slot.backoff.alerting {
+                    let summary = format!("{} restarts; still trying", slot.backoff.restarts);
+                    let since = slot.backoff.window_since;
+                    alerts.push(alert("restart-limit", since, "warning", summary));
+                }
+                alerts.extend(slot.firing.iter().map(|(name, firing)| {
+                    alert(name, firing.since, &firing.severity, firing.summary.clone())
+                }));
+            }
+        }
+        alerts
+    }
+}
+
+fn exit_status(last: &LastRun) -> Option<ExitStatus> {
+    let process = last.process.as_ref()?;
+    Some(ExitStatus {
+        exit: process.exit,
+        oom_killed: process.oom_killed,
+        at: last.at,
+        ran_ms: process.ran_ms,
+        pid: process.pid,
+        memory_peak_bytes: process.memory_peak_bytes,
+    })
+}
+
+fn substate(state: &State) -> Option<String> {
+    let text = match state {
+        State::Spawning { .. } => "exec",
+        State::Starting { .. } => "startup",
+        State::Stopping { phase, .. } => match phase {
+            StopPhase::PreStop => "pre_stop",
+            StopPhase::Drain => "drain",
+            StopPhase::Term => "term",
+            StopPhase::Kill => "kill",
+        },
+        State::Inactive
+        | State::Waiting { .. }
+        | State::Running { .. }
+        | State::Reloading { .. }
+        | State::Backoff { .. }
+        | State::Completed
+        | State::Failed => return None,
+    };
+    Some(text.to_owned())
+}
+
+fn reason(state: &State) -> Option<String> {
+    match state {
+        State::Waiting { on } => {
+            let names: Vec<&str> = on.iter().map(ServiceId::as_str).collect();
+            Some(format!("waits for {}", names.join(", ")))
+        }
+        _ => None,
+    }
+}
+
+fn conditions(slot: &Instance) -> BTreeMap<String, Condition> {
+    let condition = |status: Option<bool>, reason: &str| Condition {
+        status,
+        reason: reason.to_owned(),
+        since: slot.since,
+    };
+    let ready = match slot.state.name() {
+        StateName::Running | StateName::Reloading => condition(Some(true), "Started"),
+        StateName::Starting => condition(Some(false), "Starting"),
+        StateName::Stopping => condition(Some(false), "Stopping"),
+        StateName::Unknown => condition(None, "Unknown"),
+        StateName::Inactive
+        | StateName::Waiting
+        | StateName::Backoff
+        | StateName::Completed
+        | StateName::Failed => condition(Some(false), "NotRunning"),
+    };
+    let dependencies = match &slot.state {
+        State::Waiting { .. } => condition(Some(false), "Waiting"),
+        _ => condition(Some(true), ""),
+    };
+    let mut conditions = BTreeMap::from(
+        [("Ready", ready), ("DependenciesMet", dependencies)]
+            .map(|(name, condition)| (name.to_owned(), condition)),
+    );
+    if let Some(since) = slot.adopted_at {
+        let adopted = Condition { status: Some(true), reason: "WentOn".to_owned(), since };
+        conditions.insert("Adopted".to_owned(), adopted);
+    }
+    conditions
+}
