@@ -50,6 +50,8 @@ pub(super) enum Asked {
     Descriptors(SlotName),
     /// That a new keeper takes back what belongs to a slot.
     GiveBack(SlotName),
+    /// That a slot is closed to which nothing belongs any more.
+    CloseSlot(SlotName),
     /// That facts are forgotten; the next acknowledgement says it as well.
     Acknowledge,
     /// The end of the keeper, which this agent is not to outlive.
@@ -79,6 +81,7 @@ impl Asked {
             | Self::Signal(..)
             | Self::Stop(..)
             | Self::List
+            | Self::CloseSlot(_)
             | Self::Acknowledge
             | Self::Shutdown => None,
         }
@@ -130,6 +133,11 @@ impl Pending {
             self.untold.insert(spawning.run.clone(), now_ns);
         }
         (taken, passed_over)
+    }
+
+    /// Says whether an operation of some kind was not answered yet.
+    pub(super) fn has(&self, is_meant: impl Fn(&Asked) -> bool) -> bool {
+        self.asked.values().any(|(asked, _)| is_meant(asked))
     }
 
     /// A fact about a run came.

@@ -179,6 +179,11 @@ impl Launchers {
         Some(detached)
     }
 
+    /// Forgets what was kept of a slot.
+    pub(super) fn forget_slot(&mut self, instance: &InstanceId) {
+        self.last_words.remove(instance);
+    }
+
     /// Returns the last lines of the last run of a slot that ended in this life of the agent.
     pub(super) fn tail_of(&self, instance: &InstanceId) -> Vec<String> {
         self.last_words.get(instance).cloned().unwrap_or_default()

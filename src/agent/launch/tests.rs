@@ -99,6 +99,31 @@ fn a_missing_environment_file_is_a_fault_that_names_it() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_a_fault_and_keeps_nobody_waiting() {
+    let mut node = Node::new();
+    let fifo = node.dir.path().join("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let path = Template::literal(fifo.to_str().unwrap());
+    node.spec.env_files = vec![path.clone()];
+    let fault = node.prepare().unwrap_err();
+    assert_eq!(fault.step, "environment");
+    assert!(fault.why.contains("not a regular file"), "{fault}");
+    node.spec.env_files.clear();
+    let credential = Credential { source: CredentialSource::File(path), env: None };
+    node.spec.credential.insert("token".to_owned(), credential);
+    let fault = node.prepare().unwrap_err();
+    assert_eq!(fault.step, "credential");
+    assert!(fault.why.contains("not a regular file"), "{fault}");
+}
+
+#[test]
 fn a_credential_is_a_file_for_the_account_alone_and_goes_with_its_run() {
     let mut node = Node::new();
     node.secret(Some("DATABASE_URL"));
