@@ -1,7 +1,7 @@
 //! A thread of low priority that compresses and removes files of the past, and reads for people.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -198,21 +198,19 @@ pub(super) fn rotated_name(at: SystemTime) -> String {
     at.strftime("%Y%m%dT%H%M%S.%6f").to_string() + PAST
 }
 
-fn compress(path: &Path) -> io::Result<()> {
+pub(super) fn compress(path: &Path) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".gz");
     let finished = PathBuf::from(name.clone());
     name.push(UNFINISHED);
     let unfinished = PathBuf::from(name);
     let written = (|| {
-        let target = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o640)
-            .open(&unfinished)?;
+        // What a killed predecessor left, or a service that owns the folder put there, is not written to.
+        drop(fs::remove_file(&unfinished));
+        let target =
+            OpenOptions::new().write(true).create_new(true).mode(0o640).open(&unfinished)?;
         let mut encoder = GzEncoder::new(target, Compression::default());
-        io::copy(&mut File::open(path)?, &mut encoder)?;
+        io::copy(&mut read::open_log(path)?, &mut encoder)?;
         encoder.finish()?;
         fs::rename(&unfinished, &finished)
     })();
