@@ -69,7 +69,7 @@ impl Rig {
         let launcher = Command::new(env!("CARGO_BIN_EXE_smgr"))
             .args(["agent", "--state"])
             .arg(&state)
-            .env("RUST_LOG", std::env::var("SMGR_KILL_LOG").unwrap_or("info".to_owned()))
+            .env("SMGR_LOG", std::env::var("SMGR_KILL_LOG").unwrap_or("info".to_owned()))
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)

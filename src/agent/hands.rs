@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use serde_bytes::ByteBuf;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
-use super::outlet::Outlet;
+use super::outlet::{Outlet, Unsent};
 use crate::domain::effect::Hook;
 use crate::domain::id::{InstanceId, IntentId, RunId};
 use crate::ipc::frame::{DESCRIPTORS_MAX, Packet};
@@ -198,7 +198,10 @@ impl Hands {
         };
         match outlet.send(packet) {
             Ok(()) => drop(self.asked.insert(number, (asked, spawning))),
-            Err(_) => warn!(?asked, "the keeper does not keep up; asked again at the next meeting"),
+            Err(Unsent::Full) => {
+                warn!(?asked, "the keeper does not keep up; asked again at the next meeting");
+            }
+            Err(Unsent::Gone) => debug!(?asked, "the keeper is gone"),
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use crate::ipc::channel;
 use crate::ipc::frame::Packet;
@@ -20,9 +21,14 @@ pub(super) struct Outlet {
     waiting: Arc<AtomicUsize>,
 }
 
-/// Says that as much waits for the other part as may wait.
+/// Says why a packet was not sent.
 #[derive(Debug)]
-pub(super) struct Full;
+pub(super) enum Unsent {
+    /// As much waits for the other part as may wait.
+    Full,
+    /// The other part is gone, of which the task is about to hear.
+    Gone,
+}
 
 impl Outlet {
     /// Makes the way out through `socket`, and what sends the packets that wait, at most so many, until the other side is
@@ -47,17 +53,20 @@ impl Outlet {
     /// Sends a packet.
     ///
     /// # Errors
-    /// When the other side does not keep up.
-    pub(super) fn send(&self, packet: Packet) -> Result<(), Full> {
+    /// When the other side does not keep up, or is gone.
+    pub(super) fn send(&self, packet: Packet) -> Result<(), Unsent> {
         // Where the other side is gone, whoever takes from the queue finds out and says so.
         let is_next = self.waiting.load(Ordering::Acquire) == 0;
         if is_next && matches!(self.socket.try_send_packet(&packet), Ok(true)) {
             return Ok(());
         }
         self.waiting.fetch_add(1, Ordering::Release);
-        self.queue.try_send(packet).map_err(|_| {
+        self.queue.try_send(packet).map_err(|error| {
             self.waiting.fetch_sub(1, Ordering::Release);
-            Full
+            match error {
+                TrySendError::Full(_) => Unsent::Full,
+                TrySendError::Closed(_) => Unsent::Gone,
+            }
         })
     }
 }
