@@ -20,6 +20,7 @@ mod prepared;
 mod proc;
 mod records;
 mod run;
+mod runtime;
 mod serve;
 mod signals;
 mod spawn;
