@@ -26,6 +26,9 @@ pub(crate) const SKEW_MS: u64 = 30_000;
 /// The longest life of a `once` intent or a query, in milliseconds.
 const LIFE_MS_MAX: u64 = 15 * 60_000;
 
+/// How much of a reason is told, in characters: it may hold names from the message, which goes into an event so.
+const WHY_CHARS_MAX: usize = 300;
+
 /// What a signer may say of itself, in bytes.
 const NOTE_BYTES_MAX: usize = 256;
 
@@ -191,9 +194,8 @@ impl Authority {
             let why = format!("{:?} is not taken here", sealed.kind());
             return Err(unsigned(Code::UNKNOWN_TYPE, why));
         }
-        let claimed = sealed.claimed();
-        if self.revoked.contains(&claimed) {
-            return Err(unsigned(Code::KEY_REVOKED, format!("key {claimed} was taken back")));
+        if let Some(kid) = sealed.kids().find(|kid| self.revoked.contains(kid)) {
+            return Err(unsigned(Code::KEY_REVOKED, format!("key {kid} was taken back")));
         }
         let opened = sealed.open(&self.ring).map_err(refusal_of)?;
         // Only now is it known whose message it is: what anybody could make in the name of a key, or repeat of what it
@@ -215,7 +217,7 @@ impl Authority {
         let signed = Signed { id: None, actor: actor_of(opened.holder, opened.kid) };
         let payload = codec::decode(opened.payload).map_err(|error| Refusal {
             code: Code::BAD_PAYLOAD,
-            why: error.to_string(),
+            why: error.to_string().chars().take(WHY_CHARS_MAX).collect(),
             signed: Some(signed),
         })?;
         Ok(Open { payload, kid: opened.kid, holder: opened.holder.clone(), digest: opened.digest })

@@ -189,12 +189,17 @@ fn a_signed_payload_that_is_no_wish_gets_its_code() {
     let mut more = encode(&wish());
     more[0] += 1;
     more.extend([encode("force"), encode(&true)].concat());
+    let mut long = encode(&wish());
+    long[0] += 1;
+    long.extend([encode(&"f".repeat(60_000)), encode(&true)].concat());
     let trailing = [encode(&wish()), vec![0xc0]].concat();
     let sealed = |payload: &[u8]| seal(Kind::Intent, payload, &alice());
     each_is_refused(vec![
         ("an empty payload", sealed(&[]), Code::BAD_PAYLOAD),
         ("a query in a wish's envelope", sealed(&encode(&reading())), Code::BAD_PAYLOAD),
         ("an unknown field", sealed(&more), Code::BAD_PAYLOAD),
+        ("an unknown field of 60 kB", sealed(&long), Code::BAD_PAYLOAD),
+        ("a payload that is too large", sealed(&vec![0; ENVELOPE_BYTES_MAX]), Code::TOO_LARGE),
         ("trailing bytes", sealed(&trailing), Code::BAD_PAYLOAD),
         ("another version", signed(Kind::Intent, &Intent { v: 2, ..wish() }), Code::BAD_PAYLOAD),
         (
@@ -368,6 +373,33 @@ fn a_key_is_charged_wherever_it_stands_among_the_signatures() {
         intent_code(&mut gate, &bytes, Way::Bus) == Some(Code::RATE_LIMITED)
     });
     assert!(limited);
+}
+
+#[test]
+fn a_stranger_before_a_known_key_changes_nothing_about_it() {
+    let good = behind_a_stranger(&signed(Kind::Intent, &wish()));
+    assert_eq!(intent_code(&mut gate(), &good, Way::Bus), None);
+    let unknown = behind_a_stranger(&seal(Kind::Intent, &encode(&wish()), &mallory_too()));
+    assert_eq!(intent_code(&mut gate(), &unknown, Way::Bus), Some(Code::UNKNOWN_SIGNER));
+    let mut broken = good;
+    let at = broken.len() - 2;
+    broken[at] ^= 1;
+    assert_eq!(intent_code(&mut gate(), &broken, Way::Bus), Some(Code::BAD_SIGNATURE));
+    let revoked = behind_a_stranger(&seal(Kind::Intent, &encode(&wish()), &revoked()));
+    assert_eq!(intent_code(&mut gate(), &revoked, Way::Bus), Some(Code::KEY_REVOKED));
+}
+
+#[test]
+fn a_reason_is_no_longer_than_a_line() {
+    let mut long = encode(&wish());
+    long[0] += 1;
+    long.extend([encode(&"f".repeat(60_000)), encode(&true)].concat());
+    let refusal = gate().intent(&seal(Kind::Intent, &long, &alice()), Way::Bus, NOW).unwrap_err();
+    assert!(refusal.why.len() < 2 * WHY_CHARS_MAX, "{} bytes", refusal.why.len());
+}
+
+fn mallory_too() -> Signer {
+    Signer::from_seed(&[98; 32])
 }
 
 /// Puts the signature of a key that nobody knows before the one of an envelope.
