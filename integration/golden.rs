@@ -3,6 +3,7 @@
 //! `UPDATE_GOLDEN=1` writes `integration/golden/log-v1` anew, and the seeds of the fuzzer of segments. The state
 //! hash belongs to a version of the folding rules and is compared only with that.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -109,6 +110,7 @@ fn history() -> Vec<(Context, Event)> {
         origin: "services.d/web.toml".to_owned(),
         instances: 2,
         desired: Desired::Running,
+        keeps: None,
     };
     let accepted = IntentAccepted {
         intent: INTENT,
@@ -180,6 +182,7 @@ fn started() -> Event {
         restarts: 0,
         ready_by: None,
         stable_at: None,
+        after: BTreeMap::new(),
     })
 }
 

@@ -137,6 +137,12 @@ impl Drop for Machine {
     }
 }
 
+/// Returns the interpreter itself: what is called so in a developer's PATH may be a script that needs that PATH.
+pub(crate) fn python() -> String {
+    let ran = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
+    String::from_utf8(ran.unwrap().stdout).unwrap().trim().to_owned()
+}
+
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

@@ -6,12 +6,12 @@ use std::os::fd::OwnedFd;
 use tracing::error;
 
 use super::asked::Again;
-use super::execute::report;
+use super::execute::{report, told};
 use super::hands::{Held, HeldRun, Spawning};
 use super::names::{self, Memo};
 use super::signs;
 use super::task::Agent;
-use crate::domain::id::{InstanceId, RunId};
+use crate::domain::id::{InstanceId, RunId, ServiceId};
 use crate::domain::instance::State;
 use crate::ipc::keeper::{Channel, RunName, SlotName};
 
@@ -136,6 +136,21 @@ impl Agent {
         }
         held.channels.extend(kept);
         Ok(())
+    }
+
+    /// Has the output of a service kept as its spec says from here on; nothing of it is started anew for that.
+    pub(super) fn configure_logs(&self, service: &ServiceId) {
+        let Some((spec, _)) = self.services.spec_of(service) else { return };
+        for index in 0..spec.instances {
+            let instance = InstanceId { service: service.clone(), index };
+            if !self.hands.held.contains_key(&names::slot(&instance)) {
+                continue;
+            }
+            match self.launchers.log_setup(&spec, &instance) {
+                Ok(setup) => told(self.logs.handle().configure(instance, setup)),
+                Err(why) => error!(%instance, %why, "its output is kept as before"),
+            }
+        }
     }
 }
 

@@ -383,7 +383,10 @@ impl Agent {
             logs::LogNotice::Failed { slot, what, errno } => {
                 warn!(instance = %slot, what, why = words(errno), "the log of a service");
             }
-            logs::LogNotice::Drained { .. } | logs::LogNotice::Matched { .. } => {}
+            logs::LogNotice::Matched { slot, rule, lines, line } => {
+                self.alert_matched(slot, rule, lines, line);
+            }
+            logs::LogNotice::Drained { .. } => {}
         }
     }
 }

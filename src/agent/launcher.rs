@@ -18,7 +18,8 @@ use super::setup::NodeSetup;
 use crate::domain::effect::Hook;
 use crate::domain::event::Detached;
 use crate::domain::id::{ActionName, InstanceId, IntentId, RunId};
-use crate::domain::spec::Spec;
+use crate::domain::spec::{Alert, Spec};
+use crate::domain::template::Template;
 use crate::ipc::keeper::{Moment, RunName, Spawn};
 
 /// How long the last lines of runs are kept, and how many bytes of them.
@@ -136,7 +137,25 @@ impl Launchers {
     /// In words, when the folder or a pattern is not one.
     pub(super) fn log_setup(&self, spec: &Spec, instance: &InstanceId) -> Result<LogSetup, String> {
         let dir = self.launcher.log_dir(spec, instance).map_err(|fault| fault.to_string())?;
-        LogSetup::new(&spec.log, dir).map_err(|error| error.to_string())
+        LogSetup::new(&spec.log, &spec.alert, dir).map_err(|error| error.to_string())
+    }
+
+    /// Returns the annotations of an alert with their names expanded. One that cannot be stays as it was written.
+    pub(super) fn annotations(
+        &self,
+        alert: &Alert,
+        instance: &InstanceId,
+        run: Option<RunId>,
+    ) -> BTreeMap<String, String> {
+        let expanded = |text: &Template| {
+            self.launcher.text(text, instance, run).unwrap_or_else(|_| text.as_str().to_owned())
+        };
+        alert.annotations.iter().map(|(name, text)| (name.clone(), expanded(text))).collect()
+    }
+
+    /// Keeps a line beside the log and returns what stands for it in an event.
+    pub(super) fn keep_line(&self, line: String) -> Option<Detached> {
+        (!line.is_empty()).then(|| self.tails.put(line))
     }
 
     /// Returns the live log file of a slot.

@@ -4,6 +4,7 @@
 //! was decided; `recorder` signs and records; the links carry frames. Everything that decides is in `domain`.
 
 mod alarm;
+mod alerts;
 mod answers;
 mod asked;
 mod authority;

@@ -19,7 +19,7 @@ use crate::domain::id::{Digest, IntentId, ServiceId};
 use crate::domain::input::Input;
 use crate::domain::intent::Action;
 use crate::domain::node::Node;
-use crate::domain::spec::Spec;
+use crate::domain::spec::{Change, Spec};
 
 /// What one service is at this moment.
 #[derive(Debug, Clone)]
@@ -201,9 +201,12 @@ impl Agent {
     fn adopt_all(&mut self, found: Vec<(ServiceId, LoadedService)>, intent: Option<IntentId>) {
         self.services.keep(found.iter().map(|(_, found)| (found.digest, found.text.as_str())));
         for (service, LoadedService { spec, digest, origin, .. }) in found {
+            let before = self.services.spec_of(&service);
+            let before = before.filter(|(before, _)| before.change_to(&spec) != Change::Restart);
+            let keeps = before.map(|(_, digest)| digest);
             self.services.adopt(&service, spec, digest);
             let origin = origin.to_string();
-            self.inbox.push_back(Input::SpecAdopted { service, digest, origin, intent });
+            self.inbox.push_back(Input::SpecAdopted { service, digest, origin, intent, keeps });
         }
     }
 

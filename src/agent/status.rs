@@ -11,7 +11,9 @@ use crate::domain::instance::Instance;
 use crate::domain::node::Service;
 use crate::domain::spec::Kind;
 use crate::ipc::keeper::{Isolation, Trees};
-use crate::wire::status::{AlertStatus, InstanceStatus, NodeStatus, ServiceStatus, shown};
+use crate::wire::status::{
+    AlertStatus, Condition, InstanceStatus, NodeStatus, ServiceStatus, shown,
+};
 
 /// What the log may take on disk, in bytes: the default of `history.max_size`.
 const LOG_BYTES_MAX: u64 = 1 << 30;
@@ -83,7 +85,7 @@ impl Agent {
             .filter(|seq| **seq != Seq(0))
             .map(|seq| self.recorder.event_id(*seq));
         let folded = InstanceStatus::folded(id.clone(), service, slot);
-        InstanceStatus {
+        let mut status = InstanceStatus {
             reason: folded.reason.clone().or_else(|| self.awaits(id, &slot.state)),
             memory_bytes,
             tasks,
@@ -94,7 +96,21 @@ impl Agent {
             tail: self.launchers.tail_of(id),
             last_event,
             ..folded
-        }
+        };
+        let degraded = self.degraded(id, slot).map(|degraded| ("Degraded".to_owned(), degraded));
+        status.conditions.extend(degraded);
+        status
+    }
+
+    /// Says where a process runs with less than its spec asks for.
+    fn degraded(&self, id: &InstanceId, slot: &Instance) -> Option<Condition> {
+        let (spec, _) = self.services.spec_of(&id.service)?;
+        let wanted = spec.limits.oom_score_adjust;
+        let main = slot.state.main().filter(|_| wanted != 0)?;
+        // Only the privileged may lower it: what a process got in truth is known to the kernel alone.
+        let reason =
+            (oom_score_adjust(main.pid)? != wanted).then(|| "OomScoreAdjust".to_owned())?;
+        Some(Condition { status: Some(true), reason, since: main.started_at })
     }
 
     /// Sums the resident memory of a run's processes, and counts them.
@@ -122,6 +138,11 @@ impl Agent {
 fn folder_bytes(folder: &Path) -> Option<u64> {
     let files = fs::read_dir(folder).ok()?.filter_map(Result::ok);
     Some(files.filter_map(|file| Some(file.metadata().ok()?.len())).sum())
+}
+
+fn oom_score_adjust(pid: u32) -> Option<i16> {
+    let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?;
+    text.trim().parse().ok()
 }
 
 fn resident_bytes(pid: u32) -> Option<u64> {

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::alarm::Alarm;
+use super::alerts::Alerts;
 use super::answers::{Answers, ReplyTo};
 use super::asked::Again;
 use super::authority::{Authority, Way};
@@ -32,7 +33,7 @@ use super::wake::{Wake, Waker};
 use crate::domain::code::Code;
 use crate::domain::effect::{Act, Effect, Operation, Timer};
 use crate::domain::event::{Context, Event, LogRecovered, LogUnavailable};
-use crate::domain::id::{BootId, Digest, InstanceId, IntentId, RunId, Seq, ServiceId};
+use crate::domain::id::{AlertName, BootId, Digest, InstanceId, IntentId, RunId, Seq, ServiceId};
 use crate::domain::input::{Decision, Input, World};
 use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
@@ -78,6 +79,8 @@ pub(super) enum Deadline {
     Core(Timer),
     /// The next heartbeat.
     Beat,
+    /// An alert is to be looked at although no line came.
+    Alert(InstanceId, AlertName),
     /// Somebody has waited long enough for the next event.
     Ranges,
     /// The keeper has had long enough to answer.
@@ -95,6 +98,7 @@ pub(super) struct Agent {
     pub(super) launchers: Launchers,
     pub(super) hands: Hands,
     pub(super) logs: LogThread,
+    pub(super) alerts: Alerts,
     pub(super) recorder: Recorder<Promise>,
     pub(super) answers: Answers,
     pub(super) authority: Authority,
@@ -154,6 +158,7 @@ impl Agent {
             launchers: parts.launchers,
             hands: Hands::new(),
             logs: parts.logs,
+            alerts: Alerts::default(),
             recorder: parts.recorder,
             authority: parts.authority,
             voice: parts.voice,
@@ -283,6 +288,10 @@ impl Agent {
                     let due = clock::now().mono_ns + DEAF_PAUSE.as_nanos() as u64;
                     self.timers.set(Deadline::Core(timer), due);
                 }
+                Deadline::Alert(instance, name) => {
+                    self.alert_due(instance, name);
+                    self.follow_up();
+                }
                 Deadline::Core(timer) => {
                     if let Some(at) = self.recorded.remove(&timer) {
                         self.decide(Input::Timer { timer, at });
@@ -320,6 +329,7 @@ impl Agent {
         }
         for (context, event) in &events {
             self.heed_start(context, event);
+            self.heed_change(context, event);
         }
         let mut promises = Vec::new();
         for effect in effects {
@@ -349,6 +359,20 @@ impl Agent {
         }
         // A promise behind nothing new may be due already.
         self.let_go(self.recorder.durable_seq());
+    }
+
+    /// Lets what is kept beside the state follow a service that changed.
+    fn heed_change(&mut self, context: &Context, event: &Event) {
+        let Some(service) = &context.service else { return };
+        if matches!(event, Event::ServiceAdded(_)) {
+            self.configure_logs(service);
+        }
+        if matches!(
+            event,
+            Event::ServiceAdded(_) | Event::ServiceRemoved(_) | Event::DesiredChanged(_)
+        ) {
+            self.watch_alerts(Some(service));
+        }
     }
 
     /// Takes the log's watermark: keeps promises and publishes what is durable.
@@ -483,6 +507,7 @@ impl Agent {
     pub(super) fn met(&mut self, kept: crate::domain::input::Kept) {
         self.hands.standing = Standing::Met;
         self.decide(Input::Reconcile(kept));
+        self.watch_alerts(None);
     }
 }
 

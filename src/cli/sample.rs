@@ -284,6 +284,7 @@ pub(super) fn started(pid: u32, restarts: u32) -> Event {
         restarts,
         ready_by: None,
         stable_at: None,
+        after: BTreeMap::new(),
     })
 }
 
@@ -334,6 +335,7 @@ pub(super) fn first_minute() -> Vec<EventRecord> {
         origin: "services.d/hello.toml".to_owned(),
         instances: 1,
         desired: Desired::Running,
+        keeps: None,
     });
     let added = EventRecord {
         service: Some("hello".parse().unwrap()),
@@ -386,6 +388,7 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             origin: "services.d/web.toml".to_owned(),
             instances: 2,
             desired: Desired::Running,
+            keeps: None,
         }),
         Event::ServiceRemoved(ServiceRemoved { digest }),
         Event::DesiredChanged(DesiredChanged {
@@ -450,6 +453,9 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             alert: "web/restart-limit".to_owned(),
             severity: "warning".to_owned(),
             summary: "10 restarts in 2m".to_owned(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            line: None,
         }),
         Event::AlertResolved(AlertResolved { alert: "web/restart-limit".to_owned() }),
         Event::LinesDropped(LinesDropped { lines: 12, bytes: 4096, why: "rate_limit".to_owned() }),

@@ -250,7 +250,7 @@ impl Assembler {
             };
             match build::build(&merged, &context) {
                 Ok(spec) => {
-                    loaded.warnings.extend(warnings(&merged, &spec));
+                    loaded.warnings.extend(warnings(&merged, &spec, options));
                     let origin = draft.whole.origin();
                     let service = LoadedService::new(spec, origin, merged.effective());
                     loaded.services.insert(name.clone(), service);
@@ -294,15 +294,24 @@ fn merge(
     Merged::new(SERVICE, layers, built_in)
 }
 
-fn warnings(merged: &Merged, spec: &Spec) -> Vec<Mistake> {
+fn warnings(merged: &Merged, spec: &Spec, options: &Options) -> Vec<Mistake> {
     let copied = spec.credential.iter().filter(|(_, credential)| credential.env.is_some());
     let place = |name: &str| merged.place(&["credential", name, "env"]);
+    let score = ["limits", "oom_score_adjust"];
+    let lowered =
+        merged.place(&score).filter(|_| spec.limits.oom_score_adjust < 0 && !options.user_required);
+    let lowered = lowered.map(|place| {
+        let label = "only root may lower it: it stays as it is inherited";
+        let mistake = place.mistake(Code::OUT_OF_RANGE, label);
+        mistake.hint("status shows Degraded=true as long as it is so")
+    });
     copied
         .filter_map(|(name, _)| {
             let label = "every child of the service inherits this secret";
             let mistake = place(name)?.mistake(Code::SECRET_IN_ENVIRONMENT, label);
             Some(mistake.hint(format!("read the file $CREDENTIALS_DIRECTORY/{name} if you can")))
         })
+        .chain(lowered)
         .collect()
 }
 

@@ -1,5 +1,7 @@
 //! From merged settings to a spec; checks what one key alone cannot say.
 
+mod alerts;
+
 use std::collections::BTreeMap;
 
 use super::merge::{Merged, wrong_kind};
@@ -99,6 +101,7 @@ impl Builder<'_> {
             limits: Limits { oom_score_adjust: merged.integer(&["limits", "oom_score_adjust"]) },
             log: self.log(),
             action: self.actions(),
+            alert: alerts::alerts(self),
             exec: exec.unwrap_or_default(),
         };
         Some(spec)

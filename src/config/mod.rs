@@ -13,6 +13,7 @@ pub mod mistake;
 mod node;
 pub mod owner;
 pub mod params;
+mod pattern;
 mod quantity;
 mod read;
 mod reference;
@@ -25,6 +26,7 @@ pub use load::{Roots, load, read_input};
 pub use merge::Effective;
 pub use mistake::{Mark, Mistake, json, render, render_warnings};
 pub use node::{NodeConfig, NodeDefaults, load_node, parse_node};
+pub use pattern::alert_set;
 pub use reference::{node_schema, project_schema, service_schema, spec_help, spec_markdown};
 pub use write::{Command, TEMPLATE, service_text, write_new, write_service_file};
 

@@ -12,7 +12,8 @@ use crate::domain::code::Code;
 use crate::domain::id::ServiceId;
 use crate::domain::origin::Layer;
 use crate::domain::spec::{
-    DependencyCondition, Millis, OnLimit, Param, ReadyBy, ReloadBy, RestartPolicy, Spec,
+    AlertOn, AlertStream, DependencyCondition, Millis, OnLimit, Param, ReadyBy, ReloadBy,
+    RestartPolicy, Severity, Spec,
 };
 use crate::domain::template::Template;
 
@@ -138,6 +139,20 @@ fn all_that_is_served_reaches_the_spec() {
     assert_eq!((spec.log.max_size.0, spec.log.rate_limit), (1 << 20, 100));
     let redis = &spec.depends_on[&"redis".parse::<ServiceId>().unwrap()];
     assert_eq!((redis.condition, redis.required), (DependencyCondition::Started, false));
+    assert!(redis.restart);
+    let errors = &spec.alert[&"db-errors".parse().unwrap()];
+    let on = AlertOn::Log { threshold: 5, window: Millis(30_000) };
+    assert_eq!(
+        (errors.on, errors.stream, errors.severity),
+        (on, AlertStream::Stderr, Severity::Critical)
+    );
+    assert_eq!((errors.r#for, errors.keep_firing_for), (Millis(10_000), Millis(120_000)));
+    assert_eq!(
+        (errors.labels["team"].as_str(), errors.exclude.as_deref()),
+        ("shop", Some("retrying"))
+    );
+    assert_eq!(spec.alert[&"no-orders".parse().unwrap()].on, AlertOn::Absence);
+    assert_eq!(spec.alert.len(), 2, "one is switched off");
     let clear = &spec.action[&"cache-clear".parse().unwrap()];
     assert!(clear.idempotent && !clear.confirm);
     assert!(matches!(&clear.params["zone"], Param::String { default: Some(d), .. } if d == "all"));

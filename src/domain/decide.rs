@@ -4,6 +4,7 @@
 //! that leads from where it is to where it is wanted (`drive`), until none has one; then wishes that came to
 //! their end are closed. A lost step is therefore found again by any later input.
 
+mod alert;
 mod drive;
 mod fact;
 mod reconcile;
@@ -94,11 +95,15 @@ impl<'a> Turn<'a> {
             Input::HookEnded { instance, run, hook, exit } => {
                 self.hook_ended(&instance, run, hook, exit);
             }
+            Input::AlertRaised { instance, alert, alarm } => {
+                self.alert_raised(&instance, &alert, alarm);
+            }
+            Input::AlertOver { instance, alert } => self.alert_over(&instance, alert.as_str()),
             Input::Timer { timer, at } => self.timer(timer, at),
             Input::ActionStarted { intent } => self.action_started(intent),
             Input::ActionEnded { intent, end } => self.action_ended(intent, end),
-            Input::SpecAdopted { service, digest, origin, intent } => {
-                self.spec_adopted(&service, digest, origin, intent);
+            Input::SpecAdopted { service, digest, origin, intent, keeps } => {
+                self.spec_adopted(&service, digest, origin, intent, keeps);
             }
             Input::SpecRemoved { service, intent } => self.spec_removed(&service, intent),
             Input::Applied { intent, failed } => self.applied(intent, failed),

@@ -3,6 +3,8 @@
 //! An event type is `noun.past_tense`, is never renamed, and says by its `critical` bit whether a version that does
 //! not know it may pass over it. Bodies are additive for ever: a field is added with a default, never removed.
 
+use std::collections::BTreeMap;
+
 use serde::de::Deserializer;
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
@@ -386,6 +388,9 @@ pub struct ServiceAdded {
     pub instances: u16,
     /// What is wanted of it when nobody has said otherwise.
     pub desired: Desired,
+    /// The spec before, when a process that was started from it need not be started anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps: Option<Digest>,
 }
 
 /// Body of `service.removed`.
@@ -546,6 +551,9 @@ pub struct InstanceStarted {
     /// When it counts as stable again; present only while its restart alert fires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stable_at: Option<UnixMicros>,
+    /// The starts so far of each service whose restarts it follows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub after: BTreeMap<ServiceId, u64>,
 }
 
 /// Body of `instance.start_failed`.
@@ -679,6 +687,8 @@ pub enum StopReason {
     ReadyTimeout,
     /// It runs from an older spec.
     Update,
+    /// A service whose restarts it follows was started anew.
+    Dependency,
     /// Its main process ended and left others behind.
     Leftover,
 }
@@ -863,6 +873,15 @@ pub struct AlertFired {
     pub severity: String,
     /// In words.
     pub summary: String,
+    /// What the spec adds to it, as it stands there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// What the spec says of it, with names expanded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// The last line that was its cause, redacted, kept beside the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<Detached>,
 }
 
 /// Body of `alert.resolved`.

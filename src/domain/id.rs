@@ -148,6 +148,10 @@ token!(
     ActionName
 );
 token!(
+    /// Names an alert that a service declares.
+    AlertName
+);
+token!(
     /// Names a person, a job or a part that holds a key.
     Principal
 );

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::effect::{Effect, Hook, Timer};
 use super::event::{Actor, Context, Detached, Event, Exit, PartStarted, Usage};
-use super::id::{Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
+use super::id::{AlertName, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
 use super::intent::Action;
 use super::spec::Spec;
 use super::time::{Now, UnixMicros};
@@ -111,6 +111,17 @@ pub struct Kept {
     pub actions: Vec<KeptAction>,
 }
 
+/// What is told with an alert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    /// In words, short: it is folded.
+    pub summary: String,
+    /// The annotations of the spec, with names expanded.
+    pub annotations: BTreeMap<String, String>,
+    /// The last line that was its cause, kept beside the log.
+    pub line: Option<Detached>,
+}
+
 /// What wakes a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -189,6 +200,22 @@ pub enum Input {
         /// How.
         exit: Exit,
     },
+    /// The cause of an alert has lasted as long as its spec says.
+    AlertRaised {
+        /// Which slot.
+        instance: InstanceId,
+        /// Which alert of its spec.
+        alert: AlertName,
+        /// What to tell.
+        alarm: Alarm,
+    },
+    /// The cause of an alert has been gone as long as its spec says.
+    AlertOver {
+        /// Which slot.
+        instance: InstanceId,
+        /// Which alert of its spec.
+        alert: AlertName,
+    },
     /// A deadline passed.
     Timer {
         /// What for.
@@ -218,6 +245,8 @@ pub enum Input {
         origin: String,
         /// The wish that asked for it, when one did.
         intent: Option<IntentId>,
+        /// The spec before, when a process that was started from it need not be started anew.
+        keeps: Option<Digest>,
     },
     /// A service is not to be supervised any more.
     SpecRemoved {

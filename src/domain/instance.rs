@@ -2,6 +2,8 @@
 //!
 //! This file only folds. What is decided, and why, is in `decide`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
@@ -42,11 +44,28 @@ pub struct Instance {
     /// When its run was found alive by parts of smgr that did not start it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted_at: Option<UnixMicros>,
+    /// The alerts of its spec that fire, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub firing: BTreeMap<String, Firing>,
+    /// What its process was started after: the starts so far of each service whose restarts it follows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub started_after: BTreeMap<ServiceId, u64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+/// An alert that fires.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Firing {
+    /// Since when.
+    pub since: UnixMicros,
+    /// `info`, `warning` or `critical`.
+    pub severity: String,
+    /// In words.
+    pub summary: String,
 }
 
 /// The end of the last run.
@@ -87,7 +106,7 @@ pub struct Main {
     pub pid: u32,
     /// Its pidfs inode; 0 when it is not known.
     pub pidfd_inode: u64,
-    /// The spec that it was started from.
+    /// The spec that it was started from, or a later one that says the same of its process.
     pub spec: Digest,
     /// When it was started.
     pub started_at: UnixMicros,
@@ -266,6 +285,22 @@ impl State {
         }
     }
 
+    pub(super) fn main_mut(&mut self) -> Option<&mut Main> {
+        match self {
+            Self::Starting { main, .. } | Self::Running { main } | Self::Reloading { main, .. } => {
+                Some(main)
+            }
+            Self::Stopping { left: Left::Alive(main), .. } => Some(main),
+            Self::Stopping { left: Left::Asked | Left::Rest, .. }
+            | Self::Inactive
+            | Self::Waiting { .. }
+            | Self::Spawning { .. }
+            | Self::Backoff { .. }
+            | Self::Completed
+            | Self::Failed => None,
+        }
+    }
+
     /// Returns the run of which a process may live.
     pub fn run(&self) -> Option<RunId> {
         match self {
@@ -303,6 +338,8 @@ impl Instance {
             last: None,
             same_exits: 0,
             adopted_at: None,
+            firing: BTreeMap::new(),
+            started_after: BTreeMap::new(),
         }
     }
 
@@ -472,7 +509,7 @@ impl Instance {
                 Event::InstanceAdopted(_),
             ) if ours => Some(None),
             (_, Event::InstanceSignalled(_)) => Some(None),
-            (State::Running { main }, Event::AlertResolved(_)) => {
+            (State::Running { main }, Event::AlertResolved(body)) if is_restart_limit(&body.alert) => {
                 Some(Some(State::Running { main: Main { stable_at: None, ..main.clone() } }))
             }
             (_, Event::AlertFired(_) | Event::AlertResolved(_) | Event::LinesDropped(_)) => Some(None),
@@ -600,7 +637,10 @@ impl Instance {
                 self.backoff.reset();
                 self.same_exits = 0;
             }
-            Event::InstanceStarted(_) => self.adopted_at = None,
+            Event::InstanceStarted(body) => {
+                self.adopted_at = None;
+                self.started_after.clone_from(&body.after);
+            }
             Event::InstanceAdopted(_) => self.adopted_at = Some(at),
             Event::InstanceStartFailed(body) => {
                 self.same_exits = 0;
@@ -630,11 +670,19 @@ impl Instance {
                 self.last =
                     run.map(|run| LastRun { run, result: body.result, at, process: Some(process) });
             }
-            Event::AlertFired(body) if body.alert.ends_with(RESTART_LIMIT) => {
+            Event::AlertFired(body) if is_restart_limit(&body.alert) => {
                 self.backoff.alerting = true;
             }
-            Event::AlertResolved(body) if body.alert.ends_with(RESTART_LIMIT) => {
+            Event::AlertFired(body) => {
+                let (severity, summary) = (body.severity.clone(), body.summary.clone());
+                let firing = Firing { since: at, severity, summary };
+                self.firing.insert(short_name(&body.alert).to_owned(), firing);
+            }
+            Event::AlertResolved(body) if is_restart_limit(&body.alert) => {
                 self.backoff.alerting = false;
+            }
+            Event::AlertResolved(body) => {
+                self.firing.remove(short_name(&body.alert));
             }
             _ => {}
         }
@@ -643,6 +691,15 @@ impl Instance {
 
 /// The name of the alert that a restart limit fires, after the service's name and a slash.
 pub(super) const RESTART_LIMIT: &str = "/restart-limit";
+
+fn is_restart_limit(alert: &str) -> bool {
+    alert.ends_with(RESTART_LIMIT)
+}
+
+/// Returns the name of an alert without that of its service.
+fn short_name(alert: &str) -> &str {
+    alert.split_once('/').map_or(alert, |(_, name)| name)
+}
 
 impl Main {
     fn new(at: UnixMicros, run: RunId, body: &InstanceStarted) -> Self {

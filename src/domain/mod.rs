@@ -15,6 +15,8 @@ pub mod text;
 
 pub mod spec;
 
+pub mod alert;
+
 pub mod intent;
 
 pub mod event;

@@ -313,6 +313,11 @@ impl Node {
             (service.desired_by, service.desired_at) = (None, None);
         }
         service.digest = body.digest;
+        for main in service.instances.iter_mut().filter_map(|slot| slot.state.main_mut()) {
+            if Some(main.spec) == body.keeps {
+                main.spec = body.digest;
+            }
+        }
         service.origin.clone_from(&body.origin);
         service.wanted = body.instances;
         service.removed = false;

@@ -3,6 +3,7 @@
 //! Plain data. Where a value came from, how it is written and what is refused is `config`'s; this
 //! file only holds the shape and the documented defaults. Reserved keys have no field here.
 
+mod alert;
 mod change;
 mod log;
 
@@ -11,10 +12,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{ActionName, ServiceId};
+use super::id::{ActionName, AlertName, ServiceId};
 use super::signal::Signal;
 use super::template::Template;
 
+pub use alert::{Alert, AlertOn, AlertStream, Severity};
 pub use change::Change;
 pub use log::{Compress, Forward, Log, LogFormat, OnFull};
 
@@ -131,6 +133,9 @@ pub struct Spec {
     /// What it can be asked to do, by name.
     #[serde(default)]
     pub action: BTreeMap<ActionName, Action>,
+    /// When somebody is told, by name. Left out where there is none, so that older specs keep their digests.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub alert: BTreeMap<AlertName, Alert>,
 }
 
 const fn yes() -> bool {
@@ -177,6 +182,7 @@ impl Spec {
             limits: Limits::default(),
             log: Log::new(log_dir),
             action: BTreeMap::new(),
+            alert: BTreeMap::new(),
         }
     }
 }

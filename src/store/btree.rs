@@ -8,7 +8,7 @@ use crate::store::pages::{PageFault, PageFile, fault};
 use crate::store::xxh3::xxh3_128;
 
 /// The deepest tree that is followed; one of 64 MiB has three levels.
-const DEPTH_MAX: usize = 24;
+pub(crate) const DEPTH_MAX: usize = 24;
 
 /// A subtree: its root page, the checksum that page must have, and its entries.
 #[derive(Clone, Copy, Debug)]
@@ -158,6 +158,12 @@ impl<'a> Branch<'a> {
     fn used(&self) -> Option<usize> {
         self.key_end(self.keys - 1)
     }
+}
+
+/// Returns the last child of a branch page; `None` for a leaf, and for what is neither.
+pub(crate) fn last_child(page: &[u8], shape: Shape) -> Option<Root> {
+    let branch = (page.first() == Some(&2)).then(|| Branch::new(page, shape.key))??;
+    branch.child(branch.keys)
 }
 
 /// How much is read at once while pages follow each other, as they mostly do in a log.

@@ -10,7 +10,7 @@ use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use crate::store::btree::{Leaf, Root, Shape, TABLES, Walk};
+use crate::store::btree::{self, DEPTH_MAX, Leaf, Root, Shape, TABLES, Walk};
 use crate::store::xxh3::xxh3_128;
 
 const PAGE: u64 = 4096;
@@ -65,6 +65,8 @@ pub(crate) struct PageFile {
     faults: Vec<PageFault>,
     /// What header, table trees and the engine's own tables occupy.
     used: Vec<Range<u64>>,
+    /// The last page of each level of each table of the log, as they were when the file was opened.
+    spines: Vec<(u64, Vec<u8>)>,
 }
 
 impl PageFile {
@@ -94,8 +96,13 @@ impl PageFile {
             is_clean: false,
             faults: Vec::new(),
             used: Vec::new(),
+            spines: Vec::new(),
         };
-        Ok(this.read_header(commit).map(|()| this))
+        if let Err(fault) = this.read_header(commit) {
+            return Ok(Err(fault));
+        }
+        this.keep_spines();
+        Ok(Ok(this))
     }
 
     /// Says whether the file was closed in order, so that no commit can be half on disk.
@@ -279,7 +286,41 @@ impl PageFile {
     }
 
     pub(crate) fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(bytes, offset)
+        self.file.read_exact_at(bytes, offset)?;
+        let end = offset + bytes.len() as u64;
+        for (start, page) in &self.spines {
+            let (from, to) = (offset.max(*start), end.min(start + page.len() as u64));
+            if from < to {
+                let page = &page[(from - start) as usize..(to - start) as usize];
+                bytes[(from - offset) as usize..(to - offset) as usize].copy_from_slice(page);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what a writer may overwrite while this reads.
+    ///
+    /// Keys only ascend, so a commit replaces the last page of each level and no other, and what it replaced may be
+    /// written over by the next one but one. Read at once, they stay what they were, however long the rest takes. A
+    /// page that cannot be read is not kept: it is met again, and reported, in the walk.
+    fn keep_spines(&mut self) {
+        if self.is_clean {
+            return;
+        }
+        let roots: Vec<_> = self.users.iter().filter_map(|it| Some((it.root?, it.shape))).collect();
+        for (mut root, shape) in roots {
+            for _ in 0..DEPTH_MAX {
+                let Some(place) = self.place(root.page) else { break };
+                let mut page = vec![0; (place.end - place.start) as usize];
+                if self.file.read_exact_at(&mut page, place.start).is_err() {
+                    break;
+                }
+                let last = btree::last_child(&page, shape);
+                self.spines.push((place.start, page));
+                let Some(child) = last else { break };
+                root = child;
+            }
+        }
     }
 
     /// Returns where a page lies, when it lies in the file.

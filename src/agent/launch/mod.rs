@@ -184,6 +184,20 @@ impl Launcher {
         self.helper(start, helper, exec, start.spec.user.as_ref(), &BTreeMap::new(), memo)
     }
 
+    /// Returns a text about an instance with its names expanded.
+    ///
+    /// # Errors
+    /// A name in it stands for nothing here.
+    pub fn text(
+        &self,
+        text: &Template,
+        instance: &InstanceId,
+        run: Option<RunId>,
+    ) -> Result<String, LaunchFault> {
+        let params = BTreeMap::new();
+        expand("text", text, &Names { facts: &self.facts, instance, run, params: &params })
+    }
+
     /// Returns the folder of an instance's log.
     pub fn log_dir(&self, spec: &Spec, instance: &InstanceId) -> Result<PathBuf, LaunchFault> {
         let params = BTreeMap::new();

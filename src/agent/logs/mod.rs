@@ -7,11 +7,13 @@
 
 mod face;
 mod format;
+mod forward;
 mod limit;
 mod lines;
 mod pipe;
 mod queue;
 mod read;
+mod rules;
 mod setup;
 mod sink;
 mod slot;
@@ -20,6 +22,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod zstd;
 
 use std::fmt;
 use std::io;
@@ -31,7 +34,7 @@ use std::thread::JoinHandle;
 use regex::Regex;
 use tokio::sync::oneshot;
 
-use crate::domain::id::{InstanceId, RunId};
+use crate::domain::id::{AlertName, InstanceId, RunId};
 use crate::domain::time::UnixMicros;
 
 use face::{Face, Faces};
@@ -39,7 +42,7 @@ use queue::{Command, Queue};
 
 pub use queue::LogBusy;
 pub use read::READ_LINES_MAX;
-pub use setup::{AlertRule, LogSetup, LogSetupError};
+pub use setup::{LogSetup, LogSetupError};
 
 /// What the log thread tells. At most one `Dropped` a minute and slot, one `Matched` a second and rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,13 +61,13 @@ pub enum LogNotice {
         /// Of which slot.
         slot: InstanceId,
         /// The rule's name.
-        rule: String,
+        rule: AlertName,
         /// How many lines since the last notice of this rule.
         lines: u64,
         /// The last of them, redacted.
         line: String,
     },
-    /// Lines were taken from the pipe and not written.
+    /// Lines were taken from the pipe and not written, or not forwarded.
     Dropped {
         /// Of which slot.
         slot: InstanceId,
@@ -100,6 +103,8 @@ pub enum LogNotice {
 /// Why lines were dropped, the gravest last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DropReason {
+    /// They stand in the file, but where `forward` sends them could not take them.
+    Forward,
     /// More lines a second than `rate_limit`.
     RateLimit,
     /// No space, or a quota.
@@ -111,6 +116,7 @@ pub enum DropReason {
 impl fmt::Display for DropReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Forward => "forward",
             Self::RateLimit => "rate_limit",
             Self::DiskFull => "disk_full",
             Self::IoError => "io_error",

@@ -7,9 +7,10 @@ use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 
-use super::format;
 use super::sink::CURRENT;
-use super::sweep::{is_gzip, past_files};
+use super::sweep::{compression, past_files};
+use super::{format, zstd};
+use crate::domain::spec::Compress;
 use crate::domain::time::UnixMicros;
 
 /// The most lines of one reading.
@@ -51,8 +52,10 @@ pub(super) fn last_lines(dir: &Path, n: usize) -> io::Result<Vec<String>> {
 /// Returns the last `n` lines of one file.
 fn file_lines(path: &Path, n: usize) -> io::Result<VecDeque<String>> {
     let mut file = File::open(path)?;
-    if is_gzip(path) {
-        return keep_last(BufReader::new(MultiGzDecoder::new(file)), n);
+    match compression(path) {
+        Compress::Gzip => return keep_last(BufReader::new(MultiGzDecoder::new(file)), n),
+        Compress::Zstd => return keep_last(BufReader::new(zstd::decoder(file)?), n),
+        Compress::None => {}
     }
     let size = file.seek(SeekFrom::End(0))?;
     let from = size.saturating_sub(READ_BYTES_MAX as u64);

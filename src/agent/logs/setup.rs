@@ -1,11 +1,14 @@
 //! What a slot's log is made of: the specification with its patterns compiled and its folder expanded.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use regex::bytes::Regex;
 
-use crate::domain::spec::{Forward, Log};
+use super::rules::Rules;
+use crate::domain::id::AlertName;
+use crate::domain::spec::{Alert, Log};
 
 /// What a match of a redaction becomes.
 const REDACTED: &[u8] = b"[redacted]";
@@ -21,23 +24,6 @@ pub enum LogSetupError {
         /// Why.
         source: regex::Error,
     },
-    /// Lines cannot be sent there in this version.
-    #[error("log.forward = {to:?} is not in this version")]
-    Forward {
-        /// Where to.
-        to: Forward,
-    },
-}
-
-/// A pattern that is looked for in every line.
-#[derive(Debug, Clone)]
-pub struct AlertRule {
-    /// Comes back with each notice.
-    pub name: String,
-    /// What to look for.
-    pub pattern: Regex,
-    /// Lines that match this one as well do not count.
-    pub exclude: Option<Regex>,
 }
 
 /// How the lines of one slot are kept.
@@ -46,28 +32,22 @@ pub struct LogSetup {
     pub(super) dir: PathBuf,
     pub(super) spec: Log,
     pub(super) redact: Vec<Regex>,
-    pub(super) alerts: Vec<AlertRule>,
+    pub(super) alerts: Rules,
 }
 
 impl LogSetup {
-    /// Compiles a specification for the folder `dir`, its expanded [`Log::dir`].
-    pub fn new(spec: &Log, dir: PathBuf) -> Result<Self, LogSetupError> {
-        if spec.forward != Forward::None {
-            return Err(LogSetupError::Forward { to: spec.forward });
-        }
-        let compile = |pattern: &String| {
-            Regex::new(pattern)
-                .map_err(|source| LogSetupError::Pattern { pattern: pattern.clone(), source })
-        };
+    /// Compiles a specification for the folder `dir`, its expanded [`Log::dir`], and the alerts that are looked for in
+    /// every line.
+    ///
+    /// # Errors
+    /// A pattern is none.
+    pub fn new(
+        spec: &Log,
+        alerts: &BTreeMap<AlertName, Alert>,
+        dir: PathBuf,
+    ) -> Result<Self, LogSetupError> {
         let redact = spec.redact.iter().map(compile).collect::<Result<_, _>>()?;
-        Ok(Self { dir, spec: spec.clone(), redact, alerts: Vec::new() })
-    }
-
-    /// Adds rules that are looked for in every line.
-    #[must_use]
-    pub fn with_alerts(mut self, alerts: Vec<AlertRule>) -> Self {
-        self.alerts = alerts;
-        self
+        Ok(Self { dir, spec: spec.clone(), redact, alerts: Rules::new(alerts.iter())? })
     }
 
     /// Returns the line as it may leave the service's pipe.
@@ -85,4 +65,9 @@ impl LogSetup {
     pub(super) fn max_line(&self) -> usize {
         usize::try_from(self.spec.max_line.0).unwrap_or(usize::MAX).max(1)
     }
+}
+
+pub(super) fn compile(pattern: &String) -> Result<Regex, LogSetupError> {
+    Regex::new(pattern)
+        .map_err(|source| LogSetupError::Pattern { pattern: pattern.clone(), source })
 }

@@ -8,6 +8,7 @@ use regex::Regex;
 
 use super::face::Face;
 use super::format::{Stamp, Writer};
+use super::forward::{Forwarder, Goal};
 use super::limit::{Bucket, Paced};
 use super::lines::{self, Piece, Rest};
 use super::pipe::{self, Scratch};
@@ -16,7 +17,7 @@ use super::sink::Sink;
 use super::tail;
 use super::{Counters, DropReason, LogNotice, LogSetup, Stream};
 use crate::domain::id::{InstanceId, RunId};
-use crate::domain::spec::{LogFormat, OnFull};
+use crate::domain::spec::{Forward, LogFormat, OnFull};
 
 /// The most that one batch writes, so that a flood of empty lines does not grow without bound.
 const OUT_BYTES_MAX: usize = 256 << 10;
@@ -77,6 +78,8 @@ pub(super) struct Tools {
     kept: Vec<usize>,
     queue: Arc<Queue>,
     counters: Arc<Counters>,
+    /// Made for the first slot whose lines are forwarded.
+    forwarder: Option<Forwarder>,
     /// What is to be told.
     pub(super) notices: Vec<LogNotice>,
     /// Whether a file was rotated.
@@ -88,6 +91,7 @@ impl Tools {
         Ok(Self {
             queue,
             counters,
+            forwarder: None,
             scratch: Scratch::new()?,
             bytes: Vec::new(),
             pieces: Vec::new(),
@@ -238,7 +242,7 @@ impl Slot {
     }
 
     fn pace_alerts(&mut self) {
-        self.matched = self.setup.alerts.iter().map(|_| Paced::new(MATCHED_EVERY)).collect();
+        self.matched = self.setup.alerts.names().map(|_| Paced::new(MATCHED_EVERY)).collect();
     }
 
     /// Opens the file, so that what is wrong with it is told before a line is lost to it.
@@ -363,7 +367,7 @@ impl Slot {
         tools: &mut Tools,
         now: Instant,
     ) -> (usize, Option<Instant>) {
-        let Tools { bytes, pieces, out, ends, kept, .. } = tools;
+        let Tools { bytes, pieces, out, ends, kept, forwarder: forwarder_slot, .. } = tools;
         out.clear();
         ends.clear();
         kept.clear();
@@ -390,6 +394,21 @@ impl Slot {
             taken = at + 1;
         }
         let outcome = self.sink.append(out, ends, now);
+        if let Some(goal) = goal(self.setup.spec.forward) {
+            // What the file has to take again is forwarded then.
+            let held_back = outcome.error.is_some() && blocks;
+            let count = if held_back { outcome.lines } else { kept.len() };
+            let texts: Vec<_> = kept[..count]
+                .iter()
+                .map(|at| self.setup.redacted(&bytes[pieces[*at].text.clone()]))
+                .collect();
+            let texts = texts.iter().map(|text| &**text);
+            let (lines, bytes) = match forwarder(forwarder_slot) {
+                Some(forwarder) => forwarder.push(goal, &self.id, stream, texts),
+                None => texts.fold((0, 0), |sum, text| (sum.0 + 1, sum.1 + text.len() as u64)),
+            };
+            self.lose(Loss { lines, bytes, why: DropReason::Forward });
+        }
         Counters::add(&tools.counters.lines, outcome.lines as u64);
         tools.rotated |= outcome.rotated;
         match outcome.error {
@@ -412,16 +431,23 @@ impl Slot {
         if lost.lines > 0 {
             Counters::add(&tools.counters.dropped_lines, lost.lines);
             Counters::add(&tools.counters.dropped_bytes, lost.bytes);
-            self.lost.add(|sum| match sum {
-                None => lost,
-                Some(sum) => Loss {
-                    lines: sum.lines + lost.lines,
-                    bytes: sum.bytes + lost.bytes,
-                    why: sum.why.max(lost.why),
-                },
-            });
+            self.lose(lost);
         }
         (taken, held)
+    }
+
+    fn lose(&mut self, lost: Loss) {
+        if lost.lines == 0 {
+            return;
+        }
+        self.lost.add(|sum| match sum {
+            None => lost,
+            Some(sum) => Loss {
+                lines: sum.lines + lost.lines,
+                bytes: sum.bytes + lost.bytes,
+                why: sum.why.max(lost.why),
+            },
+        });
     }
 
     /// Moves the pieces that are taken from the pipe to the tail.
@@ -465,7 +491,7 @@ impl Slot {
                 if part {
                     self.inlets[stream as usize].parts = line;
                 } else {
-                    self.look_for_alerts(&line);
+                    self.look_for_alerts(stream, &line);
                 }
             }
         }
@@ -481,13 +507,10 @@ impl Slot {
         Some(LogNotice::Ready { slot: self.id.clone(), run: watch.run, line })
     }
 
-    fn look_for_alerts(&mut self, line: &[u8]) {
-        for (rule, paced) in self.setup.alerts.iter().zip(&mut self.matched) {
-            let excluded = || rule.exclude.as_ref().is_some_and(|exclude| exclude.is_match(line));
-            if rule.pattern.is_match(line) && !excluded() {
-                let shown = tail::text(&self.setup.redacted(line));
-                paced.add(|before| (before.map_or(0, |(count, _)| count) + 1, shown));
-            }
+    fn look_for_alerts(&mut self, stream: Stream, line: &[u8]) {
+        for at in self.setup.alerts.matching(stream, line) {
+            let shown = tail::text(&self.setup.redacted(line));
+            self.matched[at].add(|before| (before.map_or(0, |(count, _)| count) + 1, shown));
         }
     }
 
@@ -497,9 +520,9 @@ impl Slot {
             let slot = self.id.clone();
             tools.notices.push(LogNotice::Dropped { slot, lines, bytes, why });
         }
-        for (rule, paced) in self.setup.alerts.iter().zip(&mut self.matched) {
+        for (rule, paced) in self.setup.alerts.names().zip(&mut self.matched) {
             if let Some((lines, line)) = paced.release(now) {
-                let (slot, rule) = (self.id.clone(), rule.name.clone());
+                let (slot, rule) = (self.id.clone(), rule.clone());
                 tools.notices.push(LogNotice::Matched { slot, rule, lines, line });
             }
         }
@@ -543,6 +566,22 @@ impl Slot {
             tools.notices.push(LogNotice::Failed { slot: self.id.clone(), what, errno });
         }
     }
+}
+
+fn goal(forward: Forward) -> Option<Goal> {
+    match forward {
+        Forward::None => None,
+        Forward::Journald => Some(Goal::Journal),
+        Forward::Stdout => Some(Goal::Stdout),
+    }
+}
+
+/// Returns the forwarder, made when it is first needed; `None` when the kernel gives no thread.
+fn forwarder(made: &mut Option<Forwarder>) -> Option<&Forwarder> {
+    if made.is_none() {
+        *made = Forwarder::start().ok();
+    }
+    made.as_ref()
 }
 
 fn reason(error: &io::Error) -> DropReason {

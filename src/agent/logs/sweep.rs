@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use super::{LogSetup, read};
+use super::{LogSetup, read, zstd};
 use crate::domain::spec::Compress;
 
 /// The readings that may wait; people ask, and not often.
@@ -22,8 +22,9 @@ const READS_MAX: usize = 64;
 /// How a file of the past is called: the time of its rotation and this.
 const PAST: &str = "Z.log";
 
-/// The same, compressed.
-const PAST_GZIP: &str = "Z.log.gz";
+/// What is behind it once it is compressed.
+const GZIP: &str = "gz";
+const ZSTD: &str = "zst";
 
 /// Marks a file that is being compressed; left over only by a crash.
 const UNFINISHED: &str = ".tmp";
@@ -156,13 +157,16 @@ fn sweep_once(sweep: &Sweep) -> io::Result<bool> {
         }
     }
     past.truncate(sweep.past_files_max);
-    if sweep.compress == Compress::None {
-        return Ok(false);
-    }
+    let extension = match sweep.compress {
+        Compress::Gzip => GZIP,
+        Compress::Zstd => ZSTD,
+        Compress::None => return Ok(false),
+    };
     // Oldest first: the newest ones are what people look into.
-    let mut plain = past.iter().rev().filter(|path| !is_gzip(path) && path.exists());
+    let mut plain =
+        past.iter().rev().filter(|path| compression(path) == Compress::None && path.exists());
     let Some(next) = plain.next() else { return Ok(false) };
-    compress(next)?;
+    compress(next, extension)?;
     Ok(plain.next().is_some())
 }
 
@@ -179,7 +183,9 @@ pub(super) fn past_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
         // Only what is named as we name files: the folder may hold others.
         let ours = name.len() >= rotated_name(SystemTime::UNIX_EPOCH).len()
             && name.starts_with(|c: char| c.is_ascii_digit());
-        if ours && (name.ends_with(PAST) || name.ends_with(PAST_GZIP)) {
+        let plain = name.strip_suffix(GZIP).or(name.strip_suffix(ZSTD));
+        let plain = plain.and_then(|name| name.strip_suffix('.')).unwrap_or(name);
+        if ours && plain.ends_with(PAST) {
             past.push(path);
         }
     }
@@ -187,9 +193,13 @@ pub(super) fn past_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(past)
 }
 
-/// Says whether a file of the past is compressed.
-pub(super) fn is_gzip(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "gz")
+/// Says how a file of the past is compressed.
+pub(super) fn compression(path: &Path) -> Compress {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some(GZIP) => Compress::Gzip,
+        Some(ZSTD) => Compress::Zstd,
+        _ => Compress::None,
+    }
 }
 
 /// Returns how a file that is rotated now is called; names sort by time.
@@ -198,9 +208,10 @@ pub(super) fn rotated_name(at: SystemTime) -> String {
     at.strftime("%Y%m%dT%H%M%S.%6f").to_string() + PAST
 }
 
-fn compress(path: &Path) -> io::Result<()> {
+fn compress(path: &Path, extension: &str) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
-    name.push(".gz");
+    name.push(".");
+    name.push(extension);
     let finished = PathBuf::from(name.clone());
     name.push(UNFINISHED);
     let unfinished = PathBuf::from(name);
@@ -211,9 +222,14 @@ fn compress(path: &Path) -> io::Result<()> {
             .truncate(true)
             .mode(0o640)
             .open(&unfinished)?;
-        let mut encoder = GzEncoder::new(target, Compression::default());
-        io::copy(&mut File::open(path)?, &mut encoder)?;
-        encoder.finish()?;
+        let mut source = File::open(path)?;
+        if extension == ZSTD {
+            zstd::compress(&mut source, target)?;
+        } else {
+            let mut encoder = GzEncoder::new(target, Compression::default());
+            io::copy(&mut source, &mut encoder)?;
+            encoder.finish()?;
+        }
         fs::rename(&unfinished, &finished)
     })();
     match written {

@@ -3,6 +3,7 @@
 mod kill;
 mod limits;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -14,7 +15,9 @@ use rustix::pipe::PipeFlags;
 use tempfile::TempDir;
 
 use super::*;
-use crate::domain::spec::{Compress, Log, LogFormat, OnFull};
+use crate::domain::spec::{
+    Alert, AlertOn, AlertStream, Compress, Log, LogFormat, Millis, OnFull, Severity,
+};
 use crate::domain::template::Template;
 
 /// How long a test waits for what must come; far beyond what it takes.
@@ -52,7 +55,7 @@ impl Bench {
 
     fn in_folder(spec: &Log, folder: impl Fn(&Path) -> PathBuf) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let setup = LogSetup::new(spec, folder(dir.path())).unwrap();
+        let setup = LogSetup::new(spec, &BTreeMap::new(), folder(dir.path())).unwrap();
         Self::with(setup, dir)
     }
 
@@ -225,7 +228,8 @@ fn the_first_run_of_a_slot_is_watched_before_its_pipes_are_there() {
     bench.thread.handle().watch_ready(other.clone(), RunId(3), pattern, None).unwrap();
     let [one, two] = [both_ends(), both_ends()];
     File::from(one.try_clone().unwrap()).write_all(b"Ready\n").unwrap();
-    let setup = LogSetup::new(&default_log(), bench.dir.path().join("other")).unwrap();
+    let setup =
+        LogSetup::new(&default_log(), &BTreeMap::new(), bench.dir.path().join("other")).unwrap();
     bench.thread.handle().attach(other.clone(), setup, one, two).unwrap();
     let ready = LogNotice::Ready { slot: other, run: RunId(3), line: "Ready".to_owned() };
     assert_eq!(bench.next(), ready);
@@ -283,17 +287,26 @@ fn whose_a_line_is_was_decided_when_it_was_written() {
 #[test]
 fn an_alert_rule_is_told_with_the_number_of_its_lines() {
     let dir = tempfile::tempdir().unwrap();
-    let rule = AlertRule {
-        name: "db-errors".to_owned(),
-        pattern: regex::bytes::Regex::new("ERROR").unwrap(),
-        exclude: Some(regex::bytes::Regex::new("retrying").unwrap()),
+    let errors = Alert {
+        on: AlertOn::Log { threshold: 1, window: Millis::from_secs(60) },
+        r#match: "ERROR".to_owned(),
+        exclude: Some("retrying".to_owned()),
+        stream: AlertStream::Any,
+        r#for: Millis(0),
+        keep_firing_for: Millis(0),
+        severity: Severity::Warning,
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
     };
-    let setup = LogSetup::new(&default_log(), dir.path().join("log")).unwrap();
-    let mut bench = Bench::with(setup.with_alerts(vec![rule]), dir);
+    let quiet = Alert { stream: AlertStream::Stderr, ..errors.clone() };
+    let name = |text: &str| text.parse::<AlertName>().unwrap();
+    let alerts = BTreeMap::from([(name("db-errors"), errors), (name("on-stderr"), quiet)]);
+    let setup = LogSetup::new(&default_log(), &alerts, dir.path().join("log")).unwrap();
+    let mut bench = Bench::with(setup, dir);
     bench.say("ERROR a\nERROR retrying\nfine\nERROR b\n");
     let expected = LogNotice::Matched {
         slot: slot(),
-        rule: "db-errors".to_owned(),
+        rule: name("db-errors"),
         lines: 2,
         line: "ERROR b".to_owned(),
     };
@@ -302,7 +315,14 @@ fn an_alert_rule_is_told_with_the_number_of_its_lines() {
 
 #[test]
 fn files_are_rotated_compressed_and_only_so_many_kept() {
-    let spec = Log { max_size: crate::domain::spec::Bytes(1000), max_files: 3, ..default_log() };
+    for compress in [Compress::Gzip, Compress::Zstd] {
+        rotated_and_compressed(compress);
+    }
+}
+
+fn rotated_and_compressed(compress: Compress) {
+    let max_size = crate::domain::spec::Bytes(1000);
+    let spec = Log { max_size, max_files: 3, compress, ..default_log() };
     let mut bench = Bench::new(&spec);
     for n in 0..100 {
         bench.say(&format!("line {n:04}\n"));
@@ -311,7 +331,7 @@ fn files_are_rotated_compressed_and_only_so_many_kept() {
     let dir = bench.dir.path().join("log");
     let tidy = || {
         let past = sweep::past_files(&dir).unwrap();
-        past.len() == 2 && past.iter().all(|path| sweep::is_gzip(path))
+        past.len() == 2 && past.iter().all(|path| sweep::compression(path) == compress)
     };
     let start = std::time::Instant::now();
     while !tidy() {
@@ -342,7 +362,7 @@ fn nothing_is_compressed_where_it_is_not_wanted() {
     let read = bench.thread.handle().read_lines(slot(), 1000).unwrap();
     assert_eq!(read.blocking_recv().unwrap().unwrap().len(), 50);
     let past = sweep::past_files(&bench.dir.path().join("log")).unwrap();
-    assert!(past.len() > 10 && past.iter().all(|path| !sweep::is_gzip(path)));
+    assert!(past.len() > 10 && past.iter().all(|path| sweep::compression(path) == Compress::None));
 }
 
 #[test]
@@ -364,7 +384,8 @@ fn a_slot_that_gets_other_pipes_goes_on() {
     bench.drained();
     let [one, other] = [both_ends(), both_ends()];
     let mut stdout = File::from(one.try_clone().unwrap());
-    let setup = LogSetup::new(&default_log(), bench.dir.path().join("log")).unwrap();
+    let setup =
+        LogSetup::new(&default_log(), &BTreeMap::new(), bench.dir.path().join("log")).unwrap();
     bench.thread.handle().attach(slot(), setup, one, other).unwrap();
     stdout.write_all(b"new pipe\n").unwrap();
     assert_eq!(bench.drained(), ["old pipe", "new pipe"]);

@@ -65,6 +65,8 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         }),
         Event::AlertFired(it) => json!({
             "alert": it.alert, "severity": it.severity, "summary": it.summary,
+            "labels": it.labels, "annotations": it.annotations,
+            "log": it.line.as_ref().map(|_| log(beside)),
         }),
         Event::AlertResolved(it) => json!({"alert": it.alert}),
         Event::LinesDropped(it) => json!({"lines": it.lines, "bytes": it.bytes, "why": it.why}),
@@ -146,19 +148,22 @@ fn transition(from: Option<StateName>, to: Option<StateName>, rest: Value) -> Va
     data
 }
 
+/// Says what is left of the lines that lie beside the log.
+fn log(beside: &Beside<'_>) -> Value {
+    json!({
+        "cursor": beside.log_cursor,
+        "tail": beside.tail.unwrap_or_default(),
+        "tail_redacted": 0,
+        "tail_dropped": beside.tail.is_none(),
+    })
+}
+
 fn exited(it: &InstanceExited, beside: &Beside<'_>) -> Value {
     let next_attempt_at = match it.then.unwrap_or(it.next) {
         Next::At(at) => Some(at),
         Next::AtOnce | Next::Stopping | Next::Completed | Next::Failed | Next::Inactive => None,
     };
-    let log = it.tail.as_ref().map(|_| {
-        json!({
-            "cursor": beside.log_cursor,
-            "tail": beside.tail.unwrap_or_default(),
-            "tail_redacted": 0,
-            "tail_dropped": beside.tail.is_none(),
-        })
-    });
+    let log = it.tail.as_ref().map(|_| log(beside));
     json!({
         "result": name_of(&it.result), "exit": exit(it.exit, it.oom_killed), "usage": usage(&it.usage),
         "log": log, "pid": it.pid, "ran_ms": it.ran_ms, "restarts": it.restarts,

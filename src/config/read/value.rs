@@ -6,6 +6,7 @@ use toml_edit::{Array, Value};
 
 use super::shell::{as_list, quoted};
 use crate::config::keys::{Choice, Kind, Status};
+use crate::config::pattern::PATTERN_BYTES_MAX;
 use crate::config::quantity;
 use crate::domain::code::Code;
 use crate::domain::id::{ServiceId, map_to_token};
@@ -402,8 +403,7 @@ fn choice(kind: Kind, key: &str, value: &Value, choices: &[Choice]) -> Result<Ty
 }
 
 fn regex(text: &str) -> Result<(), Wrong> {
-    // The bound keeps one pattern from taking the memory of the whole agent.
-    let regex = regex::RegexBuilder::new(text).size_limit(1 << 20).build();
+    let regex = regex::RegexBuilder::new(text).size_limit(PATTERN_BYTES_MAX).build();
     regex.map(drop).map_err(|why| {
         let why = why.to_string();
         let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();

@@ -1,5 +1,7 @@
 //! The step that leads an instance from where it is to where it is wanted.
 
+use std::collections::BTreeMap;
+
 use super::Turn;
 use crate::domain::event::{Event, InstanceStarting, InstanceWaiting, StopReason};
 use crate::domain::id::{InstanceId, ServiceId};
@@ -61,6 +63,7 @@ impl Turn<'_> {
                     && matches!(&instance.state, State::Running { main } if main.spec == service.digest)
                     && self.node.seen().open_len() == 0
                     && self.draft.seen().open_len() == 0
+                    && instance.started_after.is_empty()
                 {
                     continue;
                 }
@@ -101,9 +104,18 @@ impl Turn<'_> {
             ) => {
                 if self.has_restart_turn(id, instance) {
                     Some(Step::Stop { then_start: true, reason: StopReason::Wish })
-                } else if main.spec != service.digest && self.has_update_turn(id, service, instance)
+                } else if main.spec != service.digest
+                    && self.has_turn(id, service, instance, |slot| {
+                        slot.state.main().is_some_and(|main| main.spec != service.digest)
+                    })
                 {
                     Some(Step::Stop { then_start: true, reason: StopReason::Update })
+                } else if self.has_new_dependency(&id.service, instance)
+                    && self.has_turn(id, service, instance, |slot| {
+                        self.has_new_dependency(&id.service, slot)
+                    })
+                {
+                    Some(Step::Stop { then_start: true, reason: StopReason::Dependency })
                 } else {
                     None
                 }
@@ -197,6 +209,38 @@ impl Turn<'_> {
         unmet
     }
 
+    /// Returns how often each service was started whose restarts this one follows.
+    pub(super) fn followed(&self, service: &ServiceId) -> BTreeMap<ServiceId, u64> {
+        let Some(spec) = self.spec(service) else { return BTreeMap::new() };
+        let rules = spec.depends_on.iter().filter(|(_, rule)| rule.restart);
+        rules.filter_map(|(name, _)| Some((name.clone(), starts(self.service(name)?)))).collect()
+    }
+
+    /// Says whether a service whose restarts this instance follows was started anew, and is there again.
+    ///
+    /// Numbers of runs are compared, not times: a clock that jumps restarts nothing. As long as the other one is on the
+    /// way from one run to the next there is nothing to follow yet, so a rolling restart is followed once.
+    fn has_new_dependency(&self, service: &ServiceId, instance: &Instance) -> bool {
+        instance.started_after.iter().any(|(name, before)| {
+            let rule = self.spec(service).and_then(|spec| spec.depends_on.get(name));
+            let (Some(rule), Some(other)) = (rule, self.service(name)) else { return false };
+            rule.restart
+                && starts(other) > *before
+                && other.slots().take(usize::from(other.wanted)).all(|(_, slot)| {
+                    has_come_to(&slot.state, rule.condition)
+                        && slot.state.main().is_none_or(|main| main.spec == other.digest)
+                })
+                && !self.is_restarting(name)
+        })
+    }
+
+    fn is_restarting(&self, name: &ServiceId) -> bool {
+        self.open_intents().any(|(_, record, open)| {
+            !open.awaiting.is_empty()
+                && matches!(&record.action, Action::Restart { service } if service == name)
+        })
+    }
+
     /// Says whether somebody waits for a start of this instance that has not been made.
     fn is_asked_for(&self, id: &InstanceId, instance: &Instance) -> bool {
         self.open_intents().any(|(_, record, open)| {
@@ -218,19 +262,19 @@ impl Turn<'_> {
             .is_some_and(|(first, from)| first == id && instance.last_run <= *from)
     }
 
-    /// Says whether an instance with an older spec may be replaced: while all the others serve.
-    fn has_update_turn(&self, id: &InstanceId, service: &Service, instance: &Instance) -> bool {
-        let is_restarting = self.open_intents().any(|(_, record, _)| {
-            matches!(&record.action, Action::Restart { service } if *service == id.service)
-        });
+    /// Says whether an instance that is to be replaced may be: while all the others serve, one after the other.
+    fn has_turn(
+        &self,
+        id: &InstanceId,
+        service: &Service,
+        instance: &Instance,
+        is_due: impl Fn(&Instance) -> bool,
+    ) -> bool {
         let mut others =
             service.slots().filter(|(index, _)| *index != id.index && *index < service.wanted);
-        let first = service.slots().find(|(_, slot)| {
-            slot.state.is_ready()
-                && slot.state.main().is_some_and(|main| main.spec != service.digest)
-        });
+        let first = service.slots().find(|(_, slot)| slot.state.is_ready() && is_due(slot));
         let is_first = first.is_none_or(|(index, _)| index == id.index);
-        !is_restarting
+        !self.is_restarting(&id.service)
             && (!instance.state.is_ready()
                 || (is_first && others.all(|(_, slot)| slot.state.is_ready())))
     }
@@ -266,6 +310,12 @@ impl Turn<'_> {
         });
         up.map(|id| (id, Step::Stop { then_start: false, reason: StopReason::Wish })).collect()
     }
+}
+
+/// Returns how often the slots of a service were started.
+fn starts(service: &Service) -> u64 {
+    let slots = service.slots().take(usize::from(service.wanted));
+    slots.map(|(_, slot)| slot.last_run.0).sum()
 }
 
 fn has_come_to(state: &State, condition: DependencyCondition) -> bool {

@@ -1,5 +1,7 @@
 //! What the keeper, the clock and the spec files report.
 
+use std::collections::BTreeMap;
+
 use super::Turn;
 use crate::domain::backoff::Retry;
 use crate::domain::code::Code;
@@ -15,7 +17,7 @@ use crate::domain::input::{ActionEnd, Delivery, Ended};
 use crate::domain::instance::{Left, RESTART_LIMIT, State, Then};
 use crate::domain::intent::Action;
 use crate::domain::seen::{LOST, failed};
-use crate::domain::spec::{self, Kind, OnLimit, ReadyBy, ReloadBy, RestartPolicy};
+use crate::domain::spec::{self, Kind, OnLimit, ReadyBy, ReloadBy, RestartPolicy, Severity};
 
 impl Turn<'_> {
     pub(super) fn started(
@@ -48,6 +50,7 @@ impl Turn<'_> {
             restarts: backoff.restarts,
             ready_by: (!at_once).then(|| self.now().plus_ms(rules.timeout.0)),
             stable_at,
+            after: self.followed(&id.service),
         };
         self.emit(self.about(id, run), Event::InstanceStarted(body));
         // A stop that came while the process was being made begins to be felt here.
@@ -169,7 +172,10 @@ impl Turn<'_> {
         let result = self.result(id, &ended, stop);
         let retry = backoff.retry(&rules, ended.ran_ms, self.now(), self.entropy(id));
         // A stop that was asked for goes on to what was asked for; every other end is for the policy.
-        let by_policy = !matches!(stop, Some((_, StopReason::Wish | StopReason::Update)));
+        let by_policy = !matches!(
+            stop,
+            Some((_, StopReason::Wish | StopReason::Update | StopReason::Dependency))
+        );
         let then = by_policy.then(|| self.follow(id, &ended, result, &retry));
         let retries = then.is_some_and(Then::starts);
         let hit = by_policy
@@ -265,7 +271,14 @@ impl Turn<'_> {
             rules.max_delay.0 / 1000,
         );
         let alert = format!("{}{RESTART_LIMIT}", id.service);
-        let body = AlertFired { alert, severity: "warning".to_owned(), summary };
+        let body = AlertFired {
+            alert,
+            severity: Severity::Warning.word().to_owned(),
+            summary,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            line: None,
+        };
         self.emit(Context::run(id, run), Event::AlertFired(body));
     }
 
@@ -494,6 +507,7 @@ impl Turn<'_> {
         digest: Digest,
         origin: String,
         intent: Option<IntentId>,
+        keeps: Option<Digest>,
     ) {
         let Some(spec) = self.spec(id) else { return };
         let desired = match (spec.enabled, spec.kind) {
@@ -511,13 +525,14 @@ impl Turn<'_> {
         if !is_known {
             let by = self.by(intent);
             let context = Context::service(id).because(intent.map(Cause::Intent), by);
-            let body = ServiceAdded { digest, origin, instances, desired };
             let is_changed = self.service(id).is_some_and(|service| service.digest != digest);
+            let body = ServiceAdded { digest, origin, instances, desired, keeps };
             self.emit(context, Event::ServiceAdded(body));
             if is_changed {
                 self.try_anew(id);
             }
         }
+        self.end_orphaned_alerts(id);
     }
 
     /// Starts what waits for its next try, or was given up, at once: what made it fail may be what was changed.
@@ -525,9 +540,11 @@ impl Turn<'_> {
         let Some(known) = self.service(service) else { return };
         let failing = |state: &State| matches!(state, State::Backoff { .. } | State::Failed);
         let slots = known.slots().filter(|(_, slot)| failing(&slot.state));
-        let ids: Vec<InstanceId> =
-            slots.map(|(index, _)| InstanceId { service: service.clone(), index }).collect();
-        for id in ids.iter().filter(|id| self.is_wanted(id)).cloned().collect::<Vec<_>>() {
+        let ids: Vec<InstanceId> = slots
+            .map(|(index, _)| InstanceId { service: service.clone(), index })
+            .filter(|id| self.is_wanted(id))
+            .collect();
+        for id in ids {
             self.bring_up(&id, true);
         }
     }
@@ -537,6 +554,8 @@ impl Turn<'_> {
         let digest = service.digest;
         let by = self.by(intent);
         let context = Context::service(id).because(intent.map(Cause::Intent), by);
+        // While it is known: what is removed at rest is forgotten at once.
+        self.end_all_alerts(id);
         self.emit(context, Event::ServiceRemoved(ServiceRemoved { digest }));
     }
 

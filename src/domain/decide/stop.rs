@@ -90,7 +90,9 @@ impl Turn<'_> {
             (StopPhase::Kill, _) | (_, StopReason::ReadyTimeout | StopReason::Leftover) => {
                 self.repair(act);
             }
-            (_, StopReason::Wish | StopReason::Update) => self.promise(act),
+            (_, StopReason::Wish | StopReason::Update | StopReason::Dependency) => {
+                self.promise(act)
+            }
         }
     }
 

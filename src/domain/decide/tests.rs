@@ -1,6 +1,8 @@
 //! Rules of the node, as sentences: given what has happened, when something comes in, then this follows.
 
+mod alert;
 mod any;
+mod follow;
 mod site;
 
 mod commands;

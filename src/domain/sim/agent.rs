@@ -118,7 +118,7 @@ impl Agent {
     pub(super) fn adopt(&mut self, now: UnixMicros, service: ServiceId, digest: u8) -> Check {
         let origin = "services.d".to_owned();
         let digest = Digest([digest; 32]);
-        self.tell(now, Input::SpecAdopted { service, digest, origin, intent: None })
+        self.tell(now, Input::SpecAdopted { service, digest, origin, intent: None, keeps: None })
     }
 
     pub(super) fn is_working(&self) -> bool {

@@ -41,6 +41,7 @@ impl Spec {
             limits,
             log: _,
             action: _,
+            alert: _,
         } = self;
         let process_is_same = *kind == next.kind
             && *exec == next.exec

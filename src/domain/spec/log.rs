@@ -73,6 +73,8 @@ pub enum LogFormat {
 pub enum Compress {
     /// `.gz`.
     Gzip,
+    /// `.zst`.
+    Zstd,
     /// Nothing.
     None,
 }

@@ -81,24 +81,33 @@ impl InstanceStatus {
 }
 
 impl AlertStatus {
-    /// Returns the alerts that fire.
+    /// Returns the alerts that fire, by service, slot and name.
     pub fn folded(services: &BTreeMap<ServiceId, Service>) -> Vec<Self> {
-        let slots = services.iter().flat_map(|(id, known)| {
-            known.slots().map(move |(index, slot)| (id, known, index, slot))
-        });
-        slots
-            .filter(|(.., slot)| slot.backoff.alerting)
-            .map(|(service, known, index, slot)| Self {
-                alert: format!("{service}/restart-limit"),
-                severity: "warning".to_owned(),
-                place: match known.wanted {
+        let mut alerts = Vec::new();
+        for (service, known) in services {
+            for (index, slot) in known.slots() {
+                let place = match known.wanted {
                     0 | 1 => service.to_string(),
                     _ => format!("{service}/{index}"),
-                },
-                since: slot.backoff.window_since,
-                summary: format!("{} restarts; still trying", slot.backoff.restarts),
-            })
-            .collect()
+                };
+                let alert = |name: &str, since, severity: &str, summary: String| Self {
+                    alert: format!("{service}/{name}"),
+                    severity: severity.to_owned(),
+                    place: place.clone(),
+                    since,
+                    summary,
+                };
+                if slot.backoff.alerting {
+                    let summary = format!("{} restarts; still trying", slot.backoff.restarts);
+                    let since = slot.backoff.window_since;
+                    alerts.push(alert("restart-limit", since, "warning", summary));
+                }
+                alerts.extend(slot.firing.iter().map(|(name, firing)| {
+                    alert(name, firing.since, &firing.severity, firing.summary.clone())
+                }));
+            }
+        }
+        alerts
     }
 }
 

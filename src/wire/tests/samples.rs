@@ -1,5 +1,7 @@
 //! One value of every kind of payload and every type of event, with keys and times that never change.
 
+use std::collections::BTreeMap;
+
 use serde_bytes::ByteBuf;
 
 use crate::domain::event::*;
@@ -251,6 +253,7 @@ fn service_events() -> Vec<Event> {
             origin: "services.d/web.toml".to_owned(),
             instances: 2,
             desired: Desired::Running,
+            keeps: None,
         }),
         Event::ServiceRemoved(ServiceRemoved { digest: Digest([0x88; 32]) }),
         Event::DesiredChanged(DesiredChanged {
@@ -277,6 +280,7 @@ fn run_events() -> Vec<Event> {
             restarts: 2,
             ready_by: Some(LATER),
             stable_at: None,
+            after: BTreeMap::new(),
         }),
         Event::InstanceStartFailed(InstanceStartFailed {
             from: StateName::Inactive,
@@ -377,6 +381,9 @@ fn told_events() -> Vec<Event> {
             alert: "web/restart-limit".to_owned(),
             severity: "critical".to_owned(),
             summary: "5 restarts in 60 s".to_owned(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            line: None,
         }),
         Event::AlertResolved(AlertResolved { alert: "web/restart-limit".to_owned() }),
         Event::LinesDropped(LinesDropped {

@@ -1,5 +1,6 @@
 //! `kill -9` of the process that runs the log thread: no line is lost, the last batch may stand twice.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -28,7 +29,8 @@ fn child() {
     let open = |path: &str| File::options().read(true).write(true).open(path).unwrap().into();
     let (stdout, stderr) = pipes.split_once(' ').unwrap();
     let thread = LogThread::start(|_| ()).unwrap();
-    let setup = LogSetup::new(&spec(), std::env::var(FOLDER).unwrap().into()).unwrap();
+    let setup =
+        LogSetup::new(&spec(), &BTreeMap::new(), std::env::var(FOLDER).unwrap().into()).unwrap();
     thread.handle().attach(slot(), setup, open(stdout), open(stderr)).unwrap();
     std::thread::sleep(Duration::from_secs(60));
 }

@@ -1,5 +1,6 @@
 //! More lines than may be written, files that cannot be written, and how fast it goes.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -57,7 +58,7 @@ fn a_file_that_cannot_be_opened_stops_no_service_and_recovers() {
     fs::remove_dir_all(&blocked).ok();
     fs::write(&blocked, "in the way").unwrap();
     let mut bench = bench;
-    let setup = LogSetup::new(&default_log(), blocked.join("log")).unwrap();
+    let setup = LogSetup::new(&default_log(), &BTreeMap::new(), blocked.join("log")).unwrap();
     bench.thread.handle().configure(slot(), setup).unwrap();
     let LogNotice::Failed { what, errno, .. } = bench.next() else { panic!("it cannot be opened") };
     assert_eq!((what, errno), ("open the log file", rustix::io::Errno::NOTDIR.raw_os_error()));
@@ -94,7 +95,8 @@ fn a_full_disk_drops_whole_lines_and_recovers() {
         return;
     };
     let spec = Log { rate_limit: u32::MAX, ..default_log() };
-    let mut bench = Bench::with(LogSetup::new(&spec, mount.0.join("log")).unwrap(), dir);
+    let mut bench =
+        Bench::with(LogSetup::new(&spec, &BTreeMap::new(), mount.0.join("log")).unwrap(), dir);
     for n in 0..50_000 {
         bench.say(&format!("line {n:06} {}\n", "x".repeat(60)));
     }
@@ -151,7 +153,9 @@ fn a_hundred_services_that_write_at_once_lose_nothing() {
             let slot = InstanceId { service: "web".parse().unwrap(), index };
             let [one, other] = [both_ends(), both_ends()];
             let mut files = [&one, &other].map(|end| File::from(end.try_clone().unwrap()));
-            let setup = LogSetup::new(&default_log(), dir.path().join(index.to_string())).unwrap();
+            let setup =
+                LogSetup::new(&default_log(), &BTreeMap::new(), dir.path().join(index.to_string()))
+                    .unwrap();
             thread.handle().attach(slot, setup, one, other).unwrap();
             std::thread::spawn(move || {
                 for n in 0..200 {

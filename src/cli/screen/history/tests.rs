@@ -1,5 +1,7 @@
 use super::super::names::Names;
 use super::*;
+use std::collections::BTreeMap;
+
 use crate::cli::sample;
 use crate::domain::event::{
     AlertFired, Cause, Event, InstanceSignalled, InstanceStopped, InstanceStopping, IntentAccepted,
@@ -71,6 +73,9 @@ fn crash_loop() -> Vec<EventRecord> {
         alert: "worker/restart-limit".to_owned(),
         severity: "warning".to_owned(),
         summary: "10 restarts in 2m".to_owned(),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        line: None,
     };
     add("14:06:55", 12, &Event::AlertFired(alert));
     add("14:06:56", 12, &crash("14:06:56", 11, 58_900));

@@ -111,6 +111,7 @@ fn input(site: &mut Site, (kind, a, b, later): Draw) -> Input {
             digest: crate::domain::id::Digest([b % 3; 32]),
             origin: "x".to_owned(),
             intent: Some(asked),
+            keeps: Some(crate::domain::id::Digest([a % 3; 32])),
         },
         _ => {
             let end = (b.is_multiple_of(2)).then(|| ended(exit(b), 10));

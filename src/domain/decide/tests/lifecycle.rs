@@ -300,3 +300,21 @@ fn a_removed_service_is_gone_when_it_is_down_and_its_run_numbers_are_never_used_
     assert_eq!(site.spawned("web"), Some((2, true)));
     assert_eq!(site.replayed(), site.node);
 }
+
+#[test]
+fn a_spec_that_changes_nothing_of_the_process_starts_nothing_anew() {
+    let mut site = Site::running(spec());
+    let digest = |n: u8| crate::domain::id::Digest([n; 32]);
+    let adopted = |n: u8, keeps| Input::SpecAdopted {
+        service: service("web"),
+        digest: digest(n),
+        origin: "web.toml".to_owned(),
+        intent: None,
+        keeps,
+    };
+    site.tell(adopted(2, Some(digest(1)))).then(&["service.added web"]);
+    assert_eq!(site.at("web").state.main().unwrap().spec, digest(2));
+    assert_eq!(site.replayed(), site.node);
+    // The spec before that one is not the one it kept.
+    site.tell(adopted(3, Some(digest(1)))).then(&["service.added web", "instance.stopping web/0"]);
+}

@@ -127,6 +127,7 @@ impl Site {
             service: service(name),
             digest: Digest([digest; 32]),
             origin: format!("{name}.toml"),
+            keeps: None,
             intent: None,
         })
     }

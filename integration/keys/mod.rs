@@ -1,0 +1,8 @@
+//! What the keys of a spec file do, each with a real process.
+
+mod alert;
+mod depends_on;
+mod log;
+mod process;
+mod ready;
+mod stop;
