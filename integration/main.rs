@@ -13,6 +13,7 @@ mod keeper;
 mod keys;
 mod kill;
 mod layering;
+mod proof;
 mod shop;
 mod signs;
 mod store;

@@ -115,6 +115,21 @@ impl Agent {
         }
     }
 
+    /// Has the output of a service kept as its spec says from here on; nothing of it is started anew for that.
+    pub(super) fn configure_logs(&self, service: &ServiceId) {
+        let Some((spec, _)) = self.services.spec_of(service) else { return };
+        for index in 0..spec.instances {
+            let instance = InstanceId { service: service.clone(), index };
+            if !self.hands.held.contains_key(&names::slot(&instance)) {
+                continue;
+            }
+            match self.launchers.log_setup(&spec, &instance) {
+                Ok(setup) => told(self.logs.handle().configure(instance, setup)),
+                Err(why) => error!(%instance, %why, "its output is kept as before"),
+            }
+        }
+    }
+
     /// Has the log thread read the output of a slot, where it does not do so yet.
     fn read_output(
         &mut self,
@@ -136,21 +151,6 @@ impl Agent {
         }
         held.channels.extend(kept);
         Ok(())
-    }
-
-    /// Has the output of a service kept as its spec says from here on; nothing of it is started anew for that.
-    pub(super) fn configure_logs(&self, service: &ServiceId) {
-        let Some((spec, _)) = self.services.spec_of(service) else { return };
-        for index in 0..spec.instances {
-            let instance = InstanceId { service: service.clone(), index };
-            if !self.hands.held.contains_key(&names::slot(&instance)) {
-                continue;
-            }
-            match self.launchers.log_setup(&spec, &instance) {
-                Ok(setup) => told(self.logs.handle().configure(instance, setup)),
-                Err(why) => error!(%instance, %why, "its output is kept as before"),
-            }
-        }
     }
 }
 

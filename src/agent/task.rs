@@ -23,7 +23,7 @@ use super::history;
 use super::launcher::Launchers;
 use super::logs::LogThread;
 use super::queries::Queries;
-use super::recorder::Recorder;
+use super::recorder::{self, Recorder};
 use super::services::Services;
 use super::setup::NodeSetup;
 use super::signs::SignNumber;
@@ -282,15 +282,15 @@ impl Agent {
             match deadline {
                 Deadline::Beat => self.beat(),
                 Deadline::Ranges => self.tire_ranges(),
+                Deadline::Alert(instance, name) => {
+                    self.alert_due(instance, name);
+                    self.follow_up();
+                }
                 Deadline::Keeper => self.keeper_is_late(),
                 Deadline::Again(again) => self.ask_again(&again),
                 Deadline::Core(timer @ Timer::Ready(..)) if self.is_deaf_to(&timer) => {
                     let due = clock::now().mono_ns + DEAF_PAUSE.as_nanos() as u64;
                     self.timers.set(Deadline::Core(timer), due);
-                }
-                Deadline::Alert(instance, name) => {
-                    self.alert_due(instance, name);
-                    self.follow_up();
                 }
                 Deadline::Core(timer) => {
                     if let Some(at) = self.recorded.remove(&timer) {
@@ -320,6 +320,11 @@ impl Agent {
     /// Adopts a decision: folds, repairs, records, promises.
     pub(super) fn commit(&mut self, now: Now, decision: Decision) {
         let Decision { mut events, effects } = decision;
+        if let Some((_, event)) = events.iter().find(|(_, event)| !recorder::fits(event)) {
+            // What no reader takes must not be folded either. What was folded stays; nothing of the rest is done.
+            error!(kind = event.kind(), "an event fits no row; nothing was done");
+            return;
+        }
         for (context, event) in &events {
             if let Err(illegal) = self.node.evolve(now.at, context, event) {
                 // The core contradicts itself. What was folded stays; nothing of the rest is done.
@@ -328,8 +333,8 @@ impl Agent {
             }
         }
         for (context, event) in &events {
-            self.heed_start(context, event);
             self.heed_change(context, event);
+            self.heed_start(context, event);
         }
         let mut promises = Vec::new();
         for effect in effects {

@@ -225,8 +225,8 @@ impl<'a> Turn<'a> {
         }
         match &event {
             Event::IntentAccepted(body) => {
-                for instance in &body.instances {
-                    self.load(&instance.service);
+                if let Some(service) = body.action.service() {
+                    self.load(service);
                 }
             }
             Event::IntentExecuted(IntentExecuted { intent, .. }) => {
