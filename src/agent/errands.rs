@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tracing::{info, warn};
 
-use super::hands::Asked;
+use super::asked::Asked;
 use super::names::{HookName, Memo};
 use super::task::Agent;
 use crate::domain::event::StopPhase;
@@ -94,7 +94,7 @@ impl Agent {
         }
         for run in self.errands.condemn(&self.node) {
             info!(%run, "an errand that nothing needs is killed");
-            self.hands.ask(Asked::Other("kill an errand"), Verb::KillTree { run });
+            self.hands.ask(Asked::KillTree(run.clone()), Verb::KillTree { run });
         }
     }
 

@@ -251,7 +251,7 @@ fn page_after(
     limits: RangeLimits,
 ) -> Result<(EventPos, Vec<ByteBuf>), ReadError> {
     let mut from = match after {
-        Some(cursor) => EventPos { epoch: cursor.epoch, seq: Seq(cursor.seq.0 + 1) },
+        Some(cursor) => EventPos { epoch: cursor.epoch, seq: Seq(cursor.seq.0.saturating_add(1)) },
         None => first_kept(log)?,
     };
     loop {
