@@ -50,7 +50,7 @@ pub(super) enum Asked {
     Descriptors(SlotName),
     /// That a new keeper takes back what belongs to a slot.
     GiveBack(SlotName),
-    /// That a slot is closed to which nothing belongs any more.
+    /// That a slot is no more.
     CloseSlot(SlotName),
     /// That facts are forgotten; the next acknowledgement says it as well.
     Acknowledge,
@@ -156,6 +156,11 @@ impl Pending {
     /// The connection is gone: nothing more is waited for until there is another.
     pub(super) fn quieten(&mut self) {
         *self = Self { is_ending: self.is_ending, ..Self::default() };
+    }
+
+    /// Says whether an operation of some kind is under way.
+    pub(super) fn has(&self, is_it: impl Fn(&Asked) -> bool) -> bool {
+        self.asked.values().any(|(asked, _)| is_it(asked))
     }
 
     /// Says whether the keeper was told to end and has not answered.

@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 
 use tracing::error;
 
-use super::asked::Again;
+use super::asked::{Again, Asked};
 use super::execute::{report, told};
-use super::hands::{Asked, Held, HeldRun, Spawning};
+use super::hands::{Held, HeldRun, Spawning};
 use super::names::{self, Memo};
 use super::signs;
 use super::task::Agent;
@@ -58,6 +58,7 @@ impl Agent {
         let run = main.map(|main| main.run);
         self.open_channels(&instance, run, taken);
         self.await_adopted(&instance);
+        self.close_slot_of(&instance);
     }
 
     /// Lets go of a slot that belongs to nothing any more: its pipes, its socket, and what was kept of it.
@@ -71,6 +72,8 @@ impl Agent {
         told(self.logs.handle().detach(instance.clone()));
         self.launchers.forget_slot(instance);
         self.hands.held.remove(&slot);
+        // Otherwise it would be made anew.
+        self.settled(&Asked::Descriptors(slot.clone()));
         self.hands.ask(Asked::CloseSlot(slot.clone()), Verb::CloseSlot { slot });
     }
 

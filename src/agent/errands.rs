@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tracing::{info, warn};
 
-use super::hands::Asked;
+use super::asked::Asked;
 use super::names::{HookName, Memo};
 use super::task::Agent;
 use crate::domain::event::StopPhase;

@@ -263,10 +263,10 @@ impl Agent {
     /// Decides on a fact, and has it acknowledged when what it led to is durable.
     pub(super) fn fact(&mut self, fact: Fact) {
         let number = fact.number;
-        self.hands.told_of(&fact.run);
         if fact.what == What::TreeGone {
             self.errands.gone(&fact.run);
         }
+        self.hands.told_of(&fact.run);
         if let Some(input) = self.input_of(fact) {
             self.decide(input);
         }

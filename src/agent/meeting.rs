@@ -41,6 +41,11 @@ impl Agent {
         for state in meeting.runs.iter().filter(|state| state.tree_lives) {
             self.errands.began(&state.run, &state.memo);
         }
+        if self.is_new {
+            // The life before this one may have died before it came to that.
+            self.launchers
+                .forget_but(&meeting.runs.iter().map(|state| state.run.clone()).collect());
+        }
         let kept = self.kept(&meeting.runs, &meeting.facts);
         self.met(kept);
         self.is_new = false;

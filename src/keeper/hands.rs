@@ -27,8 +27,8 @@ use super::vault::{Deposit, Pipes};
 use crate::ipc::frame::DESCRIPTORS_MAX;
 use crate::ipc::hello::Incarnation;
 use crate::ipc::keeper::{
-    Answer, Channel, Claim, Exit, Fact, FactNumber, LIST_PAGE, MEMO_BYTES_MAX, Output, Refusal,
-    RunName, SlotName, Spawn, SpawnFailure, Step, What,
+    Answer, Channel, Claim, Exit, Fact, FactNumber, LIST_PAGE, MEMO_BYTES_MAX, Refusal, RunName,
+    SlotName, Spawn, SpawnFailure, Step, What,
 };
 
 /// Runs at one time, ended and not acknowledged ones included: more than one machine has services.
@@ -177,10 +177,7 @@ impl Hands {
         if let Some(account) = &spawn.account {
             slot.give_to(account.uid, account.gid);
         }
-        let [out, err] = match spawn.output {
-            Output::Pipes => [slot.channel(Channel::Stdout), slot.channel(Channel::Stderr)],
-            Output::Null => [self.null.as_fd(), self.null.as_fd()],
-        };
+        let (out, err) = (slot.channel(Channel::Stdout), slot.channel(Channel::Stderr));
         let descriptors = Descriptors {
             stdio: [self.null.as_fd(), out, err],
             ready: ready.as_ref().map(|(_, writer, number)| (writer.as_fd(), *number)),

@@ -233,14 +233,10 @@ fn the_values_of_an_action_reach_its_argv() {
 
     let values = bind_action(&node.spec, &name, &given("img")).unwrap();
     let start = Start { spec: &node.spec, instance: &node.instance, run: RunId(7) };
-    let helper = Helper {
-        name: helper_name(&node.instance, RunId(7), HelperKind::Action, 3),
-        output: HelperOutput::WithService,
-    };
-    let launch = node.launcher.action(start, helper, &name, &values, Vec::new()).unwrap();
+    let run: RunName = "act.1".parse().unwrap();
+    let launch = node.launcher.action(start, run.clone(), &name, &values, Vec::new()).unwrap();
     assert_eq!(launch.spawn.argv, ["/bin/webctl", "--zone=img"]);
-    assert_eq!(launch.spawn.run.as_str(), "web.1.7.action.3");
-    assert_eq!((launch.spawn.slot.as_str(), launch.spawn.output), ("web.1", Output::Pipes));
+    assert_eq!((launch.spawn.run, launch.spawn.slot.as_str()), (run, "web.1"));
 }
 
 #[test]
