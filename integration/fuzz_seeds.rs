@@ -261,6 +261,7 @@ fn from_keeper() -> Vec<(u8, &'static str, Vec<u8>)> {
                 exit: Exit::Signal { signal: 9, core: false },
                 usage: Some(usage),
                 tree_empty: true,
+                ran_ms: Some(311),
             },
         ),
         fact("fact-tree-gone", What::TreeGone),

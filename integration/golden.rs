@@ -159,7 +159,14 @@ fn history() -> Vec<(Context, Event)> {
                 Next::Stopping,
             ),
         ),
-        (run(2), Event::InstanceStopped(InstanceStopped { next: Next::Inactive, took_ms: 75 })),
+        (
+            run(2),
+            Event::InstanceStopped(InstanceStopped {
+                next: Next::Inactive,
+                took_ms: 75,
+                fresh: false,
+            }),
+        ),
         (asked(about()), Event::IntentExecuted(IntentExecuted { intent: INTENT, outcome })),
         (whole(), Event::AgentStopping(AgentStopping { leave_running: false })),
     ]

@@ -162,6 +162,7 @@ impl Story {
                 key: Some(Kid([4; 16])),
                 note: String::new(),
             },
+            is_own: false,
         }));
         self.tell(Input::SignalDelivered { intent, instance, delivery: Delivery::Delivered });
     }

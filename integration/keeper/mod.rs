@@ -58,6 +58,29 @@ fn what_a_run_used_is_told_with_its_exit() {
 }
 
 #[test]
+fn how_long_a_run_lasted_is_told_by_a_keeper_that_did_not_start_it_too() {
+    let lasted = |agent: &mut rig::Agent| {
+        let fact = agent.fact("a.0.1", |what| matches!(what, What::Exited { .. }));
+        let What::Exited { ran_ms: Some(ran_ms), .. } = fact.what else { panic!("{fact:?}") };
+        assert!((300..60_000).contains(&ran_ms), "{ran_ms} ms");
+    };
+    in_both_modes_launched(|rig| {
+        let mut agent = rig.agent();
+        agent.spawn(sh("a.0.1", "sleep 0.4"));
+        lasted(&mut agent);
+        let gone = agent.tree_gone("a.0.1");
+        agent.acknowledge(gone.number);
+        agent.spawn(sh("a.0.1", "while [ ! -e stop ]; do sleep 0.01; done"));
+        std::thread::sleep(Duration::from_millis(400));
+        rig.kill_keeper();
+        let mut agent = rig.agent();
+        let [run] = &agent.list()[..] else { panic!("it is not adopted") };
+        signal(run.pid, Signal::KILL);
+        lasted(&mut agent);
+    });
+}
+
+#[test]
 fn a_program_that_cannot_run_is_told_with_the_step() {
     in_both_modes(|rig| {
         let mut agent = rig.agent();

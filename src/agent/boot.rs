@@ -86,7 +86,13 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
     let agent = Agent::new(Parts {
         launchers: Launchers::new(&state, &setup)?,
         logs: start_logs(waker.clone())?,
-        recorder: Recorder::new(log, signer.clone(), setup.node.clone(), boot),
+        recorder: Recorder::new(
+            log,
+            signer.clone(),
+            setup.node.clone(),
+            boot,
+            std::mem::take(&mut epoch.told),
+        ),
         voice: Voice::new(setup.fleet.clone(), setup.node.clone(), bus),
         queries: Queries::new(state.clone(), place.clone()),
         setup,

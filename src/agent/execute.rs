@@ -25,7 +25,13 @@ impl Agent {
     /// Does one thing. What follows from it at once is queued, never decided in the middle of a decision.
     pub(super) fn act(&mut self, act: Act) {
         match act {
-            Act::Spawn { instance, run, .. } => self.spawn(instance, run),
+            Act::Spawn { instance, run, .. } => {
+                if self.hands.met() && self.node.awaits_start(&instance, run) {
+                    self.spawn(instance, run);
+                } else {
+                    debug!(%instance, %run, "a start that nobody waits for any more");
+                }
+            }
             Act::Signal { instance, run, signal, operation } => {
                 let asked = match &operation {
                     Operation::Wish(intent, _) => Asked::Signal(*intent, instance.clone()),
@@ -53,10 +59,12 @@ impl Agent {
             Act::SetTimer { timer, at, after_ms } => {
                 let due = clock::now().mono_ns + after_ms.saturating_mul(1_000_000);
                 self.timers.set(Deadline::Core(timer.clone()), due);
+                self.overdue.remove(&timer);
                 self.recorded.insert(timer, at);
             }
             Act::CancelTimer { timer } => {
                 self.timers.cancel(&Deadline::Core(timer.clone()));
+                self.overdue.remove(&timer);
                 self.recorded.remove(&timer);
             }
             Act::KeepReady { instance, run, how } => self.keep_ready(instance, run, how),
@@ -291,8 +299,12 @@ impl Agent {
                 let (errno, why) = (failure.errno, words(failure.errno));
                 Some(Input::StartFailed { instance, run, step, errno, why })
             }
-            (Memo::Run { instance, run, .. }, What::Exited { pid, exit, usage, tree_empty }) => {
-                let ended = self.ended(&instance, run, exit, usage, fact.at, tree_empty);
+            (
+                Memo::Run { instance, run, .. },
+                What::Exited { pid, exit, usage, tree_empty, ran_ms },
+            ) => {
+                let ran_ms = self.ran_ms(&instance, run, ran_ms, fact.at);
+                let ended = ended(exit, usage, ran_ms, tree_empty);
                 Some(Input::Exited { instance, run, pid, ended })
             }
             (Memo::Run { instance, run, .. }, What::TreeGone) => {
@@ -310,11 +322,10 @@ impl Agent {
                 Some(Input::HookEnded { instance, run, hook: hook.into(), exit })
             }
             (Memo::Action { intent, .. }, What::Spawned { .. }) => {
-                self.launchers.action_started(intent, fact.at);
                 Some(Input::ActionStarted { intent })
             }
-            (Memo::Action { intent, .. }, What::Exited { exit, .. }) => {
-                let ran_ms = self.launchers.action_ran_ms(intent, fact.at);
+            (Memo::Action { intent, .. }, What::Exited { exit, ran_ms, .. }) => {
+                let ran_ms = ran_ms.unwrap_or_default();
                 let end = ActionEnd::Exited { exit: exit_of(exit), ran_ms };
                 Some(Input::ActionEnded { intent, end })
             }
@@ -331,30 +342,18 @@ impl Agent {
         }
     }
 
-    pub(super) fn ended(
+    /// Returns how long a run lasted: as the keeper measured it, or else by the wall clock, which may have jumped.
+    pub(super) fn ran_ms(
         &self,
         instance: &InstanceId,
         run: RunId,
-        exit: crate::ipc::keeper::Exit,
-        usage: Option<crate::ipc::keeper::Usage>,
-        at: Moment,
-        tree_empty: bool,
-    ) -> Ended {
-        let started_at = self
-            .node
-            .instance(instance)
-            .and_then(|known| known.state.main())
-            .filter(|main| main.run == run)
-            .map(|main| main.started_at);
-        let at = UnixMicros(at.unix_us);
-        Ended {
-            exit: exit_of(exit),
-            usage: usage.map(usage_of).unwrap_or_default(),
-            oom_killed: false,
-            ran_ms: started_at.map_or(0, |started| at.ms_since(started)),
-            tree_empty,
-            tail: None,
-        }
+        measured: Option<u64>,
+        ended_at: Moment,
+    ) -> u64 {
+        let main = self.node.instance(instance).and_then(|known| known.state.main());
+        let started_at = main.filter(|main| main.run == run).map(|main| main.started_at);
+        let by_wall = || Some(UnixMicros(ended_at.unix_us).ms_since(started_at?));
+        measured.or_else(by_wall).unwrap_or_default()
     }
 
     /// Puts the last lines of a run beside its exit. They are kept apart from the log, which holds their hash.
@@ -387,6 +386,22 @@ impl Agent {
             }
             logs::LogNotice::Drained { .. } => {}
         }
+    }
+}
+
+pub(super) fn ended(
+    exit: crate::ipc::keeper::Exit,
+    usage: Option<crate::ipc::keeper::Usage>,
+    ran_ms: u64,
+    tree_empty: bool,
+) -> Ended {
+    Ended {
+        exit: exit_of(exit),
+        usage: usage.map(usage_of).unwrap_or_default(),
+        oom_killed: false,
+        ran_ms,
+        tree_empty,
+        tail: None,
     }
 }
 

@@ -12,7 +12,7 @@ use super::setup::NodeSetup;
 use super::task::{Agent, Promise};
 use super::wake::{Wake, Waker};
 use crate::domain::event::{Context, EpochReason, Event, LogRetired, Predecessor};
-use crate::domain::id::{EpochId, Seq, ServiceId};
+use crate::domain::id::{EpochId, IntentId, Seq, ServiceId};
 use crate::domain::input::Decision;
 use crate::domain::node::Node;
 use crate::domain::time::UnixMicros;
@@ -35,8 +35,17 @@ pub(super) struct Epoch {
     pub(super) predecessor: Option<Predecessor>,
     /// When the last event was written.
     pub(super) last_at: UnixMicros,
+    /// The event of this epoch that says how far each wish is.
+    pub(super) told: BTreeMap<IntentId, Seq>,
     /// The last event about each instance, as far as this epoch has one.
     pub(super) last_events: BTreeMap<ServiceId, Vec<Seq>>,
+}
+
+impl Epoch {
+    fn going_on(last_at: UnixMicros) -> Self {
+        let (told, last_events) = (BTreeMap::new(), BTreeMap::new());
+        Self { begins: None, predecessor: None, last_at, told, last_events }
+    }
 }
 
 /// Opens the log of a state folder.
@@ -76,9 +85,9 @@ pub(super) fn fold(opened: Opened, state: &StateFolder) -> anyhow::Result<(Log, 
         note_last(&mut last_events, fold.context(), seq);
         flow
     })?;
-    let last_at = fold.last_at;
+    let (last_at, told) = (fold.last_at, fold.told);
     match fold.broken {
-        None => Ok((log, node, Epoch { begins: None, predecessor: None, last_at, last_events })),
+        None => Ok((log, node, Epoch { last_events, told, ..Epoch::going_on(last_at) })),
         Some((seq, Broken::Newer(why))) => {
             anyhow::bail!("event {seq} of the log in {}: {why}", state.log().display())
         }
@@ -116,11 +125,7 @@ fn begin_after(vacant: Vacant) -> anyhow::Result<(Log, Node, Epoch)> {
     };
     let predecessor = vacant.predecessor().map(predecessor_of);
     let log = vacant.begin(fresh_epoch())?;
-    Ok((
-        log,
-        node,
-        Epoch { begins: Some(reason), predecessor, last_at, last_events: BTreeMap::new() },
-    ))
+    Ok((log, node, Epoch { begins: Some(reason), predecessor, ..Epoch::going_on(last_at) }))
 }
 
 /// Goes on with an epoch whose first event was never written, on the state at the end of the epoch before.
@@ -129,19 +134,14 @@ fn begin_empty(log: Log) -> anyhow::Result<(Log, Node, Epoch)> {
     let Some(before) = log.predecessor() else {
         let last_at = clock::now().at;
         let reason = Some(EpochReason::FirstStart);
-        return Ok((
-            log,
-            node,
-            Epoch { begins: reason, predecessor: None, last_at, last_events: BTreeMap::new() },
-        ));
+        return Ok((log, node, Epoch { begins: reason, ..Epoch::going_on(last_at) }));
     };
     let mut fold = Fold::new(&mut node);
     log.replay_predecessor(|at, row| fold.row(at.seq, row))?;
     let epoch = Epoch {
         begins: Some(EpochReason::Integrity),
         predecessor: Some(predecessor_of(before)),
-        last_at: fold.last_at,
-        last_events: BTreeMap::new(),
+        ..Epoch::going_on(fold.last_at)
     };
     Ok((log, node, epoch))
 }

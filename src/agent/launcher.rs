@@ -15,10 +15,10 @@ use super::services::Services;
 use super::setup::NodeSetup;
 use crate::domain::effect::Hook;
 use crate::domain::event::Detached;
-use crate::domain::id::{ActionName, InstanceId, IntentId, RunId};
+use crate::domain::id::{ActionName, InstanceId, RunId};
 use crate::domain::spec::{Alert, Spec};
 use crate::domain::template::Template;
-use crate::ipc::keeper::{Moment, RunName, Spawn};
+use crate::ipc::keeper::{RunName, Spawn};
 
 /// How long the last lines of runs are kept, and how many bytes of them.
 const TAILS_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
@@ -29,8 +29,6 @@ const TAILS_BYTES: u64 = 64 << 20;
 pub(super) struct Launchers {
     launcher: Launcher,
     tails: DetachedStore,
-    /// When each action began, until it ended.
-    actions: BTreeMap<IntentId, Moment>,
     /// The last lines of the last run that ended, by slot.
     last_words: BTreeMap<InstanceId, Vec<String>>,
 }
@@ -54,7 +52,6 @@ impl Launchers {
         Ok(Self {
             launcher: Launcher::new(facts),
             tails: DetachedStore::open(&state.root().join("detached"), retention)?,
-            actions: BTreeMap::new(),
             last_words: BTreeMap::new(),
         })
     }
@@ -107,17 +104,6 @@ impl Launchers {
         let values = super::launch::bind_action(start.spec, action, params)
             .map_err(|refusal| fault(refusal.to_string()))?;
         self.launcher.action(start, name, action, &values, memo.into_vec()).map(told)
-    }
-
-    /// Remembers when an action began.
-    pub(super) fn action_started(&mut self, intent: IntentId, at: Moment) {
-        self.actions.insert(intent, at);
-    }
-
-    /// Returns how long an action ran, in milliseconds; 0 when another life of the agent saw it begin.
-    pub(super) fn action_ran_ms(&mut self, intent: IntentId, at: Moment) -> u64 {
-        let began = self.actions.remove(&intent);
-        began.map_or(0, |began| at.mono_ns.saturating_sub(began.mono_ns) / 1_000_000)
     }
 
     /// Removes what runs left in folders of their own that are gone, while nobody looked.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tracing::warn;
 
 use super::clock;
-use super::execute::exit_of;
+use super::execute::{self, exit_of};
 use super::hands::{Asked, Standing};
 use super::names::{self, Memo};
 use super::task::{Agent, keeper_uid};
@@ -67,15 +67,16 @@ impl Agent {
         };
         for state in runs {
             let ended = facts.iter().find_map(|fact| match &fact.what {
-                What::Exited { exit, usage, .. } if fact.run == state.run => {
-                    Some((*exit, *usage, fact.at))
+                What::Exited { exit, usage, ran_ms, .. } if fact.run == state.run => {
+                    Some((*exit, *usage, *ran_ms, fact.at))
                 }
                 _ => None,
             });
             match Memo::decode(&state.memo) {
                 Some(Memo::Run { instance, run, spec }) => kept.runs.push(KeptRun {
-                    ended: ended.map(|(exit, usage, at)| {
-                        self.ended(&instance, run, exit, usage, at, !state.tree_lives)
+                    ended: ended.map(|(exit, usage, ran_ms, at)| {
+                        let ran_ms = self.ran_ms(&instance, run, ran_ms, at);
+                        execute::ended(exit, usage, ran_ms, !state.tree_lives)
                     }),
                     instance,
                     run,
@@ -83,9 +84,11 @@ impl Agent {
                     pidfd_inode: state.inode,
                     spec,
                 }),
-                Some(Memo::Action { intent, .. }) => kept
-                    .actions
-                    .push(KeptAction { intent, ended: ended.map(|(exit, ..)| (exit_of(exit), 0)) }),
+                Some(Memo::Action { intent, .. }) => kept.actions.push(KeptAction {
+                    intent,
+                    ended: ended
+                        .map(|(exit, _, ran_ms, _)| (exit_of(exit), ran_ms.unwrap_or_default())),
+                }),
                 Some(Memo::Hook { .. }) => {}
                 None => warn!(run = %state.run, "the keeper holds a run of which nothing is known"),
             }

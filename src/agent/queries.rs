@@ -105,14 +105,12 @@ impl Agent {
     }
 
     fn outcome(&self, intent: IntentId) -> Reply {
+        let said_by = || self.said_by(&intent);
         match self.node.seen().get(&intent).map(|record| &record.progress) {
             Some(Progress::Executed { outcome, .. }) => {
-                let event = self.recorder.event_id(self.recorder.head().seq);
-                Reply::Outcome { outcome: outcome.clone(), event }
+                Reply::Outcome { outcome: outcome.clone(), event: said_by() }
             }
-            Some(Progress::Open(_)) => {
-                Reply::Accepted { event: self.recorder.event_id(self.recorder.head().seq) }
-            }
+            Some(Progress::Open(_)) => Reply::Accepted { event: said_by() },
             None => refused(
                 Code::EXPIRED,
                 format!("intent {intent} is not known here, or not any more"),

@@ -10,17 +10,22 @@ use serde_bytes::ByteBuf;
 use tracing::error;
 
 use crate::domain::event::{Context, Event, Summarized};
-use crate::domain::id::{BootId, EpochId, EventId, NodeId, Seq, ServiceId};
+use crate::domain::id::{BootId, EpochId, EventId, IntentId, NodeId, Seq, ServiceId};
 use crate::domain::policy::Kind;
+use crate::domain::promises::{Promised, Promises};
 use crate::domain::time::{Now, UnixMicros};
 use crate::store::{AppendError, Head, Log, ROW_BYTES_MAX};
 use crate::wire::codec;
 use crate::wire::envelope;
+use crate::wire::fold;
 use crate::wire::key::Signer;
 use crate::wire::payload::{EventRecord, PAYLOAD_VERSION};
 
 /// Facts that wait while the log takes none: an hour of a crashing node, in a few MiB.
 const LATE_MAX: usize = 16 * 1024;
+
+/// How many wishes more than twice those that are remembered are looked up in vain.
+const TOLD_SLACK: usize = 256;
 
 /// The version of the shape of every body that this version writes.
 const SCHEMA: u16 = 1;
@@ -69,7 +74,9 @@ pub(super) struct Recorder<P> {
     boot: BootId,
     epoch: EpochId,
     next: Seq,
-    promises: VecDeque<(Seq, P)>,
+    promises: Promises<P>,
+    /// The event that says how far each remembered wish is.
+    told: BTreeMap<IntentId, Seq>,
     rows: VecDeque<Live>,
     late: VecDeque<Late>,
     summaries: BTreeMap<ServiceId, Summarized>,
@@ -77,9 +84,15 @@ pub(super) struct Recorder<P> {
     summarized: u64,
 }
 
-impl<P> Recorder<P> {
+impl<P: Promised> Recorder<P> {
     /// Goes on behind the last row of `log`.
-    pub(super) fn new(log: Log, signer: Arc<Signer>, origin: NodeId, boot: BootId) -> Self {
+    pub(super) fn new(
+        log: Log,
+        signer: Arc<Signer>,
+        origin: NodeId,
+        boot: BootId,
+        told: BTreeMap<IntentId, Seq>,
+    ) -> Self {
         let (epoch, last) = log.appended();
         Self {
             log,
@@ -88,7 +101,8 @@ impl<P> Recorder<P> {
             boot,
             epoch,
             next: Seq(last.0 + 1),
-            promises: VecDeque::new(),
+            promises: Promises::default(),
+            told,
             rows: VecDeque::new(),
             late: VecDeque::new(),
             summaries: BTreeMap::new(),
@@ -135,7 +149,28 @@ impl<P> Recorder<P> {
     /// Keeps a promise back until every fact recorded so far is durable.
     pub(super) fn promise(&mut self, promise: P) {
         let last = Seq(self.next().0 - 1);
-        self.promises.push_back((last, promise));
+        self.promises.make(last, promise);
+    }
+
+    /// Drops what is not to be kept any more, since agent and keeper meet anew.
+    pub(super) fn meet(&mut self) {
+        self.promises.meet();
+    }
+
+    /// Returns the event that says how far a wish is; absent while it waits for a log that takes nothing.
+    pub(super) fn told(&self, intent: &IntentId) -> Option<EventId> {
+        self.told.get(intent).map(|seq| self.event_id(*seq))
+    }
+
+    /// Forgets where wishes stand that nobody remembers. Looked at seldom, so that it costs nothing.
+    pub(super) fn forget_but(
+        &mut self,
+        remembered: usize,
+        is_remembered: impl Fn(&IntentId) -> bool,
+    ) {
+        if self.told.len() > 2 * remembered + TOLD_SLACK {
+            self.told.retain(|intent, _| is_remembered(intent));
+        }
     }
 
     /// Begins the next segment with a baseline.
@@ -164,12 +199,8 @@ impl<P> Recorder<P> {
 
     /// Takes the watermark: everything up to `seq` is on disk.
     pub(super) fn durable(&mut self, seq: Seq) -> Kept<P> {
-        let due = self.promises.iter().take_while(|(last, _)| *last <= seq).count();
         let live = self.rows.iter().take_while(|row| row.seq <= seq).count();
-        Kept {
-            promises: self.promises.drain(..due).map(|(_, promise)| promise).collect(),
-            rows: self.rows.drain(..live).collect(),
-        }
+        Kept { promises: self.promises.due(seq), rows: self.rows.drain(..live).collect() }
     }
 
     /// Writes what waited, as far as the log takes it; says whether nothing waits any more.
@@ -223,6 +254,10 @@ impl<P> Recorder<P> {
         }
         self.next = Seq(first.0 + rows.len() as u64);
         for ((seq, fact), row) in (first.0..).zip(facts).zip(rows) {
+            let told = &mut self.told;
+            fold::wishes_told_by(&fact.event, |intent| {
+                told.insert(intent, Seq(seq));
+            });
             let (kind, service) = (fact.event.kind(), fact.context.service.clone());
             self.rows.push_back(Live { seq: Seq(seq), kind, service, row });
         }
@@ -230,6 +265,11 @@ impl<P> Recorder<P> {
     }
 
     fn hold(&mut self, late: Late) {
+        // What was written of the wish before says less than this.
+        let told = &mut self.told;
+        fold::wishes_told_by(&late.event, |intent| {
+            told.remove(&intent);
+        });
         if self.late.len() < LATE_MAX {
             self.late.push_back(late);
             return;

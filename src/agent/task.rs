@@ -38,6 +38,7 @@ use crate::domain::id::{AlertName, BootId, Digest, InstanceId, IntentId, RunId, 
 use crate::domain::input::{Decision, Input, World};
 use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
+use crate::domain::promises::Promised;
 use crate::domain::time::{Now, UnixMicros};
 use crate::ipc::hello::Incarnation;
 use crate::ipc::keeper::{Answer, FactNumber, Isolation};
@@ -71,6 +72,15 @@ pub(super) enum Promise {
     Retire(Expired),
     /// The process may end.
     End,
+}
+
+impl Promised for Promise {
+    fn act(&self) -> Option<&Act> {
+        match self {
+            Self::Act(act) => Some(act),
+            _ => None,
+        }
+    }
 }
 
 /// A deadline of the agent.
@@ -110,6 +120,8 @@ pub(super) struct Agent {
     pub(super) timers: Timers<Deadline>,
     /// The deadlines of the core as it recorded them.
     pub(super) recorded: BTreeMap<Timer, UnixMicros>,
+    /// Those of them that passed while there was no keeper. They are decided on after the meeting.
+    pub(super) overdue: BTreeSet<Timer>,
     pub(super) waker: Waker,
     /// Which refusals were recorded lately, and how many since.
     pub(super) refusals: BTreeMap<Code, (UnixMicros, u64)>,
@@ -169,6 +181,7 @@ impl Agent {
             signer: parts.signer,
             timers: Timers::default(),
             recorded: BTreeMap::new(),
+            overdue: BTreeSet::new(),
             waker: parts.waker,
             refusals: BTreeMap::new(),
             outage: None,
@@ -291,6 +304,9 @@ impl Agent {
                 }
                 Deadline::Keeper => self.keeper_is_late(),
                 Deadline::Again(again) => self.ask_again(&again),
+                Deadline::Core(timer) if !self.hands.met() && needs_keeper(&timer) => {
+                    self.overdue.insert(timer);
+                }
                 Deadline::Core(timer @ Timer::Ready(..)) if self.is_deaf_to(&timer) => {
                     let due = clock::now().mono_ns + DEAF_PAUSE.as_nanos() as u64;
                     self.timers.set(Deadline::Core(timer), due);
@@ -363,6 +379,8 @@ impl Agent {
             }
         }
         self.recorder.record(now, events);
+        let seen = self.node.seen();
+        self.recorder.forget_but(seen.len(), |intent| seen.get(intent).is_some());
         for act in promises {
             match act {
                 // Signed while the disk writes what it tells.
@@ -534,7 +552,11 @@ impl Agent {
     /// Turns a meeting that is complete into the core's own knowledge.
     pub(super) fn met(&mut self, kept: crate::domain::input::Kept) {
         self.hands.standing = Standing::Met;
+        self.recorder.meet();
         self.decide(Input::Reconcile(kept));
+        for timer in std::mem::take(&mut self.overdue) {
+            self.timers.set(Deadline::Core(timer), 0);
+        }
         self.watch_alerts(None);
     }
 }
@@ -545,6 +567,11 @@ pub(super) fn keeper_uid(isolation: &Isolation) -> u32 {
         Isolation::Accounts => 0,
         Isolation::None { .. } => rustix::process::geteuid().as_raw(),
     }
+}
+
+/// Says whether what a deadline leads to is asked of the keeper.
+fn needs_keeper(timer: &Timer) -> bool {
+    !matches!(timer, Timer::Intent(_))
 }
 
 /// Says whether an act is part of a stop or a restart: done twice, it ends in the same state.

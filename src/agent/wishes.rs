@@ -7,7 +7,7 @@ use super::task::{Agent, Promise};
 use crate::domain::code::Code;
 use crate::domain::effect::Reply as WishReply;
 use crate::domain::event::{Actor, Context, Event, IntentRefused};
-use crate::domain::id::{IntentId, Principal, Seq};
+use crate::domain::id::{EventId, IntentId, Principal, Seq};
 use crate::domain::input::{Decision, Input, Wish, World};
 use crate::domain::intent::{Action, ActorKind};
 use crate::domain::policy::Kind;
@@ -40,7 +40,7 @@ impl Agent {
                 match self.authority.intent(bytes, way, now.at) {
                     Ok(verified) => {
                         let to = own_inbox(to, &verified.actor.name);
-                        self.wish(now, verified, to);
+                        self.wish(now, verified, way, to);
                     }
                     Err(refusal) => self.refuse(now, refusal, &to),
                 }
@@ -48,7 +48,7 @@ impl Agent {
         }
     }
 
-    fn wish(&mut self, now: Now, verified: Verified<Intent>, to: ReplyTo) {
+    fn wish(&mut self, now: Now, verified: Verified<Intent>, way: Way, to: ReplyTo) {
         let Verified { payload: intent, digest, actor, objection } = verified;
         let seen = self.node.seen().get(&intent.id).is_some();
         // A repeat of a wish that was taken is answered from the log, however late it comes.
@@ -83,6 +83,7 @@ impl Agent {
             generation: None,
             expires_at: intent.exp,
             by: actor.clone(),
+            is_own: way == Way::Local && actor.kind == ActorKind::Local,
         };
         let world = World {
             now,
@@ -167,10 +168,16 @@ impl Agent {
         self.commit(now, Decision { events, effects: Vec::new() });
     }
 
+    /// Returns the event that says how far a wish is: while the log takes nothing, the last one that will.
+    pub(super) fn said_by(&self, intent: &IntentId) -> EventId {
+        let last = || self.recorder.event_id(Seq(self.recorder.next().0 - 1));
+        self.recorder.told(intent).unwrap_or_else(last)
+    }
+
     /// Says what came of a wish to whoever waits for it, once all that was recorded is durable.
     pub(super) fn promise_answer(&mut self, intent: IntentId, reply: WishReply) {
         let WishReply::Outcome(outcome) = reply else { return };
-        let event = self.recorder.event_id(Seq(self.recorder.next().0 - 1));
+        let event = self.said_by(&intent);
         if let Some(sealed) = self.answers.sign(intent, Reply::Outcome { outcome, event }) {
             self.recorder.promise(Promise::Outcome(intent, sealed));
         }

@@ -422,7 +422,7 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             then_start: true,
             reason: StopReason::Wish,
         }),
-        Event::InstanceStopped(InstanceStopped { next: Next::Inactive, took_ms: 20 }),
+        Event::InstanceStopped(InstanceStopped { next: Next::Inactive, took_ms: 20, fresh: false }),
         Event::InstanceReloading(InstanceReloading { until }),
         Event::InstanceReloaded(InstanceReloaded { failed: None, took_ms: 20 }),
         adopted(4730),

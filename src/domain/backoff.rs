@@ -53,12 +53,12 @@ impl Backoff {
     /// Returns when to start again after a run of `ran_ms` that ended at `now`.
     ///
     /// The window is one that begins with a restart and ends `limit_window` later, so that its state is
-    /// two numbers whatever the limit. A stable run resets the delay, not the window: a service that dies
-    /// every minute for an hour is worth telling, however quickly it comes back.
+    /// two numbers whatever the limit. A stable run resets it with the delay.
     pub fn retry(&self, rules: &Restart, ran_ms: u64, now: UnixMicros, entropy: u64) -> Retry {
         let stable = ran_ms >= self.stable_ms(rules);
         let window_ms = rules.limit_window.0;
-        let in_window = self.window_restarts > 0
+        let in_window = !stable
+            && self.window_restarts > 0
             && now >= self.window_since
             && now.ms_since(self.window_since) < window_ms;
         let (window_since, window_restarts) = match in_window {
@@ -157,7 +157,13 @@ mod tests {
     #[test]
     fn a_window_that_is_over_counts_no_more() {
         let rules = Restart { limit: 1, limit_window: Millis(1_000), ..rules() };
-        assert_eq!(delays(&rules, &[20_000, 20_000, 20_000]), [0, 0, 0]);
+        assert_eq!(delays(&rules, &[5_000, 5_000, 5_000]), [100, 200, 400]);
+    }
+
+    #[test]
+    fn a_stable_run_begins_the_window_anew() {
+        let rules = Restart { limit: 2, ..rules() };
+        assert_eq!(delays(&rules, &[5, 5, 20_000, 5, 5]), [100, 200, 0, 100, 60_000]);
     }
 
     #[test]

@@ -15,8 +15,9 @@ mod wish;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::stop::KILL_RETRY_MS_MAX;
 use super::effect::{Act, Effect, Reply, Timer};
-use super::event::{Actor, Cause, Context, Event, IntentExecuted, Outcome};
+use super::event::{Because, Cause, Context, Event, IntentExecuted, Outcome, StopPhase};
 use super::id::{InstanceId, IntentId, RunId, ServiceId};
 use super::input::{Decision, Input, World};
 use super::instance::{Instance, State};
@@ -27,8 +28,7 @@ use super::seen::{Open, Record};
 use super::spec::{Reload, Restart, Spec, Stop};
 use super::time::UnixMicros;
 
-/// The longest distance at which a recorded deadline is believed, in milliseconds: a wall clock that jumped back
-/// must not make a wait of seconds one of years.
+/// The longest distance at which a recorded deadline is believed, in milliseconds, where no rule says how long it is.
 const TIMER_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;
 
 pub(super) fn decide(node: &Node, world: &World<'_>, input: Input) -> Result<Decision, Rejection> {
@@ -57,6 +57,8 @@ struct Turn<'a> {
     spawns: BTreeMap<InstanceId, (RunId, bool)>,
     /// Whether keeper and agent have just met.
     reconciling: bool,
+    /// Whether that agent has just begun, without a timer.
+    agent_is_new: bool,
     /// Whether the node was told to end by this input, or knows the keeper only since it.
     may_end: bool,
 }
@@ -73,6 +75,7 @@ impl<'a> Turn<'a> {
             before: BTreeMap::new(),
             spawns: BTreeMap::new(),
             reconciling: false,
+            agent_is_new: false,
             may_end: false,
         }
     }
@@ -196,20 +199,19 @@ impl<'a> Turn<'a> {
 
     /// Returns what an event about a run says beside its body.
     fn about(&self, id: &InstanceId, run: RunId) -> Context {
-        let (cause, by) = self.authority(id);
-        Context::run(id, run).because(cause, by)
+        Context::run(id, run).with(self.authority(id))
     }
 
-    fn about_instance(&self, id: &InstanceId) -> Context {
-        let (cause, by) = self.authority(id);
-        Context::instance(id).because(cause, by)
+    /// Returns whose open wish awaits an instance.
+    fn asked_by(&self, id: &InstanceId) -> Option<Because> {
+        let (intent, record, _) = self.awaited_by(id)?;
+        Some(Because { cause: Some(Cause::Intent(intent)), by: record.by.clone() })
     }
 
-    fn authority(&self, id: &InstanceId) -> (Option<Cause>, Option<Actor>) {
-        match self.awaited_by(id) {
-            Some((intent, record, _)) => (Some(Cause::Intent(intent)), record.by.clone()),
-            None => (None, None),
-        }
+    /// Returns whose act something about an instance follows: an open wish, or what it is under way for.
+    fn authority(&self, id: &InstanceId) -> Because {
+        let under_way = || self.instance(id).map(|instance| instance.because.clone());
+        self.asked_by(id).or_else(under_way).unwrap_or_default()
     }
 
     fn load(&mut self, service: &ServiceId) {
@@ -363,7 +365,7 @@ impl<'a> Turn<'a> {
         effects.append(&mut self.effects);
         for (id, before) in &self.before {
             let after = self.instance(id).and_then(|instance| instance.deadline(id));
-            if *before == after && !self.reconciling {
+            if *before == after && !self.is_lost(after.as_ref().map(|(timer, _)| timer)) {
                 continue;
             }
             if let Some((timer, _)) = before
@@ -378,8 +380,55 @@ impl<'a> Turn<'a> {
         Decision { events: self.events, effects }
     }
 
+    /// Says whether a deadline that was set before has to be set again: the timers of an agent live as long as it.
+    ///
+    /// A run has its time to become ready while agent and keeper are together.
+    fn is_lost(&self, timer: Option<&Timer>) -> bool {
+        self.reconciling && (self.agent_is_new || matches!(timer, Some(Timer::Ready(..))))
+    }
+
+    /// Returns how long a deadline may be away, in milliseconds: as long as its rule says.
+    fn ms_max(&self, timer: &Timer) -> u64 {
+        let of_intent = |intent: &IntentId| {
+            let record = self.record(intent)?;
+            let open = record.open()?;
+            Some((&record.action, open.awaiting.keys().cloned().collect::<Vec<_>>()))
+        };
+        match timer {
+            Timer::Ready(id, _) => self.spec(&id.service).map(|spec| spec.ready.timeout.0),
+            Timer::Stop(id, _) => {
+                let rules = self.stop_rules(&id.service);
+                match self.state(id) {
+                    Some(State::Stopping { phase, .. }) => Some(match phase {
+                        StopPhase::PreStop => rules.pre_timeout.0,
+                        StopPhase::Drain => rules.drain.0,
+                        StopPhase::Term => rules.timeout.0,
+                        StopPhase::Kill => KILL_RETRY_MS_MAX,
+                    }),
+                    _ => None,
+                }
+            }
+            Timer::Backoff(id) => Some(self.restart_rules(&id.service).max_delay.0),
+            Timer::Reload(id, _) => Some(self.reload_rules(&id.service).timeout.0),
+            Timer::Stable(id, _) => {
+                let rules = self.restart_rules(&id.service);
+                self.instance(id).map(|instance| instance.backoff.stable_ms(&rules))
+            }
+            Timer::Intent(intent) => {
+                of_intent(intent).map(|(action, awaiting)| self.budget_ms(action, &awaiting))
+            }
+            Timer::Action(intent) => of_intent(intent).and_then(|(action, _)| match action {
+                Action::Run { service, action, .. } => {
+                    Some(self.spec(service)?.action.get(action)?.timeout.0)
+                }
+                _ => None,
+            }),
+        }
+        .unwrap_or(TIMER_MS_MAX)
+    }
+
     fn set_timer(&self, timer: Timer, at: UnixMicros) -> Act {
-        let mut after_ms = at.ms_since(self.now()).min(TIMER_MS_MAX);
+        let mut after_ms = at.ms_since(self.now()).min(self.ms_max(&timer)).min(TIMER_MS_MAX);
         if let Timer::Ready(id, _) = &timer
             && self.reconciling
         {

@@ -57,6 +57,17 @@ impl Context {
         Self { cause, by, ..self }
     }
 
+    /// Adds what led to it and on whose authority, known together.
+    #[must_use]
+    pub fn with(self, because: Because) -> Self {
+        self.because(because.cause, because.by)
+    }
+
+    /// Returns what led to it and on whose authority.
+    pub fn authority(&self) -> Because {
+        Because { cause: self.cause.clone(), by: self.by.clone() }
+    }
+
     /// Returns the instance when the event is about one.
     pub fn instance_id(&self) -> Option<InstanceId> {
         Some(InstanceId { service: self.service.clone()?, index: self.index? })
@@ -74,6 +85,24 @@ pub enum Cause {
     Seq(Seq),
     /// A signed intent.
     Intent(IntentId),
+}
+
+/// What led to something, and on whose authority, as far as somebody's act did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Because {
+    /// Which event or intent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+    /// Whose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Actor>,
+}
+
+impl Because {
+    /// Says whether nobody's act led to it.
+    pub fn is_nobody(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// On whose authority something happened.
@@ -718,6 +747,9 @@ pub struct InstanceStopped {
     pub next: Next,
     /// From the beginning of the stop, in milliseconds.
     pub took_ms: u64,
+    /// With `next` = `at_once`: whether somebody asked for it, so that delay and restart count begin anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
 }
 
 /// Body of `instance.reloading`.

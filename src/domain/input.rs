@@ -51,6 +51,9 @@ pub struct Wish {
     pub generation: Option<Generation>,
     /// Who signed.
     pub by: Actor,
+    /// Whether it was signed by this machine's own key and came to its own socket, where nobody else can send again
+    /// what was sent.
+    pub is_own: bool,
 }
 
 /// The end of a run, as the keeper tells it.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::backoff::Backoff;
 use super::effect::Timer;
 use super::event::{
-    Event, Exit, InstanceExited, InstanceStarted, InstanceStarting, InstanceStopping, Next,
-    RunResult, StateName, StopPhase, StopReason, Summarized,
+    Because, Context, Event, Exit, InstanceExited, InstanceStarted, InstanceStarting,
+    InstanceStopping, Next, RunResult, StateName, StopPhase, StopReason, Summarized,
 };
 use super::id::{Digest, InstanceId, RunId, ServiceId};
 use super::time::UnixMicros;
@@ -36,6 +36,9 @@ pub struct Instance {
     pub since: UnixMicros,
     /// What the next restart is computed from.
     pub backoff: Backoff,
+    /// Whose act it is under way for, and what led to it; nobody's when it is where it was going, or by policy.
+    #[serde(default, skip_serializing_if = "Because::is_nobody")]
+    pub because: Because,
     /// How the last run that ended did so.
     pub last: Option<LastRun>,
     /// How many runs in a row ended as the last one did, that one included.
@@ -321,6 +324,25 @@ impl State {
         matches!(self, Self::Inactive | Self::Completed | Self::Failed)
     }
 
+    /// Says whether it is between two states that last.
+    pub fn is_under_way(&self) -> bool {
+        matches!(
+            self,
+            Self::Waiting { .. }
+                | Self::Spawning { .. }
+                | Self::Starting { .. }
+                | Self::Stopping { .. }
+        )
+    }
+
+    /// Says whether a process of this run is awaited that the keeper has not told of.
+    pub fn awaits_start(&self, of: RunId) -> bool {
+        matches!(
+            self,
+            Self::Spawning { run } | Self::Stopping { left: Left::Asked, run, .. } if *run == of
+        )
+    }
+
     /// Says whether it serves: alive and ready.
     pub fn is_ready(&self) -> bool {
         matches!(self, Self::Running { .. } | Self::Reloading { .. })
@@ -335,6 +357,7 @@ impl Instance {
             state: State::Inactive,
             since: UnixMicros::default(),
             backoff: Backoff::default(),
+            because: Because::default(),
             last: None,
             same_exits: 0,
             adopted_at: None,
@@ -376,12 +399,14 @@ impl Instance {
     pub fn evolve(
         &mut self,
         at: UnixMicros,
-        run: Option<RunId>,
+        context: &Context,
         event: &Event,
     ) -> Result<(), IllegalEvent> {
+        let run = context.run;
         let illegal = IllegalEvent { state: self.state.label(), event: event.kind() };
         let next = self.after(at, run, event).ok_or(illegal)?;
         self.remember(at, run, event);
+        let was_stopping = matches!(self.state, State::Stopping { .. });
         if let Some(next) = next {
             if next.name() != self.state.name() {
                 self.since = at;
@@ -394,6 +419,15 @@ impl Instance {
             }
             self.state = next;
         }
+        self.because = match event {
+            Event::InstanceStarting(_) | Event::InstanceWaiting(_) | Event::InstanceStopping(_) => {
+                context.authority()
+            }
+            // What follows an end that nobody asked for follows from the policy.
+            Event::InstanceExited(_) if !was_stopping => Because::default(),
+            _ if self.state.is_under_way() => std::mem::take(&mut self.because),
+            _ => Because::default(),
+        };
         Ok(())
     }
 
@@ -634,6 +668,10 @@ impl Instance {
     fn remember(&mut self, at: UnixMicros, run: Option<RunId>, event: &Event) {
         match event {
             Event::InstanceStarting(body) if body.fresh => {
+                self.backoff.reset();
+                self.same_exits = 0;
+            }
+            Event::InstanceStopped(body) if body.fresh => {
                 self.backoff.reset();
                 self.same_exits = 0;
             }

@@ -25,6 +25,7 @@ pub mod policy;
 
 pub mod effect;
 pub mod input;
+pub mod promises;
 pub mod rejection;
 
 mod decide;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decide;
 use super::event::{
-    Actor, Cause, Context, Desired, Event, IntentAccepted, ServiceAdded, TrustChanged,
+    Actor, Because, Cause, Context, Desired, Event, IntentAccepted, ServiceAdded, TrustChanged,
 };
 use super::id::{BootId, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
 use super::input::{Decision, Input, World};
@@ -47,6 +47,9 @@ pub struct Head {
     pub run_floor: RunId,
     /// Set while the agent is on its way down: whether services go on without it.
     pub stopping: Option<bool>,
+    /// Whose act that follows.
+    #[serde(default, skip_serializing_if = "Because::is_nobody")]
+    pub stopping_by: Because,
     /// The keeper that was last recorded.
     pub keeper: Option<KeeperMark>,
     /// The trust document that was last in force. An older one gives keys back what was taken from them.
@@ -74,6 +77,9 @@ pub struct Service {
     pub desired: Desired,
     /// The number of that wish; 0 while nobody has said anything.
     pub generation: Generation,
+    /// Whose act its spec, its desired state or its removal follows, whichever came last.
+    #[serde(default, skip_serializing_if = "Because::is_nobody")]
+    pub changed_by: Because,
     /// How many slots are wanted. Slots beyond are kept at rest, so that no run number is used twice.
     pub wanted: u16,
     /// Whether it is forgotten once nothing runs.
@@ -191,6 +197,11 @@ impl Node {
         self.services.get(&id.service)?.instances.get(usize::from(id.index))
     }
 
+    /// Says whether a process of this run may be made: whether it is awaited still.
+    pub fn awaits_start(&self, id: &InstanceId, run: RunId) -> bool {
+        self.instance(id).is_some_and(|instance| instance.state.awaits_start(run))
+    }
+
     /// Returns the wishes that are remembered.
     pub fn seen(&self) -> &Seen {
         &self.seen
@@ -218,8 +229,13 @@ impl Node {
     ) -> Result<(), IllegalEvent> {
         match event {
             Event::LogOpened(_) => self.head.epoch_began = at,
-            Event::AgentStarted(_) | Event::AgentStopped(_) => self.head.stopping = None,
-            Event::AgentStopping(body) => self.head.stopping = Some(body.leave_running),
+            Event::AgentStarted(_) | Event::AgentStopped(_) => {
+                (self.head.stopping, self.head.stopping_by) = (None, Because::default());
+            }
+            Event::AgentStopping(body) => {
+                self.head.stopping = Some(body.leave_running);
+                self.head.stopping_by = context.authority();
+            }
             Event::TrustChanged(body) => self.head.trust = Some(body.clone()),
             Event::KeeperStarted(body) => {
                 let mark = KeeperMark { incarnation: body.incarnation, boot: body.boot };
@@ -361,7 +377,11 @@ impl Node {
         }
     }
 
+    /// Notes whose act changed a service, and that its wish changed something.
     fn mark_changed(&mut self, context: &Context) {
+        if let Some(service) = context.service.as_ref().and_then(|id| self.services.get_mut(id)) {
+            service.changed_by = context.authority();
+        }
         if let Some(Cause::Intent(intent)) = &context.cause
             && let Some(open) = self.seen.open_mut(intent)
         {
@@ -386,6 +406,7 @@ impl Node {
             origin: String::new(),
             desired: body.desired,
             generation: Generation(0),
+            changed_by: Because::default(),
             wanted: 0,
             removed: false,
             instances: Vec::new(),
@@ -441,7 +462,7 @@ impl Node {
         let name = context.service.as_ref().ok_or_else(|| unknown.clone())?;
         let service = self.services.get_mut(name).ok_or_else(|| unknown.clone())?;
         let instance = service.instances.get_mut(usize::from(index)).ok_or(unknown)?;
-        instance.evolve(at, context.run, event)?;
+        instance.evolve(at, context, event)?;
         self.seen.note(name, index, context.run, event, &instance.state, service.desired);
         if service.removed {
             self.drop_removed(context);

@@ -36,6 +36,8 @@ struct Switches {
     generation_check: bool,
     /// Only the signed audience takes a wish.
     audience_check: bool,
+    /// Only a start that is awaited still is made, and none that was promised before a meeting.
+    spawn_check: bool,
 }
 
 impl Switches {
@@ -44,6 +46,7 @@ impl Switches {
         promise_before_sync: true,
         generation_check: true,
         audience_check: true,
+        spawn_check: true,
     };
 }
 
@@ -482,6 +485,29 @@ mod tests {
     #[test]
     fn without_the_audience_check_a_neighbour_obeys() {
         fails_without(Switches { audience_check: false, ..Switches::ON }, "took a wish for");
+    }
+
+    #[test]
+    fn without_looking_whether_a_start_is_awaited_still_a_service_runs_twice() {
+        const STOP_DB: u64 = 0;
+        const START_DB: u64 = 18;
+        // The start of `db` waits for the disk until it was stopped, its keeper died and it is wanted again.
+        let steps = [
+            Step::Ask { node: 0, what: STOP_DB },
+            Step::Deliver(0),
+            Step::KillKeeper(0),
+            Step::Start(0),
+            Step::Sync(0),
+            Step::Ask { node: 0, what: START_DB },
+            Step::Deliver(0),
+            Step::Sync(0),
+            Step::Serve(0, 1),
+            Step::Serve(0, 1),
+            Step::Serve(0, 1),
+        ];
+        assert_eq!(run(&steps, Switches::ON), Ok(()));
+        let off = Switches { spawn_check: false, ..Switches::ON };
+        assert_eq!(run(&steps, off), Err("n0: 2 main processes of db/0".to_owned()));
     }
 
     #[test]

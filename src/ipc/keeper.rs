@@ -559,6 +559,9 @@ pub enum What {
         /// Whether no other process of the run is left: `TreeGone` follows at once.
         #[serde(default)]
         tree_empty: bool,
+        /// How long it ran, in milliseconds, whatever the wall clock did. `None` when nobody knows when it began.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ran_ms: Option<u64>,
     },
     /// No process of the run is left; follows `Exited`.
     TreeGone,

@@ -146,8 +146,13 @@ impl Hands {
         for name in lost {
             let Some(run) = self.runs.get_mut(&name) else { continue };
             run.main = MainProcess::Ended { pidfd: None, is_child: false };
-            let what =
-                What::Exited { pid: run.pid, exit: Exit::Unknown, usage: None, tree_empty: false };
+            let what = What::Exited {
+                pid: run.pid,
+                exit: Exit::Unknown,
+                usage: None,
+                tree_empty: false,
+                ran_ms: None,
+            };
             self.facts.push(&name, &run.memo, what);
             self.look_after_tree(poller, &name);
         }
@@ -170,6 +175,7 @@ impl Hands {
             Some(run) if matches!(run.main, MainProcess::Lost) => {
                 run.pid = claim.pid;
                 run.inode = exits::inode(&pidfd);
+                run.began_ns = proc::began_ns(claim.pid);
                 run.main = MainProcess::Foreign { pidfd };
                 self.watch_claimed(poller, &claim.run);
             }

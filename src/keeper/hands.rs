@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use tracing::warn;
 
 use super::channels::Slot;
+use super::clock;
 use super::exits::{self, Foreign};
 use super::facts::Facts;
 use super::notify::NotifyFolder;
@@ -224,6 +225,7 @@ impl Hands {
             memo: spawn.memo.clone(),
             pid,
             inode,
+            began_ns: Some(clock::since_boot_ns()),
             adopted: false,
             main: MainProcess::Child { pidfd: started.pidfd },
             tree: Tree::Lives,
@@ -448,7 +450,8 @@ impl Hands {
         run.main = MainProcess::Ended { pidfd, is_child };
         let tree_empty = run.tree == Tree::Gone
             || matches!(self.forest.inhabitants(name, run.session()), Ok(Inhabitants::None));
-        let what = What::Exited { pid: run.pid, exit, usage, tree_empty };
+        let ran_ms = run.ran_ms();
+        let what = What::Exited { pid: run.pid, exit, usage, tree_empty, ran_ms };
         self.facts.push(name, &run.memo, what);
         if tree_empty && run.tree != Tree::Gone {
             run.tree = Tree::Gone;

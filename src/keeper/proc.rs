@@ -45,6 +45,12 @@ fn parse(pid: u32, stat: &str) -> Option<Process> {
     })
 }
 
+/// Returns when a process began, in nanoseconds since boot; exact to a tick.
+pub(super) fn began_ns(pid: u32) -> Option<u64> {
+    let ticks_per_second = rustix::param::clock_ticks_per_second();
+    Some(process(pid)?.start_ticks.saturating_mul(1_000_000_000 / ticks_per_second))
+}
+
 /// Takes a file that is missing for a process that is gone, and one that is hidden for another's; any other failure
 /// says nothing about the process.
 fn of_living<T>(read: io::Result<T>) -> io::Result<Option<T>> {

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use serde_bytes::ByteBuf;
 
-use super::exits;
+use super::{clock, exits, proc};
 use crate::ipc::keeper::{RunName, RunState, SlotName};
 
 /// A run, from its birth until both its ends are acknowledged.
@@ -14,6 +14,8 @@ pub(super) struct Run {
     pub(super) memo: ByteBuf,
     pub(super) pid: u32,
     pub(super) inode: u64,
+    /// When it began, in nanoseconds since boot.
+    pub(super) began_ns: Option<u64>,
     pub(super) adopted: bool,
     pub(super) main: MainProcess,
     pub(super) tree: Tree,
@@ -53,6 +55,7 @@ impl Run {
             memo,
             pid,
             inode: pidfd.as_ref().map(exits::inode).unwrap_or_default(),
+            began_ns: pidfd.as_ref().and_then(|_| proc::began_ns(pid)),
             adopted: true,
             main: pidfd.map_or(MainProcess::Lost, |pidfd| MainProcess::Foreign { pidfd }),
             tree: Tree::Lives,
@@ -60,6 +63,11 @@ impl Run {
             exit_acknowledged: false,
             gone_acknowledged: false,
         }
+    }
+
+    /// Returns how long its main process has run, in milliseconds.
+    pub(super) fn ran_ms(&self) -> Option<u64> {
+        Some(clock::since_boot_ns().saturating_sub(self.began_ns?) / 1_000_000)
     }
 
     pub(super) fn pidfd(&self) -> Option<&OwnedFd> {

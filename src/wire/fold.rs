@@ -2,6 +2,7 @@
 //!
 //! The rows are those of a verified tree: signatures are not looked at here.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::codec;
@@ -10,7 +11,7 @@ use super::key::digest_of;
 use super::payload::{Body, EventRecord};
 use super::row::Row;
 use crate::domain::event::{Baseline, Context, Event};
-use crate::domain::id::{Digest, RunId, Seq, ServiceId};
+use crate::domain::id::{Digest, IntentId, RunId, Seq, ServiceId};
 use crate::domain::node::{FOLD_VERSION, Node, NodePart};
 use crate::domain::time::UnixMicros;
 
@@ -38,6 +39,8 @@ pub struct Fold<'a> {
     pub broken: Option<(Seq, Broken)>,
     /// Events of types that this version does not know and may pass over.
     pub passed_over: u64,
+    /// The last row that says how far each wish is: its own, or the part of a baseline that holds it.
+    pub told: BTreeMap<IntentId, Seq>,
     /// What the last row was about.
     context: Context,
 }
@@ -50,13 +53,14 @@ impl<'a> Fold<'a> {
             last_at: UnixMicros(0),
             broken: None,
             passed_over: 0,
+            told: BTreeMap::new(),
             context: Context::default(),
         }
     }
 
     /// Folds one row; ends at the first that does not follow.
     pub fn row(&mut self, seq: Seq, row: &[u8]) -> ControlFlow<()> {
-        match self.try_row(row) {
+        match self.try_row(seq, row) {
             Ok(()) => ControlFlow::Continue(()),
             Err(broken) => {
                 self.broken = Some((seq, broken));
@@ -70,7 +74,7 @@ impl<'a> Fold<'a> {
         &self.context
     }
 
-    fn try_row(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+    fn try_row(&mut self, seq: Seq, bytes: &[u8]) -> Result<(), Broken> {
         if let Some(row) = Row::read(bytes)
             && let Ok(Some(event)) = codec::decode_body(row.kind, row.body)
             && let Some(()) = self.rename(row.service)
@@ -79,14 +83,14 @@ impl<'a> Fold<'a> {
             context.index = row.index;
             context.run = row.run.map(RunId);
             (context.cause, context.by) = (row.cause, row.by);
-            return self.take(UnixMicros(row.at), &event);
+            return self.take(seq, UnixMicros(row.at), &event);
         }
         // The store takes no row beyond its cap.
         let sealed = envelope::read(bytes, bytes.len()).map_err(illegal)?;
         let record: EventRecord = codec::decode(sealed.unverified_payload()).map_err(illegal)?;
         self.context = record.context();
         match record.event().map_err(illegal)? {
-            Body::Known(event) => self.take(record.at, &event),
+            Body::Known(event) => self.take(seq, record.at, &event),
             Body::Unknown if record.critical => {
                 let (kind, version) = (record.kind, env!("CARGO_PKG_VERSION"));
                 Err(Broken::Newer(format!("`{kind}` needs a newer smgr than {version}")))
@@ -112,8 +116,14 @@ impl<'a> Fold<'a> {
     }
 
     /// Folds an event about what the context says.
-    fn take(&mut self, at: UnixMicros, event: &Event) -> Result<(), Broken> {
+    fn take(&mut self, seq: Seq, at: UnixMicros, event: &Event) -> Result<(), Broken> {
         self.last_at = self.last_at.max(at);
+        if matches!(event, Event::Baseline(part) if part.part == 0) {
+            self.told.clear();
+        }
+        wishes_told_by(event, |intent| {
+            self.told.insert(intent, seq);
+        });
         match event {
             Event::Baseline(part) => self.baseline(part),
             event => self
@@ -135,6 +145,20 @@ impl<'a> Fold<'a> {
             return Err(Broken::Illegal("the baseline leads to another state".to_owned()));
         }
         Ok(())
+    }
+}
+
+/// Calls `each` for every wish of which an event says how far it is.
+pub fn wishes_told_by(event: &Event, mut each: impl FnMut(IntentId)) {
+    match event {
+        Event::IntentAccepted(body) => each(body.intent),
+        Event::IntentExecuted(body) => each(body.intent),
+        Event::Baseline(part) => {
+            if let Ok(NodePart::Intents(intents)) = codec::decode(&part.state) {
+                intents.into_iter().for_each(|(intent, _)| each(intent));
+            }
+        }
+        _ => {}
     }
 }
 

@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn stopped(service: &str, took_ms: u64) -> EventRecord {
-        let body = InstanceStopped { next: Next::Inactive, took_ms };
+        let body = InstanceStopped { next: Next::Inactive, took_ms, fresh: false };
         sample::record(31, "09:01:00.020", (service, 0, 1), &Event::InstanceStopped(body))
     }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::Turn;
-use crate::domain::event::{Event, InstanceStarting, InstanceWaiting, StopReason};
+use crate::domain::event::{
+    Because, Context, Event, InstanceStarting, InstanceWaiting, StopReason,
+};
 use crate::domain::id::{InstanceId, ServiceId};
 use crate::domain::instance::{Instance, State};
 use crate::domain::intent::Action;
@@ -84,7 +86,9 @@ impl Turn<'_> {
         wanted: bool,
     ) -> Option<Step> {
         match (&instance.state, wanted) {
-            (State::Inactive, true) => Some(self.start_or_wait(id, false)),
+            (State::Inactive, true) => {
+                Some(self.start_or_wait(id, self.is_asked_for(id, instance)))
+            }
             (State::Completed | State::Failed | State::Backoff { .. }, true) => {
                 self.is_asked_for(id, instance).then(|| self.start_or_wait(id, true))
             }
@@ -169,13 +173,30 @@ impl Turn<'_> {
         let Some(instance) = self.instance(id) else { return };
         let (run, from) = (instance.next_run(), instance.state.name());
         let body = InstanceStarting { from, fresh };
-        self.emit(self.about(id, run), Event::InstanceStarting(body));
+        self.emit(
+            Context::run(id, run).with(self.brought_up_by(id)),
+            Event::InstanceStarting(body),
+        );
     }
 
     fn wait(&mut self, id: &InstanceId, unmet: Unmet) {
         let Some(state) = self.state(id) else { return };
         let body = InstanceWaiting { from: state.name(), on: unmet.on, missing: unmet.missing };
-        self.emit(self.about_instance(id), Event::InstanceWaiting(body));
+        let context = Context::instance(id).with(self.brought_up_by(id));
+        self.emit(context, Event::InstanceWaiting(body));
+    }
+
+    /// Returns whose act a start follows: that of an open wish, or that of this decision.
+    fn brought_up_by(&self, id: &InstanceId) -> Because {
+        let is_news = self.events.iter().any(|(context, event)| {
+            matches!(event, Event::ServiceAdded(_) | Event::DesiredChanged(_))
+                && context.service.as_ref() == Some(&id.service)
+        });
+        match (self.asked_by(id), self.service(&id.service)) {
+            (Some(asked), _) => asked,
+            (None, Some(service)) if is_news => service.changed_by.clone(),
+            _ => self.authority(id),
+        }
     }
 
     /// Returns what a service still waits for.
@@ -242,7 +263,7 @@ impl Turn<'_> {
     }
 
     /// Says whether somebody waits for a start of this instance that has not been made.
-    fn is_asked_for(&self, id: &InstanceId, instance: &Instance) -> bool {
+    pub(super) fn is_asked_for(&self, id: &InstanceId, instance: &Instance) -> bool {
         self.open_intents().any(|(_, record, open)| {
             record.brings_up()
                 && open.awaiting.get(id).is_some_and(|from| instance.last_run <= *from)
@@ -262,7 +283,10 @@ impl Turn<'_> {
             .is_some_and(|(first, from)| first == id && instance.last_run <= *from)
     }
 
-    /// Says whether an instance that is to be replaced may be: while all the others serve, one after the other.
+    /// Says whether an instance that is to be replaced may be: while all the others serve or are completed, one after
+    /// the other.
+    ///
+    /// One that was given up was so under the spec that is to be taken here: a newer one is always tried on it first.
     fn has_turn(
         &self,
         id: &InstanceId,
@@ -276,7 +300,9 @@ impl Turn<'_> {
         let is_first = first.is_none_or(|(index, _)| index == id.index);
         !self.is_restarting(&id.service)
             && (!instance.state.is_ready()
-                || (is_first && others.all(|(_, slot)| slot.state.is_ready())))
+                || (is_first
+                    && others
+                        .all(|(_, slot)| slot.state.is_ready() || slot.state == State::Completed)))
     }
 
     /// Says whether an instance may be stopped: when the agent ends, those that depend on it go first.

@@ -36,7 +36,9 @@ impl Turn<'_> {
             State::Stopping { left: Left::Asked, run: asked, .. } if *asked == run => {
                 StateName::Stopping
             }
-            _ => return, // Said before, or of a run that is over.
+            state if state.run() == Some(run) => return, // Said before.
+            // Nobody waits for it any more, and nobody would ever stop it.
+            _ => return self.repair(Act::KillTree { instance: id.clone(), run }),
         };
         let rules = self.spec(&id.service).map(|spec| spec.ready.clone()).unwrap_or_default();
         let at_once = rules.by == ReadyBy::Started;
@@ -171,13 +173,18 @@ impl Turn<'_> {
             state => (state.name(), None),
         };
         let result = self.result(id, &ended, stop);
+        let is_outdated = self.is_outdated(id);
         let retry = backoff.retry(&rules, ended.ran_ms, self.now(), self.entropy(id));
         // A stop that was asked for goes on to what was asked for; every other end is for the policy.
         let by_policy = !matches!(
             stop,
             Some((_, StopReason::Wish | StopReason::Update | StopReason::Dependency))
         );
-        let then = by_policy.then(|| self.follow(id, &ended, result, &retry));
+        let then = by_policy.then(|| match self.follow(id, &ended, result, &retry) {
+            // What made it fail may be what was changed in the meantime.
+            Then::Failed if is_outdated => Then::Start,
+            then => then,
+        });
         let retries = then.is_some_and(Then::starts);
         let hit = by_policy
             && retry.over_limit
@@ -210,10 +217,20 @@ impl Turn<'_> {
             window_since: if retries { retry.window_since } else { backoff.window_since },
             window_restarts: if retries { retry.window_restarts } else { backoff.window_restarts },
         };
-        self.emit(self.about(id, run), Event::InstanceExited(body));
+        let because = match stop {
+            Some(_) => self.authority(id),
+            None => self.asked_by(id).unwrap_or_default(),
+        };
+        self.emit(Context::run(id, run).with(because), Event::InstanceExited(body));
         if retries && retry.over_limit {
             self.alert(id, run, &retry);
         }
+    }
+
+    /// Says whether the process of an instance runs from an older spec than its service has.
+    fn is_outdated(&self, id: &InstanceId) -> bool {
+        let digest = self.service(&id.service).map(|service| service.digest);
+        self.state(id).and_then(State::main).is_some_and(|main| Some(main.spec) != digest)
     }
 
     /// Returns what an end means for the service.

@@ -32,6 +32,7 @@ struct Meeting {
 impl Turn<'_> {
     pub(super) fn reconcile(&mut self, kept: Kept) {
         self.reconciling = true;
+        self.agent_is_new = kept.agent_is_new;
         self.may_end = true;
         let before = self.head().keeper;
         let meeting = Meeting {
@@ -52,7 +53,7 @@ impl Turn<'_> {
             })
             .collect();
         for id in &ids {
-            // Every deadline is set anew: the clock of the one before is gone, or its timers are.
+            // The timers of an agent before are gone with it.
             let before = self.node.instance(id).and_then(|instance| instance.deadline(id));
             self.before.entry(id.clone()).or_insert(before);
             self.meet(id, runs.remove(id).unwrap_or_default(), meeting);
@@ -198,8 +199,10 @@ impl Turn<'_> {
             })
             .collect();
         for (intent, action, by, until, action_until, awaiting) in open {
-            let timer = self.set_timer(Timer::Intent(intent), until);
-            self.repair(timer);
+            if meeting.agent_is_new {
+                let timer = self.set_timer(Timer::Intent(intent), until);
+                self.repair(timer);
+            }
             match action {
                 // The keeper, whichever it is, answers with what was done, or does it for the first time. It is asked
                 // about the run that the wish was for, even when that has ended since: the signal may have come first.
@@ -220,7 +223,7 @@ impl Turn<'_> {
                     }
                 }
                 Action::Run { .. } => {
-                    if let Some(at) = action_until {
+                    if let Some(at) = action_until.filter(|_| meeting.agent_is_new) {
                         let timer = self.set_timer(Timer::Action(intent), at);
                         self.repair(timer);
                     }

@@ -2,13 +2,18 @@
 
 use super::Turn;
 use crate::domain::effect::{Act, Hook, Operation};
-use crate::domain::event::{Event, InstanceStopped, InstanceStopping, Next, StopPhase, StopReason};
+use crate::domain::event::{
+    Because, Context, Event, InstanceStopped, InstanceStopping, Next, StopPhase, StopReason,
+};
 use crate::domain::id::{InstanceId, RunId};
 use crate::domain::instance::{Left, State, Then};
 
 /// How long after a kill of the whole tree the next one is tried, in milliseconds. A process in an uninterruptible
 /// call of the kernel outlives any number of them.
 pub(super) const KILL_RETRY_MS: u64 = 10_000;
+
+/// How far apart two kills of a tree may be, in milliseconds.
+pub(super) const KILL_RETRY_MS_MAX: u64 = 10 * 60_000;
 
 impl Turn<'_> {
     /// Begins to stop whatever an instance has of a run.
@@ -46,7 +51,7 @@ impl Turn<'_> {
             // Twice as long each time, so that a process that cannot die does not fill the log.
             StopPhase::Kill => match &instance.state {
                 State::Stopping { phase: StopPhase::Kill, began_at, .. } => {
-                    self.now().ms_since(*began_at).max(KILL_RETRY_MS)
+                    self.now().ms_since(*began_at).clamp(KILL_RETRY_MS, KILL_RETRY_MS_MAX)
                 }
                 _ => KILL_RETRY_MS,
             },
@@ -58,7 +63,13 @@ impl Turn<'_> {
             then_start,
             reason,
         };
-        self.emit(self.about(id, run), Event::InstanceStopping(body));
+        let begins = !matches!(instance.state, State::Stopping { .. });
+        let because = match self.asked_by(id) {
+            Some(asked) => asked,
+            None if begins => self.stopped_by(id, reason),
+            None => instance.because.clone(),
+        };
+        self.emit(Context::run(id, run).with(because), Event::InstanceStopping(body));
         self.ask_to_end(id);
     }
 
@@ -112,12 +123,31 @@ impl Turn<'_> {
         self.emit(context, Event::InstanceStopping(body));
     }
 
+    /// Returns whose act a stop follows that no open wish asks for.
+    fn stopped_by(&self, id: &InstanceId, reason: StopReason) -> Because {
+        match reason {
+            StopReason::Wish | StopReason::Update if self.head().stopping.is_some() => {
+                self.head().stopping_by.clone()
+            }
+            StopReason::Wish | StopReason::Update => self
+                .service(&id.service)
+                .map(|service| service.changed_by.clone())
+                .unwrap_or_default(),
+            StopReason::ReadyTimeout | StopReason::Leftover | StopReason::Dependency => {
+                Because::default()
+            }
+        }
+    }
+
     /// Ends a stop: no process of the run is left.
     pub(super) fn stopped(&mut self, id: &InstanceId, run: RunId) {
-        let Some(State::Stopping { then, began_at, .. }) = self.state(id) else { return };
+        let Some(instance) = self.instance(id) else { return };
+        let State::Stopping { then, began_at, reason, .. } = &instance.state else { return };
         let took_ms = self.now().ms_since(*began_at);
         let next = self.next_after(id, *then);
-        self.emit(self.about(id, run), Event::InstanceStopped(InstanceStopped { next, took_ms }));
+        let is_asked_for = *reason == StopReason::Update || self.is_asked_for(id, instance);
+        let body = InstanceStopped { next, took_ms, fresh: next == Next::AtOnce && is_asked_for };
+        self.emit(self.about(id, run), Event::InstanceStopped(body));
     }
 
     /// Returns what follows an end, given that a start at once is possible only when nothing is waited for.
@@ -132,7 +162,9 @@ impl Turn<'_> {
 
     /// Ends an instance that has no process but wants one.
     pub(super) fn rest(&mut self, id: &InstanceId) {
-        let body = InstanceStopped { next: Next::Inactive, took_ms: 0 };
-        self.emit(self.about_instance(id), Event::InstanceStopped(body));
+        let body = InstanceStopped { next: Next::Inactive, took_ms: 0, fresh: false };
+        let stopped_by = || self.stopped_by(id, StopReason::Wish);
+        let because = self.asked_by(id).unwrap_or_else(stopped_by);
+        self.emit(Context::instance(id).with(because), Event::InstanceStopped(body));
     }
 }

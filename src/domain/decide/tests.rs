@@ -5,6 +5,8 @@ mod any;
 mod follow;
 mod site;
 
+mod anew;
 mod commands;
 mod lifecycle;
 mod meeting;
+mod whose;

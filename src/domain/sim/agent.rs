@@ -1,16 +1,17 @@
 //! One node of the simulated fleet: the core, a log that may lose its tail, and the shell between core and keeper.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::machine::{Machine, Socket};
 use super::{Envelope, Switches};
 use crate::domain::effect::{Act, Effect, Reply, Timer};
 use crate::domain::event::{Actor, Context, EpochReason, Event, LogOpened, Outcome, PartStarted};
-use crate::domain::id::{BootId, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
+use crate::domain::id::{BootId, Digest, Generation, InstanceId, IntentId, RunId, Seq, ServiceId};
 use crate::domain::input::{Input, Wish, World};
 use crate::domain::intent::ActorKind;
 use crate::domain::node::Node;
+use crate::domain::promises::Promises;
 use crate::domain::spec::Spec;
 use crate::domain::time::{Now, UnixMicros};
 
@@ -29,7 +30,7 @@ pub(super) struct Agent {
     reconciled: bool,
     is_new: bool,
     /// Promises, each with how much of the log has to be on disk first.
-    promises: VecDeque<(usize, Act)>,
+    promises: Promises<Act>,
     pub(super) socket: Socket,
     pub(super) timers: BTreeMap<Timer, UnixMicros>,
     /// What was ever told to those who asked.
@@ -59,7 +60,7 @@ impl Agent {
             durable: 0,
             reconciled: false,
             is_new: true,
-            promises: VecDeque::new(),
+            promises: Promises::default(),
             socket: Socket::default(),
             timers: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -99,14 +100,16 @@ impl Agent {
             return Ok(());
         }
         self.socket = Socket::default();
-        self.promises.retain(|(_, act)| !matches!(act, Act::Spawn { .. }));
+        if self.switches.spawn_check {
+            self.promises.meet();
+        }
         let kept = self.machine.list(self.is_new);
         for process in self.machine.processes.values_mut() {
             process.held = true;
         }
         self.is_new = false;
-        self.tell(now, Input::Reconcile(kept))?;
         self.reconciled = true;
+        self.tell(now, Input::Reconcile(kept))?;
         for id in self.specs.keys().cloned().collect::<Vec<_>>() {
             if !self.node.services().contains_key(&id) {
                 self.adopt(now, id, 1)?;
@@ -154,7 +157,7 @@ impl Agent {
                 self.highest.insert(service, generation);
             }
         }
-        self.promises.clear();
+        self.promises = Promises::default();
         self.socket = Socket::default();
         self.timers.clear();
     }
@@ -203,11 +206,8 @@ impl Agent {
             return Ok(());
         }
         self.durable = self.log.len();
-        while self.promises.front().is_some_and(|(needs, _)| *needs <= self.durable) {
-            let (_, act) = self.promises.pop_front().expect("there is a front: just seen");
-            self.perform(act)?;
-        }
-        Ok(())
+        let due = self.promises.due(Seq(self.durable as u64));
+        due.into_iter().try_for_each(|act| self.perform(act))
     }
 
     pub(super) fn deliver(&mut self, now: UnixMicros, envelope: &Envelope) -> Check {
@@ -235,6 +235,7 @@ impl Agent {
                     .map(|generation| generation.to_string())
                     .unwrap_or_default(),
             },
+            is_own: false,
         };
         let before = self.log.len();
         self.tell(now, Input::Wish(wish))?;
@@ -266,7 +267,7 @@ impl Agent {
         for effect in decision.effects {
             match effect {
                 Effect::Promise(act) if self.switches.promise_before_sync => {
-                    self.promises.push_back((self.log.len(), act));
+                    self.promises.make(Seq(self.log.len() as u64), act);
                 }
                 Effect::Promise(act) | Effect::Repair(act) => self.perform(act)?,
             }
@@ -306,6 +307,9 @@ impl Agent {
                 }
             }
             Act::Answer { .. } | Act::LoadSpecs { .. } | Act::StopAgent { .. } => {}
+            Act::Spawn { instance, run, .. }
+                if self.switches.spawn_check
+                    && !(self.reconciled && self.node.awaits_start(&instance, run)) => {}
             act => {
                 if let Act::Acknowledge { instance, run } = &act {
                     self.check_acknowledged(instance, *run)?;

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::samples;
 use crate::domain::event::{
-    AlertFired, Context, Desired, Event, InstanceWaiting, IntentAccepted, LogRecovered,
-    ServiceAdded, StateName,
+    AlertFired, Context, Desired, Event, InstanceWaiting, IntentAccepted, IntentExecuted,
+    LogRecovered, Outcome, ServiceAdded, StateName,
 };
 use crate::domain::id::{Digest, InstanceId, IntentId, Seq, ServiceId};
 use crate::domain::intent::Action;
@@ -328,6 +328,45 @@ fn a_baseline_leads_to_the_state_that_it_was_made_of_or_to_nothing() {
     last.state_hash.0[0] ^= 1;
     let (broken, _) = restore(&forged);
     assert!(matches!(broken, Some((_, Broken::Illegal(_)))), "{broken:?}");
+}
+
+#[test]
+fn the_fold_knows_which_event_says_how_far_each_wish_is() {
+    let (begun, ended) = (IntentId([1; 16]), IntentId([2; 16]));
+    let accepted = |intent| {
+        Event::IntentAccepted(IntentAccepted {
+            intent,
+            digest: Digest([7; 32]),
+            action: Action::Apply { services: Vec::new() },
+            expires_at: samples::AT.plus_ms(60_000),
+            instances: Vec::new(),
+            until: samples::AT.plus_ms(60_000),
+            slots: Vec::new(),
+        })
+    };
+    let outcome = Outcome::Done { changed: true };
+    let executed = Event::IntentExecuted(IntentExecuted { intent: ended, outcome });
+    let mut node = Node::default();
+    let mut fold = Fold::new(&mut node);
+    let write = |fold: &mut Fold<'_>, seq, event: &Event| {
+        let row = row(&samples::record(&Context::default(), event));
+        assert!(fold.row(Seq(seq), &row).is_continue(), "{:?}", fold.broken);
+    };
+    write(&mut fold, 1, &accepted(begun));
+    write(&mut fold, 2, &accepted(ended));
+    assert_eq!(fold.told, BTreeMap::from([(begun, Seq(1)), (ended, Seq(2))]));
+    write(&mut fold, 3, &executed);
+    assert_eq!(fold.told, BTreeMap::from([(begun, Seq(1)), (ended, Seq(3))]));
+
+    // Of what a baseline holds, the baseline says it.
+    let parts = fold::baseline(&node);
+    let mut restored = Node::default();
+    let mut fold = Fold::new(&mut restored);
+    for (seq, part) in (10..).zip(&parts) {
+        write(&mut fold, seq, part);
+    }
+    let last = Seq(9 + parts.len() as u64);
+    assert_eq!(fold.told, BTreeMap::from([(begun, last), (ended, last)]));
 }
 
 #[test]

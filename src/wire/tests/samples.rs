@@ -320,7 +320,7 @@ fn run_events() -> Vec<Event> {
             then_start: false,
             reason: StopReason::Wish,
         }),
-        Event::InstanceStopped(InstanceStopped { next: Next::Inactive, took_ms: 75 }),
+        Event::InstanceStopped(InstanceStopped { next: Next::Inactive, took_ms: 75, fresh: false }),
         Event::InstanceReloading(InstanceReloading { until: LATER }),
         Event::InstanceReloaded(InstanceReloaded {
             failed: Some("timed out".to_owned()),

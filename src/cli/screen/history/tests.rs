@@ -58,7 +58,7 @@ fn crash_loop() -> Vec<EventRecord> {
     let stopping = add("14:04:58", 1, &stop(StopPhase::Term));
     let ended = sample::exited(Exit::Code(0), RunResult::Success, 276_720_000, Next::Stopping);
     add("14:04:58", 1, &Event::InstanceExited(ended));
-    let gone = InstanceStopped { next: Next::AtOnce, took_ms: 20 };
+    let gone = InstanceStopped { next: Next::AtOnce, took_ms: 20, fresh: false };
     add("14:04:58", 1, &Event::InstanceStopped(gone));
     add("14:05:00", 2, &sample::started(40712, 0));
     let times = [

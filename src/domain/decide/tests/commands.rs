@@ -217,6 +217,19 @@ fn a_wish_from_before_the_epoch_or_below_the_generation_is_refused() {
 }
 
 #[test]
+fn a_wrong_clock_locks_nobody_out_of_their_own_machine() {
+    let mut site = Site::running(spec());
+    let mut wish = site.wish_of(9, stop());
+    // By a clock of years ago: before the log began, and long expired.
+    (wish.issued_at, wish.expires_at) = (UnixMicros(1), UnixMicros(2));
+    assert!(site.try_tell(Input::Wish(wish.clone())).is_err());
+    wish.is_own = true;
+    site.tell(Input::Wish(wish.clone()));
+    site.tell(Input::Wish(wish)).then_nothing();
+    site.exit("web", 1, TERMINATED, 5).then_outcome(9, true);
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_with_its_reason() {
     let mut site = Site::with(&[("web", clearing(false))]);
     assert_eq!(

@@ -68,6 +68,19 @@ fn a_spawn_of_which_nobody_can_tell_gets_another_number() {
 }
 
 #[test]
+fn a_process_that_comes_when_nobody_waits_for_it_any_more_is_killed() {
+    let mut site = Site::with(&[("web", spec())]);
+    site.wish(Action::Stop { service: service("web") });
+    site.tell(Input::Reconcile(kept(2, false, Vec::new()))).then_outcome(1, true);
+    site.start("web", 1).then_nothing();
+    assert_eq!(site.acts(false), [&Act::KillTree { instance: id("web"), run: RunId(1) }]);
+
+    let mut site = Site::running(spec());
+    site.start("web", 1).then_nothing();
+    assert_eq!(site.kills(), 0, "it was told twice");
+}
+
+#[test]
 fn an_older_run_beside_a_newer_one_is_killed() {
     let mut site = Site::running(spec());
     site.exit("web", 1, Exit::Code(1), 20_000).start("web", 2);

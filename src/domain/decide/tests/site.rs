@@ -166,6 +166,7 @@ impl Site {
             expires_at: self.now.plus_ms(60_000),
             generation: None,
             by: actor(),
+            is_own: false,
         }
     }
 
