@@ -416,7 +416,7 @@ fn a_reason_is_no_longer_than_a_line() {
     long[0] += 1;
     long.extend([encode(&"f".repeat(60_000)), encode(&true)].concat());
     let refusal = gate().intent(&seal(Kind::Intent, &long, &alice()), Way::Bus, NOW).unwrap_err();
-    assert!(refusal.why.len() < 2 * crate::agent::text::WHY_BYTES_MAX, "{} bytes", refusal.why.len());
+    assert!(refusal.why.len() < 2 * text::WHY_BYTES_MAX, "{} bytes", refusal.why.len());
 }
 
 fn mallory_too() -> Signer {
