@@ -70,5 +70,5 @@ impl LogSetup {
 
 pub(super) fn compile(pattern: &str) -> Result<Regex, LogSetupError> {
     Regex::new(pattern)
-        .map_err(|source| LogSetupError::Pattern { pattern: pattern.clone(), source })
+        .map_err(|source| LogSetupError::Pattern { pattern: pattern.to_owned(), source })
 }
