@@ -120,6 +120,30 @@ fn events_resume_exactly_after_a_cursor() {
     }
 }
 
+#[test]
+fn the_logs_of_a_service_are_those_of_all_its_instances() {
+    let machine = Machine::new();
+    let user = if rustix::process::geteuid().is_root() { "user = \"root\"\n" } else { "" };
+    let text = format!(
+        "[service.web]\ninstances = 3\n{user}\
+         exec = [\"/bin/sh\", \"-c\", \"echo I am $$SMGR_INSTANCE; exec sleep 1000\"]\n"
+    );
+    fs::write(machine.temp.path().join("smgr.toml"), text).unwrap();
+    machine.exits(0, &["up", "-d"]);
+    eventually(|| {
+        let said = machine.exits(0, &["logs", "web"]);
+        let all = (0..3).all(|index| {
+            said.lines().any(|line| {
+                line.starts_with(&format!("web/{index} | "))
+                    && line.ends_with(&format!("I am {index}"))
+            })
+        });
+        all.then_some(())
+    });
+    let one = machine.exits(0, &["logs", "web/2"]);
+    assert!(one.contains("I am 2") && !one.contains("I am 0"), "{one}");
+}
+
 /// A project with one service that says which file it was started from.
 fn project(machine: &Machine, word: &str) {
     let user = if rustix::process::geteuid().is_root() { "user = \"root\"\n" } else { "" };

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use smgr::domain::event::Outcome;
+use smgr::domain::id::{EventId, Seq};
 use smgr::domain::intent::Action;
 use smgr::domain::policy::Kind;
 use smgr::wire::codec;
 use smgr::wire::envelope::seal;
 use smgr::wire::key::Signer;
-use smgr::wire::payload::{Audience, Intent, Mode};
+use smgr::wire::payload::{Ask, Audience, Intent, Mode};
 
 use super::node::{Came, Node, count, now, random_id};
 use crate::support::block_on;
@@ -60,6 +61,22 @@ fn each_envelope_that_is_not_obeyed_has_its_code_and_changes_nothing() {
         }
         // A second one only if the test took longer than a minute.
         assert!(rows.values().all(|rows| *rows <= 2), "{rows:?}");
+    });
+}
+
+#[test]
+fn a_cursor_beyond_the_head_is_refused_however_long_one_would_wait() {
+    let node = Node::up();
+    block_on(async {
+        let head: EventId = node.state().head.parse().unwrap();
+        let beyond = EventId { seq: Seq(head.seq.0 + 1_000_000), ..head };
+        for wait_ms in [0, 30_000] {
+            let ask = Ask::Range { after: Some(beyond.clone()), events_max: 10, wait_ms };
+            let query = seal(Kind::Query, &codec::encode(&node.query(ask)), &node.operator);
+            refused(&node.over_the_socket(&query).await, "E0104", "a cursor beyond the head");
+        }
+        let said = node.machine.exits(2, &["events", "--follow", "--since", &beyond.to_string()]);
+        assert!(said.contains("beyond the last event"), "{said}");
     });
 }
 
@@ -117,6 +134,7 @@ fn strangers(node: &Node) -> Vec<Case> {
         case("an altered payload", "E0310", altered(good.len() / 2)),
         case("an altered signature", "E0310", altered(good.len() - 2)),
         case("signed by a stranger", "E0304", sealed(Kind::Intent, &Signer::from_seed(&[9; 32]))),
+        case("signed by a key that was taken back", "E0305", sealed(Kind::Intent, &node.former)),
         case("signed by the node itself", "E0307", sealed(Kind::Intent, &node.node)),
         case("an order", "E0303", sealed(Kind::Order, &node.operator)),
         case("an event as a wish", "E0303", sealed(Kind::Event, &node.node)),
@@ -124,6 +142,11 @@ fn strangers(node: &Node) -> Vec<Case> {
         case("a beat as a wish", "E0303", sealed(Kind::Beat, &node.node)),
         case("a trust document", "E0303", sealed(Kind::Trust, &node.operator)),
         case("larger than any envelope", "E0301", vec![0x95; 200_000]),
+        case(
+            "a signed payload larger than any envelope",
+            "E0301",
+            seal(Kind::Intent, &[0; 70_000], &node.operator),
+        ),
     ]
 }
 

@@ -14,3 +14,4 @@ mod envelopes;
 mod flood;
 mod node;
 mod sockets;
+mod trust;

@@ -39,6 +39,8 @@ pub(super) struct Node {
     pub(super) node: Signer,
     /// A job that may read the status and restart `other`, and nothing else.
     pub(super) job: Signer,
+    /// One whose key was taken back.
+    pub(super) former: Signer,
     pub(super) ring: Keyring,
     pub(super) owner: Owner,
 }
@@ -63,7 +65,8 @@ impl Node {
         let folder = StateFolder::new(machine.state());
         let job = Signer::from_seed(&[7; 32]);
         make_keys_and_trust(&folder, &owner).unwrap();
-        trust_also(&folder, &job);
+        let former = Signer::from_seed(&[8; 32]);
+        trust_also(&folder, &job, &former);
         name_it(&machine, &owner);
         let counted = machine.folder().join("counted");
         machine.service(
@@ -79,7 +82,7 @@ impl Node {
         let (_, ring) = load_trust(&folder).unwrap();
         let key = |name: KeyName| load_key(&name.path(&folder)).unwrap();
         let (operator, node) = (key(KeyName::Operator), key(KeyName::Node));
-        let this = Self { machine, server, operator, node, job, ring, owner };
+        let this = Self { machine, server, operator, node, job, former, ring, owner };
         eventually("the node is on the bus", || {
             let status = this.machine.json(&["status"]);
             (status["nodes"][0]["bus"]["state"] == "connected").then_some(())
@@ -257,7 +260,7 @@ pub(super) fn hello(part: hello::Part) -> Hello {
 }
 
 /// Signs the trust document again, with the job's key in it.
-fn trust_also(folder: &StateFolder, job: &Signer) {
+fn trust_also(folder: &StateFolder, job: &Signer, former: &Signer) {
     let (mut trust, _) = load_trust(folder).unwrap();
     trust.version += 1;
     trust.keys.push(TrustedKey {
@@ -270,6 +273,13 @@ fn trust_also(folder: &StateFolder, job: &Signer) {
             nodes: Names::All,
         }],
     });
+    trust.keys.push(TrustedKey {
+        key: Digest(former.public().to_bytes()),
+        name: "former".parse().unwrap(),
+        class: KeyClass::Human,
+        grants: trust.keys[0].grants.clone(),
+    });
+    trust.revoked.push(former.kid());
     let root = load_key(&KeyName::Root.path(folder)).unwrap();
     fs::write(folder.trust(), seal(Kind::Trust, &codec::encode(&trust), &root)).unwrap();
 }

@@ -357,8 +357,12 @@ fn a_service_keeps_its_notify_address_and_nobody_else_can_take_it() {
     spawn.working_dir = rig.state.path().display().to_string();
     let (pid, channels) = agent.spawn(spawn);
     assert!(has_notify(&channels));
-    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
-    let environment = String::from_utf8_lossy(&environment).into_owned();
+    let mut environment = String::new();
+    wait_until("its program has begun", || {
+        let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment = String::from_utf8_lossy(&bytes).into_owned();
+        environment.contains("NOTIFY_SOCKET=")
+    });
     let address = environment.split('\0').find_map(|text| text.strip_prefix("NOTIFY_SOCKET="));
     let address = std::path::PathBuf::from(address.unwrap());
     let folder = fs::metadata(address.parent().unwrap()).unwrap();

@@ -92,14 +92,24 @@ impl Answers {
         replies: impl IntoIterator<Item = Reply>,
         voice: &mut Voice,
     ) {
-        let mut replies = replies.into_iter().peekable();
-        let mut part = 0;
-        while let Some(reply) = replies.next() {
+        let mut replies = (0..).zip(replies).peekable();
+        while let Some((part, reply)) = replies.next() {
             let last = replies.peek().is_none();
-            let sealed = self.seal(cause, part, last, reply);
-            deliver(to, &sealed, last, voice);
-            part += 1;
+            self.reply_part(to, cause, (part, last), reply, voice);
         }
+    }
+
+    /// Answers one caller with a part: its number, from 0, and whether nothing comes behind it.
+    pub(super) fn reply_part(
+        &self,
+        to: &ReplyTo,
+        cause: IntentId,
+        (part, last): (u32, bool),
+        reply: Reply,
+        voice: &mut Voice,
+    ) {
+        let sealed = self.seal(cause, part, last, reply);
+        deliver(to, &sealed, last, voice);
     }
 
     fn seal(&self, cause: IntentId, part: u32, last: bool, reply: Reply) -> Arc<[u8]> {

@@ -4,7 +4,7 @@
 //! strict decoding, issuer, fleet, audience, time, grant. The first that fails names itself and nothing is changed.
 //! Whether an id was seen before is the core's to say, since it is folded from the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
@@ -33,9 +33,12 @@ const INTENT_BYTES_MAX: usize = 32 * 1024;
 /// What a signer may say of itself, in bytes.
 const NOTE_BYTES_MAX: usize = 256;
 
-/// Messages that name one key, a second, and the burst above it: each costs a verification of some 50 us.
+/// Messages by one key, a second, and the burst above it: each may cost a row, an answer and a look at the node.
 const RATE: f64 = 1000.0;
 const BURST: f64 = 2000.0;
+
+/// The messages of each way that are known again when they are repeated: a few seconds of a key at its full rate.
+const REPEATS_KNOWN: usize = 8192;
 
 /// By which way a message came. A wish is judged the same on all of them, but their floods are kept apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +91,7 @@ pub(super) struct Authority {
     ring: Keyring,
     revoked: Vec<Kid>,
     buckets: BTreeMap<(Way, Kid), Bucket>,
+    repeats: BTreeMap<Way, Repeats>,
     /// The highest time that the log knows: a clock below it is wrong.
     floor: UnixMicros,
 }
@@ -95,7 +99,8 @@ pub(super) struct Authority {
 impl Authority {
     pub(super) fn new(fleet: FleetId, node: NodeId, ring: Keyring, revoked: Vec<Kid>) -> Self {
         let floor = UnixMicros::default();
-        Self { fleet, node, ring, revoked, buckets: BTreeMap::new(), floor }
+        let (buckets, repeats) = (BTreeMap::new(), BTreeMap::new());
+        Self { fleet, node, ring, revoked, buckets, repeats, floor }
     }
 
     /// Raises the time below which this machine's clock is known to be wrong.
@@ -194,18 +199,26 @@ impl Authority {
             let why = format!("{:?} is not taken here", sealed.kind());
             return Err(unsigned(Code::UNKNOWN_TYPE, why));
         }
-        let claimed = sealed.claimed();
-        if self.revoked.contains(&claimed) {
-            return Err(unsigned(Code::KEY_REVOKED, format!("key {claimed} was taken back")));
-        }
-        // Only keys of the ring have a bucket, so that strangers cannot fill the memory with kids.
-        if self.ring.get(claimed).is_some()
-            && !self.buckets.entry((way, claimed)).or_default().take(Instant::now())
-        {
-            let why = format!("key {claimed} sends more than {RATE} messages a second");
-            return Err(unsigned(Code::RATE_LIMITED, why));
+        if let Some(kid) = sealed.kids().find(|kid| self.revoked.contains(kid)) {
+            return Err(unsigned(Code::KEY_REVOKED, format!("key {kid} was taken back")));
         }
         let opened = sealed.open(&self.ring).map_err(refusal_of)?;
+        // Only now is it known whose message it is: what anybody could make in the name of a key, or repeat of what it
+        // sent, is no reason not to hear that key. A forgery costs a verification of some 50 us and has no budget: one
+        // that runs out would have to refuse the next message unseen, whoever it is by.
+        let kid = opened.kid;
+        let repeats = self.repeats.entry(way).or_default();
+        if !repeats.is_new(opened.digest) {
+            if !repeats.bucket.take(Instant::now()) {
+                let why = format!("more than {RATE} messages a second are repeats of others");
+                return Err(unsigned(Code::RATE_LIMITED, why));
+            }
+        } else if !self.buckets.entry((way, kid)).or_default().take(Instant::now()) {
+            // It was not heard: sent again, it is new.
+            repeats.forget_last();
+            let why = format!("key {kid} sends more than {RATE} messages a second");
+            return Err(unsigned(Code::RATE_LIMITED, why));
+        }
         let signed = Signed { id: None, actor: actor_of(opened.holder, opened.kid) };
         let payload = codec::decode(opened.payload).map_err(|error| Refusal {
             code: Code::BAD_PAYLOAD,
@@ -321,6 +334,36 @@ fn refusal_of(error: EnvelopeError) -> Refusal {
         EnvelopeError::Signature { .. } => Code::BAD_SIGNATURE,
     };
     unsigned(code, error.to_string())
+}
+
+/// What was heard lately by one way, and what its repeats may cost: anybody on a bus can send again what he has seen.
+#[derive(Debug, Default)]
+struct Repeats {
+    known: BTreeSet<Digest>,
+    order: VecDeque<Digest>,
+    bucket: Bucket,
+}
+
+impl Repeats {
+    /// Says whether a message was not heard lately, and remembers it.
+    fn is_new(&mut self, message: Digest) -> bool {
+        if !self.known.insert(message) {
+            return false;
+        }
+        self.order.push_back(message);
+        if self.order.len() > REPEATS_KNOWN
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+
+    fn forget_last(&mut self) {
+        if let Some(last) = self.order.pop_back() {
+            self.known.remove(&last);
+        }
+    }
 }
 
 /// A token bucket that needs no timer.

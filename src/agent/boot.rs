@@ -22,9 +22,10 @@ use super::setup::{BusSetup, NodeSetup};
 use super::task::{Agent, Parts};
 use super::voice::Voice;
 use super::wake::{QUEUE, Wake, Waker};
-use super::{clock, keeper_link, keyfile, local, uplink_link};
+use super::{clock, keeper_link, keyfile, local, trust, uplink_link};
 use crate::domain::event::{
     Cause, Context, EpochReason, Event, IntentExecuted, LogOpened, Outcome, PartStarted,
+    TrustChanged,
 };
 use crate::domain::id::{BootId, FleetId, NodeId};
 use crate::domain::input::Decision;
@@ -60,7 +61,7 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
     let _lock = place.lock(Part::Agent)?;
     let setup = NodeSetup::read(&state)?;
     let boot = clock::boot_id()?;
-    let (trust, ring) = keyfile::load_trust(&state)?;
+    let (trust, ring, digest) = keyfile::load_named_trust(&state)?;
     let signer = Arc::new(keyfile::load_key(&keyfile::KeyName::Node.path(&state))?);
     let note_key = Box::new(signer.for_notes(&note_name(&setup.fleet, &setup.node))?);
 
@@ -68,6 +69,8 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
     let writer = Writer::start()?;
     let opened = history::open(&state, &setup, &writer, note_key, waker.clone())?;
     let (log, node, mut epoch) = history::fold(opened, &state)?;
+    let trust_in_force = TrustChanged { version: trust.version, digest };
+    let trust_changed = trust::succeed(&trust, &trust_in_force, &setup.fleet, &node)?;
     let last_events = std::mem::take(&mut epoch.last_events);
     let before = Before::told();
     let away_since = before.map_or(epoch.last_at, |before| UnixMicros(before.unix_us));
@@ -96,7 +99,8 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
         away_since,
         last_events,
     });
-    let mut agent = begin(agent, &epoch, before, boot);
+    let trust_changed = trust_changed.then_some(trust_in_force);
+    let mut agent = begin(agent, &epoch, before, boot, trust_changed);
     agent.apply_at_boot(&mut wakes).await;
 
     let uids = uplink_uids();
@@ -117,7 +121,13 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
 }
 
 /// Writes the first events of this life: the epoch, if it is new, and that the agent is here.
-fn begin(mut agent: Agent, epoch: &Epoch, before: Option<Before>, boot: BootId) -> Agent {
+fn begin(
+    mut agent: Agent,
+    epoch: &Epoch,
+    before: Option<Before>,
+    boot: BootId,
+    trust: Option<TrustChanged>,
+) -> Agent {
     let now = clock::now();
     let mut events = Vec::new();
     if let Some(reason) = epoch.begins {
@@ -147,6 +157,8 @@ fn begin(mut agent: Agent, epoch: &Epoch, before: Option<Before>, boot: BootId) 
         },
     };
     events.push((Context::default(), Event::AgentStarted(started)));
+    // Before anything that it permits.
+    events.extend(trust.map(|trust| (Context::default(), Event::TrustChanged(trust))));
     agent.commit(now, Decision { events, effects: Vec::new() });
     agent.adopt_new_services();
     agent.follow_up();

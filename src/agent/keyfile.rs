@@ -202,6 +202,14 @@ pub fn make_keys_and_trust(folder: &StateFolder, owner: &Owner) -> Result<Keys, 
 /// # Errors
 /// When either is missing or they do not belong together.
 pub fn load_trust(folder: &StateFolder) -> Result<(Trust, Keyring), MakeKeysError> {
+    load_named_trust(folder).map(|(trust, ring, _)| (trust, ring))
+}
+
+/// The same, with the SHA-256 of the signed bytes.
+///
+/// # Errors
+/// As for [`load_trust`].
+pub fn load_named_trust(folder: &StateFolder) -> Result<(Trust, Keyring, Digest), MakeKeysError> {
     let path = folder.trust();
     let bytes = read_capped(&path, TRUST_BYTES_MAX)
         .map_err(|source| LoadKeyError::Open { path: path.clone(), source })?;

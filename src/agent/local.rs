@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tracing::debug;
 
 use super::wake::{Wake, Waker};
@@ -18,7 +18,7 @@ use crate::ipc::socket::Peer;
 const CONNECTIONS: usize = 64;
 
 /// Answers that wait for a slow caller; one who does not read is cut off.
-const ANSWERS: usize = 256;
+const ANSWERS: usize = 1024;
 
 /// How long a caller may take to read before it is cut off.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
@@ -27,6 +27,8 @@ const READ_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     answers: mpsc::Sender<LocalAnswer>,
+    /// Told when an answer was lost: what is missing of an answer must not look like all of it.
+    lost: Arc<Notify>,
 }
 
 impl Caller {
@@ -48,6 +50,7 @@ impl Caller {
     fn push(&self, answer: LocalAnswer) {
         if self.answers.try_send(answer).is_err() {
             debug!("a caller at the local socket does not read its answers");
+            self.lost.notify_one();
         }
     }
 }
@@ -84,7 +87,8 @@ async fn converse(
 ) -> anyhow::Result<()> {
     debug!(uid = peer.uid, pid = peer.pid, "a caller at the local socket");
     let (answers, mut queue) = mpsc::channel(ANSWERS);
-    let caller = Caller { answers };
+    let lost = Arc::new(Notify::new());
+    let caller = Caller { answers, lost: lost.clone() };
     let hello = LocalAnswer::Hello(Hello::of(Part::Agent, incarnation));
     let sending = async move {
         sender.send(&hello).await?;
@@ -111,5 +115,6 @@ async fn converse(
     tokio::select! {
         ended = sending => ended,
         ended = receiving => ended,
+        () = lost.notified() => anyhow::bail!("it did not read its answers"),
     }
 }

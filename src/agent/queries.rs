@@ -34,11 +34,13 @@ const WAIT_MS_MAX: u32 = 30_000;
 /// The most lines of a log in one reading.
 const LINES_MAX: u32 = 10_000;
 
-/// A page of the log, read beside the task.
+/// A part of an answer that was read beside the task.
 #[derive(Debug)]
 pub(super) struct Page {
     to: ReplyTo,
     cause: IntentId,
+    part: u32,
+    last: bool,
     reply: Reply,
 }
 
@@ -143,22 +145,26 @@ impl Agent {
         }
         let asked: Vec<_> = slots
             .into_iter()
-            .filter_map(|index| {
+            .map(|index| {
                 let slot = crate::domain::id::InstanceId { service: service.clone(), index };
                 let lines = lines.min(LINES_MAX) as usize;
-                self.logs.handle().read_lines(slot, lines).ok().map(|answer| (index, answer))
+                (index, self.logs.handle().read_lines(slot, lines))
             })
             .collect();
         let (waker, service) = (self.waker.clone(), service.clone());
         tokio::spawn(async move {
-            for (index, answer) in asked {
-                let lines = match answer.await {
-                    Ok(Ok(lines)) => lines,
-                    Ok(Err(why)) => vec![format!("(the log cannot be read: {why})")],
-                    Err(_) => Vec::new(),
+            let mut slots = (0..).zip(asked).peekable();
+            while let Some((part, (index, answer))) = slots.next() {
+                let lines = match answer {
+                    Ok(answer) => answer.await.map_err(|_| "too many read at once".to_owned()),
+                    Err(why) => Err(why.to_string()),
                 };
+                let lines = lines.and_then(|lines| lines.map_err(|why| why.to_string()));
+                let lines =
+                    lines.unwrap_or_else(|why| vec![format!("(the log cannot be read: {why})")]);
                 let reply = Reply::Lines { service: service.clone(), index, lines: fit(lines) };
-                let page = Page { to: to.clone(), cause, reply };
+                let last = slots.peek().is_none();
+                let page = Page { to: to.clone(), cause, part, last, reply };
                 if waker.send(Wake::Ranged(page)).await.is_err() {
                     return;
                 }
@@ -175,9 +181,17 @@ impl Agent {
         wait_ms: u32,
     ) {
         let head = self.recorder.head();
-        let at_head = after.as_ref().is_some_and(|cursor| {
-            cursor.origin == self.setup.node && cursor.epoch == head.epoch && cursor.seq >= head.seq
-        });
+        let here = after
+            .as_ref()
+            .filter(|cursor| cursor.origin == self.setup.node && cursor.epoch == head.epoch);
+        // Whoever holds it has seen what this log no longer has: to wait with them would be to pass over what comes.
+        if let Some(cursor) = here.filter(|cursor| cursor.seq > head.seq) {
+            let head = self.recorder.event_id(head.seq);
+            let why = format!("{cursor} lies beyond the last event of this log, {head}");
+            let reply = refused(Code::BAD_CURSOR, why);
+            return self.answers.reply(&to, cause, reply, &mut self.voice);
+        }
+        let at_head = here.is_some_and(|cursor| cursor.seq == head.seq);
         let wait_ms = wait_ms.min(WAIT_MS_MAX);
         if at_head && wait_ms > 0 && self.queries.waiting.len() < WAITING_MAX {
             let until_ns = clock::now().mono_ns + u64::from(wait_ms) * 1_000_000;
@@ -205,7 +219,8 @@ impl Agent {
                 }
                 Err(why) => refused(Code::BAD_CURSOR, why.to_string()),
             };
-            if waker.blocking_send(Wake::Ranged(Page { to, cause, reply })).is_err() {
+            let page = Page { to, cause, part: 0, last: true, reply };
+            if waker.blocking_send(Wake::Ranged(page)).is_err() {
                 debug!("a page was read for an agent that has ended");
             }
         });
@@ -213,8 +228,8 @@ impl Agent {
 
     /// Sends a page that was read.
     pub(super) fn ranged(&mut self, page: Page) {
-        let Page { to, cause, reply } = page;
-        self.answers.reply(&to, cause, reply, &mut self.voice);
+        let Page { to, cause, part, last, reply } = page;
+        self.answers.reply_part(&to, cause, (part, last), reply, &mut self.voice);
     }
 
     /// Answers those who waited for the next event.

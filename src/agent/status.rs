@@ -11,6 +11,7 @@ use crate::domain::instance::Instance;
 use crate::domain::node::Service;
 use crate::domain::spec::Kind;
 use crate::ipc::keeper::{Isolation, Trees};
+use crate::ipc::place;
 use crate::wire::status::{
     AlertStatus, Condition, InstanceStatus, NodeStatus, ServiceStatus, shown,
 };
@@ -105,6 +106,13 @@ impl Agent {
     /// Says where a process runs with less than its spec asks for.
     fn degraded(&self, id: &InstanceId, slot: &Instance) -> Option<Condition> {
         let (spec, _) = self.services.spec_of(&id.service)?;
+        if !spec.credential.is_empty()
+            && let Some(main) = slot.state.main()
+            && !place::is_in_memory(&self.queries.place.runtime())
+        {
+            let reason = "CredentialsOnDisk".to_owned();
+            return Some(Condition { status: Some(true), reason, since: main.started_at });
+        }
         let wanted = spec.limits.oom_score_adjust;
         let main = slot.state.main().filter(|_| wanted != 0)?;
         // Only the privileged may lower it: what a process got in truth is known to the kernel alone.

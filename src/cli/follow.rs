@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
 
+use crate::agent::logs::open_log;
 use crate::ipc::channel::watch;
 
 /// What is read of one file before the others have their turn, bytes.
@@ -108,7 +109,7 @@ impl Follower {
 
 impl Tail {
     fn open(&mut self) -> io::Result<()> {
-        match File::open(&self.path) {
+        match open_log(&self.path) {
             Ok(file) => self.file = Some(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),

@@ -1,5 +1,6 @@
 //! The nats-server of one machine: found, never downloaded, and supervised like every other service.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
@@ -12,8 +13,12 @@ use std::sync::{Mutex, PoisonError};
 use super::error::CliError;
 use crate::agent::folder::{StateFolder, write_new, write_whole};
 use crate::agent::setup::BusSetup;
-use crate::bus::{SERVER_VERSION_FLOOR, ServerVersion};
+use crate::bus::{SERVER_VERSION_FLOOR, ServerVersion, event_stream_name};
 use crate::domain::code::Code;
+use crate::domain::id::{FleetId, NodeId, Principal};
+use crate::domain::policy::KeyClass;
+use crate::wire::key::Keyring;
+use crate::wire::subject::{EVERY_INBOX, InboxPrefix, all_of};
 
 /// The name of the service.
 pub const SERVICE: &str = "nats";
@@ -55,6 +60,11 @@ pub fn find() -> Result<Option<Found>, CliError> {
     }
 }
 
+/// Says whether somebody wants no server of ours.
+pub fn is_off() -> bool {
+    std::env::var_os("SMGR_NATS_SERVER").is_some_and(|named| named == "off")
+}
+
 /// Returns the file that a bare command name stands for.
 pub fn in_path(name: &str) -> Option<PathBuf> {
     use rustix::fs::{Access, access};
@@ -72,6 +82,73 @@ fn version_of(program: &Path) -> Option<ServerVersion> {
     text.split_whitespace().find_map(|word| word.trim_start_matches('v').parse().ok())
 }
 
+/// Who uses the bus of a machine, and so what its server lets each user say and hear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The node, whose uplink is one user.
+    pub node: NodeId,
+    /// Those who command it, who are the other.
+    pub people: Vec<Principal>,
+}
+
+impl Members {
+    /// Returns the members that a trust document names.
+    pub fn of(fleet: FleetId, node: NodeId, ring: &Keyring) -> Self {
+        let commands = |class| match class {
+            KeyClass::Human | KeyClass::Ci | KeyClass::Local | KeyClass::Controller => true,
+            KeyClass::Root | KeyClass::Node => false,
+        };
+        let holders = ring.iter().filter(|(_, holder)| commands(holder.class));
+        let people: BTreeSet<_> = holders.map(|(_, holder)| holder.name.clone()).collect();
+        Self { fleet, node, people: people.into_iter().collect() }
+    }
+
+    /// The node says what happens and answers whoever asked, and keeps the stream over its events.
+    fn uplink(&self) -> Permissions {
+        let inbox =
+            InboxPrefix(self.node.as_str().parse().expect("a node's name is a principal's"));
+        let stream = event_stream_name(&self.fleet);
+        let api = |verb| format!("$JS.API.STREAM.{verb}.{stream}");
+        let keeps = ["CREATE", "UPDATE", "INFO"].map(api);
+        Permissions {
+            publish: [all_of(&self.fleet), EVERY_INBOX.to_owned()]
+                .into_iter()
+                .chain(keeps)
+                .collect(),
+            subscribe: vec![all_of(&self.fleet), format!("{inbox}.>")],
+        }
+    }
+
+    /// People ask, listen, are answered at inboxes of their own, and read the stream over the events.
+    fn operator(&self) -> Permissions {
+        let stream = event_stream_name(&self.fleet);
+        let reads = [
+            format!("$JS.API.STREAM.INFO.{stream}"),
+            format!("$JS.API.STREAM.MSG.GET.{stream}"),
+            format!("$JS.API.DIRECT.GET.{stream}"),
+            format!("$JS.API.DIRECT.GET.{stream}.>"),
+            format!("$JS.API.CONSUMER.*.{stream}"),
+            format!("$JS.API.CONSUMER.*.{stream}.>"),
+            format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.*"),
+            format!("$JS.ACK.{stream}.>"),
+            format!("$JS.FC.{stream}.>"),
+        ];
+        let inboxes = self.people.iter().map(|name| format!("{}.>", InboxPrefix(name.clone())));
+        Permissions {
+            publish: [all_of(&self.fleet)].into_iter().chain(reads).collect(),
+            subscribe: [all_of(&self.fleet)].into_iter().chain(inboxes).collect(),
+        }
+    }
+}
+
+/// What a user of the bus may do.
+struct Permissions {
+    publish: Vec<String>,
+    subscribe: Vec<String>,
+}
+
 /// Writes what the server needs and the spec of its service. Called again, it keeps port and keys.
 ///
 /// # Errors
@@ -80,6 +157,7 @@ pub fn prepare(
     folder: &StateFolder,
     found: &Found,
     before: Option<&BusSetup>,
+    members: &Members,
     is_root: bool,
 ) -> Result<BusSetup, CliError> {
     let write = |error: io::Error| {
@@ -93,7 +171,7 @@ pub fn prepare(
     let port = kept.or_else(free_port);
     let port = port.ok_or_else(|| CliError::new(Code::IO, "no port is free for the bus"))?;
     let (node, operator) = (folder.keys().join("node.nk"), folder.keys().join("operator.nk"));
-    let users = [user(&node)?, user(&operator)?];
+    let users = [(user(&node)?, members.uplink()), (user(&operator)?, members.operator())];
     let store = folder.root().join("nats");
     std::fs::create_dir_all(&store).map_err(write)?;
     std::fs::create_dir_all(folder.internal_services()).map_err(write)?;
@@ -150,7 +228,7 @@ fn claim(port: u16) -> bool {
     bound.map(|listener| claims.push((port, listener))).is_ok()
 }
 
-fn server_config(port: u16, store: &Path, users: &[String]) -> String {
+fn server_config(port: u16, store: &Path, users: &[(String, Permissions)]) -> String {
     let mut text = format!(
         "# Written by `smgr up`; changes are overwritten.\n\
          listen: \"127.0.0.1:{port}\"\n\
@@ -160,8 +238,18 @@ fn server_config(port: u16, store: &Path, users: &[String]) -> String {
          authorization {{\n  users: [\n",
         store = quoted(store),
     );
-    for user in users {
-        writeln!(text, "    {{ nkey: {user} }}").expect("a text takes every write");
+    let list = |subjects: &[String]| {
+        let quoted: Vec<_> = subjects.iter().map(|subject| format!("\"{subject}\"")).collect();
+        quoted.join(", ")
+    };
+    for (user, Permissions { publish, subscribe }) in users {
+        let (publish, subscribe) = (list(publish), list(subscribe));
+        writeln!(
+            text,
+            "    {{ nkey: {user}, permissions: {{\n      publish: {{ allow: [{publish}] }}\n      \
+             subscribe: {{ allow: [{subscribe}] }}\n    }} }}"
+        )
+        .expect("a text takes every write");
     }
     text.push_str("  ]\n}\n");
     text
@@ -299,6 +387,22 @@ mod nkey {
 mod tests {
     use super::*;
 
+    fn members() -> Members {
+        let (fleet, node) = ("local".parse().unwrap(), "n1".parse().unwrap());
+        Members { fleet, node, people: vec!["ana".parse().unwrap()] }
+    }
+
+    #[test]
+    fn a_user_of_the_bus_may_say_and_hear_what_its_fleet_needs_and_nothing_else() {
+        for Permissions { publish, subscribe } in [members().uplink(), members().operator()] {
+            assert!(publish[0].ends_with(".local.>") && subscribe[0] == publish[0]);
+            let all = || publish.iter().chain(&subscribe);
+            assert!(all().all(|subject| !subject.starts_with('>') && !subject.starts_with('*')));
+            assert!(all().all(|subject| !subject.contains("DELETE") && !subject.contains("PURGE")));
+        }
+        assert!(!members().operator().subscribe.contains(&EVERY_INBOX.to_owned()));
+    }
+
     #[test]
     fn a_port_that_somebody_else_took_meanwhile_is_given_up() {
         let temp = tempfile::tempdir().unwrap();
@@ -306,9 +410,9 @@ mod tests {
         folder.make().unwrap();
         let found = Found { program: "/bin/nats-server".into(), version: SERVER_VERSION_FLOOR };
         let somebody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let mut before = prepare(&folder, &found, None, false).unwrap();
+        let mut before = prepare(&folder, &found, None, &members(), false).unwrap();
         before.urls = vec![format!("nats://{}", somebody.local_addr().unwrap())];
-        let after = prepare(&folder, &found, Some(&before), false).unwrap();
+        let after = prepare(&folder, &found, Some(&before), &members(), false).unwrap();
         assert_ne!(port_of(&before), port_of(&after));
     }
 
@@ -319,9 +423,9 @@ mod tests {
         folder.make().unwrap();
         let version = SERVER_VERSION_FLOOR;
         let found = Found { program: "/usr/bin/nats-server".into(), version };
-        let first = prepare(&folder, &found, None, false).unwrap();
+        let first = prepare(&folder, &found, None, &members(), false).unwrap();
         let key = std::fs::read(folder.keys().join("node.nk")).unwrap();
-        let again = prepare(&folder, &found, Some(&first), false).unwrap();
+        let again = prepare(&folder, &found, Some(&first), &members(), false).unwrap();
         assert_eq!(first, again);
         assert_eq!(key, std::fs::read(folder.keys().join("node.nk")).unwrap());
     }

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::decide;
-use super::event::{Actor, Cause, Context, Desired, Event, IntentAccepted, ServiceAdded};
+use super::event::{
+    Actor, Cause, Context, Desired, Event, IntentAccepted, ServiceAdded, TrustChanged,
+};
 use super::id::{BootId, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
 use super::input::{Decision, Input, World};
 use super::instance::{Firing, IllegalEvent, Instance, State};
@@ -47,6 +49,9 @@ pub struct Head {
     pub stopping: Option<bool>,
     /// The keeper that was last recorded.
     pub keeper: Option<KeeperMark>,
+    /// The trust document that was last in force. An older one gives keys back what was taken from them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustChanged>,
 }
 
 /// Which keeper it is.
@@ -215,6 +220,7 @@ impl Node {
             Event::LogOpened(_) => self.head.epoch_began = at,
             Event::AgentStarted(_) | Event::AgentStopped(_) => self.head.stopping = None,
             Event::AgentStopping(body) => self.head.stopping = Some(body.leave_running),
+            Event::TrustChanged(body) => self.head.trust = Some(body.clone()),
             Event::KeeperStarted(body) => {
                 let mark = KeeperMark { incarnation: body.incarnation, boot: body.boot };
                 self.head.keeper = Some(mark);
@@ -279,7 +285,6 @@ impl Node {
             | Event::LogRetired(_)
             | Event::LogUnavailable(_)
             | Event::LogRecovered(_)
-            | Event::TrustChanged(_)
             | Event::IntentRefused(_)
             | Event::LinesDropped(_) => {}
         }

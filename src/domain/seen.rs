@@ -23,6 +23,10 @@ pub const OPEN_MAX: usize = 1024;
 /// How many ids are remembered at once: 50 a second for more than 20 minutes, some 20 MB.
 pub const SEEN_MAX: usize = 65_536;
 
+/// What of both is kept for local root: whoever may send a thousand wishes a second must not be able to keep the owner
+/// of the machine from stopping a service for as long as those are remembered.
+pub const OWN_ROOM: usize = 64;
+
 /// A wish that was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {

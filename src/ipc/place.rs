@@ -81,7 +81,8 @@ impl Place {
         self.run.join("agent/local.sock")
     }
 
-    /// Returns the folder with a folder of its own for each run that needs one.
+    /// Returns the folder with a folder of its own for each run that needs one: a link into memory where that is to be
+    /// had.
     pub fn runtime(&self) -> PathBuf {
         self.run.join("runtime")
     }
@@ -165,6 +166,17 @@ impl Place {
     fn pid_path(&self, part: Part) -> PathBuf {
         self.folder_of(part).join("pid")
     }
+}
+
+/// The kernel's names of file systems that are never on a disk, beside swap: `tmpfs` and `ramfs`.
+const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// Says whether what is written below a path stays in memory.
+pub fn is_in_memory(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|about| {
+        let kind = u64::try_from(about.f_type).unwrap_or(u64::MAX);
+        IN_MEMORY.contains(&kind)
+    })
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {

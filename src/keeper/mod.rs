@@ -21,6 +21,7 @@ mod prepared;
 mod proc;
 mod records;
 mod run;
+mod runtime;
 mod serve;
 mod signals;
 mod spawn;

@@ -21,7 +21,7 @@ use super::parts::{Ended, Supervised};
 use super::poller::{Poller, Token};
 use super::records::Records;
 use super::trees::Forest;
-use super::{exits, proc, signals};
+use super::{exits, proc, runtime, signals};
 use crate::ipc::hello::{Hello, Incarnation, Part};
 use crate::ipc::keeper::{Account, Answer, FromKeeper, Refusal, ShutdownMode, ToKeeper, Verb};
 use crate::ipc::place::{LockError, PartLock, Place};
@@ -128,10 +128,12 @@ impl Keeper {
             own_folder(&owner(part), account.as_ref()).map_err(tried("make a part's folder"))?;
         }
         // The folder of each run is made in it by the agent, which may make nothing beside it.
-        own_folder(&place.runtime(), accounts.agent.as_ref())
+        let domain = domain(&place).map_err(tried("name the domain of this state folder"))?;
+        let agent_uid = accounts.agent.as_ref().map(|account| account.uid);
+        runtime::make(&place.runtime(), &domain, agent_uid)
+            .and_then(|()| own_folder(&place.runtime(), accounts.agent.as_ref()))
             .map_err(tried("make the folder of runs"))?;
         let listener = listen(&place, accounts.agent.as_ref()).map_err(tried("listen"))?;
-        let domain = domain(&place).map_err(tried("name the domain of this state folder"))?;
         let memory = place.folder_of(Part::Keeper).join("cgroup");
         let notify = NotifyFolder::find(&domain, &place.folder_of(Part::Keeper));
         let forest = Forest::find(&domain, &memory, options.may_use_cgroups);
@@ -178,6 +180,7 @@ impl Keeper {
                 part.turn(&self.poller, &self.place, self.files);
             }
             if self.is_over() {
+                runtime::tidy(&self.place.runtime());
                 return Ok(());
             }
             self.flush();

@@ -144,6 +144,11 @@ impl<'a> Sealed<'a> {
         self.signatures.list[0].0
     }
 
+    /// Returns all keys it names, which proves nothing yet.
+    pub fn kids(&self) -> impl Iterator<Item = Kid> {
+        self.signatures.list.iter().map(|(kid, _)| *kid)
+    }
+
     /// Returns the payload before anything was verified: only for bytes that come from a verified tree.
     pub fn unverified_payload(&self) -> &'a [u8] {
         self.payload

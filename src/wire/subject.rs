@@ -21,6 +21,14 @@ const NO_SERVICE: &str = "_";
 /// The longest inbox, in bytes: prefix, principal, and two tokens of 22 characters with room to spare.
 const INBOX_BYTES_MAX: usize = 192;
 
+/// Returns the filter over all that belongs to a fleet: what its members may say and hear.
+pub fn all_of(fleet: &FleetId) -> String {
+    format!("{}.{}.{fleet}.>", ROOT[0], ROOT[1])
+}
+
+/// Returns the filter over the inboxes of everybody: where a node may answer.
+pub const EVERY_INBOX: &str = "_INBOX.>";
+
 /// A place to publish on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {

@@ -115,7 +115,7 @@ fn query_code(gate: &mut Authority, bytes: &[u8]) -> Option<Code> {
 
 /// All of a gate but the counters of its rates.
 fn state(gate: &Authority) -> impl PartialEq + std::fmt::Debug + use<> {
-    let Authority { fleet, node, ring, revoked, buckets: _, floor } = gate;
+    let Authority { fleet, node, ring, revoked, buckets: _, repeats: _, floor } = gate;
     (fleet.clone(), node.clone(), ring.clone(), revoked.clone(), *floor)
 }
 
@@ -210,12 +210,17 @@ fn a_signed_payload_that_is_no_wish_gets_its_code() {
     let mut more = encode(&wish());
     more[0] += 1;
     more.extend([encode("force"), encode(&true)].concat());
+    let mut long = encode(&wish());
+    long[0] += 1;
+    long.extend([encode(&"f".repeat(60_000)), encode(&true)].concat());
     let trailing = [encode(&wish()), vec![0xc0]].concat();
     let sealed = |payload: &[u8]| seal(Kind::Intent, payload, &alice());
     each_is_refused(vec![
         ("an empty payload", sealed(&[]), Code::BAD_PAYLOAD),
         ("a query in a wish's envelope", sealed(&encode(&reading())), Code::BAD_PAYLOAD),
         ("an unknown field", sealed(&more), Code::BAD_PAYLOAD),
+        ("an unknown field of 60 kB", sealed(&long), Code::BAD_PAYLOAD),
+        ("a payload that is too large", sealed(&vec![0; ENVELOPE_BYTES_MAX]), Code::TOO_LARGE),
         ("trailing bytes", sealed(&trailing), Code::BAD_PAYLOAD),
         ("another version", signed(Kind::Intent, &Intent { v: 2, ..wish() }), Code::BAD_PAYLOAD),
         (
@@ -341,17 +346,91 @@ fn a_clock_below_the_log_judges_no_age_but_local_root_is_heard() {
     }
 }
 
+/// Wishes of one class's key, no two the same.
+fn wishes_of(class: KeyClass) -> impl Iterator<Item = Vec<u8>> {
+    let key = key_of(class);
+    (0_u128..).map(move |number| {
+        let id = IntentId(number.to_be_bytes());
+        seal(Kind::Intent, &encode(&Intent { id, iss: key.kid(), ..wish() }), &key)
+    })
+}
+
 #[test]
 fn a_flood_by_one_key_is_cut_off_and_disturbs_nobody_else() {
     let mut gate = gate();
-    // Refused by its class before any signature is verified, so the flood is fast.
-    let flood = seal(Kind::Intent, &encode(&wish()), &key_of(KeyClass::Node));
-    let limited =
-        (0..100_000).any(|_| intent_code(&mut gate, &flood, Way::Bus) == Some(Code::RATE_LIMITED));
+    let limited = wishes_of(KeyClass::Ci)
+        .take(100_000)
+        .any(|bytes| intent_code(&mut gate, &bytes, Way::Bus) == Some(Code::RATE_LIMITED));
     assert!(limited);
     assert_eq!(intent_code(&mut gate, &signed(Kind::Intent, &wish()), Way::Bus), None);
-    let local = intent_code(&mut gate, &flood, Way::Local);
-    assert_eq!(local, Some(Code::CLASS_MAY_NOT_SIGN));
+    let first = wishes_of(KeyClass::Ci).next().unwrap();
+    assert_eq!(intent_code(&mut gate, &first, Way::Local), None);
+}
+
+#[test]
+fn what_a_stranger_makes_or_repeats_in_the_name_of_a_key_does_not_keep_that_key_from_being_heard() {
+    let mut forged = signed(Kind::Intent, &wish());
+    let at = forged.len() - 2;
+    forged[at] ^= 1;
+    let seen = signed(Kind::Intent, &wish());
+    let floods: [(&[u8], &[Option<Code>]); 2] =
+        [(&forged, &[Some(Code::BAD_SIGNATURE)]), (&seen, &[None, Some(Code::RATE_LIMITED)])];
+    for (flood, codes) in floods {
+        let mut gate = gate();
+        for _ in 0..2 * BURST as usize {
+            let code = intent_code(&mut gate, flood, Way::Bus);
+            assert!(codes.contains(&code), "{code:?}");
+        }
+        let fresh = signed(Kind::Intent, &Intent { id: IntentId([9; 16]), ..wish() });
+        assert_eq!(intent_code(&mut gate, &fresh, Way::Bus), None);
+    }
+}
+
+#[test]
+fn a_key_is_charged_wherever_it_stands_among_the_signatures() {
+    let mut gate = gate();
+    let limited = wishes_of(KeyClass::Human).take(100_000).any(|bytes| {
+        let bytes = behind_a_stranger(&bytes);
+        intent_code(&mut gate, &bytes, Way::Bus) == Some(Code::RATE_LIMITED)
+    });
+    assert!(limited);
+}
+
+#[test]
+fn a_stranger_before_a_known_key_changes_nothing_about_it() {
+    let good = behind_a_stranger(&signed(Kind::Intent, &wish()));
+    assert_eq!(intent_code(&mut gate(), &good, Way::Bus), None);
+    let unknown = behind_a_stranger(&seal(Kind::Intent, &encode(&wish()), &mallory_too()));
+    assert_eq!(intent_code(&mut gate(), &unknown, Way::Bus), Some(Code::UNKNOWN_SIGNER));
+    let mut broken = good;
+    let at = broken.len() - 2;
+    broken[at] ^= 1;
+    assert_eq!(intent_code(&mut gate(), &broken, Way::Bus), Some(Code::BAD_SIGNATURE));
+    let revoked = behind_a_stranger(&seal(Kind::Intent, &encode(&wish()), &revoked()));
+    assert_eq!(intent_code(&mut gate(), &revoked, Way::Bus), Some(Code::KEY_REVOKED));
+}
+
+#[test]
+fn a_reason_is_no_longer_than_a_line() {
+    let mut long = encode(&wish());
+    long[0] += 1;
+    long.extend([encode(&"f".repeat(60_000)), encode(&true)].concat());
+    let refusal = gate().intent(&seal(Kind::Intent, &long, &alice()), Way::Bus, NOW).unwrap_err();
+    assert!(refusal.why.len() < 2 * crate::agent::text::WHY_BYTES_MAX, "{} bytes", refusal.why.len());
+}
+
+fn mallory_too() -> Signer {
+    Signer::from_seed(&[98; 32])
+}
+
+/// Puts the signature of a key that nobody knows before the one of an envelope.
+fn behind_a_stranger(sealed: &[u8]) -> Vec<u8> {
+    let other = seal(Kind::Intent, b"", &mallory());
+    // `[[kid, signature]]`: an array of one pair, and behind it the empty chain.
+    let pair = &other[other.len() - 86..other.len() - 1];
+    let at = sealed.len() - 87;
+    assert_eq!((sealed[at], pair[0]), (0x91, 0x92));
+    [&sealed[..at], &[0x92], pair, &sealed[at + 1..]].concat()
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub struct NodeFacts {
     pub node: NodeId,
     /// Its fleet.
     pub fleet: FleetId,
-    /// `<state>/run/runtime`: holds one folder for each run that needs one. Made if it is missing,
+    /// `<state>/run/runtime`, mostly a link into memory: holds one folder for each run that needs one. Made if it is missing,
     /// with 0711; folders above it must let the services' accounts pass.
     pub runtime_dir: PathBuf,
     /// Whether the keeper can take on other accounts.

@@ -41,7 +41,7 @@ use face::{Face, Faces};
 use queue::{Command, Queue};
 
 pub use queue::LogBusy;
-pub use read::READ_LINES_MAX;
+pub use read::{READ_LINES_MAX, open_log};
 pub use setup::{LogSetup, LogSetupError};
 
 /// What the log thread tells. At most one `Dropped` a minute and slot, one `Matched` a second and rule.

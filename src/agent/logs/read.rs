@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
+use rustix::fs::{Mode, OFlags};
 
 use super::sink::CURRENT;
 use super::sweep::{compression, past_files};
@@ -21,6 +22,20 @@ const READ_BYTES_MAX: usize = 1 << 20;
 
 /// How far back the live file is read in search of a line that tells readiness.
 const SINCE_BYTES_MAX: u64 = 1 << 20;
+
+/// Opens a file of a log for reading. Its folder may belong to the service, whose word on what a name stands for is not
+/// taken: a link would show what the reader may see and the service may not, and a pipe would hold the reader up.
+///
+/// # Errors
+/// When it cannot be opened, or is anything but a regular file of that name.
+pub fn open_log(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+    }
+}
 
 /// Returns the last lines in the files of a folder, oldest first.
 pub(super) fn last_lines(dir: &Path, n: usize) -> io::Result<Vec<String>> {
@@ -51,7 +66,7 @@ pub(super) fn last_lines(dir: &Path, n: usize) -> io::Result<Vec<String>> {
 
 /// Returns the last `n` lines of one file.
 fn file_lines(path: &Path, n: usize) -> io::Result<VecDeque<String>> {
-    let mut file = File::open(path)?;
+    let mut file = open_log(path)?;
     match compression(path) {
         Compress::Gzip => return keep_last(BufReader::new(MultiGzDecoder::new(file)), n),
         Compress::Zstd => return keep_last(BufReader::new(zstd::decoder(file)?), n),
@@ -89,7 +104,7 @@ fn keep_last(mut reader: impl BufRead, n: usize) -> io::Result<VecDeque<String>>
 /// Returns the lines of the live file that were written since a time, without time and stream.
 pub(super) fn lines_since(dir: &Path, since: UnixMicros) -> Vec<String> {
     let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(dir.join(CURRENT))?;
+        let mut file = open_log(&dir.join(CURRENT))?;
         let size = file.seek(SeekFrom::End(0))?;
         let from = size.saturating_sub(SINCE_BYTES_MAX);
         file.seek(SeekFrom::Start(from))?;

@@ -1,7 +1,7 @@
 //! A thread of low priority that compresses and removes files of the past, and reads for people.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -208,7 +208,7 @@ pub(super) fn rotated_name(at: SystemTime) -> String {
     at.strftime("%Y%m%dT%H%M%S.%6f").to_string() + PAST
 }
 
-fn compress(path: &Path, extension: &str) -> io::Result<()> {
+pub(super) fn compress(path: &Path, extension: &str) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(extension);
@@ -216,13 +216,11 @@ fn compress(path: &Path, extension: &str) -> io::Result<()> {
     name.push(UNFINISHED);
     let unfinished = PathBuf::from(name);
     let written = (|| {
-        let target = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o640)
-            .open(&unfinished)?;
-        let mut source = File::open(path)?;
+        // What a killed predecessor left, or a service that owns the folder put there, is not written to.
+        drop(fs::remove_file(&unfinished));
+        let target =
+            OpenOptions::new().write(true).create_new(true).mode(0o640).open(&unfinished)?;
+        let mut source = read::open_log(path)?;
         if extension == ZSTD {
             zstd::compress(&mut source, target)?;
         } else {

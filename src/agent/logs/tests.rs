@@ -144,6 +144,56 @@ fn a_line_that_comes_in_pieces_is_one_line() {
 }
 
 #[test]
+fn a_file_that_a_service_put_in_the_place_of_its_log_is_not_read() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    fs::write(&secret, "hunter2\n").unwrap();
+    let fifo = |path: &Path| {
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+    };
+    let past = sweep::rotated_name(std::time::SystemTime::UNIX_EPOCH);
+    for name in ["current", &past, &format!("{past}.gz")] {
+        let logs = dir.path().join("logs").join(name);
+        fs::create_dir_all(&logs).unwrap();
+        symlink(&secret, logs.join(name)).unwrap();
+        assert!(read::last_lines(&logs, 10).is_err(), "{name}");
+        assert_eq!(read::lines_since(&logs, UnixMicros(0)), Vec::<String>::new());
+        fs::remove_file(logs.join(name)).unwrap();
+        // Nobody writes to it: who opened it in the usual way would wait for ever.
+        fifo(&logs.join(name));
+        assert!(read::last_lines(&logs, 10).is_err(), "{name}");
+        assert_eq!(read::lines_since(&logs, UnixMicros(0)), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn compressing_neither_reads_nor_overwrites_what_a_link_names() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let (secret, logs) = (dir.path().join("secret"), dir.path().join("log"));
+    fs::write(&secret, "hunter2\n").unwrap();
+    fs::create_dir(&logs).unwrap();
+    let past = sweep::rotated_name(std::time::SystemTime::UNIX_EPOCH);
+    let log = logs.join(&past);
+    fs::write(&log, "a line\n").unwrap();
+    symlink(&secret, logs.join(format!("{past}.gz.tmp"))).unwrap();
+    sweep::compress(&log, "gz").unwrap();
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "hunter2\n");
+    assert_eq!(read::last_lines(&logs, 10).unwrap(), ["a line"]);
+    symlink(&secret, &log).unwrap();
+    assert!(sweep::compress(&log, "gz").is_err());
+    assert_eq!(fs::read_dir(&logs).unwrap().count(), 2);
+}
+
+#[test]
 fn the_last_lines_are_known_before_they_are_written() {
     let mut bench = Bench::new(&default_log());
     for n in 0..30 {

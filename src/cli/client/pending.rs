@@ -17,7 +17,7 @@ use crate::ipc::local::RequestId;
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::key::Keyring;
-use crate::wire::payload::{Answer, Audience};
+use crate::wire::payload::{Answer, Audience, Reply};
 
 /// Why a node of the audience has not given its last answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct Pending<'c> {
     cause: IntentId,
     deadline: Instant,
     awaited: BTreeMap<NodeId, Missing>,
+    /// Which part of its reading each node has to give next.
+    parts: BTreeMap<NodeId, u32>,
 }
 
 #[derive(Debug)]
@@ -67,7 +69,7 @@ impl<'c> Pending<'c> {
             Audience::All => nodes_of(ring),
         };
         let awaited = nodes.into_iter().map(|node| (node, Missing::Silent)).collect();
-        Self { source, ring, cause: signed.id, deadline, awaited }
+        Self { source, ring, cause: signed.id, deadline, awaited, parts: BTreeMap::new() }
     }
 
     /// Returns the next answer; `None` when all are in or the time is over.
@@ -123,10 +125,29 @@ impl<'c> Pending<'c> {
         if answer.cause != self.cause || !self.awaited.contains_key(&answer.node) {
             return Ok(None); // The answer to an earlier question is no error of this one.
         }
+        if !self.is_next(&answer) {
+            warn!(node = %answer.node, part = answer.part, "passed over: not the next part of the answer");
+            return Ok(None);
+        }
         if answer.last {
             self.settle(&answer.node);
         }
         Ok(Some(answer))
+    }
+
+    /// Says whether it is the part that comes next. A bus may drop, repeat and reorder what it carries, and a picture
+    /// that lacks a part must not pass for a whole one: its node has then not given its last answer.
+    fn is_next(&mut self, answer: &Answer) -> bool {
+        match &answer.reply {
+            // One word each, and the same one however often it is said.
+            Reply::Accepted { .. } | Reply::Outcome { .. } | Reply::Refused { .. } => true,
+            Reply::Pong { .. } | Reply::Status(_) | Reply::Lines { .. } | Reply::Range { .. } => {
+                let next = self.parts.entry(answer.node.clone()).or_default();
+                let is_next = answer.part == *next;
+                *next += u32::from(is_next);
+                is_next
+            }
+        }
     }
 }
 
@@ -160,4 +181,66 @@ fn nodes_of(ring: &Keyring) -> Vec<NodeId> {
         .filter(|(_, holder)| holder.class == KeyClass::Node)
         .filter_map(|(_, holder)| holder.name.as_str().parse().ok())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::policy::{Holder, Kind};
+    use crate::domain::time::UnixMicros;
+    use crate::wire::envelope::seal;
+    use crate::wire::key::Signer;
+    use crate::wire::payload::PAYLOAD_VERSION;
+
+    const ID: IntentId = IntentId([1; 16]);
+
+    fn node() -> NodeId {
+        "n1".parse().unwrap()
+    }
+
+    fn lines(part: u32, last: bool) -> Vec<u8> {
+        let service = "web".parse().unwrap();
+        let reply = Reply::Lines { service, index: 0, lines: vec![part.to_string()] };
+        let at = UnixMicros::default();
+        let answer = Answer { v: PAYLOAD_VERSION, node: node(), cause: ID, at, part, last, reply };
+        seal(Kind::Answer, &codec::encode(&answer), &Signer::from_seed(&[1; 32]))
+    }
+
+    /// Returns the parts that were given out, and whether the answer was whole.
+    async fn heard(parts: &[Vec<u8>]) -> (Vec<u32>, bool) {
+        let mut ring = Keyring::default();
+        let (name, class) = ("n1".parse().unwrap(), KeyClass::Node);
+        ring.insert(
+            Signer::from_seed(&[1; 32]).public(),
+            Holder { name, class, grants: Vec::new() },
+        );
+        let (sender, receiver) = mpsc::channel(16);
+        for bytes in parts {
+            sender.send(Heard::Answer(bytes.clone())).await.unwrap();
+        }
+        drop(sender);
+        let signed = Signed { id: ID, audience: Audience::Nodes(vec![node()]), bytes: Vec::new() };
+        let deadline = Instant::now() + std::time::Duration::from_secs(60);
+        let mut pending = Pending::new(Source::Bus(receiver), &ring, &signed, deadline);
+        let mut given = Vec::new();
+        while let Some(answer) = pending.next().await.unwrap() {
+            given.push(answer.part);
+        }
+        (given, pending.missing().is_empty())
+    }
+
+    #[tokio::test]
+    async fn a_reading_of_which_the_bus_drops_or_repeats_a_part_is_never_taken_for_whole() {
+        let (a, b, c) = (lines(0, false), lines(1, false), lines(2, true));
+        for (parts, given, whole) in [
+            (vec![a.clone(), b.clone(), c.clone()], vec![0, 1, 2], true),
+            (vec![a.clone(), c.clone()], vec![0], false),
+            (vec![b.clone(), c.clone()], vec![], false),
+            (vec![c.clone()], vec![], false),
+            (vec![a.clone(), a.clone(), b.clone(), b.clone(), c.clone()], vec![0, 1, 2], true),
+            (vec![a, c, b], vec![0, 1], false),
+        ] {
+            assert_eq!(heard(&parts).await, (given, whole));
+        }
+    }
 }

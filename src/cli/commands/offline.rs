@@ -79,6 +79,13 @@ pub(super) async fn replay(
     folder: Option<PathBuf>,
     out: Out,
 ) -> Result<ExitCode, CliError> {
+    if !context.global.nodes.is_empty() {
+        let own = context.own_node()?;
+        if context.global.nodes.iter().any(|node| *node != own) {
+            return Err(CliError::not_yet("`smgr replay` for another node")
+                .hint("smgr audit verify --node NODE verifies its history over the bus"));
+        }
+    }
     let is_here = folder.is_none();
     let archive = Archive::open(context, folder)?;
     let live = match is_here {

@@ -33,16 +33,20 @@ pub(super) async fn status(
     let mut nodes: Vec<NodeStatus> = Vec::new();
     while let Some(answer) = pending.next().await? {
         match answer.reply {
-            Reply::Status(part) => match nodes.iter_mut().find(|node| node.node == part.node) {
-                Some(node) => node.add_part(*part),
-                None => nodes.push(*part),
-            },
+            Reply::Status(part) if part.node == answer.node => {
+                match nodes.iter_mut().find(|node| node.node == part.node) {
+                    Some(node) => node.add_part(*part),
+                    None => nodes.push(*part),
+                }
+            }
             Reply::Refused { code, why } => return Err(refused(&answer.node, &code, why)),
             _ => {}
         }
     }
     nodes.sort_by(|a, b| a.node.cmp(&b.node));
     let missing: Vec<NodeId> = pending.missing().keys().cloned().collect();
+    // Half a picture would pass for a node on which less runs.
+    nodes.retain(|node| !missing.contains(&node.node));
     let view = View { nodes: &nodes, missing: &missing, selector: selector.as_ref() };
     print(&view, out)
 }

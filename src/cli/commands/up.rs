@@ -7,6 +7,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
+use tracing::warn;
 
 use super::archive::Archive;
 use super::service::outcome;
@@ -21,6 +22,7 @@ use crate::cli::error::CliError;
 use crate::cli::feed::{Feed, Turn};
 use crate::cli::follow::{Follower, From, cri};
 use crate::cli::interrupt::{Interrupted, Interrupts};
+use crate::cli::nats::{self, Members};
 use crate::cli::out::{Out, width};
 use crate::cli::screen::ending::Ending;
 use crate::cli::screen::feed::Feed as Lines;
@@ -29,7 +31,7 @@ use crate::cli::screen::up as screen;
 use crate::cli::session::{Mode, Session, alive, already_up, terminate, until_down};
 use crate::cli::view::View;
 use crate::cli::wish::{Caller, from_keys};
-use crate::cli::{launch, nats, specs, time};
+use crate::cli::{launch, specs, time};
 use crate::config::Loaded;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::intent::Action;
@@ -155,9 +157,10 @@ fn prepare(context: &Context, project: Option<PathBuf>) -> Result<(Keys, Loaded)
     let owner =
         Owner { fleet: fleet.clone(), node: node.clone(), operator: user_name(), now: time::now() };
     let keys = make_keys_and_trust(&context.folder, &owner).map_err(|error| from_keys(&error))?;
+    let members = Members::of(fleet.clone(), node.clone(), &keys.ring);
     let mut setup = NodeSetup::new(fleet, node, sources, logs);
     let is_known = before.is_some();
-    setup.bus = bus(context, before.and_then(|setup| setup.bus))?;
+    setup.bus = bus(context, before.and_then(|setup| setup.bus), &members)?;
     setup.write(&context.folder).map_err(|error| {
         CliError::caused(Code::IO, "failed to write the set-up", &error)
             .at(short(&context.folder.setup()))
@@ -186,7 +189,11 @@ fn is_current(status: &NodeStatus, files: &Loaded) -> bool {
 }
 
 /// Decides on the bus: the one that was told, else a server of our own where there is one, else none.
-fn bus(context: &Context, before: Option<BusSetup>) -> Result<Option<BusSetup>, CliError> {
+fn bus(
+    context: &Context,
+    before: Option<BusSetup>,
+    members: &Members,
+) -> Result<Option<BusSetup>, CliError> {
     if let Some(url) = &context.global.bus {
         let told = |name: &str| Some(context.folder.keys().join(name)).filter(|path| path.exists());
         return Ok(Some(BusSetup {
@@ -201,11 +208,19 @@ fn bus(context: &Context, before: Option<BusSetup>) -> Result<Option<BusSetup>, 
     }
     match nats::find()? {
         Some(found) => {
-            nats::prepare(&context.folder, &found, before.as_ref(), context.is_root).map(Some)
+            let folder = &context.folder;
+            nats::prepare(folder, &found, before.as_ref(), members, context.is_root).map(Some)
         }
         None => {
             let spec = context.folder.internal_services().join(format!("{}.toml", nats::SERVICE));
             drop(std::fs::remove_file(spec)); // Without a server its service would only fail.
+            if before.is_some() && !nats::is_off() {
+                warn!(
+                    "no nats-server is found any more: the bus of this machine stays away until the next `smgr up` \
+                     finds one; SMGR_NATS_SERVER=off gives it up"
+                );
+                return Ok(before);
+            }
             Ok(None)
         }
     }

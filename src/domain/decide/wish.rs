@@ -11,10 +11,10 @@ use crate::domain::event::{
 use crate::domain::id::{ActionName, Generation, InstanceId, IntentId, RunId, ServiceId};
 use crate::domain::input::Wish;
 use crate::domain::instance::State;
-use crate::domain::intent::Action;
+use crate::domain::intent::{Action, ActorKind};
 use crate::domain::node::Service;
 use crate::domain::rejection::Rejection;
-use crate::domain::seen::{OPEN_MAX, Progress, SEEN_MAX, SKEW_MS};
+use crate::domain::seen::{OPEN_MAX, OWN_ROOM, Progress, SEEN_MAX, SKEW_MS};
 use crate::domain::signal::Signal;
 use crate::domain::spec::{self, Kind, Param, ReloadBy};
 use crate::domain::time::UnixMicros;
@@ -111,7 +111,8 @@ impl Turn<'_> {
             return Err(Rejection::StaleGeneration);
         }
         let seen = self.node.seen();
-        if seen.open_len() >= OPEN_MAX || seen.len() >= SEEN_MAX {
+        let kept = if wish.by.kind == ActorKind::Local { 0 } else { OWN_ROOM };
+        if seen.open_len() >= OPEN_MAX - kept || seen.len() >= SEEN_MAX - kept {
             return Err(Rejection::Busy);
         }
         if head.stopping.is_some() {

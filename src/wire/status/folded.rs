@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{AlertStatus, Condition, ExitStatus, InstanceStatus, ServiceStatus};
-use crate::domain::event::{StateName, StopPhase};
+use crate::domain::event::{Exit, StateName, StopPhase};
 use crate::domain::id::{InstanceId, ServiceId};
 use crate::domain::instance::{Instance, LastRun, State};
 use crate::domain::node::Service;
@@ -56,7 +56,7 @@ impl InstanceStatus {
             desired: service.desired,
             state: slot.state.name(),
             substate: substate(&slot.state),
-            reason: reason(&slot.state),
+            reason: reason(slot),
             result: slot.last.as_ref().map(|last| last.result),
             since: slot.since,
             started_at: main.map(|main| main.started_at),
@@ -144,8 +144,17 @@ fn substate(state: &State) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn reason(state: &State) -> Option<String> {
-    match state {
+fn reason(slot: &Instance) -> Option<String> {
+    match &slot.state {
+        State::Backoff { .. } | State::Failed => {
+            let last = slot.last.as_ref()?;
+            Some(match last.process.as_ref().map(|process| process.exit) {
+                Some(Exit::Code(code)) => format!("exited with code {code}"),
+                Some(Exit::Signal { signal, .. }) => format!("ended by signal {signal}"),
+                Some(Exit::Unknown) => "nobody saw its end".to_owned(),
+                None => "it could not be started".to_owned(),
+            })
+        }
         State::Waiting { on } => {
             let names: Vec<&str> = on.iter().map(ServiceId::as_str).collect();
             Some(format!("waits for {}", names.join(", ")))

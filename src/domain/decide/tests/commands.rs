@@ -9,8 +9,9 @@ use crate::domain::event::{Desired, Exit, Outcome};
 use crate::domain::id::{Digest, Generation};
 use crate::domain::input::{ActionEnd, Delivery, Input};
 use crate::domain::instance::State;
-use crate::domain::intent::Action;
+use crate::domain::intent::{Action, ActorKind};
 use crate::domain::rejection::Rejection;
+use crate::domain::seen::OPEN_MAX;
 use crate::domain::signal::Signal;
 use crate::domain::spec::{self, ReadyBy, ReloadBy, Spec};
 use crate::domain::time::UnixMicros;
@@ -328,4 +329,32 @@ fn an_apply_ends_when_the_files_were_read() {
     site.wish(Action::Apply { services: Vec::new() });
     assert!(site.acts(true).iter().any(|act| matches!(act, Act::LoadSpecs { .. })));
     site.tell(Input::Applied { intent: intent(1), failed: None }).then_outcome(1, false);
+}
+
+#[test]
+fn one_who_wishes_without_end_leaves_room_for_local_root() {
+    let mut site = Site::with(&[("web", clearing(false))]);
+    site.start("web", 1);
+    let mut number = 0_u16;
+    let mut next = |site: &mut Site, action: Action, kind: ActorKind| {
+        number += 1;
+        let mut wish = site.wish_of(1, action);
+        wish.id.0[..2].copy_from_slice(&number.to_be_bytes());
+        wish.by.kind = kind;
+        wish
+    };
+    let busy = (0..=OPEN_MAX).find_map(|_| {
+        let wish = next(&mut site, clear(&[("zone", "1")]), ActorKind::Human);
+        site.try_tell(Input::Wish(wish)).err()
+    });
+    assert_eq!(busy, Some(Rejection::Busy));
+    let wish = next(&mut site, stop(), ActorKind::Local);
+    site.try_tell(Input::Wish(wish)).expect("local root is heard");
+    assert!(matches!(site.state("web"), State::Stopping { .. }));
+    // Its room has an end as well.
+    let busy = (0..=OPEN_MAX).find_map(|_| {
+        let wish = next(&mut site, clear(&[("zone", "1")]), ActorKind::Local);
+        site.try_tell(Input::Wish(wish)).err()
+    });
+    assert_eq!(busy, Some(Rejection::Busy));
 }
