@@ -135,11 +135,6 @@ impl Pending {
         (taken, passed_over)
     }
 
-    /// Says whether an operation of some kind was not answered yet.
-    pub(super) fn has(&self, is_meant: impl Fn(&Asked) -> bool) -> bool {
-        self.asked.values().any(|(asked, _)| is_meant(asked))
-    }
-
     /// A fact about a run came.
     pub(super) fn told_of(&mut self, run: &RunName) {
         self.untold.remove(run);
