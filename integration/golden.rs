@@ -119,6 +119,7 @@ fn history() -> Vec<(Context, Event)> {
         expires_at: UnixMicros(BEGAN + 60_000_000),
         instances: vec![slot.clone()],
         until: UnixMicros(BEGAN + 60_000_000),
+        slots: Vec::new(),
     };
     let outcome = Outcome::Done { changed: true };
     vec![

@@ -170,9 +170,14 @@ fn known(node: &Node, taken: &Intent) -> Vec<Case> {
     let at = |micros| smgr::domain::time::UnixMicros(micros);
     let jobs = Intent { iss: node.job.kid(), ..intent() };
     let param = [("zone".to_owned(), "img".to_owned())];
+    let more = |name: &str| {
+        codec::encode(&More { base: intent(), more: [(name.to_owned(), true)].into() })
+    };
     vec![
+        // The first of its code is the one that is recorded, and has to be read ever after.
+        raw("an unknown field with a long name", "E0311", more(&"x".repeat(60_000))),
         raw("not a map", "E0311", b"restart everything".to_vec()),
-        raw("an unknown field", "E0311", codec::encode(&More { base: intent(), sudo: true })),
+        raw("an unknown field", "E0311", more("sudo")),
         raw("an unknown action", "E0311", codec::encode(&Foreign::of(intent()))),
         case("a version to come", "E0311", Intent { v: 9, ..intent() }),
         case("a note of a whole page", "E0311", Intent { note: "x".repeat(5000), ..intent() }),
@@ -240,7 +245,8 @@ fn known(node: &Node, taken: &Intent) -> Vec<Case> {
 struct More {
     #[serde(flatten)]
     base: Intent,
-    sudo: bool,
+    #[serde(flatten)]
+    more: BTreeMap<String, bool>,
 }
 
 /// An intent with an action that nobody knows.

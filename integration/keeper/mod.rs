@@ -4,6 +4,7 @@ mod rig;
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -292,15 +293,33 @@ fn readiness_by_a_descriptor_reaches_the_agent() {
 }
 
 #[test]
+fn a_readiness_pipe_outlives_keeper_and_agent() {
+    let rig = Rig::start(&[LAUNCHER]);
+    let mut agent = rig.agent();
+    let script = "while [ ! -e go ]; do sleep 0.01; done; echo ready >&9; touch said; sleep 1000";
+    let mut spawn = sh("a.0.1", script);
+    spawn.ready_fd = Some(9);
+    spawn.working_dir = rig.state.path().display().to_string();
+    let (pid, channels) = agent.spawn(spawn);
+    let keeper = rig.keeper_pid();
+    signal(rig.child.id(), Signal::STOP);
+    signal(keeper, Signal::KILL);
+    drop((agent, channels));
+    File::create(rig.state.path().join("go")).unwrap();
+    wait_until("it has spoken", || rig.state.path().join("said").exists());
+    assert!(process_state(pid).is_some_and(|state| state != 'Z'));
+    signal(rig.child.id(), Signal::CONT);
+    rig.wait_for_keeper_after(keeper);
+    let channels = rig.agent().take("a.0");
+    let ready = channels.iter().find(|(channel, _)| *channel == Channel::Ready).unwrap();
+    assert_eq!(read_until(&ready.1, "ready"), "ready\n");
+}
+
+#[test]
 fn a_notification_comes_with_its_senders_credentials() {
     let rig = Rig::start(&[]);
     let mut agent = rig.agent();
-    let script = "import os, socket\ns = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
-                  s.connect('\\0' + os.environ['NOTIFY_SOCKET'][1:])\ns.send(b'READY=1')\n\
-                  import time; time.sleep(1000)";
-    let mut spawn = sh("a.0.1", "");
-    spawn.argv = vec!["python3".into(), "-c".into(), script.into()];
-    spawn.notify = true;
+    let spawn = notifying("a.0.1", "", "");
     let (pid, channels) = agent.spawn(spawn);
     let notify = channels.iter().find(|(channel, _)| *channel == Channel::Notify).unwrap();
     assert!(socket::wait_readable(notify.1.as_fd(), PATIENCE).unwrap());
@@ -318,6 +337,66 @@ fn a_notification_comes_with_its_senders_credentials() {
     }
     assert_eq!(sender.unwrap().as_raw_nonzero().get() as u32, pid);
     assert_eq!(&bytes[..got.bytes], b"READY=1");
+}
+
+#[test]
+fn a_service_keeps_its_notify_address_and_nobody_else_can_take_it() {
+    let rig = Rig::start(&[LAUNCHER]);
+    let mut agent = rig.agent();
+    let (_, channels) = agent.spawn(sh("b.0.1", "sleep 1000"));
+    let has_notify = |channels: &[(Channel, std::os::fd::OwnedFd)]| {
+        channels.iter().any(|(channel, _)| *channel == Channel::Notify)
+    };
+    assert!(!has_notify(&channels), "nobody asked for one");
+    // The slot has none yet, and gets it with the first run that wants it.
+    let before = "import time, os\nwhile not os.path.exists('go'): time.sleep(0.01)\n";
+    let again = "open('said', 'w')\nwhile not os.path.exists('again'): time.sleep(0.01)\n\
+                 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+                 s.connect(os.environ['NOTIFY_SOCKET'])\ns.send(b'READY=1')\n";
+    let mut spawn = notifying("a.0.1", before, again);
+    spawn.working_dir = rig.state.path().display().to_string();
+    let (pid, channels) = agent.spawn(spawn);
+    assert!(has_notify(&channels));
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let environment = String::from_utf8_lossy(&environment).into_owned();
+    let address = environment.split('\0').find_map(|text| text.strip_prefix("NOTIFY_SOCKET="));
+    let address = std::path::PathBuf::from(address.unwrap());
+    let folder = fs::metadata(address.parent().unwrap()).unwrap();
+    let own = rustix::process::geteuid().as_raw();
+    assert_eq!((folder.uid(), folder.mode() & 0o777), (own, 0o711));
+    // Both die, and what it says in between is heard by the next ones.
+    let keeper = rig.keeper_pid();
+    signal(rig.child.id(), Signal::STOP);
+    signal(keeper, Signal::KILL);
+    drop((agent, channels));
+    File::create(rig.state.path().join("go")).unwrap();
+    wait_until("it has spoken", || rig.state.path().join("said").exists());
+    signal(rig.child.id(), Signal::CONT);
+    rig.wait_for_keeper_after(keeper);
+    let mut agent = rig.agent();
+    let channels = agent.take("a.0");
+    let notify = &channels.iter().find(|(channel, _)| *channel == Channel::Notify).unwrap().1;
+    let mut bytes = [0; 64];
+    for file in ["again", "over"] {
+        assert!(socket::wait_readable(notify.as_fd(), PATIENCE).unwrap());
+        let flags = rustix::net::RecvFlags::empty();
+        let (count, _) = rustix::net::recv(notify, &mut bytes, flags).unwrap();
+        assert_eq!(&bytes[..count], b"READY=1");
+        File::create(rig.state.path().join(file)).unwrap();
+    }
+}
+
+/// A program that says READY=1 on its notify socket and does something before and after it.
+fn notifying(name: &str, before: &str, after: &str) -> Spawn {
+    let script = format!(
+        "import os, socket\n{before}s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         s.connect(os.environ['NOTIFY_SOCKET'])\ns.send(b'READY=1')\n{after}\
+         import time; time.sleep(1000)"
+    );
+    let mut spawn = sh(name, "");
+    spawn.argv = vec!["python3".into(), "-c".into(), script];
+    spawn.notify = true;
+    spawn
 }
 
 #[test]

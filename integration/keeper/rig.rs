@@ -139,6 +139,10 @@ impl Drop for Rig {
         for (pid, _) in self.marked() {
             signal(pid, Signal::KILL);
         }
+        let domain = self.place.folder_of(Part::Keeper).join("domain");
+        if let Ok(domain) = fs::read_to_string(domain) {
+            drop(fs::remove_dir_all(Path::new("/run/smgr").join(domain)));
+        }
         let memory = self.place.folder_of(Part::Keeper).join("cgroup");
         if let Ok(root) = fs::read_to_string(memory) {
             let root = PathBuf::from(root);

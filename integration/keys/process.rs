@@ -81,7 +81,6 @@ fn a_process_gets_what_its_spec_says_and_nothing_else() {
 }
 
 #[test]
-#[ignore = "waits in vain, perhaps by a fault of the test: cause open"]
 fn a_secret_is_a_file_for_its_process_alone_and_in_no_event() {
     let machine = Machine::new();
     let (token, seen) = (machine.folder().join("token"), machine.folder().join("seen"));

@@ -83,11 +83,10 @@ fn a_line_on_a_descriptor_makes_ready_whoever_holds_it() {
 }
 
 #[test]
-#[ignore = "waits in vain, perhaps by a fault of the test: cause open"]
 fn a_word_to_the_notify_socket_makes_ready_whoever_hears_it() {
     let text = format!(
         "exec {} -c \\\"import os,socket,time; \
-         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET']); \
+         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'].replace('@', chr(0), 1)); \
          time.sleep(1000)\\\"",
         python()
     );

@@ -14,6 +14,7 @@ use crate::domain::event::Actor;
 use crate::domain::id::{Digest, FleetId, IntentId, Kid, NodeId};
 use crate::domain::intent::Verb;
 use crate::domain::policy::{self, Holder, KeyClass, Kind};
+use crate::domain::text;
 use crate::domain::time::UnixMicros;
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX, EnvelopeError};
@@ -26,8 +27,8 @@ pub(crate) const SKEW_MS: u64 = 30_000;
 /// The longest life of a `once` intent or a query, in milliseconds.
 const LIFE_MS_MAX: u64 = 15 * 60_000;
 
-/// How much of a reason is told, in characters: it may hold names from the message, which goes into an event so.
-const WHY_CHARS_MAX: usize = 300;
+/// The largest intent, in bytes: what is taken of it has to fit an event, and later a part of a baseline.
+const INTENT_BYTES_MAX: usize = 32 * 1024;
 
 /// What a signer may say of itself, in bytes.
 const NOTE_BYTES_MAX: usize = 256;
@@ -122,6 +123,10 @@ impl Authority {
             why,
             signed: Some(Signed { id: Some(intent.id), actor: actor.clone() }),
         };
+        if bytes.len() > INTENT_BYTES_MAX {
+            let why = format!("the intent has {} bytes, more than {INTENT_BYTES_MAX}", bytes.len());
+            return Err(refuse(&actor, Code::TOO_LARGE, why));
+        }
         if intent.note.len() > NOTE_BYTES_MAX {
             let why =
                 format!("the note has {} bytes, more than {NOTE_BYTES_MAX}", intent.note.len());
@@ -217,7 +222,8 @@ impl Authority {
         let signed = Signed { id: None, actor: actor_of(opened.holder, opened.kid) };
         let payload = codec::decode(opened.payload).map_err(|error| Refusal {
             code: Code::BAD_PAYLOAD,
-            why: error.to_string().chars().take(WHY_CHARS_MAX).collect(),
+            // It quotes names of the sender's choice.
+            why: text::brief(error.to_string(), text::WHY_BYTES_MAX),
             signed: Some(signed),
         })?;
         Ok(Open { payload, kid: opened.kid, holder: opened.holder.clone(), digest: opened.digest })

@@ -23,9 +23,14 @@ use super::task::{Agent, Parts};
 use super::voice::Voice;
 use super::wake::{QUEUE, Wake, Waker};
 use super::{clock, keeper_link, keyfile, local, trust, uplink_link};
-use crate::domain::event::{Context, EpochReason, Event, LogOpened, PartStarted, TrustChanged};
+use crate::domain::event::{
+    Cause, Context, EpochReason, Event, IntentExecuted, LogOpened, Outcome, PartStarted,
+    TrustChanged,
+};
 use crate::domain::id::{BootId, FleetId, NodeId};
 use crate::domain::input::Decision;
+use crate::domain::intent::Action;
+use crate::domain::node::Node;
 use crate::domain::time::UnixMicros;
 use crate::ipc::hello::{Before, Incarnation, Part};
 use crate::ipc::place::Place;
@@ -128,10 +133,15 @@ fn begin(
     if let Some(reason) = epoch.begins {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let opened = LogOpened { reason, predecessor: epoch.predecessor.clone(), version };
-        events.push((Context::default(), Event::LogOpened(opened)));
+        let opened = Event::LogOpened(opened);
+        // The baseline is the state with the epoch begun, since whoever replays takes it for the whole.
+        let mut node = agent.node.clone();
+        node.evolve(now.at, &Context::default(), &opened).expect("an epoch begins in any state");
+        events.push((Context::default(), opened));
         if reason != EpochReason::FirstStart {
-            let parts = fold::baseline(&agent.node);
+            let parts = fold::baseline(&node);
             events.extend(parts.into_iter().map(|part| (Context::default(), part)));
+            events.extend(unfinished_shutdowns(&node));
         }
     }
     let started = PartStarted {
@@ -154,6 +164,20 @@ fn begin(
     agent.follow_up();
     trim_memory();
     agent
+}
+
+/// Closes what asked the agent to end before the damage: whoever starts it again must not find it ending.
+fn unfinished_shutdowns(node: &Node) -> impl Iterator<Item = (Context, Event)> {
+    let shutdowns = node
+        .seen()
+        .open()
+        .filter(|(_, record, _)| matches!(record.action, Action::Shutdown { .. }));
+    shutdowns.map(|(intent, record, _)| {
+        let context = Context::default().because(Some(Cause::Intent(*intent)), record.by.clone());
+        let why = "the history was damaged while it was under way".to_owned();
+        let body = IntentExecuted { intent: *intent, outcome: Outcome::Unknown { why } };
+        (context, Event::IntentExecuted(body))
+    })
 }
 
 /// Gives back the memory that only the start needed: spec files, and the pages of the log.

@@ -5,8 +5,9 @@ use std::os::fd::OwnedFd;
 
 use tracing::error;
 
+use super::asked::Again;
 use super::execute::{report, told};
-use super::hands::{HeldRun, Spawning};
+use super::hands::{Held, HeldRun, Spawning};
 use super::names::{self, Memo};
 use super::signs;
 use super::task::Agent;
@@ -73,38 +74,44 @@ impl Agent {
         run: Option<RunId>,
         taken: Vec<(Channel, OwnedFd)>,
     ) {
+        let slot = names::slot(instance);
         let mut pipes = (None, None);
         for (channel, fd) in taken {
-            if channel == Channel::Ready {
-                if let Some(run) = run {
-                    let waker = self.waker.clone();
-                    report(signs::hear_ready_fd(instance.clone(), run, fd, waker).map(drop));
-                }
-                continue;
-            }
-            let Ok(duplicate) = fd.try_clone() else {
-                error!(%instance, "no descriptor is left");
-                continue;
-            };
-            let held = self.hands.held.entry(names::slot(instance)).or_default();
-            if held.channels.insert(channel, duplicate).is_some() {
-                continue;
-            }
+            let held = self.hands.held.entry(slot.clone()).or_default();
             match channel {
                 Channel::Stdout => pipes.0 = Some(fd),
                 Channel::Stderr => pipes.1 = Some(fd),
-                Channel::Notify => {
-                    let waker = self.waker.clone();
-                    report(signs::hear_notify(instance.clone(), fd, waker).map(drop));
+                Channel::Notify if held.ear.is_none() || !held.knows(channel, &fd) => {
+                    let opened = fd.try_clone().and_then(|duplicate| {
+                        let (ear, there) =
+                            signs::Ear::open(instance.clone(), fd, self.waker.clone())?;
+                        held.channels.insert(channel, duplicate);
+                        held.ear = Some(ear);
+                        Ok(there)
+                    });
+                    match opened {
+                        Ok(there) => there.into_iter().for_each(|sign| {
+                            self.was_notified(instance, sign, run.is_some());
+                        }),
+                        Err(why) => report(Err(why)),
+                    }
                 }
-                Channel::Ready => {}
+                Channel::Notify => {}
+                Channel::Ready => {
+                    if let Some(run) = run {
+                        let waker = self.waker.clone();
+                        report(signs::hear_ready_fd(instance.clone(), run, fd, waker).map(drop));
+                    }
+                }
             }
         }
-        let (Some(stdout), Some(stderr)) = pipes else { return };
-        let Some((spec, _)) = self.services.spec_of(&instance.service) else { return };
-        match self.launchers.log_setup(&spec, instance) {
-            Ok(setup) => told(self.logs.handle().attach(instance.clone(), setup, stdout, stderr)),
-            Err(why) => error!(%instance, %why, "its output is not written"),
+        if let (Some(stdout), Some(stderr)) = pipes
+            && let Err(why) = self.read_output(instance, stdout, stderr)
+        {
+            error!(%instance, %why, "its output is not read");
+        }
+        if !self.hears_all(instance) {
+            self.later(Again::Descriptors(slot), "not all channels came");
         }
     }
 
@@ -121,5 +128,36 @@ impl Agent {
                 Err(why) => error!(%instance, %why, "its output is kept as before"),
             }
         }
+    }
+
+    /// Has the log thread read the output of a slot, where it does not do so yet.
+    fn read_output(
+        &mut self,
+        instance: &InstanceId,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    ) -> Result<(), String> {
+        let held = self.hands.held.entry(names::slot(instance)).or_default();
+        if held.knows(Channel::Stdout, &stdout) && held.knows(Channel::Stderr, &stderr) {
+            return Ok(());
+        }
+        let copy = |fd: &OwnedFd| fd.try_clone().map_err(|error| error.to_string());
+        let kept = [(Channel::Stdout, copy(&stdout)?), (Channel::Stderr, copy(&stderr)?)];
+        // Without a spec it is on its way out, and nobody says where its last lines would go.
+        if let Some((spec, _)) = self.services.spec_of(&instance.service) {
+            let setup = self.launchers.log_setup(&spec, instance)?;
+            let attached = self.logs.handle().attach(instance.clone(), setup, stdout, stderr);
+            attached.map_err(|error| error.to_string())?;
+        }
+        held.channels.extend(kept);
+        Ok(())
+    }
+}
+
+impl Held {
+    /// Says whether a descriptor is of the channel that is here already.
+    fn knows(&self, channel: Channel, other: &OwnedFd) -> bool {
+        let inode = |fd| rustix::fs::fstat(fd).ok().map(|about| about.st_ino);
+        self.channels.get(&channel).is_some_and(|known| inode(known) == inode(other))
     }
 }

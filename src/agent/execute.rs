@@ -5,15 +5,16 @@ use std::os::fd::OwnedFd;
 use regex::Regex;
 use tracing::{debug, error, info, warn};
 
-use super::hands::{Asked, Standing};
+use super::asked::{Asked, delivery_of};
+use super::hands::Standing;
 use super::launch::Start;
 use super::names::{self, Memo};
 use super::task::{Agent, Deadline, Promise};
-use super::{clock, logs, signs};
+use super::{clock, logs};
 use crate::domain::effect::{Act, Hook, Operation};
 use crate::domain::event::{Context, Event, Exit, LinesDropped, Usage};
 use crate::domain::id::{InstanceId, IntentId, RunId};
-use crate::domain::input::{ActionEnd, Decision, Delivery, Ended, Input};
+use crate::domain::input::{ActionEnd, Decision, Ended, Input};
 use crate::domain::spec::ReadyBy;
 use crate::domain::time::UnixMicros;
 use crate::ipc::keeper::{
@@ -28,7 +29,7 @@ impl Agent {
             Act::Signal { instance, run, signal, operation } => {
                 let asked = match &operation {
                     Operation::Wish(intent, _) => Asked::Signal(*intent, instance.clone()),
-                    _ => Asked::Other("signal"),
+                    _ => Asked::Stop(instance.clone(), run),
                 };
                 let operation = match &operation {
                     Operation::Wish(..) => Some(operation.id()),
@@ -41,7 +42,7 @@ impl Agent {
             }
             Act::KillTree { instance, run } => {
                 let run = names::run(&instance, run);
-                self.hands.ask(Asked::Other("kill a tree"), Verb::KillTree { run });
+                self.hands.ask(Asked::KillTree(run.clone()), Verb::KillTree { run });
             }
             Act::RunHook { instance, run, hook, operation } => {
                 self.run_hook(instance, run, hook, operation.id());
@@ -58,12 +59,13 @@ impl Agent {
                 self.timers.cancel(&Deadline::Core(timer.clone()));
                 self.recorded.remove(&timer);
             }
+            Act::KeepReady { instance, run, how } => self.keep_ready(instance, run, how),
             Act::StartAction { intent, service, action, params } => {
                 self.start_action(intent, &service, &action, &params);
             }
             Act::KillAction { intent } => {
-                let verb = Verb::KillTree { run: names::action(intent) };
-                self.hands.ask(Asked::Other("kill an action"), verb);
+                let run = names::action(intent);
+                self.hands.ask(Asked::KillTree(run.clone()), Verb::KillTree { run });
             }
             Act::LoadSpecs { intent, services } => self.load_specs(intent, &services),
             Act::Answer { intent, reply } => self.promise_answer(intent, reply),
@@ -206,7 +208,10 @@ impl Agent {
         match frame {
             FromKeeper::Hello { .. } => warn!("the keeper says hello twice"),
             FromKeeper::Answer { number, answer } => {
-                let Some((asked, spawning)) = self.hands.answered(number) else { return };
+                let now_ns = clock::now().mono_ns;
+                let Some((asked, spawning)) = self.hands.answered(number, &answer, now_ns) else {
+                    return;
+                };
                 match (spawning, &answer) {
                     (Some(spawning), Answer::Spawned { pid, channels, .. }) => {
                         self.hold(spawning, *pid, channels, descriptors);
@@ -225,7 +230,7 @@ impl Agent {
         }
     }
 
-    fn answered(&mut self, asked: Asked, answer: Answer, descriptors: Vec<OwnedFd>) {
+    pub(super) fn answered(&mut self, asked: Asked, answer: Answer, descriptors: Vec<OwnedFd>) {
         match (asked, answer) {
             // The fact that follows says the same, and is the one that is acknowledged.
             (Asked::Spawn(..) | Asked::Hook(..) | Asked::Action(_), Answer::NotSpawned(_)) => {}
@@ -245,30 +250,27 @@ impl Agent {
                 }
             }
             (Asked::Signal(intent, instance), answer) => {
-                let delivery = match answer {
-                    Answer::Done => Delivery::Delivered,
-                    Answer::Refused(Refusal::NoSuchRun) => Delivery::Gone,
-                    Answer::Refused(Refusal::Kernel { errno, .. }) => Delivery::Refused(errno),
-                    _ => Delivery::Lost,
-                };
+                let delivery = delivery_of(&answer);
                 self.inbox.push_back(Input::SignalDelivered { intent, instance, delivery });
             }
             (Asked::List, Answer::Runs { runs, more }) => self.listed(runs, more),
             (Asked::Descriptors(slot), Answer::Descriptors { channels, runs }) => {
+                self.settled(&Asked::Descriptors(slot.clone()));
                 self.take_slot(&slot, &channels, runs, descriptors);
             }
             (Asked::Shutdown, _) => self.end(),
-            (Asked::Other(what), Answer::Refused(Refusal::NoSuchRun)) => {
-                debug!(what, "the run is gone");
+            (Asked::KillTree(run), Answer::Refused(Refusal::NoSuchRun)) => {
+                debug!(%run, "the run is gone");
             }
-            (asked, Answer::Refused(refusal)) => warn!(?asked, %refusal, "the keeper refused"),
-            (asked, answer) => debug!(?asked, ?answer, "the keeper answered"),
+            (asked, Answer::Refused(refusal)) => self.refused(asked, refusal),
+            (asked, _) => self.settled(&asked),
         }
     }
 
     /// Decides on a fact, and has it acknowledged when what it led to is durable.
     pub(super) fn fact(&mut self, fact: Fact) {
         let number = fact.number;
+        self.hands.told_of(&fact.run);
         if let Some(input) = self.input_of(fact) {
             self.decide(input);
         }
@@ -385,20 +387,6 @@ impl Agent {
                 self.alert_matched(slot, rule, lines, line);
             }
             logs::LogNotice::Drained { .. } => {}
-        }
-    }
-
-    pub(super) fn notified(&mut self, instance: &InstanceId, pid: u32, text: &str) {
-        let Some(main) = self.node.instance(instance).and_then(|known| known.state.main()) else {
-            return;
-        };
-        if !signs::speaks_for(pid, main.pid) {
-            return debug!(%instance, pid, "a stranger at the notify socket");
-        }
-        let run = main.run;
-        if text.lines().any(|line| line == "READY=1") {
-            let how = "notify".to_owned();
-            self.decide(Input::Ready { instance: instance.clone(), run, how });
         }
     }
 }

@@ -1,48 +1,39 @@
 //! What the agent holds of the keeper: operations under way, descriptors to give back, and the meeting with a keeper
 //! before which nothing is started or stopped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 
 use serde_bytes::ByteBuf;
 use tracing::{debug, error, warn};
 
+pub(super) use super::asked::Asked;
+use super::asked::Pending;
 use super::outlet::{Outlet, Unsent};
-use crate::domain::effect::Hook;
-use crate::domain::id::{InstanceId, IntentId, RunId};
+use super::signs::Ear;
+use super::{clock, names};
+use crate::domain::id::InstanceId;
 use crate::ipc::frame::{DESCRIPTORS_MAX, Packet};
 use crate::ipc::hello::{Hello, Incarnation};
 use crate::ipc::keeper::{
-    Channel, Claim, Fact, FactNumber, Isolation, OperationNumber, RunName, RunState, SlotName,
-    ToKeeper, Trees, Verb,
+    Answer, Channel, Claim, Fact, FactNumber, Isolation, OperationNumber, Refusal, RunName,
+    RunState, SlotName, ToKeeper, Trees, Verb,
 };
-
-/// What an operation under way is for, so that its answer finds its way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// The start of a run.
-    Spawn(InstanceId, RunId),
-    /// The start of a hook.
-    Hook(InstanceId, RunId, Hook),
-    /// The start of an action.
-    Action(IntentId),
-    /// A signal that an intent asked for.
-    Signal(IntentId, InstanceId),
-    /// A page of runs.
-    List,
-    /// The descriptors of a slot.
-    Descriptors(SlotName),
-    /// The end of the keeper, which this agent is not to outlive.
-    Shutdown,
-    /// Something of which only a refusal is news.
-    Other(&'static str),
-}
 
 /// The channels of a slot, and the pidfds of its runs.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     pub(super) channels: BTreeMap<Channel, OwnedFd>,
+    /// What listens to its notify socket, where it has one.
+    pub(super) ear: Option<Ear>,
     pub(super) runs: BTreeMap<RunName, HeldRun>,
+}
+
+impl Held {
+    /// Says whether its output is read.
+    pub(super) fn has_pipes(&self) -> bool {
+        [Channel::Stdout, Channel::Stderr].iter().all(|pipe| self.channels.contains_key(pipe))
+    }
 }
 
 /// A run's identity, to be claimed at a new keeper.
@@ -85,7 +76,9 @@ pub(super) struct Hands {
     outlet: Option<Outlet>,
     keeper: Option<Incarnation>,
     number: u64,
-    asked: BTreeMap<OperationNumber, (Asked, Option<Spawning>)>,
+    pub(super) pending: Pending,
+    /// Operations that no message can hold; to be taken as refused.
+    pub(super) unsent: VecDeque<(Asked, Refusal)>,
     pub(super) standing: Standing,
     pub(super) held: BTreeMap<SlotName, Held>,
     /// Main process and memo of each run that the keeper listed.
@@ -100,7 +93,8 @@ impl Hands {
             outlet: None,
             keeper: None,
             number: 0,
-            asked: BTreeMap::new(),
+            pending: Pending::default(),
+            unsent: VecDeque::new(),
             standing: Standing::Apart,
             held: BTreeMap::new(),
             listed: BTreeMap::new(),
@@ -126,7 +120,7 @@ impl Hands {
         self.outlet = Some(outlet);
         (self.trees, self.isolation) = (Some(trees), Some(isolation));
         self.standing = Standing::Meeting(Meeting::default());
-        self.asked.clear();
+        self.pending = Pending::default();
         if is_new {
             let slots: Vec<SlotName> = self.held.keys().cloned().collect();
             for slot in slots {
@@ -140,6 +134,17 @@ impl Hands {
     pub(super) fn disconnected(&mut self) {
         self.outlet = None;
         self.standing = Standing::Apart;
+        self.pending.quieten();
+    }
+
+    /// Gives up the connection, so that a meeting follows in which everything is asked again.
+    pub(super) fn cut(&mut self) {
+        self.disconnected();
+    }
+
+    /// Returns what listens to the notify socket of a slot.
+    pub(super) fn ear(&mut self, instance: &InstanceId) -> Option<&mut Ear> {
+        self.held.get_mut(&names::slot(instance))?.ear.as_mut()
     }
 
     /// Asks for an operation. Without a keeper nothing is sent: the core asks again after the next meeting.
@@ -163,20 +168,32 @@ impl Hands {
         if self.keeper != Some(keeper) {
             return;
         }
-        self.ask(Asked::Other("acknowledge"), Verb::Acknowledge { through });
+        self.ask(Asked::Acknowledge, Verb::Acknowledge { through });
     }
 
     /// Returns what an answer is the answer to.
     pub(super) fn answered(
         &mut self,
         number: OperationNumber,
+        answer: &Answer,
+        now_ns: u64,
     ) -> Option<(Asked, Option<Spawning>)> {
-        self.asked.remove(&number)
+        let (taken, passed_over) = self.pending.take(number, answer, now_ns);
+        if passed_over && self.outlet.is_some() {
+            warn!("an answer of the keeper is lost");
+            self.cut();
+        }
+        taken
+    }
+
+    /// A fact about a run came.
+    pub(super) fn told_of(&mut self, run: &RunName) {
+        self.pending.told_of(run);
     }
 
     /// Says whether the keeper was told to end and has not answered.
     pub(super) fn asked_to_shut_down(&self) -> bool {
-        self.asked.values().any(|(asked, _)| *asked == Asked::Shutdown)
+        self.pending.is_ending()
     }
 
     fn ask_with(&mut self, asked: Asked, verb: Verb, descriptors: Vec<OwnedFd>) {
@@ -194,12 +211,16 @@ impl Hands {
         let message = ToKeeper::Operate { number, verb };
         let packet = match Packet::with_descriptors(&message, descriptors) {
             Ok(packet) => packet,
-            Err(error) => return error!(%error, ?asked, "an operation does not fit a message"),
+            Err(error) => {
+                error!(%error, ?asked, "an operation does not fit a message");
+                return self.unsent.push_back((asked, Refusal::Invalid(error.to_string())));
+            }
         };
         match outlet.send(packet) {
-            Ok(()) => drop(self.asked.insert(number, (asked, spawning))),
+            Ok(()) => self.pending.enter(number, asked, spawning, clock::now().mono_ns),
             Err(Unsent::Full) => {
-                warn!(?asked, "the keeper does not keep up; asked again at the next meeting");
+                warn!(?asked, "the keeper does not keep up; everything is asked again");
+                self.cut();
             }
             Err(Unsent::Gone) => debug!(?asked, "the keeper is gone"),
         }
@@ -228,10 +249,10 @@ impl Hands {
         }
     }
 
-    fn give_back(&mut self, slot: &SlotName) {
+    pub(super) fn give_back(&mut self, slot: &SlotName) {
         let Some(held) = self.held.get(slot) else { return };
         for (verb, descriptors) in held.gifts(slot) {
-            self.ask_with(Asked::Other("give descriptors"), verb, descriptors);
+            self.ask_with(Asked::GiveBack(slot.clone()), verb, descriptors);
         }
     }
 }
@@ -278,6 +299,7 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+    use crate::ipc::{channel, socket};
 
     fn fd() -> OwnedFd {
         File::open("/dev/null").unwrap().into()
@@ -325,5 +347,41 @@ mod tests {
         assert_eq!(hands.held[&slot].runs.keys().collect::<Vec<_>>(), [&run(2)]);
         hands.forget_run(&slot, &run(2));
         assert!(hands.held[&slot].runs.is_empty());
+    }
+
+    /// Hands that have met a keeper which reads nothing, and the keeper's end.
+    fn met(waiting_max: usize) -> (Hands, OwnedFd, impl Future) {
+        let (ours, theirs) = socket::pair().unwrap();
+        let (sender, _) = channel::split(ours).unwrap();
+        let (outlet, sending) = Outlet::new(sender, waiting_max);
+        let mut hands = Hands::new();
+        hands.outlet = Some(outlet);
+        hands.standing = Standing::Met;
+        (hands, theirs, sending)
+    }
+
+    #[tokio::test]
+    async fn a_keeper_that_does_not_keep_up_is_met_anew() {
+        let (mut hands, _keeper, _sending) = met(1);
+        let mut asked = 0;
+        while hands.met() {
+            asked += 1;
+            assert!(asked < 100_000, "its socket has room for ever");
+            let verb = Verb::KillTree { run: run(asked) };
+            hands.ask(Asked::KillTree(run(asked)), verb);
+        }
+        assert!(hands.outlet.is_none(), "whoever holds the connection sees that and dials again");
+    }
+
+    #[tokio::test]
+    async fn an_operation_that_no_message_can_hold_is_refused_and_not_forgotten() {
+        let (mut hands, _keeper, _sending) = met(1);
+        let slot: SlotName = "web.0".parse().unwrap();
+        let verb = Verb::TakeDescriptors { slot: slot.clone() };
+        let many = (0..=DESCRIPTORS_MAX).map(|_| fd()).collect();
+        hands.ask_with(Asked::Descriptors(slot.clone()), verb, many);
+        let (asked, refusal) = hands.unsent.pop_front().unwrap();
+        assert_eq!(asked, Asked::Descriptors(slot));
+        assert!(matches!(refusal, Refusal::Invalid(_)));
     }
 }

@@ -2,7 +2,6 @@
 //! its bounds.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime};
 
 use tracing::{error, info, warn};
@@ -17,9 +16,7 @@ use crate::domain::id::{EpochId, Seq, ServiceId};
 use crate::domain::input::Decision;
 use crate::domain::node::Node;
 use crate::domain::time::UnixMicros;
-use crate::store::{
-    self, EventPos, Expired, Log, LogNotice, LogOptions, Opened, Retention, Vacant, Writer,
-};
+use crate::store::{self, Expired, Log, LogNotice, LogOptions, Opened, Retention, Vacant, Writer};
 use crate::wire::fold::{Broken, Fold};
 use crate::wire::note::NoteSigner;
 
@@ -139,11 +136,7 @@ fn begin_empty(log: Log) -> anyhow::Result<(Log, Node, Epoch)> {
         ));
     };
     let mut fold = Fold::new(&mut node);
-    let from = EventPos { epoch: before.epoch, seq: Seq(0) };
-    log.reader().rows(Some(from), |at, row| match at.epoch == before.epoch {
-        true if at.seq.0 <= before.size => fold.row(at.seq, row),
-        true | false => ControlFlow::Break(()),
-    })?;
+    log.replay_predecessor(|at, row| fold.row(at.seq, row))?;
     let epoch = Epoch {
         begins: Some(EpochReason::Integrity),
         predecessor: Some(predecessor_of(before)),

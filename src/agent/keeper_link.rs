@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
+use super::asked::SILENCE_MAX;
 use super::clock;
 use super::outlet::Outlet;
 use super::wake::{Wake, Waker};
@@ -40,7 +41,8 @@ pub(super) async fn run(path: PathBuf, incarnation: Incarnation, waker: Waker) {
 async fn converse(path: &Path, incarnation: Incarnation, waker: &Waker) -> anyhow::Result<()> {
     let (sender, mut receiver) = channel::connect(path)?;
     sender.send(&ToKeeper::Hello(Hello::of(Part::Agent, incarnation))).await?;
-    let FromKeeper::Hello { hello, trees, isolation } = receiver.receive().await?.message else {
+    let first = tokio::time::timeout(SILENCE_MAX, receiver.receive()).await??;
+    let FromKeeper::Hello { hello, trees, isolation } = first.message else {
         anyhow::bail!("the keeper did not begin with a hello");
     };
     hello.agree()?;

@@ -213,7 +213,7 @@ pub fn load_named_trust(folder: &StateFolder) -> Result<(Trust, Keyring, Digest)
     let path = folder.trust();
     let bytes = read_capped(&path, TRUST_BYTES_MAX)
         .map_err(|source| LoadKeyError::Open { path: path.clone(), source })?;
-    let root = read_pin(folder)?.ok_or_else(|| {
+    let root = read_root(folder)?.ok_or_else(|| {
         let (trust, pin) = (folder.trust(), folder.root_pin());
         MakeKeysError::Torn(format!(
             "`{}` is there but `{}` is not, so nothing says which root key signed it",
@@ -225,7 +225,7 @@ pub fn load_named_trust(folder: &StateFolder) -> Result<(Trust, Keyring, Digest)
 }
 
 fn make(folder: &StateFolder, owner: &Owner) -> Result<(), MakeKeysError> {
-    let pinned = read_pin(folder)?;
+    let pinned = read_root(folder)?;
     let mut signers = Vec::with_capacity(KeyName::ALL.len());
     for name in KeyName::ALL {
         let signer = match (load_key(&name.path(folder)), name, &pinned) {
@@ -301,7 +301,11 @@ fn first_trust(owner: &Owner, operator: &Signer, node: &Signer, local: &Signer) 
     }
 }
 
-fn read_pin(folder: &StateFolder) -> Result<Option<PublicKey>, MakeKeysError> {
+/// Reads the public half of the root key that a state folder is pinned to; `None` when it has none.
+///
+/// # Errors
+/// When it cannot be read, or is no key.
+pub fn read_root(folder: &StateFolder) -> Result<Option<PublicKey>, MakeKeysError> {
     let path = folder.root_pin();
     let torn = || MakeKeysError::Torn(format!("`{}` does not hold a public key", path.display()));
     let bytes = match read_capped(&path, 256) {

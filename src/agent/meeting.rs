@@ -42,9 +42,7 @@ impl Agent {
         self.is_new = false;
         for fact in meeting.facts {
             self.fact(fact);
-            while let Some(input) = self.inbox.pop_front() {
-                self.decide(input);
-            }
+            self.follow_up();
         }
     }
 

@@ -6,6 +6,7 @@
 mod alarm;
 mod alerts;
 mod answers;
+mod asked;
 mod authority;
 mod boot;
 mod channels;
@@ -25,6 +26,7 @@ mod meeting;
 mod names;
 mod outlet;
 mod queries;
+mod ready;
 mod recorder;
 mod services;
 pub mod setup;

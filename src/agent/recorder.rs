@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde_bytes::ByteBuf;
+use tracing::error;
 
 use crate::domain::event::{Context, Event, Summarized};
 use crate::domain::id::{BootId, EpochId, EventId, NodeId, Seq, ServiceId};
 use crate::domain::policy::Kind;
 use crate::domain::time::{Now, UnixMicros};
-use crate::store::{AppendError, Head, Log};
+use crate::store::{AppendError, Head, Log, ROW_BYTES_MAX};
 use crate::wire::codec;
 use crate::wire::envelope;
 use crate::wire::key::Signer;
@@ -23,6 +24,14 @@ const LATE_MAX: usize = 16 * 1024;
 
 /// The version of the shape of every body that this version writes.
 const SCHEMA: u16 = 1;
+
+/// What stands beside the body of an event at most, in bytes: names, ids, an actor's note, the signature.
+const BESIDE_BYTES_MAX: usize = 2048;
+
+/// Says whether an event fits a row, whatever stands beside its body.
+pub(super) fn fits(event: &Event) -> bool {
+    codec::encode_body(event).len() + BESIDE_BYTES_MAX <= ROW_BYTES_MAX
+}
 
 /// A row on its way to the disk and then to whoever listens.
 #[derive(Debug, Clone)]
@@ -203,8 +212,14 @@ impl<P> Recorder<P> {
                 self.seal(Seq(seq), fact.now, &fact.context, &fact.event, recorded_at)
             })
             .collect();
-        if self.log.append_all(first, rows.clone()).is_err() {
-            return false;
+        match self.log.append_all(first, rows.clone()) {
+            Ok(_) => {}
+            // It would be as large at every later time, and all facts behind it would wait for it.
+            Err(AppendError::TooLarge { bytes }) => {
+                error!(bytes, %first, "facts that fit no row were not recorded");
+                return true;
+            }
+            Err(_) => return false,
         }
         self.next = Seq(first.0 + rows.len() as u64);
         for ((seq, fact), row) in (first.0..).zip(facts).zip(rows) {
@@ -272,5 +287,26 @@ impl<P> Recorder<P> {
             body: ByteBuf::from(codec::encode_body(event)),
         };
         envelope::seal(Kind::Event, &codec::encode(&record), &self.signer).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::IntentRefused;
+
+    #[test]
+    fn what_no_reader_takes_fits_no_row() {
+        let refused = |bytes: usize| {
+            let why = "x".repeat(bytes);
+            Event::IntentRefused(IntentRefused {
+                intent: None,
+                code: "E0311".to_owned(),
+                why,
+                count: 1,
+            })
+        };
+        assert!(fits(&refused(ROW_BYTES_MAX - BESIDE_BYTES_MAX - 100)));
+        assert!(!fits(&refused(ROW_BYTES_MAX - BESIDE_BYTES_MAX + 100)));
     }
 }

@@ -20,6 +20,10 @@ use crate::domain::input::Input;
 use crate::domain::intent::Action;
 use crate::domain::node::Node;
 use crate::domain::spec::{Change, Spec};
+use crate::domain::text;
+
+/// How much an event says of the mistakes in spec files, in bytes; `smgr check` shows them all.
+const MISTAKES_BYTES_MAX: usize = 4096;
 
 /// What one service is at this moment.
 #[derive(Debug, Clone)]
@@ -219,7 +223,9 @@ impl Agent {
         let loaded = match self.services.load() {
             Ok(loaded) => loaded,
             Err(mistakes) => {
+                // Specs quote themselves at any length.
                 let why = config::render(&mistakes, "nothing was applied", None);
+                let why = text::brief(why, MISTAKES_BYTES_MAX);
                 let code = mistakes.first().map_or(crate::domain::code::Code::INTERNAL, |m| m.code);
                 self.inbox.push_back(failed(code, why));
                 return;

@@ -85,7 +85,9 @@ impl Agent {
             .and_then(|slots| slots.get(usize::from(id.index)))
             .filter(|seq| **seq != Seq(0))
             .map(|seq| self.recorder.event_id(*seq));
+        let folded = InstanceStatus::folded(id.clone(), service, slot);
         let mut status = InstanceStatus {
+            reason: folded.reason.clone().or_else(|| self.awaits(id, &slot.state)),
             memory_bytes,
             tasks,
             log_path: log_path.map(|path| path.display().to_string()),
@@ -94,7 +96,7 @@ impl Agent {
                 .map(|(spec, _)| spec.log.max_size.0 * u64::from(spec.log.max_files)),
             tail: self.launchers.tail_of(id),
             last_event,
-            ..InstanceStatus::folded(id.clone(), service, slot)
+            ..folded
         };
         let degraded = self.degraded(id, slot).map(|degraded| ("Degraded".to_owned(), degraded));
         status.conditions.extend(degraded);

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use super::alarm::Alarm;
 use super::alerts::Alerts;
 use super::answers::{Answers, ReplyTo};
+use super::asked::Again;
 use super::authority::{Authority, Way};
 use super::clock;
 use super::hands::{Hands, Standing};
@@ -22,22 +23,23 @@ use super::history;
 use super::launcher::Launchers;
 use super::logs::LogThread;
 use super::queries::Queries;
-use super::recorder::Recorder;
+use super::recorder::{self, Recorder};
 use super::services::Services;
 use super::setup::NodeSetup;
+use super::signs::SignNumber;
 use super::timers::Timers;
 use super::voice::Voice;
 use super::wake::{Wake, Waker};
 use crate::domain::code::Code;
 use crate::domain::effect::{Act, Effect, Operation, Timer};
 use crate::domain::event::{Context, Event, LogRecovered, LogUnavailable};
-use crate::domain::id::{AlertName, BootId, Digest, InstanceId, IntentId, Seq, ServiceId};
+use crate::domain::id::{AlertName, BootId, Digest, InstanceId, IntentId, RunId, Seq, ServiceId};
 use crate::domain::input::{Decision, Input, World};
 use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
 use crate::domain::time::{Now, UnixMicros};
 use crate::ipc::hello::Incarnation;
-use crate::ipc::keeper::{FactNumber, Isolation};
+use crate::ipc::keeper::{Answer, FactNumber, Isolation};
 use crate::store::{Expired, LogNotice, Outage};
 use crate::wire::codec;
 use crate::wire::envelope;
@@ -48,6 +50,9 @@ use crate::wire::payload::{Beat, PAYLOAD_VERSION};
 /// How often the head of the log is told while the bus is there.
 const BEAT: Duration = Duration::from_secs(5);
 
+/// When a run whose time to become ready is over, and that nobody can hear, is looked at again.
+const DEAF_PAUSE: Duration = Duration::from_secs(1);
+
 /// Something that waits until what was recorded before it is durable.
 #[derive(Debug)]
 pub(super) enum Promise {
@@ -55,6 +60,8 @@ pub(super) enum Promise {
     Act(Act),
     /// The keeper may forget.
     Acknowledge(Incarnation, FactNumber),
+    /// A sign of life may go out of its socket.
+    Heard(InstanceId, SignNumber),
     /// Whoever waits for the wish is told that it was taken, in this envelope.
     Accepted(IntentId, Arc<[u8]>),
     /// Whoever waits for the wish is told what came of it, in this envelope.
@@ -76,6 +83,10 @@ pub(super) enum Deadline {
     Alert(InstanceId, AlertName),
     /// Somebody has waited long enough for the next event.
     Ranges,
+    /// The keeper has had long enough to answer.
+    Keeper,
+    /// Something that the keeper refused is asked for again.
+    Again(Again),
 }
 
 /// Everything that one node's agent owns.
@@ -112,6 +123,10 @@ pub(super) struct Agent {
     pub(super) ending: bool,
     /// Inputs that an effect led to at once. They are decided after the decision whose effect it was.
     pub(super) inbox: VecDeque<Input>,
+    /// Runs that said they are ready before their start was told: one for each slot.
+    pub(super) early: BTreeMap<InstanceId, (RunId, String)>,
+    /// Slots whose start was told in this turn.
+    pub(super) begun: Vec<InstanceId>,
 }
 
 /// The parts that [`super::boot`] puts together.
@@ -161,6 +176,8 @@ impl Agent {
             is_new: true,
             ending: false,
             inbox: VecDeque::new(),
+            early: BTreeMap::new(),
+            begun: Vec::new(),
         }
     }
 
@@ -174,6 +191,7 @@ impl Agent {
         mut alarm: Alarm,
     ) -> io::Result<()> {
         while !self.ending {
+            self.await_keeper();
             alarm.set(self.timers.next())?;
             tokio::select! {
                 wake = wakes.recv() => {
@@ -198,8 +216,17 @@ impl Agent {
     }
 
     pub(super) fn follow_up(&mut self) {
-        while let Some(input) = self.inbox.pop_front() {
-            self.decide(input);
+        loop {
+            while let Some(input) = self.inbox.pop_front() {
+                self.decide(input);
+            }
+            while let Some((asked, refusal)) = self.hands.unsent.pop_front() {
+                self.answered(asked, Answer::Refused(refusal), Vec::new());
+            }
+            self.judge_early();
+            if self.inbox.is_empty() && self.hands.unsent.is_empty() {
+                return;
+            }
         }
     }
 
@@ -236,7 +263,7 @@ impl Agent {
             Wake::LocalRead { caller, id, bytes } => self.local_read(&bytes, caller, id),
             Wake::Store(notice) => self.store_said(notice),
             Wake::Logs(notice) => self.logs_said(notice),
-            Wake::Notify { instance, pid, text } => self.notified(&instance, pid, &text),
+            Wake::Notify { instance, sign } => self.notified(&instance, sign),
             Wake::ReadyFd { instance, run } => {
                 self.decide(Input::Ready { instance, run, how: "fd".to_owned() });
             }
@@ -258,6 +285,12 @@ impl Agent {
                 Deadline::Alert(instance, name) => {
                     self.alert_due(instance, name);
                     self.follow_up();
+                }
+                Deadline::Keeper => self.keeper_is_late(),
+                Deadline::Again(again) => self.ask_again(&again),
+                Deadline::Core(timer @ Timer::Ready(..)) if self.is_deaf_to(&timer) => {
+                    let due = clock::now().mono_ns + DEAF_PAUSE.as_nanos() as u64;
+                    self.timers.set(Deadline::Core(timer), due);
                 }
                 Deadline::Core(timer) => {
                     if let Some(at) = self.recorded.remove(&timer) {
@@ -287,6 +320,11 @@ impl Agent {
     /// Adopts a decision: folds, repairs, records, promises.
     pub(super) fn commit(&mut self, now: Now, decision: Decision) {
         let Decision { mut events, effects } = decision;
+        if let Some((_, event)) = events.iter().find(|(_, event)| !recorder::fits(event)) {
+            // What no reader takes must not be folded either. What was folded stays; nothing of the rest is done.
+            error!(kind = event.kind(), "an event fits no row; nothing was done");
+            return;
+        }
         for (context, event) in &events {
             if let Err(illegal) = self.node.evolve(now.at, context, event) {
                 // The core contradicts itself. What was folded stays; nothing of the rest is done.
@@ -296,6 +334,7 @@ impl Agent {
         }
         for (context, event) in &events {
             self.heed_change(context, event);
+            self.heed_start(context, event);
         }
         let mut promises = Vec::new();
         for effect in effects {
@@ -355,6 +394,7 @@ impl Agent {
                     self.tell_accepted(&mut accepted);
                     self.answers.finish(intent, &sealed, &mut self.voice);
                 }
+                Promise::Heard(instance, number) => self.forget_sign(&instance, number),
                 Promise::Retire(segment) => history::drop_rows(segment),
                 Promise::End => self.ending = true,
             }
@@ -494,6 +534,7 @@ fn stops_or_starts(act: &Act) -> bool {
         | Act::AcknowledgeAction { .. }
         | Act::SetTimer { .. }
         | Act::CancelTimer { .. }
+        | Act::KeepReady { .. }
         | Act::StartAction { .. }
         | Act::KillAction { .. }
         | Act::LoadSpecs { .. }

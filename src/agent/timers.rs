@@ -23,6 +23,11 @@ impl<K: Ord + Clone> Timers<K> {
         self.by_key.insert(key, at_ns);
     }
 
+    /// Says whether `key` has a deadline.
+    pub(super) fn has(&self, key: &K) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// Forgets the deadline of `key`.
     pub(super) fn cancel(&mut self, key: &K) {
         if let Some(at_ns) = self.by_key.remove(key) {

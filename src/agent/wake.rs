@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::local::Caller;
 use super::logs;
 use super::outlet::Outlet;
+use super::signs::Sign;
 use crate::domain::id::{InstanceId, RunId};
 use crate::ipc::hello::Hello;
 use crate::ipc::keeper::{FromKeeper, Isolation, Trees};
@@ -44,8 +45,8 @@ pub(super) enum Wake {
     Store(LogNotice),
     /// The logs of services tell something.
     Logs(logs::LogNotice),
-    /// A datagram of a service, and the process that sent it.
-    Notify { instance: InstanceId, pid: u32, text: String },
+    /// A datagram of a service, which is in its socket still.
+    Notify { instance: InstanceId, sign: Sign },
     /// A run wrote to its readiness descriptor.
     ReadyFd { instance: InstanceId, run: RunId },
     /// A page of the log was read for somebody who waits.

@@ -11,6 +11,7 @@ use crate::domain::id::{IntentId, Principal, Seq};
 use crate::domain::input::{Decision, Input, Wish, World};
 use crate::domain::intent::{Action, ActorKind};
 use crate::domain::policy::Kind;
+use crate::domain::text;
 use crate::domain::time::{Now, UnixMicros};
 use crate::wire::envelope;
 use crate::wire::payload::{Intent, Reply};
@@ -134,6 +135,7 @@ impl Agent {
     pub(super) fn refuse(&mut self, now: Now, refusal: Refusal, to: &ReplyTo) {
         self.queries.refused += 1;
         let Refusal { code, why, signed } = refusal;
+        let why = text::brief(why, text::WHY_BYTES_MAX);
         match (&signed, to) {
             (Some(signed), to) => {
                 let to = own_inbox(to.clone(), &signed.actor.name);

@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use super::error::CliError;
 use super::selector::Selector;
 use crate::domain::code::Code;
-use crate::domain::id::{ActionName, NodeId, ServiceId};
+use crate::domain::id::{ActionName, Digest, NodeId, ServiceId};
 use crate::domain::signal::Signal;
 
 /// Verbs whose names are taken and whose function comes in a later version.
@@ -314,6 +314,12 @@ pub enum AuditCommand {
     Verify {
         /// The folder with `log/` [default: the state folder]
         folder: Option<PathBuf>,
+        /// A file of `smgr audit pin`, kept elsewhere: the log must hold what it saw
+        #[arg(long, value_name = "FILE")]
+        pin: Option<PathBuf>,
+        /// The root key that the trust document must be signed by, as `root.pub` has it
+        #[arg(long, value_name = "KEY")]
+        root: Option<Digest>,
     },
     /// Remember the heads of the logs, so that a cut tail is seen
     Pin,

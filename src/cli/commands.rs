@@ -61,13 +61,11 @@ pub async fn carry_out(
         Command::Events(args) => reading::events(context, args, out).await,
         Command::History(args) => reading::history(context, args, out).await,
         Command::Ping => reading::ping(context, out).await,
-        Command::Audit { command: AuditCommand::Verify { folder: None } }
-            if !context.global.nodes.is_empty() =>
-        {
-            audit::verify_nodes(context, out).await
-        }
-        Command::Audit { command: AuditCommand::Verify { folder } } => {
-            audit::verify(context, folder, out)
+        Command::Audit {
+            command: AuditCommand::Verify { folder: None, pin: None, root: None },
+        } if !context.global.nodes.is_empty() => audit::verify_nodes(context, out).await,
+        Command::Audit { command: AuditCommand::Verify { folder, pin, root } } => {
+            audit::verify(context, folder, pin.as_deref(), root, out)
         }
         Command::Audit { command: AuditCommand::Pin } => audit::pin(context, out),
         Command::Replay { folder } => offline::replay(context, folder, out).await,

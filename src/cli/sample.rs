@@ -433,6 +433,7 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             expires_at: until,
             until,
             instances: vec![],
+            slots: vec![],
         }),
         Event::IntentRefused(IntentRefused {
             intent: Some(INTENT),

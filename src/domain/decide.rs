@@ -225,8 +225,8 @@ impl<'a> Turn<'a> {
         }
         match &event {
             Event::IntentAccepted(body) => {
-                for instance in &body.instances {
-                    self.load(&instance.service);
+                if let Some(service) = body.action.service() {
+                    self.load(service);
                 }
             }
             Event::IntentExecuted(IntentExecuted { intent, .. }) => {
@@ -379,7 +379,14 @@ impl<'a> Turn<'a> {
     }
 
     fn set_timer(&self, timer: Timer, at: UnixMicros) -> Act {
-        let after_ms = at.ms_since(self.now()).min(TIMER_MS_MAX);
+        let mut after_ms = at.ms_since(self.now()).min(TIMER_MS_MAX);
+        if let Timer::Ready(id, _) = &timer
+            && self.reconciling
+        {
+            // Nobody heard it while a part was away, and a pipe that nobody reads may have held it up: its time to
+            // become ready begins anew.
+            after_ms = self.spec(&id.service).map_or(after_ms, |spec| spec.ready.timeout.0);
+        }
         Act::SetTimer { timer, at, after_ms }
     }
 }

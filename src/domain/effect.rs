@@ -93,6 +93,15 @@ pub enum Act {
         /// What for.
         timer: Timer,
     },
+    /// Say once more that a run is ready, as soon as its start was told: a sign may be faster than that.
+    KeepReady {
+        /// Which slot.
+        instance: InstanceId,
+        /// Which start of it.
+        run: RunId,
+        /// How it said so.
+        how: String,
+    },
     /// Run a declared action; answered by `ActionStarted` and `ActionEnded`.
     StartAction {
         /// The wish that asked for it; also its operation.

@@ -776,11 +776,38 @@ pub struct IntentAccepted {
     pub action: Action,
     /// From when on a repeat is answered `expired`.
     pub expires_at: UnixMicros,
-    /// The instances it works on, decided at acceptance.
+    /// The instances it works on, decided at acceptance; see [`IntentAccepted::awaited`].
     pub instances: Vec<InstanceId>,
     /// When it has failed for want of an outcome.
     #[serde(default)]
     pub until: UnixMicros,
+    /// Slots of the action's service that it works on, when they are too many to name each of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<u16>,
+}
+
+/// So many instances a wish names one by one: a name is longer than a number, and an event has its bounds.
+const NAMED_MAX: usize = 100;
+
+impl IntentAccepted {
+    /// Says on which instances the wish works.
+    #[must_use]
+    pub fn awaiting(mut self, instances: &[InstanceId]) -> Self {
+        if instances.len() > NAMED_MAX {
+            self.slots = instances.iter().map(|instance| instance.index).collect();
+        } else {
+            self.instances = instances.to_vec();
+        }
+        self
+    }
+
+    /// Returns the instances that the wish works on.
+    pub fn awaited(&self) -> impl Iterator<Item = InstanceId> {
+        let slots = self.action.service().into_iter().flat_map(|service| {
+            self.slots.iter().map(|index| InstanceId { service: service.clone(), index: *index })
+        });
+        self.instances.iter().cloned().chain(slots)
+    }
 }
 
 /// Body of `intent.refused`.

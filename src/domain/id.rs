@@ -220,6 +220,12 @@ number!(
     /// A place in a log, contiguous from 1 within an epoch.
     Seq(u64)
 );
+
+impl Seq {
+    /// A place that no log has: stands for the end.
+    pub const MAX: Self = Self(u64::MAX);
+}
+
 number!(
     /// One unbroken stretch of a log: 48 bits of Unix milliseconds and 16 random bits.
     ///

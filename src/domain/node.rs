@@ -13,16 +13,17 @@ use super::event::{
 };
 use super::id::{BootId, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
 use super::input::{Decision, Input, World};
-use super::instance::{IllegalEvent, Instance, State};
+use super::instance::{Firing, IllegalEvent, Instance, State};
 use super::intent::Action;
 use super::rejection::Rejection;
-use super::seen::{Record, Seen};
+use super::seen::{Progress, Record, Seen};
 use super::time::UnixMicros;
 
 /// The version of the folding rules. State hashes are compared only between equal versions.
 pub const FOLD_VERSION: u32 = 1;
 
-/// How many wishes one part of a baseline holds, so that an event stays well below 64 KiB.
+/// How many wishes one part of the state holds. The state hash is over the parts as they are cut here; what has to
+/// fit an event is cut further, see [`NodePart::halve`].
 const INTENTS_PER_PART: usize = 100;
 
 /// What is folded from one node's log.
@@ -97,6 +98,69 @@ pub enum NodePart {
     Service(ServiceId, Service),
     /// Some of the wishes.
     Intents(Vec<(IntentId, Record)>),
+    /// More slots of a service, behind those that came before.
+    Slots(ServiceId, Vec<Instance>),
+    /// Alerts that fire, of the slot that came last.
+    Firing(ServiceId, Vec<(String, Firing)>),
+    /// More instances that a wish awaits.
+    Awaiting(IntentId, Vec<(InstanceId, RunId)>),
+}
+
+impl NodePart {
+    /// Cuts a part in two that lead to the same state, or gives it back when it is one thing.
+    ///
+    /// # Errors
+    ///
+    /// The part itself: there is nothing in it to cut between.
+    pub fn halve(self) -> Result<(Self, Self), Box<Self>> {
+        match self {
+            Self::Service(id, mut service) if service.instances.len() > 1 => {
+                let rest = service.instances.split_off(service.instances.len() / 2);
+                Ok((Self::Service(id.clone(), service), Self::Slots(id, rest)))
+            }
+            Self::Slots(id, mut slots) if slots.len() > 1 => {
+                let rest = slots.split_off(slots.len() / 2);
+                Ok((Self::Slots(id.clone(), slots), Self::Slots(id, rest)))
+            }
+            Self::Service(id, mut service) => match take_firing(&mut service.instances) {
+                Some(firing) => Ok((Self::Service(id.clone(), service), Self::Firing(id, firing))),
+                None => Err(Box::new(Self::Service(id, service))),
+            },
+            Self::Slots(id, mut slots) => match take_firing(&mut slots) {
+                Some(firing) => Ok((Self::Slots(id.clone(), slots), Self::Firing(id, firing))),
+                None => Err(Box::new(Self::Slots(id, slots))),
+            },
+            Self::Firing(id, mut firing) if firing.len() > 1 => {
+                let rest = firing.split_off(firing.len() / 2);
+                Ok((Self::Firing(id.clone(), firing), Self::Firing(id, rest)))
+            }
+            Self::Intents(mut intents) if intents.len() > 1 => {
+                let rest = intents.split_off(intents.len() / 2);
+                Ok((Self::Intents(intents), Self::Intents(rest)))
+            }
+            Self::Intents(mut intents) => match intents.first_mut() {
+                Some((id, Record { progress: Progress::Open(open), .. }))
+                    if !open.awaiting.is_empty() =>
+                {
+                    let awaiting = std::mem::take(&mut open.awaiting).into_iter().collect();
+                    let id = *id;
+                    Ok((Self::Intents(intents), Self::Awaiting(id, awaiting)))
+                }
+                _ => Err(Box::new(Self::Intents(intents))),
+            },
+            Self::Awaiting(id, mut awaiting) if awaiting.len() > 1 => {
+                let rest = awaiting.split_off(awaiting.len() / 2);
+                Ok((Self::Awaiting(id, awaiting), Self::Awaiting(id, rest)))
+            }
+            part @ (Self::Head(_) | Self::Firing(..) | Self::Awaiting(..)) => Err(Box::new(part)),
+        }
+    }
+}
+
+/// Takes the alerts out of the last slot, when it has any.
+fn take_firing(slots: &mut [Instance]) -> Option<Vec<(String, Firing)>> {
+    let firing = std::mem::take(&mut slots.last_mut()?.firing);
+    (!firing.is_empty()).then(|| firing.into_iter().collect())
 }
 
 impl Service {
@@ -252,6 +316,22 @@ impl Node {
                     self.seen.restore(id, record);
                 }
             }
+            NodePart::Slots(id, slots) => {
+                if let Some(service) = self.services.get_mut(&id) {
+                    service.instances.extend(slots);
+                }
+            }
+            NodePart::Firing(id, firing) => {
+                let service = self.services.get_mut(&id);
+                if let Some(slot) = service.and_then(|service| service.instances.last_mut()) {
+                    slot.firing.extend(firing);
+                }
+            }
+            NodePart::Awaiting(id, awaiting) => {
+                if let Some(open) = self.seen.open_mut(&id) {
+                    open.awaiting.extend(awaiting);
+                }
+            }
         }
     }
 
@@ -334,10 +414,11 @@ impl Node {
 
     fn accept(&mut self, context: &Context, body: &IntentAccepted) -> Result<(), IllegalEvent> {
         let mut awaiting = BTreeMap::new();
-        for id in &body.instances {
+        for id in body.awaited() {
             let unknown = IllegalEvent { state: "unknown instance", event: "intent.accepted" };
-            let instance = self.instance(id).ok_or(unknown)?;
-            awaiting.insert(id.clone(), last_run_before(&body.action, instance));
+            let instance = self.instance(&id).ok_or(unknown)?;
+            let run = last_run_before(&body.action, instance);
+            awaiting.insert(id, run);
         }
         let number = self.head.accepted + 1;
         if !self.seen.accept(number, body, context.by.as_ref(), awaiting) {

@@ -10,6 +10,7 @@ use super::event::{Actor, Desired, Event, Exit, IntentAccepted, Outcome, StopRea
 use super::id::{Digest, InstanceId, IntentId, RunId, ServiceId};
 use super::instance::State;
 use super::intent::Action;
+use super::text;
 use super::time::UnixMicros;
 
 /// How far two clocks may be apart: an id is kept this long beyond its expiry, in milliseconds.
@@ -265,7 +266,8 @@ enum Step {
 
 /// Returns an outcome that did not succeed.
 pub(super) fn failed(code: Code, why: impl Into<String>, exit: Option<Exit>) -> Outcome {
-    Outcome::Failed { code: code.to_string(), why: why.into(), exit }
+    let why = text::brief(why.into(), text::WHY_BYTES_MAX);
+    Outcome::Failed { code: code.to_string(), why, exit }
 }
 
 /// Says what a fact about an instance means for a wish that awaits it.

@@ -151,6 +151,11 @@ impl Spec {
         0o022
     }
 
+    /// Says whether its process speaks on a notify socket.
+    pub fn notifies(&self) -> bool {
+        self.ready.by == ReadyBy::Notify || matches!(self.reload.by, ReloadBy::Notify(_))
+    }
+
     /// Returns the documented defaults around an argv, a folder to run in and a folder for its log.
     pub fn new(exec: Vec<Template>, working_dir: Template, log_dir: Template) -> Self {
         Self {

@@ -23,6 +23,18 @@ fn is_unsafe(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// The longest reason that an event or an answer gives, in bytes: it may quote what somebody sent.
+pub const WHY_BYTES_MAX: usize = 512;
+
+/// Cuts a text to `bytes_max`, between two characters, and marks the cut.
+pub fn brief(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max.saturating_sub('…'.len_utf8())));
+        text.push('…');
+    }
+    text
+}
+
 /// Returns how many columns `text` takes, as terminals count: wide characters two, marks none.
 pub fn columns(text: &str) -> usize {
     text.chars().map(char_columns).sum()
@@ -56,6 +68,13 @@ mod tests {
             "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\u{fffd}d e"
         );
         assert!(matches!(printable("Grüße, 世界"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_two_characters() {
+        assert_eq!(brief("short".to_owned(), 8), "short");
+        assert_eq!(brief("äöüß".to_owned(), 7), "äö…");
+        assert_eq!(brief("ä".repeat(70_000), WHY_BYTES_MAX).len(), WHY_BYTES_MAX - 1);
     }
 
     #[test]

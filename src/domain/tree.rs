@@ -10,6 +10,9 @@ use crate::domain::id::Digest;
 /// The longest proof that a tree of `u64` size can need.
 pub const PROOF_HASHES_MAX: usize = 64;
 
+/// More leaves than a tree ever has: a row every microsecond for nine years. A size beyond it was not written by us.
+pub const SIZE_MAX: u64 = 1 << 48;
+
 /// Returns the hash of a row as a leaf.
 pub fn leaf(row: &[u8]) -> Digest {
     Digest(Sha256::new().chain_update([0]).chain_update(row).finalize().into())
@@ -95,7 +98,7 @@ impl Frontier {
         let (size, rest) = bytes.split_first_chunk::<8>().ok_or(invalid)?;
         let size = u64::from_be_bytes(*size);
         let (peaks, rest) = rest.as_chunks::<32>();
-        if !rest.is_empty() || peaks.len() != size.count_ones() as usize {
+        if !rest.is_empty() || peaks.len() != size.count_ones() as usize || size >= SIZE_MAX {
             return Err(invalid);
         }
         Ok(Self { size, peaks: peaks.iter().map(|peak| Digest(*peak)).collect() })

@@ -16,7 +16,7 @@ use super::poller::{Poller, Token};
 use super::proc;
 use super::records::{EXECUTING, Main};
 use super::run::{MainProcess, Run};
-use crate::ipc::keeper::{Claim, Exit, RunName, SlotName, What};
+use crate::ipc::keeper::{Channel, Claim, Exit, RunName, SlotName, What};
 
 /// How long a process may be on its way to its program. A folder on a network that is away can hold it.
 const BIRTH_MAX: Duration = Duration::from_secs(1);
@@ -97,7 +97,12 @@ impl Hands {
             {
                 warn!(run = %name, %error, "failed to watch the tree of an adopted run");
             }
-            self.insert(poller, name.clone(), Run::adopted(slot, memo, pid, pidfd));
+            let is_alive = pidfd.is_some();
+            let mut run = Run::adopted(slot, memo, pid, pidfd);
+            if is_alive && let Some(kept) = self.orphaned.get_mut(&run.slot) {
+                run.ready = kept.remove(&Channel::Ready);
+            }
+            self.insert(poller, name.clone(), run);
             self.look_at_main(poller, &name);
         }
     }
@@ -199,6 +204,7 @@ mod tests {
     use std::process::{Child, Command};
     use std::thread;
 
+    use super::super::notify::NotifyFolder;
     use super::super::operations::Operations;
     use super::super::records::Records;
     use super::super::run::MainProcess;
@@ -227,7 +233,8 @@ mod tests {
         let operations =
             Operations::open(&folder.path().join("operations"), &proc::boot_id()).unwrap();
         let files = libc::rlimit64 { rlim_cur: 1024, rlim_max: 1024 };
-        let hands = Hands::new("0".to_owned(), forest, records, operations, files).unwrap();
+        let notify = NotifyFolder::find("0", folder.path());
+        let hands = Hands::new(notify, forest, records, operations, files).unwrap();
         Left { hands, poller: Poller::new().unwrap(), record, _folder: folder }
     }
 
@@ -241,24 +248,20 @@ mod tests {
 
     #[test]
     fn the_pipes_of_a_slot_outlive_an_attempt_that_failed() {
-        use std::os::linux::net::SocketAddrExt;
-        use std::os::unix::net::{SocketAddr, UnixDatagram};
-
         use crate::ipc::hello::Incarnation;
-        use crate::ipc::keeper::{Answer, Channel};
+        use crate::ipc::keeper::Answer;
 
         let mut hands = left(std::process::id()).hands;
         let slot: SlotName = "busy.0".parse().unwrap();
         let (pipe, _writer) = rustix::pipe::pipe().unwrap();
         let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_ino;
         let left_behind = inode(&pipe);
-        hands.orphaned.insert(slot.clone(), [(Channel::Stdout, pipe)].into());
-        let address = channels::notify_address(&slot, "0");
-        let address = SocketAddr::from_abstract_name(&address.as_bytes()[1..]).unwrap();
-        let another = UnixDatagram::bind_addr(&address).unwrap();
+        let (socket, _) = crate::ipc::socket::pair().unwrap();
+        let pipes = [(Channel::Stdout, pipe), (Channel::Stderr, socket)];
+        hands.orphaned.insert(slot.clone(), pipes.into());
         let (answer, _) = hands.take_descriptors(Incarnation(1), &slot);
-        assert!(matches!(answer, Answer::Refused(_)), "its address is taken");
-        drop(another);
+        assert!(matches!(answer, Answer::Refused(_)), "one of them cannot be opened anew");
+        hands.orphaned.get_mut(&slot).unwrap().remove(&Channel::Stderr);
         let (answer, descriptors) = hands.take_descriptors(Incarnation(1), &slot);
         let Answer::Descriptors { channels, .. } = answer else { panic!("{answer:?}") };
         let stdout = channels.iter().position(|channel| *channel == Channel::Stdout).unwrap();

@@ -3,16 +3,17 @@
 //! agent's duplicates, the keeper.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 
+use super::notify;
 use crate::ipc::hello::Incarnation;
-use crate::ipc::keeper::{Channel, SlotName};
+use crate::ipc::keeper::Channel;
 
 /// What a log pipe holds before a service that nobody reads from waits.
 ///
@@ -29,13 +30,9 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Makes the channels that are missing from `given`. A slot has all of them or does not exist:
-    /// after an error they are still there.
-    pub(super) fn complete(
-        name: &SlotName,
-        domain: &str,
-        given: &mut BTreeMap<Channel, OwnedFd>,
-    ) -> io::Result<Self> {
+    /// Makes the channels that are missing from `given`. A slot has both pipes or does not exist: after an error they are
+    /// still there. A notify socket it gets by [`Slot::listen`].
+    pub(super) fn complete(given: &mut BTreeMap<Channel, OwnedFd>) -> io::Result<Self> {
         for channel in [Channel::Stdout, Channel::Stderr] {
             let pipe = match given.get(&channel) {
                 Some(pipe) => open_anew(pipe.as_fd(), OFlags::empty())?,
@@ -43,12 +40,21 @@ impl Slot {
             };
             given.insert(channel, pipe);
         }
-        if let Entry::Vacant(vacant) = given.entry(Channel::Notify) {
-            vacant.insert(notify_socket(name, domain)?);
-        }
         let inode = |channel| rustix::fs::fstat(&given[&channel]).map(|stat| stat.st_ino);
         let pipes = [inode(Channel::Stdout)?, inode(Channel::Stderr)?];
         Ok(Self { channels: std::mem::take(given), known_to: None, pipes })
+    }
+
+    /// Listens at `address`, where it does not do so yet, for the processes of an account, and says whether the socket
+    /// was made.
+    pub(super) fn listen(&mut self, address: &Path, uid: Option<u32>) -> io::Result<bool> {
+        let is_there = self.channels.get(&Channel::Notify).is_some_and(|s| is_bound(s, address));
+        if !is_there {
+            self.channels.insert(Channel::Notify, notify_socket(address)?);
+            self.known_to = None;
+        }
+        notify::admit(address, uid)?;
+        Ok(!is_there)
     }
 
     /// Returns the inodes of standard output and standard error.
@@ -61,12 +67,10 @@ impl Slot {
         self.channels[&channel].as_fd()
     }
 
-    /// Duplicates the log pipes. One that cannot be duplicated is left out.
-    pub(super) fn log_pipes(&self) -> BTreeMap<Channel, OwnedFd> {
-        let pipes = [Channel::Stdout, Channel::Stderr].into_iter();
-        pipes
-            .filter_map(|channel| Some((channel, self.channels[&channel].try_clone().ok()?)))
-            .collect()
+    /// Duplicates what a next keeper has to have. What cannot be duplicated is left out.
+    pub(super) fn to_keep(&self) -> BTreeMap<Channel, OwnedFd> {
+        let channels = self.channels.iter();
+        channels.filter_map(|(channel, fd)| Some((*channel, fd.try_clone().ok()?))).collect()
     }
 
     /// Duplicates all channels for the agent, in the order of the names that are returned.
@@ -94,14 +98,6 @@ impl Slot {
             let _ = fchown(&self.channels[&channel], Some(uid), Some(gid));
         }
     }
-}
-
-/// Returns the value of `NOTIFY_SOCKET` for a slot.
-///
-/// The name is abstract: no user of a service has to be let into our folders, and nothing is left
-/// behind. Who sends is told by the credentials of each datagram.
-pub(super) fn notify_address(name: &SlotName, domain: &str) -> String {
-    format!("@smgr/{domain}/{name}")
 }
 
 /// Makes a pipe of one descriptor that both reads and writes, so that it never breaks: a service
@@ -149,12 +145,18 @@ fn open_anew(pipe: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | flags, Mode::empty())?)
 }
 
-fn notify_socket(name: &SlotName, domain: &str) -> io::Result<OwnedFd> {
+fn notify_socket(address: &Path) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
     rustix::net::sockopt::set_socket_passcred(&socket, true)?;
-    let address = notify_address(name, domain);
-    let address = SocketAddrUnix::new_abstract_name(&address.as_bytes()[1..])?;
-    rustix::net::bind(&socket, &address)?;
+    notify::clear(address)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(address)?)?;
     Ok(socket)
+}
+
+/// Says whether a socket is the one that is reached by `address`.
+fn is_bound(socket: &OwnedFd, address: &Path) -> bool {
+    let Ok(wanted) = SocketAddrUnix::new(address) else { return false };
+    let bound = rustix::net::getsockname(socket).and_then(SocketAddrUnix::try_from);
+    bound.is_ok_and(|bound| bound == wanted) && address.exists()
 }

@@ -10,9 +10,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::process::{PidfdFlags, Signal};
 use tracing::warn;
 
-use super::channels::{self, Slot};
+use super::channels::Slot;
 use super::exits::{self, Foreign, as_pid};
 use super::facts::Facts;
+use super::notify::NotifyFolder;
 use super::operations::Operations;
 use super::poller::{Poller, Token};
 use super::prepared::Prepared;
@@ -44,7 +45,7 @@ pub(super) type Reply = (Answer, Vec<OwnedFd>);
 /// All runs and slots.
 #[derive(Debug)]
 pub(super) struct Hands {
-    domain: String,
+    notify: NotifyFolder,
     pub(super) forest: Forest,
     pub(super) records: Records,
     pub(super) operations: Operations,
@@ -70,7 +71,7 @@ pub(super) struct Hands {
 
 impl Hands {
     pub(super) fn new(
-        domain: String,
+        notify: NotifyFolder,
         forest: Forest,
         mut records: Records,
         operations: Operations,
@@ -80,7 +81,7 @@ impl Hands {
         records.take_back(kept.records);
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
         Ok(Self {
-            domain,
+            notify,
             forest,
             records,
             operations,
@@ -136,7 +137,8 @@ impl Hands {
     ) -> Result<Reply, Unstarted> {
         let mut added = vec![(proc::RUN_VARIABLE, self.forest.token(&spawn.run))];
         if spawn.notify {
-            added.push(("NOTIFY_SOCKET", channels::notify_address(&spawn.slot, &self.domain)));
+            let address = self.listen(spawn).map_err(failed(Step::Prepare))?;
+            added.push(("NOTIFY_SOCKET", address));
         }
         let prepared = Prepared::of(spawn, &added, self.files)
             .map_err(|why| Unstarted::Refused(Refusal::Invalid(why.to_string())))?;
@@ -201,10 +203,14 @@ impl Hands {
                 passed.extend(copies);
             }
             if let Some((reader, ..)) = &ready
-                && let Ok(copy) = reader.try_clone()
+                && let (Ok(copy), Ok(to_keep)) = (reader.try_clone(), reader.try_clone())
             {
                 names.push(Channel::Ready);
                 passed.push(copy);
+                // A pipe that nobody reads would end the service that writes to it.
+                let mut kept = slot.to_keep();
+                kept.insert(Channel::Ready, to_keep);
+                self.deposit.keep(&spawn.slot, &kept);
             }
         }
         let run = Run {
@@ -222,6 +228,22 @@ impl Hands {
         self.insert(poller, spawn.run.clone(), run);
         self.facts.push(&spawn.run, &spawn.memo, What::Spawned { pid, inode });
         Ok((Answer::Spawned { pid, inode, channels: names }, passed))
+    }
+
+    /// Sees to it that a slot has its notify socket, and returns the address.
+    fn listen(&mut self, spawn: &Spawn) -> io::Result<String> {
+        let address = self.notify.address(&spawn.slot)?;
+        let slot = self.slots.get_mut(&spawn.slot).expect("the slot was completed in `spawn`");
+        if slot.listen(&address, spawn.account.as_ref().map(|account| account.uid))? {
+            self.deposit.keep(&spawn.slot, &slot.to_keep());
+        }
+        address.into_os_string().into_string().map_err(|_| io::ErrorKind::InvalidFilename.into())
+    }
+
+    /// Removes what no service needs any more.
+    pub(super) fn fell(&self) {
+        self.forest.fell();
+        self.notify.fell();
     }
 
     pub(super) fn insert(&mut self, poller: &Poller, name: RunName, run: Run) {
@@ -317,6 +339,7 @@ impl Hands {
         self.slots.remove(slot);
         self.orphaned.remove(slot);
         self.deposit.forget(slot);
+        self.notify.forget(slot);
         (Answer::Done, Vec::new())
     }
 
@@ -501,11 +524,14 @@ impl Hands {
             return Err(Refusal::Full);
         }
         for (channel, pipe) in self.orphaned.remove(name).unwrap_or_default() {
-            given.entry(channel).or_insert(pipe);
+            // That one is of a run, which is gone.
+            if channel != Channel::Ready {
+                given.entry(channel).or_insert(pipe);
+            }
         }
-        match Slot::complete(name, &self.domain, &mut given) {
+        match Slot::complete(&mut given) {
             Ok(slot) => {
-                self.deposit.keep(name, &slot.log_pipes());
+                self.deposit.keep(name, &slot.to_keep());
                 self.slots.insert(name.clone(), slot);
                 Ok(())
             }

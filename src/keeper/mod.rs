@@ -13,6 +13,7 @@ mod exits;
 mod facts;
 mod hands;
 mod launcher;
+mod notify;
 mod operations;
 mod parts;
 mod poller;

@@ -15,6 +15,7 @@ use super::connection::Connection;
 use super::facts::{Results, Seen};
 use super::hands::{Hands, Reply};
 use super::launcher::FILES_SOFT;
+use super::notify::NotifyFolder;
 use super::operations::Operations;
 use super::parts::{Ended, Supervised};
 use super::poller::{Poller, Token};
@@ -76,7 +77,7 @@ pub fn run(options: KeeperOptions) -> Result<(), KeeperError> {
     let mut keeper = Keeper::begin(options)?;
     keeper.hands.adopt(&keeper.poller);
     keeper.serve().map_err(tried("wait for events"))?;
-    keeper.hands.forest.fell();
+    keeper.hands.fell();
     Ok(())
 }
 
@@ -134,6 +135,7 @@ impl Keeper {
             .map_err(tried("make the folder of runs"))?;
         let listener = listen(&place, accounts.agent.as_ref()).map_err(tried("listen"))?;
         let memory = place.folder_of(Part::Keeper).join("cgroup");
+        let notify = NotifyFolder::find(&domain, &place.folder_of(Part::Keeper));
         let forest = Forest::find(&domain, &memory, options.may_use_cgroups);
         let records = Records::open(place.folder_of(Part::Keeper).join("runs"))
             .map_err(tried("open the records of runs"))?;
@@ -154,7 +156,7 @@ impl Keeper {
         Ok(Self {
             agent: part(Part::Agent, 0, options.agent, &accounts.agent),
             uplink: part(Part::Uplink, 1, options.uplink, &accounts.uplink),
-            hands: Hands::new(domain, forest, records, operations, files)
+            hands: Hands::new(notify, forest, records, operations, files)
                 .map_err(tried("open /dev/null"))?,
             place,
             _lock: lock,

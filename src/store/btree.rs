@@ -160,6 +160,13 @@ impl<'a> Branch<'a> {
     }
 }
 
+/// Says whether bytes have the checksum that is named for them.
+///
+/// No mutation of a fuzzer has it, and what it looks for lies behind.
+pub(crate) fn fits(summed: Option<u128>, named: u128) -> bool {
+    cfg!(fuzzing) || summed == Some(named)
+}
+
 /// Returns the last child of a branch page; `None` for a leaf, and for what is neither.
 pub(crate) fn last_child(page: &[u8], shape: Shape) -> Option<Root> {
     let branch = (page.first() == Some(&2)).then(|| Branch::new(page, shape.key))??;
@@ -246,7 +253,7 @@ impl<'a> Walk<'a> {
                 (None, _) => None,
             };
             let summed = used.and_then(|used| page.get(..used)).and_then(xxh3_128);
-            let is_sound = summed == Some(root.checksum);
+            let is_sound = fits(summed, root.checksum);
             if let Some(used) = used {
                 self.used.push(place.start..place.start + used as u64);
             }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::domain::id::{EpochId, Seq};
 use crate::domain::tree::{self, Frontier};
 use crate::store::inbox::{Detached, LaneShared, Request};
+use crate::store::mark::Mark;
 use crate::store::reserve::Reserve;
 use crate::store::seal::{Sealer, Unsealed};
 use crate::store::segment::{
@@ -418,6 +419,7 @@ impl Lane {
             self.checkpoint_due.get_or_insert_with(|| Instant::now() + CHECKPOINT_AFTER);
         }
         let seq = Seq(self.head.size());
+        Mark { epoch: self.epoch, size: seq.0 }.write(&self.lock);
         let mut inbox = self.shared.lock();
         inbox.durable = (self.epoch, self.head.clone());
         inbox.epochs_begun += u64::from(is_epoch);

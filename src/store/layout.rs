@@ -1,11 +1,12 @@
 //! Names of files: `<dir>/<epoch token>/<first seq>.redb`, and what else lies beside them.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::domain::id::EpochId;
+use crate::domain::tree::SIZE_MAX;
 
 /// A segment on disk, known by its name alone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,8 +51,11 @@ pub(crate) fn lock_path(dir: &Path) -> PathBuf {
 
 /// Lists the epochs under `dir` in the order of their names; a missing folder has none.
 pub(crate) fn epochs(dir: &Path) -> io::Result<Vec<EpochId>> {
-    let mut epochs: Vec<_> =
-        names(dir)?.iter().filter_map(|name| EpochId::from_token(name.to_str()?)).collect();
+    let named = |name: &OsString| {
+        let name = name.to_str()?;
+        EpochId::from_token(name).filter(|epoch| epoch.token() == name)
+    };
+    let mut epochs: Vec<_> = names(dir)?.iter().filter_map(named).collect();
     epochs.sort();
     Ok(epochs)
 }
@@ -68,29 +72,47 @@ pub(crate) fn tiles(dir: &Path, epoch: EpochId) -> io::Result<Vec<SegmentName>> 
 
 fn with_extension(dir: &Path, epoch: EpochId, extension: &str) -> io::Result<Vec<SegmentName>> {
     let folder = epoch_dir(dir, epoch);
-    let mut found = Vec::new();
-    for name in names(&folder)? {
+    let named = |name: OsString| {
         let path = folder.join(&name);
-        let first = path.file_stem().and_then(OsStr::to_str).and_then(|stem| stem.parse().ok());
-        if let (Some(first), true) = (first, path.extension() == Some(OsStr::new(extension))) {
-            found.push(SegmentName { epoch, first, path });
-        }
-    }
+        let first = first_of(&path).filter(|_| path.extension() == Some(OsStr::new(extension)))?;
+        Some(SegmentName { epoch, first, path })
+    };
+    let mut found: Vec<_> = names(&folder)?.into_iter().filter_map(named).collect();
     found.sort();
     Ok(found)
+}
+
+/// Reads the first sequence number out of the name that [`segment_path`] gave; every other spelling is another file.
+fn first_of(path: &Path) -> Option<u64> {
+    let stem = path.file_stem()?.to_str()?;
+    let first = stem.parse().ok().filter(|first| (1..SIZE_MAX).contains(first))?;
+    (stem == format!("{first:020}")).then_some(first)
+}
+
+/// Lists files of an epoch that look like segments or tiles and have no name that the log gives.
+pub(crate) fn strangers(dir: &Path, epoch: EpochId) -> io::Result<Vec<PathBuf>> {
+    let folder = epoch_dir(dir, epoch);
+    let paths = names(&folder)?.into_iter().map(|name| folder.join(name));
+    let is_stranger = |path: &PathBuf| {
+        let extension = path.extension().and_then(OsStr::to_str);
+        matches!(extension, Some("redb" | "tiles")) && first_of(path).is_none()
+    };
+    let mut strangers: Vec<_> = paths.filter(is_stranger).collect();
+    strangers.sort();
+    Ok(strangers)
 }
 
 /// Lists what was set aside in an epoch because it was damaged.
 pub(crate) fn quarantined(dir: &Path, epoch: EpochId) -> io::Result<Vec<PathBuf>> {
     let folder = epoch_dir(dir, epoch);
-    let is_aside = |name: &std::ffi::OsString| name.to_string_lossy().contains(".quarantined");
+    let is_aside = |name: &OsString| name.to_string_lossy().contains(".quarantined");
     let names = names(&folder)?.into_iter().filter(is_aside);
     let mut aside: Vec<_> = names.map(|name| folder.join(name)).collect();
     aside.sort();
     Ok(aside)
 }
 
-fn names(dir: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+fn names(dir: &Path) -> io::Result<Vec<OsString>> {
     match fs::read_dir(dir) {
         Ok(entries) => entries.map(|entry| Ok(entry?.file_name())).collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

@@ -9,15 +9,17 @@ use std::time::{Duration, Instant};
 use crate::domain::id::{EpochId, Seq};
 use crate::store::ahead::Pace;
 use crate::store::inbox::{Detached, Inbox, LaneShared, Request};
+use crate::store::quarantine::Salvage;
 use crate::store::segment::{EVENTS, Row, SegmentFile};
 use crate::store::writer::Hub;
 use crate::store::{
     EventPos, Head, LogOptions, LogReader, Outage, Predecessor, ReadError, SegmentError, layout,
     read,
 };
+use crate::wire::envelope::ENVELOPE_BYTES_MAX;
 
-/// The largest row, in bytes; larger things are detached from the log.
-pub const ROW_BYTES_MAX: usize = 1 << 20;
+/// The largest row, in bytes: what a reader takes. Larger things are detached from the log.
+pub const ROW_BYTES_MAX: usize = ENVELOPE_BYTES_MAX;
 
 /// Says why a row was not accepted. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -230,6 +232,20 @@ impl Log {
             (inbox.active.clone(), inbox.active_first, inbox.durable.1.size())
         };
         scan(&active, first, last, Pace::Ahead, &mut fold)
+    }
+
+    /// Gives `fold` the rows on which this epoch builds, from the newest baseline before its beginning on.
+    ///
+    /// Rows that were set aside count as far as the epoch builds on them.
+    pub fn replay_predecessor(
+        &self,
+        fold: impl FnMut(EventPos, &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        let Some(before) = self.predecessor else { return Ok(()) };
+        let epochs = self.reader().epochs()?;
+        let found = epochs.iter().find(|found| found.epoch == before.epoch);
+        let found = found.ok_or(ReadError::UnknownEpoch(before.epoch))?;
+        Salvage::of(found, before).replay(fold)
     }
 
     /// Gives `visit` the durable rows of one epoch from `from` on, as far as `limits` allow.

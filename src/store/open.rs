@@ -13,6 +13,7 @@ use crate::domain::id::{EpochId, Seq};
 use crate::domain::tree::Frontier;
 use crate::store::inbox::{Detached, Inbox, LaneShared, Notices};
 use crate::store::lane::{Lane, create_segment};
+use crate::store::mark::Mark;
 use crate::store::quarantine::{self, Salvage};
 use crate::store::read;
 use crate::store::seal::{Sealer, Unsealed};
@@ -138,9 +139,22 @@ impl Log {
         let Some((active, older)) = newest.segments.split_last() else {
             return damaged(parts, "the newest epoch has no segment".to_owned());
         };
+        let mark = Mark::read(&parts.owner.lock);
+        if let Some(mark) = mark
+            && epochs.iter().all(|here| here.epoch != mark.epoch)
+        {
+            return damaged(parts, format!("the epoch {} is gone", mark.epoch.token()));
+        }
         match open_active(&options, active) {
             Ok((_, meta)) if meta.sealed => {
                 damaged(parts, "the segment after the last one is missing".to_owned())
+            }
+            // The newest commit is not whole, or an older file took the place of this one. What a power cut tears
+            // was not acknowledged.
+            Ok((segment, meta)) if mark.is_some_and(|mark| is_short(&meta, mark)) => {
+                drop(segment);
+                let (have, told) = (meta.head.size(), mark.map_or(0, |mark| mark.size));
+                damaged(parts, format!("{told} events were acknowledged and {have} are here"))
             }
             Ok((segment, meta)) => Ok(Opened::Continues(go_on(parts, segment, &meta, older))),
             Err(source) if source.is_damage() => damaged(parts, chain(&source)),
@@ -214,10 +228,18 @@ impl Vacant {
     }
 }
 
+/// Says whether rows that were acknowledged are not here.
+fn is_short(meta: &SegmentMeta, mark: Mark) -> bool {
+    meta.epoch == mark.epoch && meta.head.size() < mark.size
+}
+
 /// Takes the lock that keeps a second owner out; it goes with the last handle of the log.
 fn lock_folder(dir: &Path) -> Result<Arc<File>, OpenLogError> {
     let folder = |source| OpenLogError::Folder { path: dir.to_owned(), source };
-    let file = File::create(layout::lock_path(dir)).map_err(folder)?;
+    // Never cut: it holds the mark, also when another process has the log.
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    let file = options.open(layout::lock_path(dir)).map_err(folder)?;
     match file.try_lock() {
         Ok(()) => Ok(Arc::new(file)),
         Err(TryLockError::WouldBlock) => Err(OpenLogError::InUse { path: dir.to_owned() }),
@@ -271,6 +293,8 @@ fn go_on(parts: Parts, segment: SegmentFile, meta: &SegmentMeta, older: &[Segmen
         detach: None,
         closed: false,
     };
+    // What is replayed counts as acknowledged.
+    Mark { epoch: meta.epoch, size: meta.head.size() }.write(&owner.lock);
     let lane = Arc::new(LaneShared::new(hub.number_lane(), inbox, notices));
     check_behind(&lane, &segment, meta);
     let mut sealer = Sealer::new(options.clone());

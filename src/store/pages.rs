@@ -348,7 +348,7 @@ struct Slot {
 impl Slot {
     fn read(bytes: &[u8]) -> Option<Self> {
         let sum = u128::from_le_bytes(*bytes[SLOT_SUMMED..].first_chunk()?);
-        if bytes[0] != FORMAT || xxh3_128(&bytes[..SLOT_SUMMED]) != Some(sum) {
+        if bytes[0] != FORMAT || !btree::fits(xxh3_128(&bytes[..SLOT_SUMMED]), sum) {
             return None;
         }
         let root = |present: u8, at: usize| {

@@ -21,6 +21,14 @@ pub(crate) struct Salvage {
 }
 
 impl Salvage {
+    /// Finds the newest file that holds rows of an epoch up to where the next one builds on it.
+    pub(crate) fn of(epoch: &EpochOnDisk, predecessor: Predecessor) -> Self {
+        let files = epoch.segments.iter().map(|name| &name.path).chain(&epoch.aside);
+        let firsts = files.filter_map(|path| Some((path.clone(), read_meta(path).ok()?.first())));
+        let newest = firsts.filter(|(_, first)| *first <= predecessor.size);
+        Self { predecessor, newest: newest.max_by_key(|(_, first)| *first) }
+    }
+
     pub(crate) fn replay(
         &self,
         mut fold: impl FnMut(EventPos, &[u8]) -> ControlFlow<()>,

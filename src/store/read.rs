@@ -1,10 +1,13 @@
 //! Reading rows from files, by page: of older segments beside the writer, of any log from outside.
 
+use std::fs::TryLockError;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use crate::domain::code::Code;
 use crate::domain::id::{EpochId, Seq};
+use crate::domain::tree::SIZE_MAX;
 use crate::store::ahead::{self, Pace};
 use crate::store::btree::Leaf;
 use crate::store::layout::{self, SegmentName};
@@ -50,6 +53,16 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// Returns the code by which whoever asked is told.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::UnknownEpoch(_) => Code::CURSOR_UNKNOWN,
+            Self::Dropped { .. } => Code::CURSOR_GONE,
+            Self::Damaged { .. } => Code::LOG_DAMAGED,
+            Self::Io { .. } | Self::Active(_) => Code::FILE_UNREADABLE,
+        }
+    }
+
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
@@ -120,6 +133,12 @@ impl LogReader {
             epochs.push(EpochOnDisk { epoch, predecessor, segments, aside, tiles });
         }
         Ok(by_links(epochs))
+    }
+
+    /// Says whether an agent has the log open at this moment.
+    pub fn has_owner(&self) -> bool {
+        let lock = std::fs::File::open(layout::lock_path(&self.dir));
+        lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
     /// Gives `visit` the rows from `from` to the end of the newest epoch, in order.
@@ -205,7 +224,7 @@ pub(crate) fn segment_rows(
             }
             opened => opened?,
         };
-        let mut damaged = None;
+        let (mut damaged, mut fault) = (None, None);
         let mut ended = false;
         let from = Some(next);
         let mut take = |leaf: &Leaf<'_>| {
@@ -213,7 +232,9 @@ pub(crate) fn segment_rows(
                 return ControlFlow::Break(());
             }
             let whole = leaf.entries(|key, row| {
-                let Ok(seq) = key.try_into().map(u64::from_le_bytes) else {
+                let seq = key.try_into().map(u64::from_le_bytes);
+                let Some(seq) = seq.ok().filter(|seq| *seq < SIZE_MAX) else {
+                    damaged = Some("a row has a number that no log has");
                     return ControlFlow::Break(());
                 };
                 if seq < next {
@@ -223,17 +244,20 @@ pub(crate) fn segment_rows(
                 ended = visit(seq, row).is_break();
                 if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
-            if !whole {
-                damaged = Some(PageFault { offset: leaf.offset, why: "a leaf is malformed" });
+            let malformed = (!whole).then_some("a leaf is malformed");
+            fault = damaged.or(malformed).map(|why| PageFault { offset: leaf.offset, why });
+            if ended || fault.is_some() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
             }
-            if ended || !whole { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let walked = match pace {
             Pace::Stepwise => pages.walk("events", from, take),
             Pace::Ahead => ahead::walk(&pages, "events", from, |_| (), |leaf, ()| take(leaf)),
         };
         let faults = walked.map_err(ReadError::io(path))?;
-        let Some(fault) = damaged.or(faults.into_iter().next()).filter(|_| !ended) else {
+        let Some(fault) = fault.or(faults.into_iter().next()).filter(|_| !ended) else {
             return Ok(next);
         };
         if races < RACES_MAX && pages.changed() {

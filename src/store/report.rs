@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::domain::id::{Digest, EpochId, Seq};
-use crate::store::EventPos;
+use crate::store::{EventPos, Predecessor};
 
 /// After so many faults the rest is only counted.
 const FAULTS_MAX: usize = 10_000;
@@ -18,6 +18,31 @@ pub struct Pin {
     pub size: u64,
     /// The root over them.
     pub root: Digest,
+}
+
+/// What a row says about the log that it stands in. The store cannot read it; whoever judges the rows can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Told {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The epoch begins, and this went before it.
+    Opened(Option<Predecessor>),
+    /// Retention drops rows, and everything before them is dropped.
+    Retired {
+        /// The epoch of the rows.
+        epoch: EpochId,
+        /// The last of them.
+        last: Seq,
+        /// The root up to it.
+        root: Digest,
+    },
+}
+
+impl From<()> for Told {
+    fn from((): ()) -> Self {
+        Self::Nothing
+    }
 }
 
 /// One thing that is wrong, and where.
@@ -45,8 +70,26 @@ pub enum Fault {
         epoch: EpochId,
         /// The first of them.
         first: Seq,
-        /// The last of them.
+        /// The last of them; [`Seq::MAX`] when nobody can say.
         last: Seq,
+    },
+    /// The newest commit of a file is not whole, and the one before it was read.
+    ///
+    /// It was under way when its writer died, so that nobody was told of it; or it was damaged since.
+    Unfinished {
+        /// The file.
+        path: PathBuf,
+        /// The last row of the commit before.
+        last: EventPos,
+    },
+    /// Rows that were signed were set aside as damaged, and the next epoch does not build on them.
+    SetAside {
+        /// The epoch.
+        epoch: EpochId,
+        /// The last row that the next epoch builds on.
+        base: u64,
+        /// The last row that was signed.
+        signed: u64,
     },
     /// The rows up to here lead to another root than the one that was written or signed.
     Root {
@@ -87,9 +130,22 @@ impl fmt::Display for Fault {
             Self::Structure { path, offset, why } => {
                 write!(f, "structure at offset {offset} of {}: {why}", path.display())
             }
+            Self::Missing { epoch, first, last: Seq::MAX } => {
+                write!(f, "missing segment: events from {first} on of epoch {}", epoch.token())
+            }
             Self::Missing { epoch, first, last } => {
                 write!(f, "missing segment: events {first} to {last} of epoch {}", epoch.token())
             }
+            Self::Unfinished { path, last } => write!(
+                f,
+                "event {last}: the commit after it in {} is not whole: cut off before anybody was told of it, or damaged",
+                path.display()
+            ),
+            Self::SetAside { epoch, base, signed } => write!(
+                f,
+                "epoch {}: {signed} events were signed, and the next epoch builds on {base} of them",
+                epoch.token()
+            ),
             Self::Root { at, whose } => {
                 write!(f, "event {at}: the events up to it do not lead to the root {whose}")
             }
@@ -117,9 +173,7 @@ pub struct Report {
     pub faults: Vec<Fault>,
     /// How many faults there are beyond those.
     pub more_faults: u64,
-    /// Files whose newest commit is not whole, while the one before it is and was verified instead.
-    ///
-    /// It was under way when its writer died, and nobody was told of it; or it was damaged since.
+    /// Files that their owner writes and whose newest commit is not whole: the one before it was verified instead.
     pub unfinished: Vec<PathBuf>,
     /// The epochs, the oldest first.
     pub epochs: Vec<VerifiedEpoch>,
@@ -140,6 +194,8 @@ pub struct VerifiedEpoch {
     pub rows: u64,
     /// How many rows are known by their hash alone, dropped by retention.
     pub dropped: u64,
+    /// How many rows were set aside as damaged or as following damage, and can still be read.
+    pub aside: u64,
     /// How many checkpoints were checked.
     pub checkpoints: u64,
     /// The last row that a good signature covers; 0 without any.

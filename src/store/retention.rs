@@ -53,7 +53,9 @@ impl Expired {
 
 /// Lists what is beyond `retention` in the log at `dir`, the oldest first.
 ///
-/// Only sealed segments that have their tiles are named, and never the newest of all.
+/// Only sealed segments that have their tiles are named, and never the newest of all. Ages are told from the time of
+/// the newest row, and for its age alone only one is named at a time: whoever looks when a segment was sealed keeps
+/// their number, and a clock that jumps ahead by months does not delete a history.
 pub fn expired(
     dir: &Path,
     retention: &Retention,
@@ -61,6 +63,12 @@ pub fn expired(
 ) -> Result<Vec<Expired>, ReadError> {
     let epochs = crate::store::read::LogReader::new(dir).epochs()?;
     let segments: Vec<_> = epochs.into_iter().flat_map(|epoch| epoch.segments).collect();
+    let modified = |name: &SegmentName| {
+        let modified = std::fs::metadata(&name.path).and_then(|meta| meta.modified());
+        modified.map_err(ReadError::io(&name.path))
+    };
+    let newest = segments.last().map(modified).transpose()?;
+    let now = newest.map_or(now, |newest| newest.min(now));
     let mut bytes = 0;
     for name in &segments {
         bytes += layout::allocated_bytes(&name.path).map_err(ReadError::io(&name.path))?;
@@ -69,14 +77,12 @@ pub fn expired(
     let droppable = segments.len().saturating_sub(retention.keep_min.max(1));
     for name in &segments[..droppable] {
         let io = || ReadError::io(&name.path);
-        let modified =
-            std::fs::metadata(&name.path).and_then(|meta| meta.modified()).map_err(io())?;
         // A clock that went back makes nothing old.
-        let age = now.duration_since(modified).unwrap_or_default();
+        let age = now.duration_since(modified(name)?).unwrap_or_default();
         let meta = read_meta(&name.path)?;
         let has_tiles = layout::tiles_path(&name.path).try_exists().map_err(io())?;
-        if !meta.sealed || !has_tiles || (bytes <= retention.max_bytes && age <= retention.max_age)
-        {
+        let too_old = age > retention.max_age && expired.is_empty();
+        if !meta.sealed || !has_tiles || (bytes <= retention.max_bytes && !too_old) {
             break;
         }
         bytes -= layout::allocated_bytes(&name.path).map_err(io())?;

@@ -8,15 +8,17 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::domain::id::{Digest, EpochId, Seq};
-use crate::domain::tree::{self, Frontier};
-use crate::store::ahead;
+use crate::domain::tree::{self, Frontier, SIZE_MAX};
+use crate::store::ahead::{self, Pace};
 use crate::store::btree::Leaf;
 use crate::store::layout;
 use crate::store::pages::{Commit, PageFile};
-use crate::store::read::{EpochOnDisk, EventPos, LogReader, ReadError, meta_of, table_rows};
-use crate::store::report::{Fault, Pin, Report, VerifiedEpoch};
+use crate::store::read::{
+    EpochOnDisk, EventPos, LogReader, ReadError, meta_of, segment_rows, table_rows,
+};
+use crate::store::report::{Fault, Pin, Report, Told, VerifiedEpoch};
 use crate::store::seal::Footer;
-use crate::store::segment::{SegmentMeta, key};
+use crate::store::segment::{Predecessor, SegmentMeta, key};
 use crate::store::tiles::Tiles;
 use crate::wire::note::{Checkpoint, Note, NoteKey};
 
@@ -27,45 +29,45 @@ const RACES_MAX: usize = 5;
 ///
 /// `keys` may sign for this log: a key's name is the origin line without its epoch. Without keys
 /// signatures are not checked. `row` judges each row by itself, for example its own signature.
+/// It also says what a row tells of the log itself: rows that are gone are excused by that alone.
 /// Only a folder or file that the system refuses to read is an error; all else is in the report.
-pub fn verify(
+pub fn verify<T: Into<Told>>(
     dir: &Path,
     keys: &[NoteKey],
     pins: &[Pin],
-    row: impl FnMut(EventPos, &[u8]) -> Result<(), String>,
+    row: impl FnMut(EventPos, &[u8]) -> Result<T, String>,
 ) -> Result<Report, ReadError> {
     let epochs = LogReader::new(dir).epochs()?;
+    let report = Report { is_pinned: !pins.is_empty(), ..Report::default() };
+    let newest = epochs.last().map(|epoch| epoch.epoch);
+    let (dropped, retired) = (Vec::new(), Vec::new());
+    let mut verifier = Verifier { dir, keys, row, report, newest, dropped, retired };
     let mut expected: BTreeMap<EpochId, Vec<Expected>> = BTreeMap::new();
     for pin in pins {
         let head = Expected { size: pin.size, root: pin.root, whose: "that was pinned" };
         expected.entry(pin.epoch).or_default().push(head);
     }
-    let mut report = Report { is_pinned: !pins.is_empty(), ..Report::default() };
     for (n, epoch) in epochs.iter().enumerate() {
-        let Some(before) = epoch.predecessor else {
-            if n > 0 && !epoch.segments.is_empty() {
+        let Some(before) = verifier.predecessor(epoch) else {
+            // Where its first rows were dropped, so was every epoch before it.
+            if n > 0 && epoch.segments.first().is_some_and(|name| name.first == 1) {
                 let why = "it names no epoch before it, and there is one";
-                report.add(Fault::EpochChain { epoch: epoch.epoch, why });
+                verifier.report.add(Fault::EpochChain { epoch: epoch.epoch, why });
             }
             continue;
         };
-        let whose = "that the next epoch names";
-        expected.entry(before.epoch).or_default().push(Expected {
-            size: before.size,
-            root: before.root,
-            whose,
-        });
+        let (size, root, whose) = (before.size, before.root, "that the next epoch names");
+        expected.entry(before.epoch).or_default().push(Expected { size, root, whose });
     }
     for gone in expected.keys().filter(|epoch| epochs.iter().all(|here| here.epoch != **epoch)) {
-        report.add(Fault::EpochChain { epoch: *gone, why: "it is missing" });
+        verifier.report.add(Fault::EpochChain { epoch: *gone, why: "it is missing" });
     }
-
-    let mut verifier = Verifier { keys, row, report };
     for epoch in &epochs {
         let expected = expected.remove(&epoch.epoch).unwrap_or_default();
         let outcome = verifier.epoch(epoch, expected)?;
         verifier.report.epochs.push(outcome);
     }
+    verifier.excuse_dropped(&epochs);
     Ok(verifier.report)
 }
 
@@ -79,6 +81,12 @@ fn hashes(leaf: &Leaf<'_>) -> Vec<Digest> {
     hashes
 }
 
+/// Returns the first row of a file that was set aside, from its name; all others come first.
+fn first_of(path: &Path) -> u64 {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.get(..20)?.parse().ok()).unwrap_or(u64::MAX)
+}
+
 /// A root that the epoch must have had at some size.
 #[derive(Clone, Copy)]
 struct Expected {
@@ -88,9 +96,23 @@ struct Expected {
 }
 
 struct Verifier<'a, F> {
+    dir: &'a Path,
     keys: &'a [NoteKey],
     row: F,
     report: Report,
+    newest: Option<EpochId>,
+    /// The segments of which only the hashes are left.
+    dropped: Vec<Dropped>,
+    /// What rows say that retention dropped: the epoch, the last row, the root up to it.
+    retired: Vec<(EpochId, u64, Digest)>,
+}
+
+/// A segment whose rows are gone.
+struct Dropped {
+    epoch: EpochId,
+    first: u64,
+    last: u64,
+    root: Digest,
 }
 
 /// A part of an epoch on disk.
@@ -117,6 +139,8 @@ struct Epoch {
     tree: Frontier,
     expected: Vec<Expected>,
     outcome: VerifiedEpoch,
+    /// Whether the segment that was read last says that it is not the last one.
+    is_sealed: bool,
 }
 
 impl Epoch {
@@ -136,9 +160,8 @@ impl Epoch {
         });
     }
 
-    /// Reports rows that should stand between the tree and `first`.
-    fn gap(&self, first: u64, report: &mut Report) {
-        let next = self.tree.size() + 1;
+    /// Reports rows that should stand between `next` and `first`.
+    fn gap(&self, next: u64, first: u64, report: &mut Report) {
         if first > next {
             let (first, last) = (Seq(next), Seq(first - 1));
             report.add(Fault::Missing { epoch: self.id, first, last });
@@ -146,7 +169,54 @@ impl Epoch {
     }
 }
 
-impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
+impl<F: FnMut(EventPos, &[u8]) -> Result<T, String>, T: Into<Told>> Verifier<'_, F> {
+    /// Returns what the first row of an epoch says of the one before; what stands beside the rows is not signed.
+    fn predecessor(&mut self, epoch: &EpochOnDisk) -> Option<Predecessor> {
+        let segments = epoch.segments.iter().map(|name| &name.path);
+        let firsts = segments.chain(&epoch.aside).filter(|path| first_of(path) == 1);
+        let at = EventPos { epoch: epoch.epoch, seq: Seq(1) };
+        for path in firsts {
+            let mut told = Told::Nothing;
+            let read = segment_rows(path, 1, Pace::Stepwise, &mut |seq, row| {
+                if seq == 1 {
+                    told = (self.row)(at, row).map_or(Told::Nothing, Into::into);
+                }
+                ControlFlow::Break(())
+            });
+            // Whatever is wrong with it is found when all of it is read.
+            let (Ok(_), Told::Opened(before)) = (read, told) else { continue };
+            if before != epoch.predecessor {
+                let why = "its first event names another epoch before it than its file does";
+                self.report.add(Fault::EpochChain { epoch: epoch.epoch, why });
+            }
+            return before;
+        }
+        epoch.predecessor
+    }
+
+    /// Reports segments as missing whose rows are gone and whose retirement nobody signed.
+    ///
+    /// Retention drops the oldest first, so what it signed last speaks for everything before as well: the events
+    /// that said so may have been dropped themselves.
+    fn excuse_dropped(&mut self, epochs: &[EpochOnDisk]) {
+        let place = |wanted| epochs.iter().position(|epoch| epoch.epoch == wanted);
+        let signed =
+            self.retired.iter().filter_map(|(epoch, last, _)| Some((place(*epoch)?, *last)));
+        let up_to = signed.max();
+        for gone in std::mem::take(&mut self.dropped) {
+            let Dropped { epoch, first, last, root } = gone;
+            if place(epoch).map(|place| (place, last)) > up_to {
+                let (first, last) = (Seq(first), Seq(last));
+                self.report.add(Fault::Missing { epoch, first, last });
+            }
+            let other = self.retired.iter().find(|(of, to, _)| (*of, *to) == (epoch, last));
+            if other.is_some_and(|(.., signed)| *signed != root) {
+                let at = EventPos { epoch, seq: Seq(last) };
+                self.report.add(Fault::Root { at, whose: "with which they were dropped" });
+            }
+        }
+    }
+
     fn epoch(
         &mut self,
         on_disk: &EpochOnDisk,
@@ -159,10 +229,15 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
             root: tree::empty_root(),
             rows: 0,
             dropped: 0,
+            aside: 0,
             checkpoints: 0,
             signed_to: Seq(0),
         };
-        let mut epoch = Epoch { id, tree: Frontier::default(), expected, outcome };
+        let tree = Frontier::default();
+        let mut epoch = Epoch { id, tree, expected, outcome, is_sealed: false };
+        for path in layout::strangers(self.dir, id).map_err(ReadError::io(self.dir))? {
+            self.structure(&path, 0, "its name is none that the log gives");
+        }
         // Rows that were set aside matter as far as the next epoch says that it builds on them.
         let built_on = epoch.expected.iter().map(|expected| expected.size).max().unwrap_or(0);
         let mut parts: BTreeMap<(u64, u8, usize), Part<'_>> = BTreeMap::new();
@@ -170,9 +245,7 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
             parts.insert((name.first, 1, 0), Part::Rows(&name.path));
         }
         for (n, path) in on_disk.aside.iter().enumerate() {
-            let first = path.file_name().and_then(|name| name.to_str());
-            let first = first.and_then(|name| name.get(..20)?.parse().ok()).unwrap_or(u64::MAX);
-            parts.insert((first, 2, n), Part::Aside(path, built_on));
+            parts.insert((first_of(path), 2, n), Part::Aside(path, built_on));
         }
         for name in &on_disk.tiles {
             let has_rows = parts.range((name.first, 1, 0)..(name.first + 1, 0, 0)).next().is_some();
@@ -184,20 +257,88 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
         for ((first, ..), part) in parts {
             match part {
                 Part::Rows(path) => self.segment(&mut epoch, path, first, u64::MAX)?,
-                Part::Aside(path, limit) if epoch.tree.size() < limit => {
-                    self.segment(&mut epoch, path, first, limit)?;
+                Part::Aside(path, limit) => {
+                    if epoch.tree.size() < limit {
+                        self.segment(&mut epoch, path, first, limit)?;
+                    }
+                    self.set_aside(&mut epoch, path, limit)?;
                 }
-                Part::Aside(..) => {}
                 Part::Dropped(path) => self.dropped(&mut epoch, path, first)?,
             }
         }
         let have = epoch.tree.size();
+        if self.newest == Some(id) {
+            self.goes_on(&epoch, on_disk)?;
+        }
         for cut in epoch.expected.iter().filter(|expected| expected.size > have) {
             self.report.add(Fault::TailCut { epoch: id, have, pinned: cut.size });
         }
         epoch.outcome.last = Seq(have);
         epoch.outcome.root = epoch.tree.root();
         Ok(epoch.outcome)
+    }
+
+    /// Reports what should come behind the end of the newest epoch.
+    fn goes_on(&mut self, epoch: &Epoch, on_disk: &EpochOnDisk) -> Result<(), ReadError> {
+        let next = epoch.tree.size() + 1;
+        if !on_disk.aside.is_empty() {
+            let why = "a file of it was set aside, and no epoch follows";
+            self.report.add(Fault::EpochChain { epoch: epoch.id, why });
+        } else if epoch.is_sealed {
+            // A segment is sealed behind the next one; its owner may have begun that in the meantime.
+            let successor = layout::segment_path(self.dir, epoch.id, next);
+            if !successor.try_exists().map_err(ReadError::io(&successor))? {
+                let (first, last) = (Seq(next), Seq::MAX);
+                self.report.add(Fault::Missing { epoch: epoch.id, first, last });
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at what was set aside: how many rows the next epoch does not build on, and whether they were signed.
+    fn set_aside(&mut self, epoch: &mut Epoch, path: &Path, base: u64) -> Result<(), ReadError> {
+        let token = epoch.id.token();
+        let is_good = |size: u64, note: &[u8]| {
+            let Ok(note) = Note::parse(note) else { return false };
+            let Ok(head) = Checkpoint::parse(&note.text) else { return false };
+            let fits = |key: &&NoteKey| head.origin == format!("{}/{token}", key.name());
+            head.size == size && self.keys.iter().filter(fits).any(|key| key.verify(&note).is_ok())
+        };
+        let (mut signed, mut readable) = (0, 0);
+        for commit in [Commit::Newest, Commit::Older] {
+            let Ok(pages) = PageFile::open_at(path, commit).map_err(ReadError::io(path))? else {
+                continue;
+            };
+            for (size, note) in table_rows(&pages, "checkpoints").map_err(ReadError::io(path))? {
+                let size = size.as_slice().try_into().map_or(0, u64::from_le_bytes);
+                if size > base.max(signed) && is_good(size, &note) {
+                    signed = size;
+                }
+            }
+            let mut rows = 0;
+            let is_behind = |key: &[u8]| {
+                let seq = key.try_into().map(u64::from_le_bytes);
+                seq.is_ok_and(|seq| (base..SIZE_MAX).contains(&seq) && seq != base)
+            };
+            let counted = pages.walk("events", None, |leaf| {
+                if leaf.is_sound {
+                    leaf.entries(|key, _| {
+                        rows += u64::from(is_behind(key));
+                        ControlFlow::Continue(())
+                    });
+                }
+                ControlFlow::Continue(())
+            });
+            // Its faults are why it was set aside.
+            drop(counted.map_err(ReadError::io(path))?);
+            readable = rows.max(readable);
+        }
+        epoch.outcome.aside += readable;
+        // Without an epoch behind it, that one is missing is all there is to say.
+        if signed > 0 && self.newest != Some(epoch.id) {
+            self.report.add(Fault::SetAside { epoch: epoch.id, base, signed });
+        }
+        Ok(())
     }
 
     /// Takes the rows of a dropped segment from its tiles.
@@ -217,6 +358,9 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
             epoch.tree.push(*leaf);
             epoch.meet(&mut self.report);
         }
+        let (id, last, root) = (epoch.id, epoch.tree.size(), epoch.tree.root());
+        self.dropped.push(Dropped { epoch: id, first, last, root });
+        epoch.is_sealed = false;
         epoch.outcome.dropped += tiles.leaves.len() as u64;
         if !tiles.checkpoint.is_empty() {
             let size = Checkpoint::parse_size(&tiles.checkpoint).unwrap_or(epoch.tree.size());
@@ -227,7 +371,7 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
 
     /// Reports when a segment does not go on where the one before ended, and follows it.
     fn joins(&mut self, epoch: &mut Epoch, base: &Frontier) {
-        epoch.gap(base.size() + 1, &mut self.report);
+        epoch.gap(epoch.tree.size() + 1, base.size() + 1, &mut self.report);
         if base.size() == epoch.tree.size() && *base != epoch.tree {
             let at = epoch.pos(base.size());
             self.report.add(Fault::Root { at, whose: "that the next segment begins with" });
@@ -262,7 +406,7 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
                     (epoch.expected, epoch.outcome) = (begin.1, begin.2);
                     self.segment_at(Commit::Older, epoch, path, first, limit)?;
                     if self.report.faults.len() == faults {
-                        self.report.unfinished.push(path.to_owned());
+                        self.unfinished(epoch, path);
                     } else {
                         self.report.faults.truncate(faults);
                         self.report.faults.extend(found);
@@ -275,6 +419,18 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
             (epoch.tree, epoch.expected, epoch.outcome) = begin;
         }
         Ok(())
+    }
+
+    /// Reports that the commit behind the rows that were read is not whole, unless it is being written.
+    fn unfinished(&mut self, epoch: &Epoch, path: &Path) {
+        let next = layout::segment_path(self.dir, epoch.id, epoch.tree.size() + 1);
+        let is_active = self.newest == Some(epoch.id) && !next.exists();
+        if is_active && LogReader::new(self.dir).has_owner() {
+            self.report.unfinished.push(path.to_owned());
+        } else {
+            let last = epoch.pos(epoch.tree.size());
+            self.report.add(Fault::Unfinished { path: path.to_owned(), last });
+        }
     }
 
     /// Verifies a segment at one of its commits, and says what may be made of faults.
@@ -340,21 +496,23 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
                 self.checkpoint(epoch, size, note);
             }
         }
-        let complete = self.rows(epoch, pages, path, limit)?;
+        let (next, complete) = self.rows(epoch, pages, path, (meta.head.size(), limit))?;
+        epoch.is_sealed = meta.sealed;
         if is_whole {
+            epoch.gap(next, meta.head.size() + 1, &mut self.report);
             self.ends(epoch, pages, path, &meta, complete)?;
         }
         Ok(())
     }
 
-    /// Folds the rows; says whether all of them were there.
+    /// Folds the rows; says which comes next, and whether all of them were there.
     fn rows(
         &mut self,
         epoch: &mut Epoch,
         pages: &PageFile,
         path: &Path,
-        limit: u64,
-    ) -> Result<bool, ReadError> {
+        (head, limit): (u64, u64),
+    ) -> Result<(u64, bool), ReadError> {
         let tiles = match Tiles::read(&layout::tiles_path(path)) {
             Ok(Some(tiles)) => Some(tiles),
             Ok(None) => {
@@ -364,7 +522,7 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
             Err(_) => None,
         };
         let first = epoch.tree.size() + 1;
-        let mut complete = true;
+        let (mut next, mut complete) = (first, true);
         let faults = ahead::walk(pages, "events", None, hashes, |leaf, hashes| {
             let mut ended = false;
             let mut hashes = hashes.into_iter();
@@ -375,33 +533,42 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
                     ended = true;
                     return ControlFlow::Break(());
                 }
-                let next = epoch.tree.size() + 1;
                 if seq < next || (!leaf.is_sound && seq > next) {
                     // A number on a damaged page is itself in doubt.
-                    let at = epoch.pos(if seq < next { seq } else { next });
+                    let at = epoch.pos(seq.min(next));
                     self.report.add(Fault::Event { at, why: "it is out of order".to_owned() });
                     complete = false;
                     return ControlFlow::Continue(());
                 }
+                if seq > head {
+                    let why = "it lies behind the end of the log".to_owned();
+                    self.report.add(Fault::Event { at: epoch.pos(seq), why });
+                    complete = false;
+                    return ControlFlow::Continue(());
+                }
                 if seq > next {
-                    epoch.gap(seq, &mut self.report);
+                    epoch.gap(next, seq, &mut self.report);
                     complete = false;
                 }
                 let at = epoch.pos(seq);
                 let sealed = |n: u64| tiles.as_ref()?.leaves.get((n - first) as usize).copied();
-                // Where rows are gone, the tiles still know their hashes.
-                for gone in next..seq {
-                    epoch.tree.push(sealed(gone).unwrap_or(hash));
-                }
                 if sealed(seq).is_some_and(|sealed| sealed != hash) {
                     let why = "it is not the one that was sealed".to_owned();
                     self.report.add(Fault::Event { at, why });
-                } else if let Err(why) = (self.row)(at, row) {
-                    self.report.add(Fault::Event { at, why });
+                } else {
+                    match (self.row)(at, row).map(Into::into) {
+                        Ok(Told::Nothing | Told::Opened(_)) => {}
+                        Ok(Told::Retired { epoch, last, root }) => {
+                            self.retired.push((epoch, last.0, root));
+                        }
+                        Err(why) => self.report.add(Fault::Event { at, why }),
+                    }
                 }
                 epoch.outcome.rows += 1;
-                epoch.tree.push(hash);
+                next = seq + 1;
+                // Behind a gap the tree is another one; the next segment says where it begins.
                 if complete {
+                    epoch.tree.push(hash);
                     epoch.meet(&mut self.report);
                 }
                 ControlFlow::Continue(())
@@ -417,7 +584,7 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
                 self.structure(path, fault.offset, fault.why);
             }
         }
-        Ok(complete)
+        Ok((next, complete))
     }
 
     /// Compares the end of a segment with what it says of itself.
@@ -429,8 +596,7 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<(), String>> Verifier<'_, F> {
         meta: &SegmentMeta,
         complete: bool,
     ) -> Result<(), ReadError> {
-        epoch.gap(meta.head.size() + 1, &mut self.report);
-        if complete && epoch.tree.size() >= meta.head.size() && epoch.tree != meta.head {
+        if complete && epoch.tree.size() == meta.head.size() && epoch.tree != meta.head {
             let at = epoch.pos(meta.head.size());
             self.report.add(Fault::Root { at, whose: "that stands beside them" });
         }

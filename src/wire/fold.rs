@@ -14,6 +14,9 @@ use crate::domain::id::{Digest, RunId, Seq, ServiceId};
 use crate::domain::node::{FOLD_VERSION, Node, NodePart};
 use crate::domain::time::UnixMicros;
 
+/// The size to which parts of a baseline are cut, in bytes: a row holds twice as much, for what cannot be cut.
+const PART_BYTES_MAX: usize = 32 * 1024;
+
 /// Why a row cannot be folded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
@@ -141,21 +144,31 @@ fn illegal(why: impl std::fmt::Display) -> Broken {
 
 /// Returns the whole folded state as events, so that replay can begin with them.
 pub fn baseline(node: &Node) -> Vec<Event> {
-    let parts = node.parts();
+    let mut parts = Vec::new();
+    node.parts().into_iter().for_each(|part| cut(part, &mut parts));
     let count = u32::try_from(parts.len()).expect("a node has fewer than 2^32 services");
     let state_hash = state_hash(node);
     (0..)
-        .zip(&parts)
+        .zip(parts)
         .map(|(part, state)| {
-            Event::Baseline(Baseline {
-                part,
-                parts: count,
-                fold: FOLD_VERSION,
-                state_hash,
-                state: codec::encode(state),
-            })
+            Event::Baseline(Baseline { part, parts: count, fold: FOLD_VERSION, state_hash, state })
         })
         .collect()
+}
+
+/// Encodes a part, in as many pieces as fit events.
+fn cut(part: NodePart, pieces: &mut Vec<Vec<u8>>) {
+    let state = codec::encode(&part);
+    if state.len() <= PART_BYTES_MAX {
+        return pieces.push(state);
+    }
+    match part.halve() {
+        Ok((front, back)) => {
+            cut(front, pieces);
+            cut(back, pieces);
+        }
+        Err(_) => pieces.push(state),
+    }
 }
 
 /// Returns SHA-256 over the parts of the folded state.

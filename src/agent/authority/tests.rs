@@ -140,6 +140,27 @@ fn a_good_wish_and_a_good_reading_pass() {
 }
 
 #[test]
+fn what_a_sender_chose_is_quoted_in_part() {
+    let mut more = encode(&wish());
+    more[0] += 1;
+    more.extend([encode(&"ü".repeat(30_000)), encode(&true)].concat());
+    let sealed = seal(Kind::Intent, &more, &alice());
+    let refusal = gate().intent(&sealed, Way::Bus, NOW).unwrap_err();
+    assert_eq!(refusal.code, Code::BAD_PAYLOAD);
+    assert!(refusal.signed.is_some());
+    assert!((400..=text::WHY_BYTES_MAX).contains(&refusal.why.len()), "{}", refusal.why.len());
+}
+
+#[test]
+fn an_intent_that_fits_no_event_is_refused() {
+    let services = (0..800).map(|n| format!("{n:060}").parse().unwrap()).collect();
+    let large = Intent { action: Action::Apply { services }, ..wish() };
+    let bytes = signed(Kind::Intent, &large);
+    assert!(bytes.len() <= ENVELOPE_BYTES_MAX);
+    assert_eq!(intent_code(&mut gate(), &bytes, Way::Bus), Some(Code::TOO_LARGE));
+}
+
+#[test]
 fn what_is_no_envelope_gets_its_code() {
     let good = signed(Kind::Intent, &wish());
     let mut unknown_type = good.clone();
@@ -395,7 +416,7 @@ fn a_reason_is_no_longer_than_a_line() {
     long[0] += 1;
     long.extend([encode(&"f".repeat(60_000)), encode(&true)].concat());
     let refusal = gate().intent(&seal(Kind::Intent, &long, &alice()), Way::Bus, NOW).unwrap_err();
-    assert!(refusal.why.len() < 2 * WHY_CHARS_MAX, "{} bytes", refusal.why.len());
+    assert!(refusal.why.len() <= text::WHY_BYTES_MAX, "{} bytes", refusal.why.len());
 }
 
 fn mallory_too() -> Signer {

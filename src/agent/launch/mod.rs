@@ -134,8 +134,7 @@ impl Launcher {
             )
             // A start that fails has no end that would be acknowledged.
             .inspect_err(|_| drop(self.clean_up(&name)))?;
-        launch.spawn.notify =
-            spec.ready.by == ReadyBy::Notify || matches!(spec.reload.by, ReloadBy::Notify(_));
+        launch.spawn.notify = spec.notifies();
         launch.spawn.ready_fd = match spec.ready.by {
             ReadyBy::Fd(number) => Some(u32::from(number)),
             ReadyBy::Started | ReadyBy::Notify | ReadyBy::Log(_) => None,

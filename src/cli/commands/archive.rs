@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use crate::agent::folder::StateFolder;
-use crate::agent::keyfile::load_trust;
+use crate::agent::keyfile::{load_trust, read_root};
 use crate::cli::args::Via;
 use crate::cli::client::Whom;
 use crate::cli::context::{Context, short};
@@ -12,12 +12,13 @@ use crate::cli::error::CliError;
 use crate::cli::feed::verified;
 use crate::cli::wish::from_keys;
 use crate::domain::code::Code;
-use crate::domain::id::{EventId, FleetId, Seq};
+use crate::domain::event::Event;
+use crate::domain::id::{Digest, EventId, FleetId, Seq};
 use crate::domain::policy::KeyClass;
-use crate::store::{self, EventPos, LogReader, Pin, ReadError, Report};
+use crate::store::{self, EventPos, LogReader, Pin, Report, Told};
 use crate::wire::key::Keyring;
 use crate::wire::note::{KeyKind, NoteKey};
-use crate::wire::payload::EventRecord;
+use crate::wire::payload::{Body, EventRecord};
 
 /// A history on disk, and the keys that it is held against.
 pub(super) struct Archive {
@@ -27,18 +28,25 @@ pub(super) struct Archive {
     pub(super) fleet: FleetId,
     /// The keys of the trust document.
     pub(super) ring: Keyring,
+    /// The root key that signed the trust document.
+    pub(super) root: Digest,
+    /// Whether it is the history of this machine.
+    pub(super) is_own: bool,
 }
 
 impl Archive {
     /// Opens the history of a state folder, or of this machine.
     pub(super) fn open(context: &Context, folder: Option<PathBuf>) -> Result<Self, CliError> {
         let folder = folder.map_or_else(|| context.folder.clone(), StateFolder::new);
+        let real = |folder: &StateFolder| std::fs::canonicalize(folder.root()).ok();
+        let is_own = real(&folder) == real(&context.folder);
         let log = folder.log();
         if !log.is_dir() {
             return Err(CliError::new(Code::NOT_A_LOG, Code::NOT_A_LOG.title()).at(short(&log)));
         }
         let (trust, ring) = load_trust(&folder).map_err(|error| from_keys(&error))?;
-        Ok(Self { log, fleet: trust.fleet, ring })
+        let root = root_of(&folder)?;
+        Ok(Self { log, fleet: trust.fleet, ring, root, is_own })
     }
 
     /// Returns what the files hold instead of an agent that could not be reached, if only this machine was asked.
@@ -69,15 +77,24 @@ impl Archive {
                 NoteKey::from_bytes(&name, KeyKind::Note, &key.to_bytes()).ok()
             })
             .collect();
-        let row = |at: store::EventPos, row: &[u8]| {
-            let record = verified(row, &self.ring).map_err(|error| error.to_string())?;
-            match record.epoch == at.epoch && record.seq == at.seq {
-                true => Ok(()),
-                false => Err(format!("it is {}, moved here", record.id())),
-            }
+        let row = |at, row: &[u8]| {
+            let record = self.judge(at, row).map_err(|error| error.to_string())?;
+            told(at, &record)
         };
         store::verify(&self.log, &keys, pins, row)
             .map_err(|error| CliError::from_error(Code::FILE_UNREADABLE, &error))
+    }
+
+    /// Verifies that a row is a signed event, and the one that belongs to this place.
+    fn judge(&self, at: EventPos, row: &[u8]) -> Result<EventRecord, CliError> {
+        let record = verified(row, &self.ring)?;
+        match record.epoch == at.epoch && record.seq == at.seq {
+            true => Ok(record),
+            false => {
+                let what = format!("it is {}, moved here", record.id());
+                Err(CliError::new(Code::EVENT_ALTERED, what))
+            }
+        }
     }
 
     /// Gives `take` the events behind a cursor, verified one by one.
@@ -89,26 +106,51 @@ impl Archive {
         after: Option<&EventId>,
         mut take: impl FnMut(EventPos, &[u8], &EventRecord) -> ControlFlow<()>,
     ) -> Result<(), CliError> {
-        let from = after.map(|id| EventPos { epoch: id.epoch, seq: Seq(id.seq.0 + 1) });
+        let from =
+            after.map(|id| EventPos { epoch: id.epoch, seq: Seq(id.seq.0.saturating_add(1)) });
         let mut failure = None;
-        let read =
-            LogReader::new(&self.log).rows(from, |at, row| match verified(row, &self.ring) {
-                Ok(record) => take(at, row, &record),
-                Err(error) => {
-                    failure = Some(error.at(format!("{}/{}", at.epoch.token(), at.seq)));
-                    ControlFlow::Break(())
-                }
-            });
+        let read = LogReader::new(&self.log).rows(from, |at, row| match self.judge(at, row) {
+            Ok(record) => take(at, row, &record),
+            Err(error) => {
+                failure = Some(error.at(format!("{}/{}", at.epoch.token(), at.seq)));
+                ControlFlow::Break(())
+            }
+        });
         read.map_err(|error| {
-            let code = match error {
-                ReadError::UnknownEpoch(_) => Code::CURSOR_UNKNOWN,
-                ReadError::Dropped { .. } => Code::CURSOR_GONE,
-                ReadError::Damaged { .. } => Code::LOG_DAMAGED,
-                _ => Code::FILE_UNREADABLE,
-            };
+            let code = error.code();
             let error = CliError::from_error(code, &error);
             if code == Code::LOG_DAMAGED { error.next("smgr audit verify") } else { error }
         })?;
         failure.map_or(Ok(()), Err)
     }
+}
+
+/// Returns the root key of a state folder.
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub(super) fn root_of(folder: &StateFolder) -> Result<Digest, CliError> {
+    let root = read_root(folder).map_err(|error| from_keys(&error))?;
+    let missing = || CliError::new(Code::NOT_A_LOG, "no root key is pinned beside it");
+    root.map(|root| Digest(root.to_bytes())).ok_or_else(|| missing().at(short(&folder.root_pin())))
+}
+
+/// Returns what an event says of the log that it stands in.
+fn told(at: EventPos, record: &EventRecord) -> Result<Told, String> {
+    let event = match record.kind.as_str() {
+        "log.opened" | "log.retired" => record.event().map_err(|error| error.to_string())?,
+        _ if at.seq == Seq(1) => {
+            return Err("the first event of an epoch does not say that it begins".to_owned());
+        }
+        _ => return Ok(Told::Nothing),
+    };
+    Ok(match event {
+        Body::Known(Event::LogOpened(opened)) => Told::Opened(opened.predecessor.map(|before| {
+            store::Predecessor { epoch: before.epoch, size: before.size, root: before.root }
+        })),
+        Body::Known(Event::LogRetired(gone)) => {
+            Told::Retired { epoch: gone.epoch, last: gone.last, root: gone.root }
+        }
+        Body::Known(_) | Body::Unknown => Told::Nothing,
+    })
 }

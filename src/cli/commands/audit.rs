@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::archive::Archive;
+use super::archive::{Archive, root_of};
 use crate::agent::folder::write_whole;
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, short};
@@ -15,7 +15,7 @@ use crate::cli::out::Out;
 use crate::cli::screen::units::count;
 use crate::cli::witness::{Epoch, Witness};
 use crate::domain::code::{Code, ExitCode};
-use crate::domain::id::{EpochId, EventId, NodeId};
+use crate::domain::id::{Digest, EpochId, EventId, NodeId};
 use crate::domain::policy::KeyClass;
 use crate::store::{Fault, Pin, Report};
 use crate::wire::key::Keyring;
@@ -27,10 +27,18 @@ const SHOWN_MAX: usize = 20;
 pub(super) fn verify(
     context: &Context,
     folder: Option<PathBuf>,
+    pin: Option<&Path>,
+    root: Option<Digest>,
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let archive = Archive::open(context, folder)?;
-    let pins = read_pins(&context.folder.pins(), &archive.ring)?;
+    if root.is_some_and(|root| root != archive.root) {
+        return Err(other_root(format!("the root key of this log is {}", archive.root)));
+    }
+    let pins = match pin {
+        Some(file) => read_pin(file, archive.root)?,
+        None => read_pins(&context.folder.pins(), &archive.ring, archive.root, archive.is_own)?,
+    };
     let report = archive.report(&pins)?;
     let exit = if report.is_sound() { ExitCode::Done } else { ExitCode::History };
     if !out.is_text() {
@@ -42,14 +50,21 @@ pub(super) fn verify(
             0 => String::new(),
             dropped => format!(", {dropped} dropped by retention"),
         };
+        let aside = match epoch.aside {
+            0 => String::new(),
+            aside => format!(", {aside} set aside"),
+        };
         out.line(&format!(
-            "epoch {}   {}{dropped}   {}, signed to {}   root {}",
+            "epoch {}   {}{dropped}{aside}   {}, signed to {}   root {}",
             epoch.epoch.token(),
             count(epoch.rows, "event"),
             count(epoch.checkpoints, "checkpoint"),
             epoch.signed_to,
             epoch.root
         ));
+    }
+    if !report.unfinished.is_empty() {
+        out.note("the newest commit was being written; without its agent it would be a fault");
     }
     if report.is_sound() {
         out.line(&format!("every event is what was signed{}", pinned_words(report.is_pinned)));
@@ -75,7 +90,11 @@ fn causes(faults: &[Fault]) -> Vec<&Fault> {
             Fault::Structure { path, .. } => {
                 !faults.iter().any(|other| is_event_of(other, path)) && damaged.insert(path)
             }
-            Fault::Event { .. } | Fault::EpochChain { .. } | Fault::TailCut { .. } => true,
+            Fault::Event { .. }
+            | Fault::EpochChain { .. }
+            | Fault::TailCut { .. }
+            | Fault::SetAside { .. }
+            | Fault::Unfinished { .. } => true,
             Fault::Missing { .. } | Fault::Root { .. } | Fault::Checkpoint { .. } => false,
         };
         causes.extend(is_cause.then_some(fault));
@@ -99,7 +118,8 @@ pub(super) async fn verify_nodes(context: &Context, out: Out) -> Result<ExitCode
 async fn verify_node(context: &Context, node: &NodeId, out: Out) -> Result<ExitCode, CliError> {
     let whom = Whom::new(context, None);
     let mut client = Client::connect(context, &whom).await?;
-    let pins = read_pins(&context.folder.pins(), client.ring())?;
+    let root = root_of(&context.folder)?;
+    let pins = read_pins(&context.folder.pins(), client.ring(), root, false)?;
     let mut feed = Feed::after(None);
     feed.witness = Some(Witness::new(pins));
     while let Turn::Event(_) = feed.next(context, &whom, &mut client, false).await? {}
@@ -148,7 +168,7 @@ fn told_fault(fault: &Fault) -> Value {
 pub(super) fn pin(context: &Context, out: Out) -> Result<ExitCode, CliError> {
     let archive = Archive::open(context, None)?;
     let path = context.folder.pins();
-    let pins = read_pins(&path, &archive.ring)?;
+    let pins = read_pins(&path, &archive.ring, archive.root, true)?;
     let report = archive.report(&pins)?;
     if let Some(fault) = report.faults.first() {
         return Err(CliError::new(code_of(fault), fault.to_string())
@@ -162,8 +182,10 @@ pub(super) fn pin(context: &Context, out: Out) -> Result<ExitCode, CliError> {
             json!({"epoch": epoch.epoch.token(), "size": epoch.last.0, "root": epoch.root.to_string()})
         })
         .collect();
-    let document =
-        json!({"schema": "smgr.pins.v1", "fleet": archive.fleet.as_str(), "heads": heads});
+    let document = json!({
+        "schema": "smgr.pins.v1", "fleet": archive.fleet.as_str(),
+        "root": archive.root.to_string(), "heads": heads,
+    });
     std::fs::create_dir_all(&path)
         .and_then(|()| {
             write_whole(&file_of(&path, &archive.ring), format!("{document:#}\n").as_bytes(), 0o600)
@@ -202,21 +224,48 @@ fn file_of(folder: &Path, ring: &Keyring) -> PathBuf {
     folder.join(format!("{}.json", nodes.first().map_or("none", String::as_str)))
 }
 
-fn read_pins(folder: &Path, ring: &Keyring) -> Result<Vec<Pin>, CliError> {
-    let path = file_of(folder, ring);
+/// Reads the heads that were remembered under a root of trust.
+///
+/// Every pin beside this machine's own log speaks of that log: one of another root says that the keys were exchanged.
+fn read_pins(
+    folder: &Path,
+    ring: &Keyring,
+    root: Digest,
+    is_own: bool,
+) -> Result<Vec<Pin>, CliError> {
+    let mut paths = vec![file_of(folder, ring)];
+    if is_own && let Ok(entries) = std::fs::read_dir(folder) {
+        paths = entries.flatten().map(|entry| entry.path()).collect();
+    }
+    paths.retain(|path| path.extension().is_some_and(|it| it == "json") && path.exists());
+    let mut pins = Vec::new();
+    for path in paths {
+        pins.extend(read_pin(&path, root)?);
+    }
+    Ok(pins)
+}
+
+fn other_root(what: String) -> CliError {
+    CliError::new(Code::CUT_AGAINST_PIN, what)
+        .hint("a log under other keys proves nothing about this one")
+}
+
+fn read_pin(path: &Path, root: Digest) -> Result<Vec<Pin>, CliError> {
     let damaged = || {
         CliError::new(
             Code::CUT_AGAINST_PIN,
             "the pins cannot be read, so a cut tail would not show",
         )
-        .at(short(&path))
+        .at(short(path))
     };
-    let text = match std::fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(_) => return Err(damaged()),
-    };
+    let text = std::fs::read(path).map_err(|_| damaged())?;
     let document: Value = serde_json::from_slice(&text).map_err(|_| damaged())?;
+    let pinned: Digest =
+        document["root"].as_str().and_then(|root| root.parse().ok()).ok_or_else(damaged)?;
+    if pinned != root {
+        let what = format!("the heads were pinned under the root key {pinned}, this is {root}");
+        return Err(other_root(what).at(short(path)));
+    }
     let heads = document["heads"].as_array().ok_or_else(damaged)?;
     let one = |head: &Value| {
         Some(Pin {
@@ -231,7 +280,9 @@ fn read_pins(folder: &Path, ring: &Keyring) -> Result<Vec<Pin>, CliError> {
 fn code_of(fault: &Fault) -> Code {
     match fault {
         Fault::Event { .. } => Code::EVENT_ALTERED,
-        Fault::Structure { .. } => Code::LOG_DAMAGED,
+        Fault::Structure { .. } | Fault::Unfinished { .. } | Fault::SetAside { .. } => {
+            Code::LOG_DAMAGED
+        }
         Fault::Missing { .. } => Code::SEGMENT_MISSING,
         Fault::Root { .. } => Code::FORKED,
         Fault::Checkpoint { .. } => Code::BAD_CHECKPOINT,
@@ -248,7 +299,7 @@ fn document(report: &Report, exit: ExitCode) -> Value {
         .map(|epoch| {
             json!({
                 "epoch": epoch.epoch.token(), "last": epoch.last.0, "root": epoch.root.to_string(),
-                "rows": epoch.rows, "dropped": epoch.dropped, "checkpoints": epoch.checkpoints,
+                "rows": epoch.rows, "dropped": epoch.dropped, "aside": epoch.aside, "checkpoints": epoch.checkpoints,
                 "signed_to": epoch.signed_to.0,
             })
         })
@@ -257,6 +308,7 @@ fn document(report: &Report, exit: ExitCode) -> Value {
         "schema": "smgr.audit.v1", "exit_code": exit.number(), "sound": report.is_sound(),
         "pinned": report.is_pinned, "faults": faults, "more_faults": report.more_faults,
         "epochs": epochs,
+        "unfinished": report.unfinished.iter().map(|path| short(path)).collect::<Vec<_>>(),
     })
 }
 

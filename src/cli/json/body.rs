@@ -47,7 +47,7 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         Event::IntentAccepted(it) => json!({
             "intent": full_intent(it.intent), "digest": digest(&it.digest),
             "action": action(&it.action), "expires_at": time(Some(it.expires_at)),
-            "instances": it.instances.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "instances": it.awaited().map(|instance| instance.to_string()).collect::<Vec<_>>(),
         }),
         Event::IntentRefused(it) => json!({
             "intent": it.intent.map(full_intent), "code": it.code, "why": it.why, "count": it.count,

@@ -1,9 +1,27 @@
 //! Alerts on what services write: told once when they fire and once when they are over.
 
+use std::collections::BTreeMap;
+
 use super::Turn;
 use crate::domain::event::{AlertFired, AlertResolved, Context, Event};
 use crate::domain::id::{AlertName, InstanceId, ServiceId};
 use crate::domain::input::Alarm;
+use crate::domain::text;
+
+/// How much of the labels, and of the annotations, an event tells, in bytes: a spec may hold more than an event.
+const TEXTS_BYTES_MAX: usize = 16 * 1024;
+
+/// Keeps texts as far as they fit an event.
+fn bounded(texts: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut left = TEXTS_BYTES_MAX;
+    let mut take = |name: &str, text: &str| {
+        let rest = left.checked_sub(name.len() + text.len());
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    let texts = texts.into_iter().map(|(name, text)| (name, text::brief(text, 4096)));
+    texts.take_while(|(name, text)| take(name, text)).collect()
+}
 
 impl Turn<'_> {
     pub(super) fn alert_raised(&mut self, id: &InstanceId, alert: &AlertName, alarm: Alarm) {
@@ -16,9 +34,9 @@ impl Turn<'_> {
         let body = AlertFired {
             alert: format!("{}/{alert}", id.service),
             severity: rule.severity.word().to_owned(),
-            summary: alarm.summary,
-            labels: rule.labels.clone(),
-            annotations: alarm.annotations,
+            summary: text::brief(alarm.summary, text::WHY_BYTES_MAX),
+            labels: bounded(rule.labels.clone()),
+            annotations: bounded(alarm.annotations),
             line: alarm.line,
         };
         self.emit(self.of_run(id), Event::AlertFired(body));

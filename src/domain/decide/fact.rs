@@ -18,6 +18,7 @@ use crate::domain::instance::{Left, RESTART_LIMIT, State, Then};
 use crate::domain::intent::Action;
 use crate::domain::seen::{LOST, failed};
 use crate::domain::spec::{self, Kind, OnLimit, ReadyBy, ReloadBy, RestartPolicy, Severity};
+use crate::domain::text;
 
 impl Turn<'_> {
     pub(super) fn started(
@@ -94,7 +95,7 @@ impl Turn<'_> {
             to,
             step,
             errno,
-            why,
+            why: text::brief(why, text::WHY_BYTES_MAX),
             restarts: if retries { retry.restarts } else { backoff.restarts },
             next_attempt_at,
             base_ms: if retries { retry.base_ms } else { backoff.base_ms },
@@ -121,6 +122,9 @@ impl Turn<'_> {
                     && matches!(self.reload_rules(&id.service).by, ReloadBy::Notify(_)) =>
             {
                 self.reloaded(id, run, None);
+            }
+            Some(State::Spawning { run: asked }) if *asked == run => {
+                self.repair(Act::KeepReady { instance: id.clone(), run, how });
             }
             _ => {} // A repeated word is not news.
         }

@@ -62,9 +62,11 @@ impl Turn<'_> {
             digest: wish.digest,
             action: wish.action.clone(),
             expires_at: wish.expires_at,
-            instances: instances.clone(),
+            instances: Vec::new(),
             until,
-        };
+            slots: Vec::new(),
+        }
+        .awaiting(&instances);
         self.emit(context.clone(), Event::IntentAccepted(body));
         self.answer(wish.id, Reply::InProgress);
         let timer = self.set_timer(Timer::Intent(wish.id), until);

@@ -125,6 +125,7 @@ impl Machine {
             Act::RunHook { .. }
             | Act::SetTimer { .. }
             | Act::CancelTimer { .. }
+            | Act::KeepReady { .. }
             | Act::LoadSpecs { .. }
             | Act::Answer { .. }
             | Act::StopAgent { .. } => None,

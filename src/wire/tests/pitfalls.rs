@@ -1,13 +1,20 @@
 //! The traps of MessagePack, Ed25519 and additive formats, each as a rule that holds.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::samples;
-use crate::domain::event::{Context, Event, LogRecovered};
-use crate::domain::id::Seq;
+use crate::domain::event::{
+    AlertFired, Context, Desired, Event, InstanceWaiting, IntentAccepted, LogRecovered,
+    ServiceAdded, StateName,
+};
+use crate::domain::id::{Digest, InstanceId, IntentId, Seq, ServiceId};
+use crate::domain::intent::Action;
 use crate::domain::node::Node;
 use crate::domain::policy::{Holder, KeyClass, Kind};
+use crate::domain::text;
 use crate::wire::codec::{self, decode, encode};
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::fold::{self, Broken, Fold};
@@ -218,6 +225,90 @@ fn an_unknown_type_is_passed_over_and_counted_unless_it_is_critical() {
     assert_eq!(node, Node::default());
 }
 
+fn restore(parts: &[Event]) -> (Option<(Seq, Broken)>, Node) {
+    let mut node = Node::default();
+    let mut fold = Fold::new(&mut node);
+    for (seq, part) in (1..).zip(parts) {
+        let row = row(&samples::record(&Context::default(), part));
+        assert!(row.len() <= ENVELOPE_BYTES_MAX, "part {seq} has {} bytes", row.len());
+        if fold.row(Seq(seq), &row).is_break() {
+            break;
+        }
+    }
+    (fold.broken.take(), node)
+}
+
+#[test]
+fn the_largest_node_fits_the_rows_of_a_baseline_and_comes_back_whole() {
+    let service: ServiceId = "s".repeat(63).parse().unwrap();
+    let mut node = Node::default();
+    let mut fold = |about: &Context, event: &Event| {
+        let row = row(&samples::record(about, event));
+        assert!(row.len() <= ENVELOPE_BYTES_MAX, "{} has {} bytes", event.kind(), row.len());
+        let mut fold = Fold::new(&mut node);
+        assert!(fold.row(Seq(1), &row).is_continue(), "{:?}", fold.broken);
+    };
+    let about = Context::service(&service);
+    let added = ServiceAdded {
+        digest: Digest([1; 32]),
+        origin: "services.d/s.toml".to_owned(),
+        instances: 1000,
+        desired: Desired::Running,
+        keeps: None,
+    };
+    fold(&about, &Event::ServiceAdded(added));
+    for index in 0..1000 {
+        let slot = InstanceId { service: service.clone(), index };
+        let waiting = InstanceWaiting {
+            from: StateName::Inactive,
+            on: vec!["d".repeat(63).parse().unwrap()],
+            missing: Vec::new(),
+        };
+        fold(&Context::instance(&slot), &Event::InstanceWaiting(waiting));
+    }
+    for n in 0..300 {
+        let fired = AlertFired {
+            alert: format!("{service}/{n:060}"),
+            severity: "warning".to_owned(),
+            summary: "x".repeat(text::WHY_BYTES_MAX),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            line: None,
+        };
+        let slot = InstanceId { service: service.clone(), index: 500 };
+        fold(&Context::instance(&slot), &Event::AlertFired(fired));
+    }
+    let slots: Vec<_> =
+        (0..1000).map(|index| InstanceId { service: service.clone(), index }).collect();
+    let mut accept = |number: u16, action: Action, instances: &[InstanceId]| {
+        let mut intent = [0; 16];
+        intent[..2].copy_from_slice(&number.to_be_bytes());
+        let accepted = IntentAccepted {
+            intent: IntentId(intent),
+            digest: Digest([2; 32]),
+            action,
+            expires_at: samples::AT.plus_ms(60_000),
+            instances: Vec::new(),
+            until: samples::AT.plus_ms(60_000),
+            slots: Vec::new(),
+        };
+        fold(&about, &Event::IntentAccepted(accepted.awaiting(instances)));
+    };
+    for number in 0..3 {
+        accept(number, Action::Restart { service: service.clone() }, &slots);
+    }
+    for number in 3..600 {
+        let params = BTreeMap::from([("what".to_owned(), "x".repeat(4096))]);
+        let action = "cache-clear".parse().unwrap();
+        accept(number, Action::Run { service: service.clone(), action, params }, &[]);
+    }
+    let parts = fold::baseline(&node);
+    let (broken, restored) = restore(&parts);
+    assert_eq!(broken, None);
+    assert!(restored == node, "the state is another");
+    assert_eq!(fold::state_hash(&restored), fold::state_hash(&node));
+}
+
 #[test]
 fn a_baseline_leads_to_the_state_that_it_was_made_of_or_to_nothing() {
     let mut live = Node::default();
@@ -230,17 +321,6 @@ fn a_baseline_leads_to_the_state_that_it_was_made_of_or_to_nothing() {
     let parts = fold::baseline(&live);
     assert!(parts.len() > 1);
 
-    let restore = |parts: &[Event]| {
-        let mut node = Node::default();
-        let mut fold = Fold::new(&mut node);
-        for (seq, part) in (1..).zip(parts) {
-            let row = row(&samples::record(&Context::default(), part));
-            if fold.row(Seq(seq), &row).is_break() {
-                break;
-            }
-        }
-        (fold.broken.take(), node)
-    };
     assert_eq!(restore(&parts), (None, live));
 
     let mut forged = parts.clone();

@@ -349,6 +349,7 @@ fn wish_events() -> Vec<Event> {
             expires_at: LATER,
             instances: vec![slot()],
             until: LATER,
+            slots: vec![],
         }),
         Event::IntentRefused(IntentRefused {
             intent: Some(intent),

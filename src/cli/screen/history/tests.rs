@@ -40,6 +40,7 @@ fn crash_loop() -> Vec<EventRecord> {
             action,
             expires_at: sample::at("14:09:58"),
             until: sample::at("14:09:58"),
+            slots: vec![],
             instances: vec![],
         }),
     );
@@ -168,6 +169,7 @@ fn a_wish_without_another_trace_is_shown_and_one_that_failed_as_well() {
             action,
             expires_at: sample::at("14:00:00"),
             until: sample::at("14:00:00"),
+            slots: vec![],
             instances: vec![],
         })
     };

@@ -1,6 +1,7 @@
 //! Start, exit, restart, stop of instances.
 
 use super::site::{Site, ended, id, service, spec};
+use crate::domain::effect::Act;
 use crate::domain::event::{Exit, RunResult, StopPhase};
 use crate::domain::id::RunId;
 use crate::domain::input::Input;
@@ -190,6 +191,16 @@ fn a_repeated_word_of_readiness_is_not_news() {
     site.start("web", 1);
     site.ready("web", 1).then(&["instance.ready web/0"]);
     site.ready("web", 1).then_nothing();
+}
+
+#[test]
+fn a_word_of_readiness_that_is_faster_than_the_start_is_kept_until_then() {
+    let mut site = Site::with(&[("web", notifying())]);
+    site.ready("web", 1).then_nothing();
+    let keep = Act::KeepReady { instance: id("web"), run: RunId(1), how: "notify".to_owned() };
+    assert_eq!(site.acts(false), [&keep]);
+    site.ready("web", 7).then_nothing();
+    assert!(site.acts(false).is_empty(), "of a run that nobody asked for");
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! Agent and keeper meet again after one of them, or both, or the machine were away.
 
 use super::site::{Site, ended, id, intent, kept, kept_run, service, spec};
-use crate::domain::effect::Act;
+use crate::domain::effect::{Act, Timer};
 use crate::domain::event::{Exit, RunResult};
 use crate::domain::id::{BootId, RunId};
 use crate::domain::input::Input;
 use crate::domain::instance::State;
 use crate::domain::intent::Action;
+use crate::domain::spec::ReadyBy;
 
 #[test]
 fn a_run_that_outlived_the_agent_is_adopted_and_not_doubled() {
@@ -104,6 +105,31 @@ fn a_stop_that_was_under_way_goes_on() {
     assert_eq!(site.signals(), [("web/0".to_owned(), 15)]);
     assert!(site.acts(false).iter().any(|act| matches!(act, Act::SetTimer { .. })));
     assert!(site.node.seen().get(&intent(1)).unwrap().open().is_some());
+}
+
+#[test]
+fn the_time_to_become_ready_begins_anew_when_somebody_listens_again() {
+    let mut slow = spec();
+    slow.ready.by = ReadyBy::Notify;
+    let timeout = slow.ready.timeout.0;
+    let mut site = Site::with(&[("web", slow)]);
+    site.start("web", 1);
+    site.later(timeout + 2_000);
+    site.tell(Input::Reconcile(kept(1, true, vec![kept_run("web", 1, None)])));
+    let timers: Vec<_> = site
+        .acts(false)
+        .into_iter()
+        .filter_map(|act| match act {
+            Act::SetTimer { timer: timer @ Timer::Ready(..), at, after_ms } => {
+                Some((timer.clone(), *at, *after_ms))
+            }
+            _ => None,
+        })
+        .collect();
+    let [(timer, at, after_ms)] = timers.as_slice() else { panic!("{timers:?}") };
+    assert_eq!(*after_ms, timeout);
+    let input = Input::Timer { timer: timer.clone(), at: *at };
+    site.later(timeout).tell(input).then(&["instance.stopping web/0"]);
 }
 
 #[test]
