@@ -20,8 +20,8 @@ use smgr::ipc::frame;
 use smgr::ipc::hello::{Hello, Incarnation, Part};
 use smgr::ipc::keeper::{
     Account, Answer, Channel, Claim, Exit, Fact, FactNumber, FromKeeper, Isolation, Limit, Moment,
-    OperationNumber, Output, Refusal, Resource, RunState, ShutdownMode, Spawn, SpawnFailure, Step,
-    Target, ToKeeper, Trees, Usage, Verb, What,
+    OperationNumber, Refusal, Resource, RunState, ShutdownMode, Spawn, SpawnFailure, Step, Target,
+    ToKeeper, Trees, Usage, Verb, What,
 };
 use smgr::ipc::local::{LocalAnswer, LocalRequest, RequestId};
 use smgr::ipc::uplink::{
@@ -184,7 +184,6 @@ fn to_keeper() -> Vec<(u8, &'static str, Vec<u8>)> {
         limits: vec![Limit { resource: Resource::Files, soft: 1024, hard: u64::MAX }],
         oom_score_adjust: -500,
         no_new_privileges: true,
-        output: Output::Pipes,
         notify: true,
         ready_fd: Some(3),
         memo: ByteBuf::from(b"memo".to_vec()),

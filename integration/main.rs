@@ -6,6 +6,7 @@ mod bus;
 mod cli_up;
 mod daemons;
 mod damage;
+mod errands;
 mod fuzz_seeds;
 mod golden;
 mod hostile;

@@ -1,5 +1,6 @@
 //! Frames that are none, at the sockets of a node: whoever sends them loses the connection, and nobody else notices.
 
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -8,12 +9,13 @@ use rustix::net::{SendFlags, send};
 use serde::Serialize;
 use smgr::ipc::hello::Part;
 use smgr::ipc::local::{LocalRequest, RequestId};
+use smgr::ipc::place::Place;
 use smgr::ipc::uplink::{FromUplink, Ticket};
 use smgr::ipc::{frame, socket};
 
 use super::node::{Came, Node, count, hello};
 use crate::support::block_on;
-use crate::support::machine::{eventually, kill_9};
+use crate::support::machine::{Machine, eventually, kill_9};
 
 #[test]
 fn frames_that_are_none_end_their_connection_and_nothing_else() {
@@ -60,6 +62,28 @@ fn frames_that_are_none_end_their_connection_and_nothing_else() {
 }
 
 /// What is no first frame of anybody.
+#[test]
+fn an_agent_that_had_no_descriptor_left_is_spoken_with_again_when_it_has() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+    let machine = Machine::new();
+    machine.service("web", "exec = [\"/bin/sleep\", \"1000\"]\n");
+    machine.exits(0, &["up", "-d"]);
+    machine.ready("web");
+    let agent = Pid::from_raw(i32::try_from(machine.part("agent")).unwrap());
+    let limit = |current| Rlimit { current: Some(current), maximum: Some(1024) };
+    prlimit(agent, Resource::Nofile, limit(0)).unwrap();
+    let path = Place::of(machine.state()).local_socket();
+    let unheard = socket::connect(&path).unwrap();
+    eventually("it says that it cannot accept", || {
+        let said = fs::read_to_string(machine.state().join("run/smgr.log")).unwrap_or_default();
+        said.contains("failed to accept").then_some(())
+    });
+    prlimit(agent, Resource::Nofile, limit(1024)).unwrap();
+    machine.ready("web");
+    drop(unheard);
+}
+
 fn frames() -> Vec<Vec<u8>> {
     vec![
         vec![],

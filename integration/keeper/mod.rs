@@ -357,8 +357,12 @@ fn a_service_keeps_its_notify_address_and_nobody_else_can_take_it() {
     spawn.working_dir = rig.state.path().display().to_string();
     let (pid, channels) = agent.spawn(spawn);
     assert!(has_notify(&channels));
-    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
-    let environment = String::from_utf8_lossy(&environment).into_owned();
+    let mut environment = String::new();
+    wait_until("its program has begun", || {
+        let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment = String::from_utf8_lossy(&bytes).into_owned();
+        environment.contains("NOTIFY_SOCKET=")
+    });
     let address = environment.split('\0').find_map(|text| text.strip_prefix("NOTIFY_SOCKET="));
     let address = std::path::PathBuf::from(address.unwrap());
     let folder = fs::metadata(address.parent().unwrap()).unwrap();
@@ -610,4 +614,29 @@ fn a_second_launcher_waits_for_the_keeper_that_lives() {
     signal(keeper, Signal::KILL);
     rig.wait_for_keeper_after(keeper);
     rig.agent().list();
+}
+
+#[test]
+fn a_tree_is_not_gone_because_nobody_could_look() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+    in_both_modes(|rig| {
+        let mut agent = rig.agent();
+        let gate = rig.state.path().join("gate");
+        let script = format!("sleep 1000 & while [ ! -e {} ]; do sleep 0.05; done", gate.display());
+        agent.spawn(sh("a.0.1", &script));
+        let keeper = Pid::from_raw(i32::try_from(rig.keeper_pid()).unwrap());
+        let none = Rlimit { current: Some(0), maximum: Some(1024) };
+        prlimit(keeper, Resource::Nofile, none).unwrap();
+        fs::write(&gate, "").unwrap();
+        let fact = agent.fact("a.0.1", |what| matches!(what, What::Exited { .. }));
+        assert!(matches!(fact.what, What::Exited { tree_empty: false, .. }), "{fact:?}");
+        assert_eq!(rig.processes("a.0.1"), 1);
+        agent.operate(Verb::KillTree { run: run("a.0.1") });
+        let again = Rlimit { current: Some(1024), maximum: Some(1024) };
+        prlimit(keeper, Resource::Nofile, again).unwrap();
+        // What could not be looked at is looked at again, and what was to be killed is killed.
+        agent.tree_gone("a.0.1");
+        assert_eq!(rig.processes("a.0.1"), 0);
+    });
 }

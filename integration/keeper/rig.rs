@@ -13,8 +13,8 @@ use serde_bytes::ByteBuf;
 use smgr::ipc::frame::Packet;
 use smgr::ipc::hello::{Hello, Incarnation, Part};
 use smgr::ipc::keeper::{
-    Answer, Channel, Claim, Exit, Fact, FactNumber, FromKeeper, OperationNumber, Output, RunName,
-    RunState, SlotName, Spawn, ToKeeper, Trees, Verb, What,
+    Answer, Channel, Claim, Exit, Fact, FactNumber, FromKeeper, OperationNumber, RunName, RunState,
+    SlotName, Spawn, ToKeeper, Trees, Verb, What,
 };
 use smgr::ipc::place::{PartLock, Place};
 use smgr::ipc::socket::{self, Inbox, SocketError};
@@ -315,7 +315,6 @@ pub(super) fn sh(name: &str, script: &str) -> Spawn {
         limits: vec![],
         oom_score_adjust: 0,
         no_new_privileges: true,
-        output: Output::Pipes,
         notify: false,
         ready_fd: None,
         memo: ByteBuf::from(*b"memo"),

@@ -50,6 +50,8 @@ pub(super) enum Asked {
     Descriptors(SlotName),
     /// That a new keeper takes back what belongs to a slot.
     GiveBack(SlotName),
+    /// That a slot is no more.
+    CloseSlot(SlotName),
     /// That facts are forgotten; the next acknowledgement says it as well.
     Acknowledge,
     /// The end of the keeper, which this agent is not to outlive.
@@ -79,6 +81,7 @@ impl Asked {
             | Self::Signal(..)
             | Self::Stop(..)
             | Self::List
+            | Self::CloseSlot(_)
             | Self::Acknowledge
             | Self::Shutdown => None,
         }
@@ -132,6 +135,11 @@ impl Pending {
         (taken, passed_over)
     }
 
+    /// Says whether an operation of some kind was not answered yet.
+    pub(super) fn has(&self, is_meant: impl Fn(&Asked) -> bool) -> bool {
+        self.asked.values().any(|(asked, _)| is_meant(asked))
+    }
+
     /// A fact about a run came.
     pub(super) fn told_of(&mut self, run: &RunName) {
         self.untold.remove(run);
@@ -148,6 +156,11 @@ impl Pending {
     /// The connection is gone: nothing more is waited for until there is another.
     pub(super) fn quieten(&mut self) {
         *self = Self { is_ending: self.is_ending, ..Self::default() };
+    }
+
+    /// Says whether an operation of some kind is under way.
+    pub(super) fn has(&self, is_it: impl Fn(&Asked) -> bool) -> bool {
+        self.asked.values().any(|(asked, _)| is_it(asked))
     }
 
     /// Says whether the keeper was told to end and has not answered.

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use tracing::error;
 
-use super::asked::Again;
+use super::asked::{Again, Asked};
 use super::execute::{report, told};
 use super::hands::{Held, HeldRun, Spawning};
 use super::names::{self, Memo};
@@ -13,7 +13,7 @@ use super::signs;
 use super::task::Agent;
 use crate::domain::id::{InstanceId, RunId, ServiceId};
 use crate::domain::instance::State;
-use crate::ipc::keeper::{Channel, RunName, SlotName};
+use crate::ipc::keeper::{Channel, RunName, SlotName, Verb};
 
 impl Agent {
     /// Keeps what came with a process: its pidfd, and the channels that were not there yet.
@@ -32,8 +32,11 @@ impl Agent {
         };
         if let Some(pidfd) = fds.next() {
             let held = self.hands.held.entry(slot.clone()).or_default();
+            self.errands.began(&run, &memo);
             held.runs.insert(run, HeldRun { pid, memo, pidfd });
         }
+        // It may have been asked for and given up in the meantime.
+        self.kill_useless_errands();
         let Some(instance) = names::instance_of(&slot) else { return };
         let taken = channels.iter().copied().zip(fds).collect();
         self.open_channels(&instance, number, taken);
@@ -55,6 +58,29 @@ impl Agent {
         let run = main.map(|main| main.run);
         self.open_channels(&instance, run, taken);
         self.await_adopted(&instance);
+        self.close_slot_of(&instance);
+    }
+
+    /// Lets go of a slot that belongs to nothing any more: its pipes, its socket, and what was kept of it.
+    pub(super) fn close_slot_of(&mut self, instance: &InstanceId) {
+        let slot = names::slot(instance);
+        let is_at_rest = self.hands.held.get(&slot).is_some_and(|held| held.runs.is_empty());
+        // Without a keeper to tell it to, it stays until there is one.
+        if !is_at_rest || self.node.instance(instance).is_some() || !self.hands.met() {
+            return;
+        }
+        told(self.logs.handle().detach(instance.clone()));
+        self.launchers.forget_slot(instance);
+        self.hands.held.remove(&slot);
+        // Otherwise it would be made anew.
+        self.settled(&Asked::Descriptors(slot.clone()));
+        self.hands.ask(Asked::CloseSlot(slot.clone()), Verb::CloseSlot { slot });
+    }
+
+    /// Lets go of all slots that belong to nothing any more.
+    pub(super) fn close_slots(&mut self) {
+        let all: Vec<InstanceId> = self.hands.held.keys().filter_map(names::instance_of).collect();
+        all.iter().for_each(|instance| self.close_slot_of(instance));
     }
 
     /// Waits on for the line by which an adopted run says that it is ready; it may be in the file already.

@@ -4,7 +4,7 @@
 //! text, and the proof over the event still holds. Files are written by a thread of their own.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,6 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::oneshot;
 
 use crate::domain::event::Detached;
 use crate::domain::id::Digest;
@@ -75,7 +74,6 @@ struct Record {
 struct Job {
     hash: Digest,
     record: Arc<Record>,
-    durable: Option<oneshot::Sender<io::Result<()>>>,
 }
 
 #[derive(Debug, Default)]
@@ -120,18 +118,22 @@ impl DetachedStore {
     ///
     /// While more waits than may wait, the text is lost, which is counted; its hash is still good.
     pub fn put(&self, text: impl Into<String>) -> Detached {
-        self.take_in(text.into(), None)
-    }
-
-    /// The same, and the receiver tells when the text will survive a power cut.
-    ///
-    /// The receiver fails when the text was lost.
-    pub fn put_durable(
-        &self,
-        text: impl Into<String>,
-    ) -> (Detached, oneshot::Receiver<io::Result<()>>) {
-        let (done, durable) = oneshot::channel();
-        (self.take_in(text.into(), Some(done)), durable)
+        let text = text.into();
+        let mut salt = [0; 16];
+        getrandom::fill(&mut salt).expect("the kernel gives random bytes since it booted");
+        let hash = salted(&salt, &text);
+        let detached = Detached { hash, bytes: text.len() as u64 };
+        let mut waiting = self.shared.lock();
+        if waiting.bytes + text.len() > WAITING_BYTES_MAX {
+            waiting.lost += 1;
+            return detached;
+        }
+        waiting.bytes += text.len();
+        let record = Arc::new(Record { salt: ByteBuf::from(salt), text });
+        waiting.texts.insert(hash, record.clone());
+        waiting.jobs.push_back(Job { hash, record });
+        self.shared.wake.notify_one();
+        detached
     }
 
     /// Returns a text, or `None` when it is no longer kept. Reads a file of the text's size.
@@ -165,24 +167,6 @@ impl DetachedStore {
     /// Returns how many texts were lost since the start, because the disk did not keep up or refused.
     pub fn lost(&self) -> u64 {
         self.shared.lock().lost
-    }
-
-    fn take_in(&self, text: String, durable: Option<oneshot::Sender<io::Result<()>>>) -> Detached {
-        let mut salt = [0; 16];
-        getrandom::fill(&mut salt).expect("the kernel gives random bytes since it booted");
-        let hash = salted(&salt, &text);
-        let detached = Detached { hash, bytes: text.len() as u64 };
-        let mut waiting = self.shared.lock();
-        if waiting.bytes + text.len() > WAITING_BYTES_MAX {
-            waiting.lost += 1;
-            return detached;
-        }
-        waiting.bytes += text.len();
-        let record = Arc::new(Record { salt: ByteBuf::from(salt), text });
-        waiting.texts.insert(hash, record.clone());
-        waiting.jobs.push_back(Job { hash, record, durable });
-        self.shared.wake.notify_one();
-        detached
     }
 }
 
@@ -224,9 +208,7 @@ impl Shared {
                     // Deleted while it was written.
                     drop(fs::remove_file(self.path(&job.hash)));
                 }
-                if let Some(durable) = job.durable {
-                    drop(durable.send(written));
-                } else if let Err(error) = written {
+                if let Err(error) = written {
                     tracing::warn!(%error, hash = %job.hash, "a detached text was not written");
                 }
             } else if waiting.closed {
@@ -257,16 +239,9 @@ impl Shared {
             }
             opened => opened?,
         };
-        let written = file.write_all(&codec::encode(&*job.record)).and_then(|()| {
-            if job.durable.is_some() {
-                file.sync_all()?;
-            }
-            fs::rename(&unfinished, &path)?;
-            match path.parent().filter(|_| job.durable.is_some()) {
-                Some(parent) => File::open(parent)?.sync_all(),
-                None => Ok(()),
-            }
-        });
+        let written = file
+            .write_all(&codec::encode(&*job.record))
+            .and_then(|()| fs::rename(&unfinished, &path));
         if written.is_err() {
             drop(fs::remove_file(&unfinished));
         }
@@ -308,6 +283,8 @@ fn sweep(dir: &Path, retention: Retention) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn store(dir: &Path) -> DetachedStore {
@@ -346,8 +323,7 @@ mod tests {
     fn an_altered_text_is_not_passed_on() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
-        let (detached, durable) = store.put_durable("as it was");
-        durable.blocking_recv().unwrap().unwrap();
+        let detached = store.put("as it was");
         let record = Record { salt: ByteBuf::from([0; 16]), text: "as it was not".to_owned() };
         // The file is in place before its text leaves the memory.
         while store.shared.lock().texts.contains_key(&detached.hash) {

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use regex::Regex;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use super::asked::{Asked, delivery_of};
 use super::hands::Standing;
@@ -69,20 +69,12 @@ impl Agent {
             }
             Act::LoadSpecs { intent, services } => self.load_specs(intent, &services),
             Act::Answer { intent, reply } => self.promise_answer(intent, reply),
-            Act::StopAgent { leave_running } => {
-                let mode = if leave_running { ShutdownMode::Leave } else { ShutdownMode::Drain };
-                info!(?mode, "the node's parts end");
-                self.hands.ask(Asked::Shutdown, Verb::Shutdown(mode));
-                // With a keeper, it has to know first: it would start an agent that ends too early again.
-                if !self.hands.met() {
-                    self.end();
-                }
-            }
+            Act::StopAgent { leave_running } => self.stop_agent(leave_running),
         }
     }
 
     /// Ends when all that was recorded is on disk.
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         // A log that takes nothing may never do so again: what is not in it was told to nobody.
         self.ending |= self.outage().is_some();
         self.recorder.promise(Promise::End);
@@ -218,6 +210,7 @@ impl Agent {
                     }
                     _ => self.answered(asked, answer, descriptors),
                 }
+                self.leave_without_errands();
             }
             FromKeeper::Fact(fact) => match &mut self.hands.standing {
                 Standing::Meeting(meeting) => meeting.facts.push(fact),
@@ -270,6 +263,9 @@ impl Agent {
     /// Decides on a fact, and has it acknowledged when what it led to is durable.
     pub(super) fn fact(&mut self, fact: Fact) {
         let number = fact.number;
+        if fact.what == What::TreeGone {
+            self.errands.gone(&fact.run);
+        }
         self.hands.told_of(&fact.run);
         if let Some(input) = self.input_of(fact) {
             self.decide(input);
@@ -278,6 +274,7 @@ impl Agent {
             self.recorder.promise(Promise::Acknowledge(keeper, number));
         }
         self.let_go(self.recorder.durable_seq());
+        self.leave_without_errands();
     }
 
     fn input_of(&mut self, fact: Fact) -> Option<Input> {
@@ -301,6 +298,7 @@ impl Agent {
             (Memo::Run { instance, run, .. }, What::TreeGone) => {
                 self.hands.forget_run(&names::slot(&instance), &fact.run);
                 told(self.logs.handle().drained(instance.clone(), run));
+                self.close_slot_of(&instance);
                 Some(Input::TreeGone { instance, run })
             }
             (Memo::Hook { instance, run, hook }, What::Exited { exit, .. }) => {
@@ -326,6 +324,7 @@ impl Agent {
             }
             (Memo::Hook { instance, .. } | Memo::Action { instance, .. }, What::TreeGone) => {
                 self.hands.forget_run(&names::slot(&instance), &fact.run);
+                self.close_slot_of(&instance);
                 None
             }
             (Memo::Hook { .. }, What::Spawned { .. }) => None,

@@ -196,6 +196,11 @@ impl Hands {
         self.pending.is_ending()
     }
 
+    /// Says whether the start of a hook or an action was asked for and not answered.
+    pub(super) fn awaits_errand(&self) -> bool {
+        self.pending.has(|asked| matches!(asked, Asked::Hook(..) | Asked::Action(_)))
+    }
+
     fn ask_with(&mut self, asked: Asked, verb: Verb, descriptors: Vec<OwnedFd>) {
         let Some(outlet) = &self.outlet else { return };
         self.number += 1;

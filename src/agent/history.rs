@@ -24,7 +24,7 @@ use crate::wire::note::NoteSigner;
 const LET_GO: Duration = Duration::from_secs(10);
 
 /// How much of the log is kept: the defaults of `[history]`.
-const RETENTION: Retention =
+pub(super) const RETENTION: Retention =
     Retention { max_bytes: 1 << 30, max_age: Duration::from_secs(90 * 24 * 60 * 60), keep_min: 2 };
 
 /// What was learnt of the epoch while its log was opened and folded.

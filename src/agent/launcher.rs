@@ -1,6 +1,6 @@
 //! The agent's starts: what is prepared for the keeper, what is known of each run, and the last words of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,9 +8,7 @@ use serde_bytes::ByteBuf;
 
 use super::detached::{DetachedStore, Retention};
 use super::folder::StateFolder;
-use super::launch::{
-    Helper, HelperOutput, Launch, LaunchFault, Launcher, NodeFacts, PATH_DEFAULT, Start,
-};
+use super::launch::{Launch, LaunchFault, Launcher, NodeFacts, PATH_DEFAULT, Start};
 use super::logs::LogSetup;
 use super::names;
 use super::services::Services;
@@ -89,10 +87,9 @@ impl Launchers {
         memo: ByteBuf,
     ) -> Result<Spawn, LaunchFault> {
         let start = Start { spec, instance, run };
-        let helper = Helper { name, output: HelperOutput::WithService };
         match hook {
-            Hook::PreStop => self.launcher.before_stop(start, helper, memo.into_vec()),
-            Hook::Reload => self.launcher.reload(start, helper, memo.into_vec()),
+            Hook::PreStop => self.launcher.before_stop(start, name, memo.into_vec()),
+            Hook::Reload => self.launcher.reload(start, name, memo.into_vec()),
         }
         .map(told)
     }
@@ -109,8 +106,7 @@ impl Launchers {
         let fault = |why: String| LaunchFault { step: "action", errno: 0, why };
         let values = super::launch::bind_action(start.spec, action, params)
             .map_err(|refusal| fault(refusal.to_string()))?;
-        let helper = Helper { name, output: HelperOutput::WithService };
-        self.launcher.action(start, helper, action, &values, memo.into_vec()).map(told)
+        self.launcher.action(start, name, action, &values, memo.into_vec()).map(told)
     }
 
     /// Remembers when an action began.
@@ -122,6 +118,13 @@ impl Launchers {
     pub(super) fn action_ran_ms(&mut self, intent: IntentId, at: Moment) -> u64 {
         let began = self.actions.remove(&intent);
         began.map_or(0, |began| at.mono_ns.saturating_sub(began.mono_ns) / 1_000_000)
+    }
+
+    /// Removes what runs left in folders of their own that are gone, while nobody looked.
+    pub(super) fn forget_but(&self, live: &BTreeSet<RunName>) {
+        if let Err(why) = self.launcher.clean_up_but(live) {
+            tracing::warn!(%why, "the folders of runs that are gone stay");
+        }
     }
 
     /// Removes what a run left in the folder of its own.
@@ -177,6 +180,11 @@ impl Launchers {
         let detached = self.tails.put(lines.join("\n"));
         self.last_words.insert(instance.clone(), lines);
         Some(detached)
+    }
+
+    /// Forgets what was kept of a slot.
+    pub(super) fn forget_slot(&mut self, instance: &InstanceId) {
+        self.last_words.remove(instance);
     }
 
     /// Returns the last lines of the last run of a slot that ended in this life of the agent.

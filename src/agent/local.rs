@@ -65,7 +65,7 @@ pub(super) fn listen(path: &Path, incarnation: Incarnation, waker: Waker) -> std
     tokio::spawn(async move {
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let Ok((sender, receiver, peer)) = listener.accept().await else { return };
+            let (sender, receiver, peer) = listener.next().await;
             let waker = waker.clone();
             tokio::spawn(async move {
                 let _place = place;

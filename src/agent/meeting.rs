@@ -37,6 +37,15 @@ impl Agent {
         }
         let identity = |state: &RunState| (state.run.clone(), (state.pid, state.memo.clone()));
         self.hands.listed = meeting.runs.iter().map(identity).collect();
+        self.errands.forget();
+        for state in meeting.runs.iter().filter(|state| state.tree_lives) {
+            self.errands.began(&state.run, &state.memo);
+        }
+        if self.is_new {
+            // The life before this one may have died before it came to that.
+            self.launchers
+                .forget_but(&meeting.runs.iter().map(|state| state.run.clone()).collect());
+        }
         let kept = self.kept(&meeting.runs, &meeting.facts);
         self.met(kept);
         self.is_new = false;
@@ -44,6 +53,8 @@ impl Agent {
             self.fact(fact);
             self.follow_up();
         }
+        self.close_slots();
+        self.leave_without_errands();
     }
 
     fn kept(&self, runs: &[RunState], facts: &[Fact]) -> Kept {

@@ -12,6 +12,7 @@ mod boot;
 mod channels;
 mod clock;
 pub mod detached;
+mod errands;
 mod execute;
 pub mod folder;
 mod hands;

@@ -1,9 +1,10 @@
 //! The specs that are in force: read from files when asked, kept by digest beside the log, never applied by themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 use tracing::{error, warn};
@@ -11,6 +12,7 @@ use tracing::{error, warn};
 use super::answers::ReplyTo;
 use super::authority::Way;
 use super::folder::{StateFolder, write_all_whole};
+use super::history::RETENTION;
 use super::setup::NodeSetup;
 use super::task::Agent;
 use super::wake::Wake;
@@ -138,7 +140,54 @@ impl Services {
     /// Puts a spec into force whose text was kept.
     fn adopt(&mut self, service: &ServiceId, spec: Spec, digest: Digest) {
         self.specs.insert(service.clone(), Arc::new(spec));
-        self.in_force.insert(service.clone(), InForce { digest });
+        let before = self.in_force.insert(service.clone(), InForce { digest });
+        if let Some(before) = before.filter(|before| before.digest != digest) {
+            self.age(before.digest);
+        }
+    }
+
+    /// Forgets the spec of a service that is gone.
+    pub(super) fn forget(&mut self, service: &ServiceId) {
+        self.specs.remove(service);
+        if let Some(before) = self.in_force.remove(service) {
+            self.age(before.digest);
+        }
+    }
+
+    /// Begins to count the age of a text: no later event names it.
+    fn age(&self, digest: Digest) {
+        let now = SystemTime::now();
+        let aged = File::open(self.path(digest)).and_then(|file| file.set_modified(now));
+        if let Err(why) = aged {
+            warn!(%digest, %why, "a spec that is out of force may be dropped early");
+        }
+    }
+
+    /// Removes the texts that neither a service nor an event that is still kept can name. They may hold secrets.
+    pub(super) fn prune(&self, node: &Node) {
+        self.prune_before(node, SystemTime::now() - RETENTION.max_age);
+    }
+
+    fn prune_before(&self, node: &Node, before: SystemTime) {
+        let services = node.services().values();
+        let needed: BTreeSet<PathBuf> = services
+            .flat_map(|service| {
+                let mains = service.instances.iter().filter_map(|slot| slot.state.main());
+                std::iter::once(service.digest).chain(mains.map(|main| main.spec))
+            })
+            .map(|digest| self.path(digest))
+            .collect();
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_old = entry.metadata().and_then(|about| about.modified());
+            if path.extension().is_some_and(|ending| ending == "json")
+                && !needed.contains(&path)
+                && is_old.is_ok_and(|modified| modified < before)
+                && let Err(why) = fs::remove_file(&path)
+            {
+                warn!(path = %path.display(), %why, "a spec that nothing names stays");
+            }
+        }
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
@@ -257,5 +306,43 @@ impl Agent {
             self.inbox.push_back(Input::SpecRemoved { service, intent: Some(intent) });
         }
         self.inbox.push_back(Input::Applied { intent, failed: None });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::template::Template;
+
+    #[test]
+    fn the_text_of_a_spec_that_nothing_names_is_kept_as_long_as_events_and_no_longer() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut services = Services {
+            folder: folder.path().join("specs"),
+            roots: Roots::default(),
+            options: Options { log_root: "/log".to_owned(), user_required: false },
+            writer: 0,
+            specs: BTreeMap::new(),
+            in_force: BTreeMap::new(),
+        };
+        let service: ServiceId = "web".parse().unwrap();
+        let spec = Spec::new(Vec::new(), Template::new("/"), Template::new("/log"));
+        let (old, other) = (Digest([1; 32]), Digest([2; 32]));
+        services.keep([(old, "old"), (other, "other")]);
+        let ago = SystemTime::now() - Duration::from_secs(60);
+        for digest in [old, other] {
+            File::open(services.path(digest)).unwrap().set_modified(ago).unwrap();
+        }
+        services.adopt(&service, spec, old);
+        services.forget(&service);
+        let node = Node::default();
+        services.prune_before(&node, SystemTime::now() - Duration::from_secs(30));
+        assert!(services.path(old).exists(), "it went out of force just now");
+        assert!(!services.path(other).exists());
+        services.prune_before(&node, SystemTime::now() + Duration::from_secs(1));
+        assert!(!services.path(old).exists());
+        assert!(services.spec_of(&service).is_none());
     }
 }

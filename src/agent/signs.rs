@@ -246,11 +246,11 @@ fn look_from_the_front(socket: &OwnedFd) -> io::Result<()> {
 /// Looks at the next datagram and leaves it where it is.
 fn peek(socket: &OwnedFd) -> io::Result<Sign> {
     let mut bytes = [0; DATAGRAM_BYTES_MAX];
-    let (count, sender, mut is_cut) = peek_part(socket, &mut bytes)?;
+    let Part { count, sender, mut is_cut } = peek_part(socket, &mut bytes)?;
     while is_cut {
         // The rest of a datagram is not the next one.
         let mut rest = [0; DATAGRAM_BYTES_MAX];
-        is_cut = peek_part(socket, &mut rest)?.2;
+        is_cut = peek_part(socket, &mut rest)?.is_cut;
     }
     let is_ready = bytes[..count].split(|byte| *byte == b'\n').any(|line| line == b"READY=1");
     Ok(match sender {
@@ -261,8 +261,15 @@ fn peek(socket: &OwnedFd) -> io::Result<Sign> {
     })
 }
 
-/// Returns the length, the sender, and whether there is more of the datagram.
-fn peek_part(socket: &OwnedFd, bytes: &mut [u8]) -> io::Result<(usize, Option<(u32, u32)>, bool)> {
+/// A datagram, or as much of it as there was room for.
+struct Part {
+    count: usize,
+    /// Its process and user.
+    sender: Option<(u32, u32)>,
+    is_cut: bool,
+}
+
+fn peek_part(socket: &OwnedFd, bytes: &mut [u8]) -> io::Result<Part> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(4))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [IoSliceMut::new(bytes)];
@@ -275,7 +282,7 @@ fn peek_part(socket: &OwnedFd, bytes: &mut [u8]) -> io::Result<(usize, Option<(u
         }
         _ => None,
     });
-    Ok((got.bytes, sender, got.flags.contains(ReturnFlags::TRUNC)))
+    Ok(Part { count: got.bytes, sender, is_cut: got.flags.contains(ReturnFlags::TRUNC) })
 }
 
 /// Says whether a line end is in the pipe, and leaves it there; false when the writer is gone without one.

@@ -4,7 +4,7 @@
 //! events are signed and handed to the log; promises wait for the watermark. So a restart costs no disk, and nobody is
 //! told what the log does not hold.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use super::answers::{Answers, ReplyTo};
 use super::asked::Again;
 use super::authority::{Authority, Way};
 use super::clock;
+use super::errands::Errands;
 use super::hands::{Hands, Standing};
 use super::history;
 use super::launcher::Launchers;
@@ -97,6 +98,7 @@ pub(super) struct Agent {
     pub(super) services: Services,
     pub(super) launchers: Launchers,
     pub(super) hands: Hands,
+    pub(super) errands: Errands,
     pub(super) logs: LogThread,
     pub(super) alerts: Alerts,
     pub(super) recorder: Recorder<Promise>,
@@ -157,6 +159,7 @@ impl Agent {
             services: parts.services,
             launchers: parts.launchers,
             hands: Hands::new(),
+            errands: Errands::default(),
             logs: parts.logs,
             alerts: Alerts::default(),
             recorder: parts.recorder,
@@ -325,12 +328,16 @@ impl Agent {
             error!(kind = event.kind(), "an event fits no row; nothing was done");
             return;
         }
+        let mut gone = BTreeSet::new();
         for (context, event) in &events {
+            let known = context.service.as_ref();
+            let known = known.filter(|service| self.node.services().contains_key(*service));
             if let Err(illegal) = self.node.evolve(now.at, context, event) {
                 // The core contradicts itself. What was folded stays; nothing of the rest is done.
                 error!(%illegal, kind = event.kind(), "an event does not follow; nothing was done");
                 return;
             }
+            gone.extend(known.filter(|known| !self.node.services().contains_key(*known)).cloned());
         }
         for (context, event) in &events {
             self.heed_change(context, event);
@@ -348,6 +355,7 @@ impl Agent {
                 Effect::Promise(act) => promises.push(act),
             }
         }
+        self.kill_useless_errands();
         self.attach_tails(&mut events);
         if self.outage.is_none() {
             for (seq, (context, _)) in (self.recorder.next().0..).zip(&events) {
@@ -362,8 +370,20 @@ impl Agent {
                 act => self.recorder.promise(Promise::Act(act)),
             }
         }
+        for service in gone {
+            self.service_is_gone(&service);
+        }
         // A promise behind nothing new may be due already.
         self.let_go(self.recorder.durable_seq());
+    }
+
+    /// Lets go of what was kept for a service of which the state knows nothing any more.
+    fn service_is_gone(&mut self, service: &ServiceId) {
+        if !self.node.services().contains_key(service) {
+            self.services.forget(service);
+            self.services.prune(&self.node);
+            self.close_slots();
+        }
     }
 
     /// Lets what is kept beside the state follow a service that changed.
@@ -395,7 +415,10 @@ impl Agent {
                     self.answers.finish(intent, &sealed, &mut self.voice);
                 }
                 Promise::Heard(instance, number) => self.forget_sign(&instance, number),
-                Promise::Retire(segment) => history::drop_rows(segment),
+                Promise::Retire(segment) => {
+                    history::drop_rows(segment);
+                    self.services.prune(&self.node);
+                }
                 Promise::End => self.ending = true,
             }
         }

@@ -38,7 +38,8 @@ pub(super) fn listen(
     tokio::spawn(async move {
         let current: Arc<Mutex<Option<AbortHandle>>> = Arc::default();
         let places = Arc::new(Semaphore::new(STRANGERS_MAX));
-        while let Ok((sender, receiver, peer)) = listener.accept().await {
+        loop {
+            let (sender, receiver, peer) = listener.next().await;
             if !uids.contains(&peer.uid) {
                 warn!(uid = peer.uid, "refused an uplink of a foreign account");
                 continue;

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::assemble::{Input, Loaded, Options, Part, assemble};
@@ -143,17 +144,35 @@ pub fn read_input(path: &Path, part: Part, writer: Option<u32>) -> Result<Input,
 pub(super) fn read_text(path: &Path) -> Result<String, Mistake> {
     let failed = |error: io::Error| unreadable(path, &error);
     let refuse = |code, label: &str| Mistake::new(code, path.display().to_string(), None, label);
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        // A FIFO would keep the reader waiting for ever.
-        return Err(refuse(Code::FILE_UNREADABLE, "not a regular file"));
-    }
-    let file = fs::File::open(path).map_err(failed)?;
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(refuse(Code::FILE_TOO_LARGE, "larger than 1 MiB"));
-    }
+    let bytes = read_regular(path, FILE_BYTES_MAX).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => refuse(Code::FILE_TOO_LARGE, "larger than 1 MiB"),
+        _ => failed(error),
+    })?;
     String::from_utf8(bytes).map_err(|_| refuse(Code::NOT_TEXT, "not UTF-8 text"))
+}
+
+/// Reads a whole regular file. Anything else, such as a FIFO, would keep the reader waiting for ever.
+///
+/// # Errors
+/// `FileTooLarge` beyond `bytes_max`, `InvalidInput` for what is no regular file, or those of the kernel.
+pub fn read_regular(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let is_regular = |meta: fs::Metadata| match meta.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    };
+    // To open a device may mean something to it.
+    is_regular(fs::metadata(path)?)?;
+    // Another may have taken its place since.
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
+    let file = fs::File::options().read(true).custom_flags(flags).open(path)?;
+    is_regular(file.metadata()?)?;
+    let mut bytes = Vec::new();
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > bytes_max {
+        true => Err(io::ErrorKind::FileTooLarge.into()),
+        false => Ok(bytes),
+    }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Mistake {

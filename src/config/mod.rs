@@ -22,7 +22,7 @@ mod write;
 
 pub use assemble::{Input, Loaded, LoadedService, Options, Part, assemble, canonical};
 pub use env_file::{load_env_file, parse_env_file};
-pub use load::{Roots, load, read_input};
+pub use load::{Roots, load, read_input, read_regular};
 pub use merge::Effective;
 pub use mistake::{Mark, Mistake, json, render, render_warnings};
 pub use node::{NodeConfig, NodeDefaults, load_node, parse_node};

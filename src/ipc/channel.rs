@@ -4,14 +4,20 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tracing::warn;
 
 use super::frame::{Packet, Received};
 use super::socket::{self, Inbox, Peer, SocketError};
+
+/// The pauses after a connection that could not be accepted.
+const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(20);
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Sends messages; waits while the other side does not read.
 #[derive(Debug, Clone)]
@@ -149,10 +155,24 @@ impl Listener {
         Ok(Self { socket: watch(socket::listen(path)?)? })
     }
 
+    /// Waits for the next connection and says who it is. While none can be accepted, as without a descriptor, those
+    /// who connect wait.
+    pub async fn next(&self) -> (Sender, Receiver, Peer) {
+        let mut pause = ACCEPT_PAUSE_MIN;
+        loop {
+            match self.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) => warn!(%error, "failed to accept a connection; tried again"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+        }
+    }
+
     /// Accepts the next connection and says who it is.
     ///
     /// # Errors
-    /// When the kernel has no descriptor left.
+    /// When the kernel has no descriptor left, or the one who connected is gone. The listener goes on.
     pub async fn accept(&self) -> io::Result<(Sender, Receiver, Peer)> {
         loop {
             let mut ready = self.socket.readable().await?;

@@ -226,8 +226,6 @@ pub struct Spawn {
     pub oom_score_adjust: i32,
     /// Whether it may gain privileges by an exec.
     pub no_new_privileges: bool,
-    /// Where its output goes.
-    pub output: Output,
     /// Whether it gets the slot's notify socket.
     pub notify: bool,
     /// The number at which it gets the write end of a pipe to report readiness, 3 to 1023.
@@ -272,16 +270,6 @@ pub enum Resource {
     LockedMemory,
     /// Address space, in bytes.
     AddressSpace,
-}
-
-/// Where output goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Output {
-    /// Into the slot's pipes.
-    Pipes,
-    /// To `/dev/null`.
-    Null,
 }
 
 /// What a slot has.

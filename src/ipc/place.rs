@@ -155,7 +155,8 @@ impl Place {
 
     /// Returns the process in a part's pid file. Only while the lock is held does it mean anything.
     pub fn pid(&self, part: Part) -> Option<u32> {
-        fs::read_to_string(self.pid_path(part)).ok()?.trim().parse().ok()
+        let pid = fs::read_to_string(self.pid_path(part)).ok()?.trim().parse::<i32>().ok()?;
+        u32::try_from(pid).ok().filter(|pid| *pid != 0)
     }
 
     fn lock_path(&self, part: Part) -> PathBuf {

@@ -2,15 +2,15 @@
 //! still holds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::process::PidfdFlags;
 use serde_bytes::ByteBuf;
 use tracing::warn;
 
 use super::channels;
-use super::exits::{self, as_pid};
+use super::exits;
 use super::hands::{Hands, RUNS_MAX};
 use super::poller::{Poller, Token};
 use super::proc;
@@ -26,11 +26,14 @@ const BIRTH_LOOK: Duration = Duration::from_millis(1);
 
 impl Hands {
     /// Takes over what an earlier keeper left.
-    pub(super) fn adopt(&mut self, poller: &Poller) {
+    ///
+    /// # Errors
+    /// When the processes cannot be listed: a run that was not seen would be started twice.
+    pub(super) fn adopt(&mut self, poller: &Poller) -> io::Result<()> {
         let mut records = self.records.read();
         let census = match records.is_empty() && self.forest.is_bare() {
             true => BTreeMap::new(),
-            false => self.forest.census(),
+            false => self.forest.census()?,
         };
         let names: BTreeSet<RunName> = records.keys().chain(census.keys()).cloned().collect();
         for name in names {
@@ -71,7 +74,7 @@ impl Hands {
                     .cloned(),
             };
             let pidfd = main.as_ref().and_then(|main| {
-                let pidfd = rustix::process::pidfd_open(as_pid(main.pid), PidfdFlags::empty());
+                let pidfd = exits::open(main.pid);
                 // Only after the opening can the number not pass to another.
                 let same = proc::process(main.pid)?.start_ticks == main.start_ticks;
                 pidfd.ok().filter(|_| same)
@@ -105,6 +108,7 @@ impl Hands {
             self.insert(poller, name.clone(), run);
             self.look_at_main(poller, &name);
         }
+        Ok(())
     }
 
     /// Waits until what a dead keeper left between birth and program has either begun its program or ended; `None`
@@ -117,9 +121,7 @@ impl Hands {
         let begun = || self.records.main(name).filter(|main| main.start_ticks == EXECUTING);
         for pid in pids {
             // One that is gone has ended, and has noted before whether it began.
-            let Ok(pidfd) = rustix::process::pidfd_open(as_pid(*pid), PidfdFlags::empty()) else {
-                continue;
-            };
+            let Ok(pidfd) = exits::open(*pid) else { continue };
             while !exits::has_ended_within(&pidfd, BIRTH_LOOK) {
                 if begun().is_some() {
                     break;
@@ -272,7 +274,7 @@ mod tests {
     fn one_that_died_before_its_program_is_no_run() {
         let mut child = leader_of_a_session("sleep 0.05; kill -9 $$");
         let mut left = left(child.id());
-        left.hands.adopt(&left.poller);
+        left.hands.adopt(&left.poller).unwrap();
         assert!(left.hands.runs.is_empty());
         assert_eq!(left.hands.facts.next(), None);
         assert!(left.hands.records.read().is_empty(), "it may be asked for again");
@@ -288,7 +290,7 @@ mod tests {
             thread::sleep(Duration::from_millis(50));
             Records::complete(&record, Main { pid, start_ticks: EXECUTING }).unwrap();
         });
-        left.hands.adopt(&left.poller);
+        left.hands.adopt(&left.poller).unwrap();
         let run = &left.hands.runs[&name()];
         assert!(matches!(run.main, MainProcess::Foreign { .. }) && run.pid == pid);
         goes_on.join().unwrap();

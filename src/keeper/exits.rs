@@ -2,9 +2,12 @@
 //! and reaped.
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags};
 
 use crate::ipc::keeper::{Exit, Usage};
 
@@ -13,7 +16,7 @@ use crate::ipc::keeper::{Exit, Usage};
 /// # Errors
 /// `ECHILD` when it is not a child of this process.
 #[expect(unsafe_code, reason = "only the raw call gives the usage of one child without reaping it")]
-pub(super) fn peek(pidfd: &OwnedFd) -> std::io::Result<Option<(Exit, Usage)>> {
+pub(super) fn peek(pidfd: &OwnedFd) -> io::Result<Option<(Exit, Usage)>> {
     // SAFETY: both are plain numbers, for which zero is valid.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: as above.
@@ -31,7 +34,7 @@ pub(super) fn peek(pidfd: &OwnedFd) -> std::io::Result<Option<(Exit, Usage)>> {
         )
     };
     if result == -1 {
-        return Err(std::io::Error::last_os_error());
+        return Err(io::Error::last_os_error());
     }
     // SAFETY: `waitid` has filled in the fields of a child's change of state, or left zeros.
     let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
@@ -58,6 +61,15 @@ pub(super) fn reap(pidfd: &OwnedFd) {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     // Whoever is no child has no zombie to leave.
     let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+}
+
+/// Reaps a child by its number, if it has ended. Only whoever lists its own children may, and waits for them alone.
+pub(super) fn reap_ended(pid: u32) {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    if let Ok(pid) = as_pid(pid) {
+        // One that runs has nothing to reap.
+        let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    }
 }
 
 /// What a process that is no child of this one has come to.
@@ -88,7 +100,8 @@ pub(super) fn foreign(pidfd: &OwnedFd, pid: u32) -> Foreign {
         (Info::Gone, _) => Foreign::Ended(Exit::Unknown),
         (Info::Unsupported, zombie) => {
             // A signal of nothing finds the process only while its zombie is there.
-            let present = rustix::process::test_kill_process(as_pid(pid)).is_ok();
+            let present =
+                as_pid(pid).is_ok_and(|pid| rustix::process::test_kill_process(pid).is_ok());
             Foreign::Ended(zombie.filter(|_| present).unwrap_or(Exit::Unknown))
         }
     }
@@ -119,19 +132,30 @@ pub(super) fn inode(pidfd: &OwnedFd) -> u64 {
 
 /// Sends a signal, one of the real-time signals included, which rustix does not name.
 #[expect(unsafe_code, reason = "the call has no safe form for real-time signals")]
-pub(super) fn send(pidfd: &OwnedFd, signal: i32) -> std::io::Result<()> {
+pub(super) fn send(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
     let (fd, none) = (pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
     // SAFETY: numbers and a null pointer, for which the kernel fills in what `kill` would.
     match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, none, 0) } {
-        -1 => Err(std::io::Error::last_os_error()),
+        -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
 }
 
-/// Turns a number from our own records into rustix's type.
-pub(super) fn as_pid(pid: u32) -> rustix::process::Pid {
-    let raw = i32::try_from(pid).expect("a process number fits an i32");
-    rustix::process::Pid::from_raw(raw).expect("no process has the number 0")
+/// Turns a number that was read into rustix's type.
+///
+/// # Errors
+/// When no process can have it.
+pub(super) fn as_pid(pid: u32) -> io::Result<Pid> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    raw.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// Opens a process. From here on its number cannot pass to another unnoticed.
+///
+/// # Errors
+/// When there is none of this number, or no descriptor is left.
+pub(super) fn open(pid: u32) -> io::Result<OwnedFd> {
+    Ok(rustix::process::pidfd_open(as_pid(pid)?, PidfdFlags::empty())?)
 }
 
 enum Info {
@@ -152,7 +176,7 @@ fn info(pidfd: &OwnedFd) -> Info {
     match result {
         0 if exited => Info::Exited(info.exit_code),
         0 => Info::Present,
-        _ => match std::io::Error::last_os_error().raw_os_error() {
+        _ => match io::Error::last_os_error().raw_os_error() {
             Some(libc::ESRCH) => Info::Gone,
             _ => Info::Unsupported,
         },

@@ -3,15 +3,16 @@
 //! A run goes through two ends, each a fact: its main process exits, its tree is gone. Its zombie is
 //! kept until the first is acknowledged, its place until both are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use rustix::process::{PidfdFlags, Signal};
+use rustix::process::Signal;
 use tracing::warn;
 
 use super::channels::Slot;
-use super::exits::{self, Foreign, as_pid};
+use super::exits::{self, Foreign};
 use super::facts::Facts;
 use super::notify::NotifyFolder;
 use super::operations::Operations;
@@ -26,8 +27,8 @@ use super::vault::{Deposit, Pipes};
 use crate::ipc::frame::DESCRIPTORS_MAX;
 use crate::ipc::hello::Incarnation;
 use crate::ipc::keeper::{
-    Answer, Channel, Claim, Exit, Fact, FactNumber, LIST_PAGE, MEMO_BYTES_MAX, Output, Refusal,
-    RunName, SlotName, Spawn, SpawnFailure, Step, What,
+    Answer, Channel, Claim, Exit, Fact, FactNumber, LIST_PAGE, MEMO_BYTES_MAX, Refusal, RunName,
+    SlotName, Spawn, SpawnFailure, Step, What,
 };
 
 /// Runs at one time, ended and not acknowledged ones included: more than one machine has services.
@@ -38,6 +39,9 @@ const SLOTS_MAX: usize = 8192;
 
 /// The processes of one tree without cgroup whose ends are waited for before the next search.
 const MEMBERS_MAX: usize = 64;
+
+/// When a tree is looked at again that could not be: mostly a descriptor was missing, which others give back.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
 /// What is answered, and the descriptors that go with it.
 pub(super) type Reply = (Answer, Vec<OwnedFd>);
@@ -60,6 +64,9 @@ pub(super) struct Hands {
     slots: BTreeMap<SlotName, Slot>,
     /// The pipes of an earlier keeper, until a slot takes them.
     pub(super) orphaned: BTreeMap<SlotName, Pipes>,
+    /// Trees of which it could not be told whether they live, and when they are looked at again.
+    unseen: BTreeSet<RunName>,
+    look_at: Option<Instant>,
     /// Places that could not be removed at once.
     unswept: Vec<RunName>,
     null: OwnedFd,
@@ -93,6 +100,8 @@ impl Hands {
             last_number: 0,
             slots: BTreeMap::new(),
             orphaned: kept.pipes,
+            unseen: BTreeSet::new(),
+            look_at: None,
             unswept: Vec::new(),
             null: rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())?,
             files,
@@ -168,10 +177,7 @@ impl Hands {
         if let Some(account) = &spawn.account {
             slot.give_to(account.uid, account.gid);
         }
-        let [out, err] = match spawn.output {
-            Output::Pipes => [slot.channel(Channel::Stdout), slot.channel(Channel::Stderr)],
-            Output::Null => [self.null.as_fd(), self.null.as_fd()],
-        };
+        let (out, err) = (slot.channel(Channel::Stdout), slot.channel(Channel::Stderr));
         let descriptors = Descriptors {
             stdio: [self.null.as_fd(), out, err],
             ready: ready.as_ref().map(|(_, writer, number)| (writer.as_fd(), *number)),
@@ -472,30 +478,68 @@ impl Hands {
                 }
                 Ok(Inhabitants::Watched) => return,
                 Ok(Inhabitants::Found(found)) => found,
-                Err(error) => return warn!(run = %name, %error, "failed to look at a tree"),
+                Err(error) => {
+                    warn!(run = %name, %error, "failed to look at a tree");
+                    return self.look_later(name);
+                }
             };
             if run.tree == Tree::Dying
                 && let Err(error) = self.forest.signal(name, run.session(), Signal::KILL)
             {
                 warn!(run = %name, %error, "failed to kill a tree");
+                self.look_later(name);
             }
             if self.members.values().any(|(run, _)| run == name) {
                 return;
             }
             let mut watched = 0;
             for pid in found.into_iter().take(MEMBERS_MAX) {
-                let Ok(pidfd) = rustix::process::pidfd_open(as_pid(pid), PidfdFlags::empty())
-                else {
-                    continue;
-                };
-                self.last_number += 1;
-                if poller.watch(&pidfd, Token::Member(self.last_number)).is_ok() {
-                    self.members.insert(self.last_number, (name.clone(), pidfd));
-                    watched += 1;
+                let number = self.last_number + 1;
+                let opened = exits::open(pid).and_then(|pidfd| {
+                    poller.watch(&pidfd, Token::Member(number))?;
+                    Ok(pidfd)
+                });
+                match opened {
+                    Ok(pidfd) => {
+                        self.last_number = number;
+                        self.members.insert(number, (name.clone(), pidfd));
+                        watched += 1;
+                    }
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    Err(error) => {
+                        warn!(run = %name, %error, "failed to watch a process");
+                        return self.look_later(name);
+                    }
                 }
             }
             if watched > 0 {
                 return;
+            }
+        }
+    }
+
+    /// Has a tree looked at again of which it could not be told whether it lives.
+    pub(super) fn look_later(&mut self, name: &RunName) {
+        self.unseen.insert(name.clone());
+        self.look_at.get_or_insert_with(|| Instant::now() + LOOK_PAUSE);
+    }
+
+    /// Returns when trees are looked at again.
+    pub(super) fn looks_again_at(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    /// Looks again at trees whose time has come, and kills again what was to die.
+    pub(super) fn look_again(&mut self, poller: &Poller) {
+        if self.look_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.look_at = None;
+        for name in std::mem::take(&mut self.unseen) {
+            match self.runs.get(&name).map(|run| run.tree) {
+                Some(Tree::Dying) => drop(self.kill_tree(poller, &name)),
+                Some(Tree::Lives) => self.look_after_tree(poller, &name),
+                Some(Tree::Gone) | None => {}
             }
         }
     }

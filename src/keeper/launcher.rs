@@ -13,10 +13,10 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::process::Signal;
 use tracing::warn;
 
-use super::exits::{self, Foreign, as_pid};
+use super::exits::{self, Foreign};
 use super::parts::jittered;
 use super::vault::Vault;
 use super::{proc, signals};
@@ -122,7 +122,7 @@ fn find_or_start(
     let since = Instant::now();
     if place.is_locked(Part::Keeper)? {
         let pid = place.pid(Part::Keeper).ok_or(io::ErrorKind::NotFound)?;
-        let pidfd = pidfd_open(as_pid(pid), PidfdFlags::empty())?;
+        let pidfd = exits::open(pid)?;
         vault.close();
         // Held after the opening too: the number has not passed to another process meanwhile.
         return match place.is_locked(Part::Keeper)? && place.pid(Part::Keeper) == Some(pid) {
@@ -145,7 +145,7 @@ fn find_or_start(
     // It holds the keeper's end no longer than this, or the end of a keeper would not be seen.
     drop(command);
     vault.hand_over();
-    let pidfd = pidfd_open(as_pid(child.id()), PidfdFlags::empty())?;
+    let pidfd = exits::open(child.id())?;
     Ok(Keeper { pid: child.id(), pidfd, child: Some(child), since })
 }
 
@@ -214,9 +214,7 @@ fn reap_strangers(keeper: &Keeper, strangers: &mut BTreeMap<u32, Instant>) {
         };
         let age = seen.elapsed();
         if age >= KEEP_MAX || (age >= KEEP && keeper.since.elapsed() >= KEEP) {
-            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-            // Only our own children are listed, and nobody else waits for them.
-            let _ = waitid(WaitId::Pid(as_pid(pid)), options);
+            exits::reap_ended(pid);
             strangers.remove(&pid);
         }
     }

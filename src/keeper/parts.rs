@@ -5,12 +5,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::process::{PidfdFlags, Signal};
+use rustix::process::Signal;
 use tracing::{info, warn};
 
-use super::exits::{self, Foreign, as_pid};
+use super::exits::{self, Foreign};
 use super::poller::{Poller, Token};
 use super::prepared::Prepared;
+use super::proc;
 use super::spawn::{self, Descriptors};
 use crate::ipc::hello::{Before, Part};
 use crate::ipc::keeper::{Account, Exit};
@@ -101,6 +102,7 @@ impl Supervised {
                 }
                 .unwrap_or_else(|error| {
                     warn!(part = self.part.name(), %error, "failed to start a part");
+                    self.short_lives = self.short_lives.saturating_add(1);
                     self.later()
                 });
             }
@@ -125,9 +127,21 @@ impl Supervised {
             return Ok(None);
         }
         let pid = place.pid(self.part).ok_or(io::ErrorKind::NotFound)?;
-        let pidfd = rustix::process::pidfd_open(as_pid(pid), PidfdFlags::empty())?;
+        let pidfd = exits::open(pid)?;
+        // The file belongs to the part, which may have written any number into it: signals of this process reach
+        // no account but the part's own.
+        let own = rustix::process::geteuid().as_raw();
+        let user = self.account.as_ref().map_or(own, |account| account.uid);
+        if proc::user_of(pid) != Some(user) {
+            return Err(io::Error::other(format!(
+                "process {pid} in its pid file is no life of it"
+            )));
+        }
         // Still held after the opening: the number has not passed to another process meanwhile.
-        if !place.is_locked(self.part)? || place.pid(self.part) != Some(pid) {
+        if exits::has_ended(&pidfd)
+            || !place.is_locked(self.part)?
+            || place.pid(self.part) != Some(pid)
+        {
             return Err(io::ErrorKind::Interrupted.into());
         }
         poller.watch(&pidfd, self.token)?;
@@ -186,7 +200,7 @@ impl Supervised {
             return Ended::Well;
         }
         let lived = since.map(|since| since.elapsed()).unwrap_or_default();
-        self.short_lives = if lived >= STABLE { 0 } else { self.short_lives + 1 };
+        self.short_lives = if lived >= STABLE { 0 } else { self.short_lives.saturating_add(1) };
         self.life = self.later();
         Ended::Badly
     }
@@ -236,4 +250,69 @@ pub(super) fn jittered(pause: Duration) -> Duration {
 fn own_oom_score() -> i32 {
     let text = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     text.trim().parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use super::*;
+
+    const FILES: libc::rlimit64 = libc::rlimit64 { rlim_cur: 1024, rlim_max: 1024 };
+
+    fn uplink(program: &str, account: Option<Account>) -> Supervised {
+        Supervised::new(Part::Uplink, 1, vec![program.into()], account)
+    }
+
+    #[test]
+    fn a_part_that_cannot_be_started_is_tried_less_and_less_often() {
+        let state = tempfile::tempdir().unwrap();
+        let (place, poller) = (Place::of(state.path()), Poller::new().unwrap());
+        let mut part = uplink("/no/such/program", None);
+        let mut pauses = Vec::new();
+        for _ in 0..5 {
+            part.life = Life::Due { at: Instant::now() };
+            let before = Instant::now();
+            part.turn(&poller, &place, FILES);
+            pauses.push(part.deadline().unwrap() - before);
+        }
+        assert!(pauses[0] >= PAUSE_MIN.mul_f64(0.75), "{pauses:?}");
+        assert!(pauses[4] >= PAUSE_MIN * 12, "{pauses:?}");
+    }
+
+    /// A part's place whose lock is held by this process, with a pid file that names another.
+    fn with_pid_file(pid: &str) -> (tempfile::TempDir, Place, crate::ipc::place::PartLock) {
+        let state = tempfile::tempdir().unwrap();
+        let place = Place::of(state.path());
+        let lock = place.lock(Part::Uplink).unwrap();
+        fs::write(place.folder_of(Part::Uplink).join("pid"), pid).unwrap();
+        (state, place, lock)
+    }
+
+    #[test]
+    fn a_pid_file_of_an_account_names_no_process_of_another() {
+        let mut victim = Command::new("sleep").arg("1000").spawn().unwrap();
+        let (_state, place, _lock) = with_pid_file(&victim.id().to_string());
+        let poller = Poller::new().unwrap();
+        let another = rustix::process::geteuid().as_raw() + 1;
+        let account = Account { uid: another, gid: another, groups: Vec::new() };
+        let mut part = uplink("/no/such/program", Some(account));
+        part.turn(&poller, &place, FILES);
+        assert!(matches!(part.life, Life::Due { .. }), "{:?}", part.life);
+        part.end();
+        assert!(victim.try_wait().unwrap().is_none());
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+    }
+
+    #[test]
+    fn a_pid_file_that_names_no_process_is_survived() {
+        for text in ["0", "-1", "4294967295", "2147483648", "", "x"] {
+            let (_state, place, _lock) = with_pid_file(text);
+            let mut part = uplink("/no/such/program", None);
+            part.turn(&Poller::new().unwrap(), &place, FILES);
+            assert!(matches!(part.life, Life::Due { .. }), "{text}: {:?}", part.life);
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What /proc says about processes that are not ours to wait for.
 
 use std::fs;
+use std::io;
 
 use crate::ipc::keeper::RunName;
 
@@ -19,8 +20,20 @@ pub(super) struct Process {
 }
 
 /// Returns a process, if there is one.
+///
+/// # Errors
+/// When it cannot be told, as without a descriptor to read with.
+pub(super) fn look(pid: u32) -> io::Result<Option<Process>> {
+    Ok(of_living(fs::read_to_string(format!("/proc/{pid}/stat")))?
+        .and_then(|stat| parse(pid, &stat)))
+}
+
+/// Returns a process, if there is one that can be seen.
 pub(super) fn process(pid: u32) -> Option<Process> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    look(pid).ok().flatten()
+}
+
+fn parse(pid: u32, stat: &str) -> Option<Process> {
     // The name stands in parentheses and may hold anything, parentheses included.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     Some(Process {
@@ -32,23 +45,61 @@ pub(super) fn process(pid: u32) -> Option<Process> {
     })
 }
 
+/// Takes a file that is missing for a process that is gone, and one that is hidden for another's; any other failure
+/// says nothing about the process.
+fn of_living<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+            ) || error.raw_os_error() == Some(libc::ESRCH) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Returns all processes, zombies included.
-pub(super) fn processes() -> impl Iterator<Item = Process> {
-    let folder = fs::read_dir("/proc").into_iter().flatten().flatten();
-    folder.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(process)
+///
+/// # Errors
+/// When one may be missing: no process is concluded to be gone from such a list.
+pub(super) fn processes() -> io::Result<Vec<Process>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        if let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            all.extend(look(pid)?);
+        }
+    }
+    Ok(all)
 }
 
 /// Returns the children of this process, by the kernel's list or else by a scan.
 pub(super) fn children() -> Vec<u32> {
     match fs::read_to_string("/proc/thread-self/children") {
         Ok(list) => list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect(),
-        Err(_) => processes().filter(|p| p.parent == std::process::id()).map(|p| p.pid).collect(),
+        // Whoever is missed is reaped at another time.
+        Err(_) => processes()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|process| process.parent == std::process::id())
+            .map(|process| process.pid)
+            .collect(),
     }
 }
 
 /// Returns the run that a process names in its environment, if it is one of `domain`.
-pub(super) fn run_of_environment(pid: u32, domain: &str) -> Option<RunName> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+///
+/// # Errors
+/// When it cannot be told; a process that hides its environment names none.
+pub(super) fn run_of_environment(pid: u32, domain: &str) -> io::Result<Option<RunName>> {
+    let environment = of_living(fs::read(format!("/proc/{pid}/environ")))?;
+    Ok(environment.and_then(|environment| run_in(&environment, domain)))
+}
+
+fn run_in(environment: &[u8], domain: &str) -> Option<RunName> {
     let token = environment.split(|byte| *byte == 0).find_map(|variable| {
         let value = variable.strip_prefix(RUN_VARIABLE.as_bytes())?.strip_prefix(b"=")?;
         std::str::from_utf8(value).ok()
@@ -57,9 +108,23 @@ pub(super) fn run_of_environment(pid: u32, domain: &str) -> Option<RunName> {
 }
 
 /// Returns the path of a process in the unified cgroup tree.
-pub(super) fn cgroup_of(pid: &str) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+///
+/// # Errors
+/// When it cannot be told.
+pub(super) fn cgroup_of(pid: &str) -> io::Result<Option<String>> {
+    let text = of_living(fs::read_to_string(format!("/proc/{pid}/cgroup")))?;
+    let path =
+        |text: String| text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned);
+    Ok(text.and_then(path))
+}
+
+/// Returns the user of a process, when it has only one: none of its ids is another's.
+pub(super) fn user_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let mut ids = line.split_ascii_whitespace().map(str::parse::<u32>);
+    let first = ids.next()?.ok()?;
+    ids.all(|id| id == Ok(first)).then_some(first)
 }
 
 /// Returns the kernel's id of this boot.
@@ -76,6 +141,7 @@ mod tests {
     fn this_process_is_found_and_is_no_zombie() {
         let me = process(std::process::id()).unwrap();
         assert!(!me.is_zombie && me.start_ticks > 0);
-        assert!(processes().any(|process| process == me));
+        assert!(processes().unwrap().contains(&me));
+        assert_eq!(user_of(me.pid), Some(rustix::process::geteuid().as_raw()));
     }
 }

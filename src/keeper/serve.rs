@@ -21,7 +21,7 @@ use super::parts::{Ended, Supervised};
 use super::poller::{Poller, Token};
 use super::records::Records;
 use super::trees::Forest;
-use super::{proc, runtime, signals};
+use super::{exits, proc, runtime, signals};
 use crate::ipc::hello::{Hello, Incarnation, Part};
 use crate::ipc::keeper::{Account, Answer, FromKeeper, Refusal, ShutdownMode, ToKeeper, Verb};
 use crate::ipc::place::{LockError, PartLock, Place};
@@ -75,7 +75,7 @@ fn tried(what: &'static str) -> impl Fn(io::Error) -> KeeperError {
 /// When another keeper goes on, or the state folder cannot be used.
 pub fn run(options: KeeperOptions) -> Result<(), KeeperError> {
     let mut keeper = Keeper::begin(options)?;
-    keeper.hands.adopt(&keeper.poller);
+    keeper.hands.adopt(&keeper.poller).map_err(tried("find the runs of an earlier keeper"))?;
     keeper.serve().map_err(tried("wait for events"))?;
     keeper.hands.fell();
     Ok(())
@@ -191,6 +191,7 @@ impl Keeper {
             if self.sweep_at.is_some_and(|at| at <= Instant::now()) {
                 self.sweep_orphans();
             }
+            self.hands.look_again(&self.poller);
         }
     }
 
@@ -209,7 +210,8 @@ impl Keeper {
     fn deadline(&self) -> Option<Instant> {
         let parts = [&self.agent, &self.uplink].into_iter().flatten();
         let until = self.ending.and_then(|ending| ending.agent_until);
-        parts.filter_map(Supervised::deadline).chain(self.sweep_at).chain(until).min()
+        let looks = self.hands.looks_again_at();
+        parts.filter_map(Supervised::deadline).chain(self.sweep_at).chain(until).chain(looks).min()
     }
 
     fn take_signals(&mut self) {
@@ -238,13 +240,10 @@ impl Keeper {
 
     /// Reaps the orphans that came to this process as their subreaper.
     fn sweep_orphans(&mut self) {
-        use rustix::process::{WaitId, WaitIdOptions, waitid};
         self.sweep_at = None;
         for pid in proc::children() {
             if !self.is_ours(pid) {
-                let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-                // One that runs has nothing to reap.
-                let _ = waitid(WaitId::Pid(super::exits::as_pid(pid)), options);
+                exits::reap_ended(pid);
             }
         }
     }

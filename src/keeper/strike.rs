@@ -80,6 +80,9 @@ impl Hands {
             run.tree = Tree::Dying;
         }
         let killed = self.forest.signal(name, run.session(), Signal::KILL);
+        if killed.is_err() {
+            self.look_later(name);
+        }
         self.look_after_tree(poller, name);
         answer("kill a tree", killed)
     }

@@ -8,9 +8,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, inotify};
-use rustix::process::{PidfdFlags, Signal};
+use rustix::process::Signal;
 
-use super::exits::as_pid;
+use super::exits;
 use super::proc::{self, Process};
 use crate::ipc::keeper::{RunName, Trees};
 
@@ -134,7 +134,7 @@ impl Forest {
     /// Says whether a run has a process, and which where that had to be searched for.
     ///
     /// # Errors
-    /// When the cgroup is gone.
+    /// When it cannot be told. It has to be looked at again: nothing is concluded from it.
     pub(super) fn inhabitants(
         &self,
         run: &RunName,
@@ -150,9 +150,9 @@ impl Forest {
                     Err(error) => Err(error),
                 }
             }
-            Kind::ProcessGroup => Ok(match self.search(run, session) {
+            Kind::ProcessGroup => Ok(match self.search(run, session)? {
                 found if found.is_empty() => Inhabitants::None,
-                found => Inhabitants::Found(found.into_iter().map(|p| p.pid).collect()),
+                found => Inhabitants::Found(found),
             }),
         }
     }
@@ -160,30 +160,62 @@ impl Forest {
     /// Sends a signal to every process of a run; `KILL` reaches also those forked meanwhile.
     ///
     /// # Errors
-    /// When the kernel refuses to signal a process that exists.
+    /// When the kernel refuses to signal a process that exists, or the processes cannot be listed.
     pub(super) fn signal(
         &self,
         run: &RunName,
         session: Option<u32>,
         signal: Signal,
     ) -> io::Result<()> {
-        match &self.kind {
-            Kind::Cgroup { root, .. } if signal == Signal::KILL => {
-                let folder = root.join(run.as_str());
-                match fs::write(folder.join("cgroup.kill"), "1") {
-                    // Before Linux 5.14 the members are read and killed in turn.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        self.kill_in_passes(|| cgroup_members(&folder))
-                    }
-                    written => written,
-                }
-            }
-            Kind::Cgroup { root, .. } => send_all(cgroup_members(&root.join(run.as_str())), signal),
-            Kind::ProcessGroup if signal == Signal::KILL => {
-                self.kill_in_passes(|| pids(self.search(run, session)))
-            }
-            Kind::ProcessGroup => send_all(pids(self.search(run, session)), signal),
+        let members = || match &self.kind {
+            Kind::Cgroup { root, .. } => cgroup_members(&root.join(run.as_str())),
+            Kind::ProcessGroup => self.search(run, session),
+        };
+        let send = |pids: &[u32], signal| self.send_all(run, session, pids, signal);
+        if signal != Signal::KILL {
+            return send(&members()?, signal);
         }
+        if let Kind::Cgroup { root, .. } = &self.kind {
+            match fs::write(root.join(run.as_str()).join("cgroup.kill"), "1") {
+                // Before Linux 5.14 the members are read and killed in turn.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                written => return written,
+            }
+        }
+        kill_in_passes(members, send)
+    }
+
+    /// Sends a signal to those of these processes that belong to a run: since they were found, a number may have
+    /// passed to another.
+    fn send_all(
+        &self,
+        run: &RunName,
+        session: Option<u32>,
+        pids: &[u32],
+        signal: Signal,
+    ) -> io::Result<()> {
+        let mut sent = Ok(());
+        for pid in pids {
+            let one = exits::open(*pid).and_then(|pidfd| {
+                let Some(process) = proc::look(*pid)? else { return Ok(()) };
+                if self.belongs(&process, run, session)? {
+                    rustix::process::pidfd_send_signal(&pidfd, signal)?;
+                }
+                Ok(())
+            });
+            match one {
+                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => sent = Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        sent
+    }
+
+    /// Says whether a process is one of a run, and not of another.
+    fn belongs(&self, process: &Process, run: &RunName, session: Option<u32>) -> io::Result<bool> {
+        let is_of_session =
+            matches!(self.kind, Kind::ProcessGroup) && Some(process.session) == session;
+        Ok(is_of_session || self.run_of(process.pid)?.as_ref() == Some(run))
     }
 
     /// Says whether no run has a place here, and so none a process: the scan of all processes can be spared.
@@ -197,10 +229,14 @@ impl Forest {
     }
 
     /// Finds every run that has a process or a place, in one scan.
-    pub(super) fn census(&self) -> BTreeMap<RunName, Members> {
+    ///
+    /// # Errors
+    /// When one may have been missed.
+    pub(super) fn census(&self) -> io::Result<BTreeMap<RunName, Members>> {
         let mut runs: BTreeMap<RunName, Members> = BTreeMap::new();
         if let Kind::Cgroup { root, .. } = &self.kind {
-            for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+            for entry in fs::read_dir(root)? {
+                let entry = entry?;
                 if entry.file_type().is_ok_and(|kind| kind.is_dir())
                     && let Some(run) = entry.file_name().to_str().and_then(|name| name.parse().ok())
                 {
@@ -208,26 +244,22 @@ impl Forest {
                 }
             }
         }
-        for process in proc::processes() {
-            let Some(run) = self.run_of(process.pid) else { continue };
+        for process in proc::processes()? {
+            let Some(run) = self.run_of(process.pid)? else { continue };
             let members = runs.entry(run).or_default();
             match process.is_zombie {
                 true => members.zombies.push(process),
                 false => members.alive.push(process),
             }
         }
-        runs
+        Ok(runs)
     }
 
-    fn run_of(&self, pid: u32) -> Option<RunName> {
+    fn run_of(&self, pid: u32) -> io::Result<Option<RunName>> {
         match &self.kind {
             Kind::Cgroup { under, .. } => {
                 let path = proc::cgroup_of(&pid.to_string())?;
-                // A zombie names its place for as long as it is kept; a place that was removed is a run that was told
-                // and acknowledged.
-                let below = path.strip_prefix(under.as_str())?.strip_prefix('/')?;
-                let below = Some(below).filter(|below| !below.ends_with(" (deleted)"))?;
-                below.split('/').next()?.parse().ok()
+                Ok(path.and_then(|path| run_below(&path, under)))
             }
             Kind::ProcessGroup => proc::run_of_environment(pid, &self.domain),
         }
@@ -235,26 +267,42 @@ impl Forest {
 
     /// Finds the living processes of a run without cgroup: those of the main process's session, and
     /// those that carry the run's mark.
-    fn search(&self, run: &RunName, session: Option<u32>) -> Vec<Process> {
-        let living = proc::processes().filter(|process| !process.is_zombie);
-        let belongs = |process: &Process| {
-            Some(process.session) == session
-                || proc::run_of_environment(process.pid, &self.domain).as_ref() == Some(run)
-        };
-        living.filter(belongs).collect()
-    }
-
-    fn kill_in_passes(&self, members: impl Fn() -> Vec<u32>) -> io::Result<()> {
-        for _ in 0..KILL_PASSES {
-            let found = members();
-            if found.is_empty() {
-                break;
+    fn search(&self, run: &RunName, session: Option<u32>) -> io::Result<Vec<u32>> {
+        let mut found = Vec::new();
+        for process in proc::processes()? {
+            if !process.is_zombie && self.belongs(&process, run, session)? {
+                found.push(process.pid);
             }
-            send_all(found.clone(), Signal::STOP)?;
-            send_all(found, Signal::KILL)?;
         }
-        Ok(())
+        Ok(found)
     }
+}
+
+/// Reads from a cgroup's path which run's place it is in.
+fn run_below(path: &str, under: &str) -> Option<RunName> {
+    // A zombie names its place for as long as it is kept; a place that was removed is a run that was told and
+    // acknowledged.
+    let below = path.strip_prefix(under)?.strip_prefix('/')?;
+    let below = Some(below).filter(|below| !below.ends_with(" (deleted)"))?;
+    below.split('/').next()?.parse().ok()
+}
+
+/// Kills what is found until nothing is, at most [`KILL_PASSES`] times.
+fn kill_in_passes(
+    members: impl Fn() -> io::Result<Vec<u32>>,
+    mut send: impl FnMut(&[u32], Signal) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut killed = Ok(());
+    for _ in 0..KILL_PASSES {
+        let found = members()?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        // Whoever cannot be stopped may be killed all the same; only this one counts.
+        drop(send(&found, Signal::STOP));
+        killed = send(&found, Signal::KILL);
+    }
+    killed
 }
 
 /// Who lives in a run's place.
@@ -268,26 +316,12 @@ pub(super) enum Inhabitants {
     Found(Vec<u32>),
 }
 
-fn pids(processes: Vec<Process>) -> Vec<u32> {
-    processes.into_iter().map(|process| process.pid).collect()
-}
-
-fn send_all(pids: Vec<u32>, signal: Signal) -> io::Result<()> {
-    let mut refused = Ok(());
-    for pid in pids {
-        let sent = rustix::process::pidfd_open(as_pid(pid), PidfdFlags::empty())
-            .and_then(|pidfd| rustix::process::pidfd_send_signal(pidfd, signal));
-        match sent {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(errno) => refused = Err(errno.into()),
-        }
+fn cgroup_members(folder: &Path) -> io::Result<Vec<u32>> {
+    match fs::read_to_string(folder.join("cgroup.procs")) {
+        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
-    refused
-}
-
-fn cgroup_members(folder: &Path) -> Vec<u32> {
-    let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 fn remove_tree(folder: &Path) -> io::Result<()> {
@@ -310,7 +344,7 @@ fn cgroup(domain: &str, memory: &Path) -> Option<Kind> {
     let name = format!("smgr-{domain}");
     let remembered = fs::read_to_string(memory).ok().map(|path| PathBuf::from(path.trim()));
     let remembered = remembered.filter(|path| path.starts_with(&mount) && path.ends_with(&name));
-    let own = proc::cgroup_of("self")?;
+    let own = proc::cgroup_of("self").ok().flatten()?;
     let fresh = mount.join(own.trim_start_matches('/')).join(&name);
     let root = remembered.clone().filter(|path| path.is_dir()).unwrap_or(fresh);
     match fs::create_dir(&root) {
@@ -329,4 +363,39 @@ fn cgroup(domain: &str, memory: &Path) -> Option<Kind> {
         inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
     let under = format!("/{}", root.strip_prefix(&mount).ok()?.display());
     Some(Kind::Cgroup { root, under, watch, watched: BTreeMap::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn who_cannot_be_stopped_is_killed_all_the_same() {
+        let mut killed = Vec::new();
+        let alive = std::cell::Cell::new(true);
+        let members = || Ok(if alive.get() { vec![4, 5] } else { Vec::new() });
+        let done = kill_in_passes(members, |pids, signal| match signal {
+            Signal::STOP => Err(rustix::io::Errno::PERM.into()),
+            _ => {
+                killed.extend_from_slice(pids);
+                alive.set(false);
+                Ok(())
+            }
+        });
+        assert!(done.is_ok());
+        assert_eq!(killed, [4, 5]);
+    }
+
+    #[test]
+    fn a_number_that_passed_to_another_is_not_signalled() {
+        let folder = tempfile::tempdir().unwrap();
+        let forest = Forest::find("0", &folder.path().join("cgroup"), false);
+        let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
+        forest.send_all(&"web.0.1".parse().unwrap(), None, &[stranger.id()], Signal::KILL).unwrap();
+        assert!(stranger.try_wait().unwrap().is_none());
+        stranger.kill().unwrap();
+        assert!(stranger.wait().unwrap().code().is_none());
+    }
 }

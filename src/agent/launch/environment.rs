@@ -1,14 +1,12 @@
 //! The environment of a process, clean but for what is named; and its credentials, which may be in it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
 use super::account::Identity;
 use super::folder::RunFolder;
 use super::{LaunchFault, Names, NodeFacts, Start, expand};
-use crate::config::load_env_file;
+use crate::config::{load_env_file, read_regular};
 use crate::domain::spec::CredentialSource;
 
 /// The largest credential; larger ones are data, not secrets.
@@ -66,7 +64,7 @@ impl Environment<'_> {
             }
             let CredentialSource::File(template) = &credential.source;
             let path = expand("credential", template, self.names)?;
-            let secret = read_bounded(Path::new(&path))
+            let secret = read_regular(Path::new(&path), CREDENTIAL_BYTES_MAX)
                 .map_err(|error| LaunchFault::io("credential", "read", Path::new(&path), &error))?;
             if self.copies_credentials {
                 self.folder.add_credential(name, &secret, self.identity)?;
@@ -85,15 +83,6 @@ impl Environment<'_> {
             }
         }
         Ok(variables)
-    }
-}
-
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(CREDENTIAL_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > CREDENTIAL_BYTES_MAX {
-        true => Err(io::ErrorKind::FileTooLarge.into()),
-        false => Ok(bytes),
     }
 }
 

@@ -22,7 +22,7 @@ use serde_bytes::ByteBuf;
 use crate::domain::id::{ActionName, FleetId, InstanceId, NodeId, RunId};
 use crate::domain::spec::{self, ReadyBy, ReloadBy, Spec};
 use crate::domain::template::Template;
-use crate::ipc::keeper::{Limit, Output, Resource, RunName, SlotName, Spawn};
+use crate::ipc::keeper::{Limit, Resource, RunName, Spawn};
 
 use account::{Accounts, Identity};
 use environment::Environment;
@@ -30,7 +30,7 @@ use folder::RunFolder;
 
 pub use account::account_ids;
 pub use fault::{ActionRefusal, Degradation, LaunchFault};
-pub use names::{HelperKind, helper_name, instance_and_run, run_name, slot_name};
+pub use names::{run_name, slot_name};
 
 /// How many descriptors a service may have, unless the parts themselves may have fewer.
 const FILES_DEFAULT: u64 = 65_536;
@@ -63,26 +63,6 @@ pub struct Start<'a> {
     pub instance: &'a InstanceId,
     /// The number of the start; for a helper, that of the run that it helps.
     pub run: RunId,
-}
-
-/// A process beside a run: an action, a reload, a command before the stop.
-#[derive(Debug, Clone)]
-pub struct Helper {
-    /// Its own name, from [`helper_name`].
-    pub name: RunName,
-    /// Where its output goes.
-    pub output: HelperOutput,
-}
-
-/// Where the output of a helper goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HelperOutput {
-    /// Among the lines of its service.
-    WithService,
-    /// Into the pipes of a slot of its own, which the agent attaches and closes.
-    Own(SlotName),
-    /// Nowhere.
-    Nowhere,
 }
 
 /// A process that can be started.
@@ -146,7 +126,7 @@ impl Launcher {
     pub fn action(
         &mut self,
         start: Start<'_>,
-        helper: Helper,
+        name: RunName,
         action: &ActionName,
         values: &BTreeMap<String, String>,
         memo: Vec<u8>,
@@ -155,33 +135,33 @@ impl Launcher {
             return Err(LaunchFault::ours("action", format!("no action is called {action}")));
         };
         let user = declared.user.as_ref().or(start.spec.user.as_ref());
-        self.helper(start, helper, &declared.exec, user, values, memo)
+        self.beside(start, name, &declared.exec, user, values, memo)
     }
 
     /// Prepares the command of `reload.by = "exec"`.
     pub fn reload(
         &mut self,
         start: Start<'_>,
-        helper: Helper,
+        name: RunName,
         memo: Vec<u8>,
     ) -> Result<Launch, LaunchFault> {
         let ReloadBy::Exec(exec) = &start.spec.reload.by else {
             return Err(LaunchFault::ours("reload", "the service reloads without a command"));
         };
-        self.helper(start, helper, exec, start.spec.user.as_ref(), &BTreeMap::new(), memo)
+        self.beside(start, name, exec, start.spec.user.as_ref(), &BTreeMap::new(), memo)
     }
 
     /// Prepares the command of `stop.pre`.
     pub fn before_stop(
         &mut self,
         start: Start<'_>,
-        helper: Helper,
+        name: RunName,
         memo: Vec<u8>,
     ) -> Result<Launch, LaunchFault> {
         let Some(exec) = &start.spec.stop.pre else {
             return Err(LaunchFault::ours("stop", "the service has no command before its stop"));
         };
-        self.helper(start, helper, exec, start.spec.user.as_ref(), &BTreeMap::new(), memo)
+        self.beside(start, name, exec, start.spec.user.as_ref(), &BTreeMap::new(), memo)
     }
 
     /// Returns a text about an instance with its names expanded.
@@ -219,24 +199,17 @@ impl Launcher {
         folder::remove_but(&self.facts.runtime_dir, live)
     }
 
-    fn helper(
+    fn beside(
         &mut self,
         start: Start<'_>,
-        helper: Helper,
+        name: RunName,
         exec: &[Template],
         user: Option<&spec::Account>,
         params: &BTreeMap<String, String>,
         memo: Vec<u8>,
     ) -> Result<Launch, LaunchFault> {
-        let Helper { name, output } = helper;
         let process = Process { name, exec, user, params, makes_folder: false };
-        let mut launch = self.process(start, process, memo)?;
-        (launch.spawn.slot, launch.spawn.output) = match output {
-            HelperOutput::WithService => (launch.spawn.slot, Output::Pipes),
-            HelperOutput::Own(slot) => (slot, Output::Pipes),
-            HelperOutput::Nowhere => (launch.spawn.slot, Output::Null),
-        };
-        Ok(launch)
+        self.process(start, process, memo)
     }
 
     fn process(
@@ -286,7 +259,6 @@ impl Launcher {
             limits: self.limits(),
             oom_score_adjust: i32::from(spec.limits.oom_score_adjust),
             no_new_privileges: true,
-            output: Output::Pipes,
             notify: false,
             ready_fd: None,
             memo: ByteBuf::from(memo),

@@ -99,6 +99,31 @@ fn a_missing_environment_file_is_a_fault_that_names_it() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_a_fault_and_keeps_nobody_waiting() {
+    let mut node = Node::new();
+    let fifo = node.dir.path().join("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let path = Template::literal(fifo.to_str().unwrap());
+    node.spec.env_files = vec![path.clone()];
+    let fault = node.prepare().unwrap_err();
+    assert_eq!(fault.step, "environment");
+    assert!(fault.why.contains("not a regular file"), "{fault}");
+    node.spec.env_files.clear();
+    let credential = Credential { source: CredentialSource::File(path), env: None };
+    node.spec.credential.insert("token".to_owned(), credential);
+    let fault = node.prepare().unwrap_err();
+    assert_eq!(fault.step, "credential");
+    assert!(fault.why.contains("not a regular file"), "{fault}");
+}
+
+#[test]
 fn a_credential_is_a_file_for_the_account_alone_and_goes_with_its_run() {
     let mut node = Node::new();
     node.secret(Some("DATABASE_URL"));
@@ -208,14 +233,10 @@ fn the_values_of_an_action_reach_its_argv() {
 
     let values = bind_action(&node.spec, &name, &given("img")).unwrap();
     let start = Start { spec: &node.spec, instance: &node.instance, run: RunId(7) };
-    let helper = Helper {
-        name: helper_name(&node.instance, RunId(7), HelperKind::Action, 3),
-        output: HelperOutput::WithService,
-    };
-    let launch = node.launcher.action(start, helper, &name, &values, Vec::new()).unwrap();
+    let run: RunName = "act.1".parse().unwrap();
+    let launch = node.launcher.action(start, run.clone(), &name, &values, Vec::new()).unwrap();
     assert_eq!(launch.spawn.argv, ["/bin/webctl", "--zone=img"]);
-    assert_eq!(launch.spawn.run.as_str(), "web.1.7.action.3");
-    assert_eq!((launch.spawn.slot.as_str(), launch.spawn.output), ("web.1", Output::Pipes));
+    assert_eq!((launch.spawn.run, launch.spawn.slot.as_str()), (run, "web.1"));
 }
 
 #[test]
