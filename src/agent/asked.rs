@@ -153,6 +153,11 @@ impl Pending {
         *self = Self { is_ending: self.is_ending, ..Self::default() };
     }
 
+    /// Says whether an operation of some kind is under way.
+    pub(super) fn has(&self, is_it: impl Fn(&Asked) -> bool) -> bool {
+        self.asked.values().any(|(asked, _)| is_it(asked))
+    }
+
     /// Says whether the keeper was told to end and has not answered.
     pub(super) fn is_ending(&self) -> bool {
         self.is_ending
