@@ -215,7 +215,7 @@ impl Agent {
                 Ok((first, rows)) => {
                     Reply::Range { epoch: first.epoch, first: first.seq, rows, head }
                 }
-                Err(why) => refused(Code::BAD_CURSOR, why.to_string()),
+                Err(why) => refused(why.code(), why.to_string()),
             };
             let page = Page { to, cause, part: 0, last: true, reply };
             if waker.blocking_send(Wake::Ranged(page)).is_err() {

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use crate::domain::code::Code;
 use crate::domain::id::{EpochId, Seq};
 use crate::domain::tree::SIZE_MAX;
 use crate::store::ahead::{self, Pace};
@@ -52,6 +53,16 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// Returns the code by which whoever asked is told.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::UnknownEpoch(_) => Code::CURSOR_UNKNOWN,
+            Self::Dropped { .. } => Code::CURSOR_GONE,
+            Self::Damaged { .. } => Code::LOG_DAMAGED,
+            Self::Io { .. } | Self::Active(_) => Code::FILE_UNREADABLE,
+        }
+    }
+
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }

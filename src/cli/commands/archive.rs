@@ -15,7 +15,7 @@ use crate::domain::code::Code;
 use crate::domain::event::Event;
 use crate::domain::id::{Digest, EventId, FleetId, Seq};
 use crate::domain::policy::KeyClass;
-use crate::store::{self, EventPos, LogReader, Pin, ReadError, Report, Told};
+use crate::store::{self, EventPos, LogReader, Pin, Report, Told};
 use crate::wire::key::Keyring;
 use crate::wire::note::{KeyKind, NoteKey};
 use crate::wire::payload::{Body, EventRecord};
@@ -117,12 +117,7 @@ impl Archive {
             }
         });
         read.map_err(|error| {
-            let code = match error {
-                ReadError::UnknownEpoch(_) => Code::CURSOR_UNKNOWN,
-                ReadError::Dropped { .. } => Code::CURSOR_GONE,
-                ReadError::Damaged { .. } => Code::LOG_DAMAGED,
-                _ => Code::FILE_UNREADABLE,
-            };
+            let code = error.code();
             let error = CliError::from_error(code, &error);
             if code == Code::LOG_DAMAGED { error.next("smgr audit verify") } else { error }
         })?;
