@@ -58,7 +58,7 @@ fn a_process_gets_what_its_spec_says_and_nothing_else() {
     for instance in 0..2 {
         let given = given(&machine, instance);
         let is = |name: &str, value: &str| {
-            assert_eq!(given.get(name).map(String::as_str), Some(value), "{name}")
+            assert_eq!(given.get(name).map(String::as_str), Some(value), "{name}");
         };
         is("pwd", "/usr");
         is("umask", "0027");

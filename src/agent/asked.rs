@@ -135,11 +135,6 @@ impl Pending {
         (taken, passed_over)
     }
 
-    /// Says whether an operation of some kind was not answered yet.
-    pub(super) fn has(&self, is_meant: impl Fn(&Asked) -> bool) -> bool {
-        self.asked.values().any(|(asked, _)| is_meant(asked))
-    }
-
     /// A fact about a run came.
     pub(super) fn told_of(&mut self, run: &RunName) {
         self.untold.remove(run);
@@ -156,6 +151,11 @@ impl Pending {
     /// The connection is gone: nothing more is waited for until there is another.
     pub(super) fn quieten(&mut self) {
         *self = Self { is_ending: self.is_ending, ..Self::default() };
+    }
+
+    /// Says whether an operation of some kind is under way.
+    pub(super) fn has(&self, is_it: impl Fn(&Asked) -> bool) -> bool {
+        self.asked.values().any(|(asked, _)| is_it(asked))
     }
 
     /// Says whether the keeper was told to end and has not answered.

@@ -410,15 +410,6 @@ fn a_stranger_before_a_known_key_changes_nothing_about_it() {
     assert_eq!(intent_code(&mut gate(), &revoked, Way::Bus), Some(Code::KEY_REVOKED));
 }
 
-#[test]
-fn a_reason_is_no_longer_than_a_line() {
-    let mut long = encode(&wish());
-    long[0] += 1;
-    long.extend([encode(&"f".repeat(60_000)), encode(&true)].concat());
-    let refusal = gate().intent(&seal(Kind::Intent, &long, &alice()), Way::Bus, NOW).unwrap_err();
-    assert!(refusal.why.len() <= text::WHY_BYTES_MAX, "{} bytes", refusal.why.len());
-}
-
 fn mallory_too() -> Signer {
     Signer::from_seed(&[98; 32])
 }

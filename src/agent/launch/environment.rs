@@ -19,7 +19,7 @@ pub(super) struct Environment<'a> {
     pub(super) identity: &'a Identity,
     pub(super) names: &'a Names<'a>,
     pub(super) folder: &'a RunFolder,
-    /// Whether the credentials are put into the folder; a helper finds them there.
+    /// Whether the credentials are put into the folder; what runs beside a service finds them there.
     pub(super) copies_credentials: bool,
 }
 

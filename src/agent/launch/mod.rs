@@ -61,7 +61,7 @@ pub struct Start<'a> {
     pub spec: &'a Spec,
     /// The slot.
     pub instance: &'a InstanceId,
-    /// The number of the start; for a helper, that of the run that it helps.
+    /// The number of the start; for a process beside a run, that of the run.
     pub run: RunId,
 }
 
@@ -289,7 +289,7 @@ pub fn bind_action(
     Ok(crate::config::params::bind(declared, given)?)
 }
 
-/// What differs between a service and its helpers.
+/// What differs between a service and what runs beside it.
 struct Process<'a> {
     name: RunName,
     exec: &'a [Template],

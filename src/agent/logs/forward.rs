@@ -129,8 +129,8 @@ impl Exits {
             waiting.bytes -= parcel.text.len() + LINE_BYTES;
             drop(waiting);
             let sent = match parcel.to {
-                Goal::Journal => self.to_journal(&parcel),
-                Goal::Stdout => self.to_stdout(&parcel),
+                Goal::Journal => self.put_in_journal(&parcel),
+                Goal::Stdout => self.put_on_stdout(&parcel),
             };
             waiting = lock(&shared.0);
             if sent.is_err() {
@@ -140,7 +140,7 @@ impl Exits {
         }
     }
 
-    fn to_stdout(&mut self, parcel: &Parcel) -> io::Result<()> {
+    fn put_on_stdout(&mut self, parcel: &Parcel) -> io::Result<()> {
         // One write a line, so that lines of several writers do not run into one another.
         let mut line = format!("{} | ", parcel.slot).into_bytes();
         line.extend_from_slice(&parcel.text);
@@ -149,7 +149,7 @@ impl Exits {
         self.stdout.flush()
     }
 
-    fn to_journal(&mut self, parcel: &Parcel) -> io::Result<()> {
+    fn put_in_journal(&mut self, parcel: &Parcel) -> io::Result<()> {
         let socket = match &self.socket {
             Some(socket) => socket,
             None => self.socket.insert(UnixDatagram::unbound()?),

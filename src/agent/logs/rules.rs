@@ -32,7 +32,8 @@ impl Rules {
             source,
         })?;
         let rules = alerts.map(|(name, alert)| {
-            let exclude = alert.exclude.as_ref().map(setup::compile).transpose()?;
+            let exclude =
+                alert.exclude.as_deref().map(|pattern| setup::compile(pattern)).transpose()?;
             Ok(Rule { name: name.clone(), stream: alert.stream, exclude })
         });
         Ok(Self { patterns, rules: rules.collect::<Result<_, _>>()? })

@@ -46,7 +46,8 @@ impl LogSetup {
         alerts: &BTreeMap<AlertName, Alert>,
         dir: PathBuf,
     ) -> Result<Self, LogSetupError> {
-        let redact = spec.redact.iter().map(compile).collect::<Result<_, _>>()?;
+        let redact =
+            spec.redact.iter().map(|pattern| compile(pattern)).collect::<Result<_, _>>()?;
         Ok(Self { dir, spec: spec.clone(), redact, alerts: Rules::new(alerts.iter())? })
     }
 
@@ -67,7 +68,7 @@ impl LogSetup {
     }
 }
 
-pub(super) fn compile(pattern: &String) -> Result<Regex, LogSetupError> {
+pub(super) fn compile(pattern: &str) -> Result<Regex, LogSetupError> {
     Regex::new(pattern)
-        .map_err(|source| LogSetupError::Pattern { pattern: pattern.clone(), source })
+        .map_err(|source| LogSetupError::Pattern { pattern: pattern.to_owned(), source })
 }

@@ -91,7 +91,7 @@ impl Turn<'_> {
                 self.repair(act);
             }
             (_, StopReason::Wish | StopReason::Update | StopReason::Dependency) => {
-                self.promise(act)
+                self.promise(act);
             }
         }
     }
