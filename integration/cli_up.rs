@@ -250,7 +250,9 @@ fn whatever_part_is_killed_the_history_says_so_and_services_are_adopted() {
         kill(pid);
         let is_over = || {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            (status.is_empty() || status.contains("State:\tZ")).then_some(())
+            // What it had open is closed with the last of its threads.
+            let is_alone = status.contains("Threads:\t1\n");
+            (status.is_empty() || status.contains("State:\tZ") && is_alone).then_some(())
         };
         eventually(is_over);
     }

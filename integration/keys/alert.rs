@@ -83,7 +83,7 @@ fn a_flood_of_matching_lines_is_one_alert_and_loses_no_line() {
     let machine = Machine::new();
     machine.service(
         "web",
-        "exec = [\"/bin/sh\", \"-c\", \"seq -f 'ERROR %.0f' 200000; sleep 1000\"]\n\
+        "exec = [\"/bin/sh\", \"-c\", \"seq -f 'ERROR %.0f' 200000; exec sleep 1000\"]\n\
          [log]\nrate_limit = \"1000000/s\"\nmax_size = \"100MiB\"\n\
          [alert.errors]\non = \"log\"\nmatch = 'ERROR (\\d+)+$'\n",
     );

@@ -10,7 +10,7 @@ fn rotated_files_are_compressed_with_zstd_and_read_again() {
     let machine = Machine::new();
     machine.service(
         "web",
-        "exec = [\"/bin/sh\", \"-c\", \"seq -f 'line %.0f' 3000; sleep 1000\"]\n\
+        "exec = [\"/bin/sh\", \"-c\", \"seq -f 'line %.0f' 3000; exec sleep 1000\"]\n\
          [log]\nmax_size = \"20KiB\"\nmax_files = 4\ncompress = \"zstd\"\n",
     );
     machine.exits(0, &["up", "-d"]);
@@ -40,7 +40,7 @@ fn forwarded_lines_reach_the_standard_output_of_the_agent_and_the_file() {
     let machine = Machine::new();
     machine.service(
         "web",
-        "exec = [\"/bin/sh\", \"-c\", \"echo to be seen; echo password=secret >&2; sleep 1000\"]\n\
+        "exec = [\"/bin/sh\", \"-c\", \"echo to be seen; echo password=secret >&2; exec sleep 1000\"]\n\
          [log]\nforward = \"stdout\"\nredact = ['password=\\S+']\n",
     );
     machine.exits(0, &["up", "-d"]);

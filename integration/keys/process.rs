@@ -89,7 +89,7 @@ fn a_secret_is_a_file_for_its_process_alone_and_in_no_event() {
         "web",
         &format!(
             "exec = [\"/bin/sh\", \"-c\", \"d=$$CREDENTIALS_DIRECTORY; stat -c %a $$d/token > {0}.tmp; \
-             cat $$d/token >> {0}.tmp; echo :$$TOKEN >> {0}.tmp; mv {0}.tmp {0}; sleep 1000\"]\n\
+             cat $$d/token >> {0}.tmp; echo :$$TOKEN >> {0}.tmp; mv {0}.tmp {0}; exec sleep 1000\"]\n\
              [credential.token]\nsource = \"file:{1}\"\nenv = \"TOKEN\"\n",
             seen.display(),
             token.display()

@@ -33,7 +33,7 @@ impl Rules {
         })?;
         let rules = alerts.map(|(name, alert)| {
             let exclude =
-                alert.exclude.as_deref().map(|pattern| setup::compile(pattern)).transpose()?;
+                alert.exclude.as_deref().map(setup::compile).transpose()?;
             Ok(Rule { name: name.clone(), stream: alert.stream, exclude })
         });
         Ok(Self { patterns, rules: rules.collect::<Result<_, _>>()? })

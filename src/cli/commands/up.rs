@@ -54,6 +54,8 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
             .at(short(context.folder.root()))
     })?;
     let mut session = Session::take(context)?;
+    // From here on there is something to be ended in good order.
+    let mut interrupts = Interrupts::watch()?;
     let mode = if args.detach { Mode::Detached } else { Mode::Foreground };
     let goes_on = alive(context);
     let was_killed = session.before.is_some_and(|before| before.mode == Mode::Foreground);
@@ -77,12 +79,18 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
     }
     let pid = launcher.as_ref().map(Child::id).or(session.before.map(|before| before.launcher));
     session.record(Mode::Foreground, pid.unwrap_or(0))?;
-    let (mut client, mut status) = match launch::until_up(context, launcher.as_mut()).await {
-        Ok(up) => up,
-        Err(error) => {
-            // What did not begin is not left behind half-way; if it is gone already, so much the better.
+    let is_up = interrupts.guard(launch::until_up(context, launcher.as_mut())).await;
+    let (mut client, mut status) = match is_up {
+        Ok(Ok(up)) => up,
+        // What did not begin is not left behind half-way; if it is gone already, so much the better.
+        Ok(Err(error)) => {
             drop(terminate(context));
             return Err(error);
+        }
+        Err(interrupted) => {
+            drop(terminate(context));
+            out.note("stopped before it was up");
+            return Ok(interrupted.exit());
         }
     };
     session.record(mode, pid.unwrap_or(0))?;
@@ -105,7 +113,7 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
     }
     let mut outputs = Outputs::new(project.as_deref(), since);
     outputs.add(&status);
-    foreground(context, client, &status, launcher, outputs, out).await
+    foreground(context, client, &status, launcher, outputs, interrupts, out).await
 }
 
 /// Shows what happens; Ctrl-C leaves everything as it is.
@@ -233,10 +241,10 @@ async fn foreground(
     status: &NodeStatus,
     mut launcher: Option<Child>,
     mut outputs: Outputs,
+    mut interrupts: Interrupts,
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let whom = Whom::default();
-    let mut interrupts = Interrupts::watch()?;
     let mut feed = Feed::after(Some(status.head.clone()));
     let down = until_down(context, None);
     tokio::pin!(down);
