@@ -32,8 +32,7 @@ impl Rules {
             source,
         })?;
         let rules = alerts.map(|(name, alert)| {
-            let exclude =
-                alert.exclude.as_deref().map(setup::compile).transpose()?;
+            let exclude = alert.exclude.as_deref().map(setup::compile).transpose()?;
             Ok(Rule { name: name.clone(), stream: alert.stream, exclude })
         });
         Ok(Self { patterns, rules: rules.collect::<Result<_, _>>()? })
