@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
 use smgr::domain::event::{
     Actor, AgentStopping, Cause, Context, Desired, DesiredChanged, EpochReason, Event, Exit,
@@ -19,18 +18,18 @@ use smgr::domain::event::{
     StateName, StopPhase, StopReason, TrustChanged, Usage,
 };
 use smgr::domain::id::{
-    BootId, Digest, EpochId, Generation, InstanceId, IntentId, RunId, Seq, ServiceId,
+    BootId, Digest, EpochId, EventId, Generation, InstanceId, IntentId, RunId, Seq, ServiceId,
 };
 use smgr::domain::intent::{Action, ActorKind};
 use smgr::domain::node::{FOLD_VERSION, Node};
 use smgr::domain::policy::{Holder, KeyClass, Kind};
-use smgr::domain::time::UnixMicros;
+use smgr::domain::time::{Now, UnixMicros};
 use smgr::store::{Log, LogOptions, LogReader, Opened, Pin, Writer, verify};
 use smgr::wire::codec;
 use smgr::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use smgr::wire::fold::{self, Fold};
 use smgr::wire::key::{Keyring, Signer};
-use smgr::wire::payload::{EventRecord, PAYLOAD_VERSION};
+use smgr::wire::payload::EventRecord;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const BEGAN: u64 = 1_795_356_130_000_000;
@@ -55,25 +54,10 @@ fn options(dir: &Path) -> LogOptions {
 }
 
 fn row(seq: u64, context: &Context, event: &Event) -> Vec<u8> {
-    let record = EventRecord {
-        v: PAYLOAD_VERSION,
-        origin: "n1".parse().unwrap(),
-        epoch: epoch(),
-        seq: Seq(seq),
-        at: UnixMicros(BEGAN + seq * 1000),
-        mono_ns: 811_204_114_000 + seq * 1_000_000,
-        boot: BootId([0x55; 16]),
-        kind: event.kind().to_owned(),
-        schema: 1,
-        critical: event.critical(),
-        service: context.service.clone(),
-        index: context.index,
-        run: context.run,
-        cause: context.cause.clone(),
-        by: context.by.clone(),
-        recorded_at: None,
-        body: ByteBuf::from(codec::encode_body(event)),
-    };
+    let id = EventId { origin: "n1".parse().unwrap(), epoch: epoch(), seq: Seq(seq) };
+    let now =
+        Now { at: UnixMicros(BEGAN + seq * 1000), mono_ns: 811_204_114_000 + seq * 1_000_000 };
+    let record = EventRecord::of(id, now, BootId([0x55; 16]), context, event);
     envelope::seal(Kind::Event, &codec::encode(&record), &signer())
 }
 

@@ -6,11 +6,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_bytes::ByteBuf;
-use smgr::domain::event::{EpochReason, Event, LogOpened, LogRecovered, Predecessor};
-use smgr::domain::id::{BootId, Digest, EpochId, Seq};
+use smgr::domain::event::{Context, EpochReason, Event, LogOpened, LogRecovered, Predecessor};
+use smgr::domain::id::{BootId, Digest, EpochId, EventId, Seq};
 use smgr::domain::policy::{KeyClass, Kind};
-use smgr::domain::time::UnixMicros;
+use smgr::domain::time::{Now, UnixMicros};
 use smgr::store::{Log, LogOptions, Opened, Writer};
 use smgr::wire::codec;
 use smgr::wire::envelope;
@@ -110,25 +109,9 @@ impl Archive {
     }
 
     fn row(&self, epoch: EpochId, seq: u64, event: &Event) -> Arc<[u8]> {
-        let record = EventRecord {
-            v: PAYLOAD_VERSION,
-            origin: "n1".parse().unwrap(),
-            epoch,
-            seq: Seq(seq),
-            at: UnixMicros(BEGAN + seq),
-            mono_ns: seq,
-            boot: BootId([7; 16]),
-            kind: event.kind().to_owned(),
-            schema: 1,
-            critical: event.critical(),
-            service: None,
-            index: None,
-            run: None,
-            cause: None,
-            by: None,
-            recorded_at: None,
-            body: ByteBuf::from(codec::encode_body(event)),
-        };
+        let id = EventId { origin: "n1".parse().unwrap(), epoch, seq: Seq(seq) };
+        let now = Now { at: UnixMicros(BEGAN + seq), mono_ns: seq };
+        let record = EventRecord::of(id, now, BootId([7; 16]), &Context::default(), event);
         envelope::seal(Kind::Event, &codec::encode(&record), &self.node()).into()
     }
 

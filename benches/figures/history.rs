@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::ensure;
-use serde_bytes::ByteBuf;
 use smgr::domain::event::{
     Actor, Context, Detached, EpochReason, Event, Exit, LogOpened, PartStarted, Usage,
 };
-use smgr::domain::id::{BootId, Digest, EpochId, InstanceId, IntentId, Kid, RunId, Seq, ServiceId};
+use smgr::domain::id::{
+    BootId, Digest, EpochId, EventId, InstanceId, IntentId, Kid, RunId, Seq, ServiceId,
+};
 use smgr::domain::input::{Delivery, Ended, Input, Kept, Wish, World};
 use smgr::domain::intent::{Action, ActorKind};
 use smgr::domain::node::Node;
@@ -23,7 +24,7 @@ use smgr::wire::codec;
 use smgr::wire::envelope;
 use smgr::wire::fold;
 use smgr::wire::key::Signer;
-use smgr::wire::payload::{EventRecord, PAYLOAD_VERSION};
+use smgr::wire::payload::EventRecord;
 
 use crate::Figure;
 use crate::append::Open;
@@ -45,25 +46,9 @@ pub(crate) struct Fact {
 impl Fact {
     /// Returns the row of this event, made as the agent makes it.
     pub(crate) fn seal(&self, seq: Seq, signer: &Signer) -> Arc<[u8]> {
-        let record = EventRecord {
-            v: PAYLOAD_VERSION,
-            origin: "n1".parse().expect("a name"),
-            epoch: EpochId::new(1_795_000_000_000, 7),
-            seq,
-            at: self.now.at,
-            mono_ns: self.now.mono_ns,
-            boot: BootId([3; 16]),
-            kind: self.event.kind().to_owned(),
-            schema: 1,
-            critical: self.event.critical(),
-            service: self.context.service.clone(),
-            index: self.context.index,
-            run: self.context.run,
-            cause: self.context.cause.clone(),
-            by: self.context.by.clone(),
-            recorded_at: None,
-            body: ByteBuf::from(codec::encode_body(&self.event)),
-        };
+        let origin = "n1".parse().expect("a name");
+        let id = EventId { origin, epoch: EpochId::new(1_795_000_000_000, 7), seq };
+        let record = EventRecord::of(id, self.now, BootId([3; 16]), &self.context, &self.event);
         envelope::seal(Kind::Event, &codec::encode(&record), signer).into()
     }
 }

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use serde_bytes::ByteBuf;
 use tracing::error;
 
 use crate::domain::event::{Context, Event, Summarized};
@@ -19,16 +18,13 @@ use crate::wire::codec;
 use crate::wire::envelope;
 use crate::wire::fold;
 use crate::wire::key::Signer;
-use crate::wire::payload::{EventRecord, PAYLOAD_VERSION};
+use crate::wire::payload::EventRecord;
 
 /// Facts that wait while the log takes none: an hour of a crashing node, in a few MiB.
 const LATE_MAX: usize = 16 * 1024;
 
 /// How many wishes more than twice those that are remembered are looked up in vain.
 const TOLD_SLACK: usize = 256;
-
-/// The version of the shape of every body that this version writes.
-const SCHEMA: u16 = 1;
 
 /// What stands beside the body of an event at most, in bytes: names, ids, an actor's note, the signature.
 const BESIDE_BYTES_MAX: usize = 2048;
@@ -308,23 +304,8 @@ impl<P: Promised> Recorder<P> {
         recorded_at: Option<UnixMicros>,
     ) -> Arc<[u8]> {
         let record = EventRecord {
-            v: PAYLOAD_VERSION,
-            origin: self.origin.clone(),
-            epoch: self.epoch,
-            seq,
-            at: now.at,
-            mono_ns: now.mono_ns,
-            boot: self.boot,
-            kind: event.kind().to_owned(),
-            schema: SCHEMA,
-            critical: event.critical(),
-            service: context.service.clone(),
-            index: context.index,
-            run: context.run,
-            cause: context.cause.clone(),
-            by: context.by.clone(),
             recorded_at,
-            body: ByteBuf::from(codec::encode_body(event)),
+            ..EventRecord::of(self.event_id(seq), now, self.boot, context, event)
         };
         envelope::seal(Kind::Event, &codec::encode(&record), &self.signer).into()
     }

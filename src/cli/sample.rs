@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 
 use crate::domain::event::{
     ActionEnded, ActionStarted, Actor, AgentStopping, AlertFired, AlertResolved, Baseline, Cause,
-    Desired, DesiredChanged, Detached, EpochReason, Event, Exit, InstanceAdopted, InstanceExited,
-    InstanceReady, InstanceReloaded, InstanceReloading, InstanceSignalled, InstanceStartFailed,
-    InstanceStarted, InstanceStarting, InstanceStopped, InstanceStopping, InstanceWaiting,
-    IntentAccepted, IntentExecuted, IntentRefused, LinesDropped, LogOpened, LogRecovered,
-    LogRetired, LogUnavailable, Next, Outcome, PartStarted, PartStopped, RunResult, ServiceAdded,
-    ServiceRemoved, StateName, StopPhase, StopReason, Summarized, TrustChanged, Usage,
+    Context, Desired, DesiredChanged, Detached, EpochReason, Event, Exit, InstanceAdopted,
+    InstanceExited, InstanceReady, InstanceReloaded, InstanceReloading, InstanceSignalled,
+    InstanceStartFailed, InstanceStarted, InstanceStarting, InstanceStopped, InstanceStopping,
+    InstanceWaiting, IntentAccepted, IntentExecuted, IntentRefused, LinesDropped, LogOpened,
+    LogRecovered, LogRetired, LogUnavailable, Next, Outcome, PartStarted, PartStopped, RunResult,
+    ServiceAdded, ServiceRemoved, StateName, StopPhase, StopReason, Summarized, TrustChanged,
+    Usage,
 };
 use crate::domain::id::{
     BootId, Digest, EpochId, EventId, Generation, IntentId, Kid, RunId, Seq, ServiceId,
 };
 use crate::domain::intent::{Action, ActorKind};
-use crate::domain::time::UnixMicros;
-use crate::wire::codec;
+use crate::domain::time::{Now, UnixMicros};
 use crate::wire::payload::EventRecord;
 use crate::wire::status::{
     AlertStatus, BusState, Condition, ExitStatus, InstanceStatus, NodeStatus, ServiceStatus,
@@ -214,25 +214,10 @@ pub(super) fn first_minute_node() -> NodeStatus {
 }
 
 pub(super) fn node_record(seq: u64, clock: &str, event: &Event) -> EventRecord {
-    EventRecord {
-        v: 1,
-        origin: "n1".parse().unwrap(),
-        epoch: epoch(),
-        seq: Seq(seq),
-        at: at(clock),
-        mono_ns: 5_120_036_921_000_999,
-        boot: BootId([0x77, 0xd1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
-        kind: event.kind().to_owned(),
-        schema: 1,
-        critical: event.critical(),
-        service: None,
-        index: None,
-        run: None,
-        cause: None,
-        by: None,
-        recorded_at: None,
-        body: codec::encode_body(event).into(),
-    }
+    let id = EventId { origin: "n1".parse().unwrap(), epoch: epoch(), seq: Seq(seq) };
+    let now = Now { at: at(clock), mono_ns: 5_120_036_921_000_999 };
+    let boot = BootId([0x77, 0xd1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    EventRecord::of(id, now, boot, &Context::default(), event)
 }
 
 pub(super) fn record(seq: u64, clock: &str, about: (&str, u16, u64), event: &Event) -> EventRecord {

@@ -15,7 +15,7 @@ use crate::domain::id::{
 };
 use crate::domain::intent::Action;
 use crate::domain::policy::{Grant, KeyClass};
-use crate::domain::time::UnixMicros;
+use crate::domain::time::{Now, UnixMicros};
 
 /// The version that each payload carries.
 pub const PAYLOAD_VERSION: u8 = 1;
@@ -214,6 +214,9 @@ pub enum Reply {
     },
 }
 
+/// The version of the shape of every body that this version writes.
+const BODY_SCHEMA: u16 = 1;
+
 /// A fact, signed by the node on which it happened. Its envelope is the row of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -272,6 +275,29 @@ pub enum Body {
 }
 
 impl EventRecord {
+    /// Returns the record of an event that happened `now`, as it is written when that is at once.
+    pub fn of(id: EventId, now: Now, boot: BootId, context: &Context, event: &Event) -> Self {
+        Self {
+            v: PAYLOAD_VERSION,
+            origin: id.origin,
+            epoch: id.epoch,
+            seq: id.seq,
+            at: now.at,
+            mono_ns: now.mono_ns,
+            boot,
+            kind: event.kind().to_owned(),
+            schema: BODY_SCHEMA,
+            critical: event.critical(),
+            service: context.service.clone(),
+            index: context.index,
+            run: context.run,
+            cause: context.cause.clone(),
+            by: context.by.clone(),
+            recorded_at: None,
+            body: ByteBuf::from(codec::encode_body(event)),
+        }
+    }
+
     /// Returns the event's name.
     pub fn id(&self) -> EventId {
         EventId { origin: self.origin.clone(), epoch: self.epoch, seq: self.seq }

@@ -11,8 +11,7 @@ use crate::domain::id::{
 };
 use crate::domain::intent::{Action, ActorKind, Verb};
 use crate::domain::policy::{Grant, KeyClass, Names};
-use crate::domain::time::UnixMicros;
-use crate::wire::codec;
+use crate::domain::time::{Now, UnixMicros};
 use crate::wire::key::Signer;
 use crate::wire::payload::{
     Answer, Ask, Audience, Beat, EventRecord, Intent, Mode, PAYLOAD_VERSION, Query, Reply, Trust,
@@ -163,25 +162,9 @@ pub(in crate::wire) fn trust() -> Trust {
 
 /// Returns the record of an event as the agent writes it.
 pub(in crate::wire) fn record(context: &Context, event: &Event) -> EventRecord {
-    EventRecord {
-        v: PAYLOAD_VERSION,
-        origin: node(),
-        epoch: epoch(),
-        seq: Seq(42),
-        at: AT,
-        mono_ns: 811_204_114_000,
-        boot: BootId([0x55; 16]),
-        kind: event.kind().to_owned(),
-        schema: 1,
-        critical: event.critical(),
-        service: context.service.clone(),
-        index: context.index,
-        run: context.run,
-        cause: context.cause.clone(),
-        by: context.by.clone(),
-        recorded_at: None,
-        body: ByteBuf::from(codec::encode_body(event)),
-    }
+    let id = EventId { origin: node(), epoch: epoch(), seq: Seq(42) };
+    let now = Now { at: AT, mono_ns: 811_204_114_000 };
+    EventRecord::of(id, now, BootId([0x55; 16]), context, event)
 }
 
 /// Returns an event of every type, in the order of [`Event::KINDS`].
