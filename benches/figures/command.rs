@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
@@ -100,7 +100,8 @@ impl Floor {
     /// Does once what every command has to do.
     async fn once(&mut self, operator: &Operator) -> anyhow::Result<Duration> {
         let began = Instant::now();
-        let request = self.client.request("floor", self.envelope.clone().into());
+        let request =
+            self.client.request(floor_subject(&operator.fleet), self.envelope.clone().into());
         request.await.context("nobody echoes")?;
         for _ in 0..2 {
             self.file.write_all(&self.envelope)?;
@@ -133,17 +134,28 @@ fn echo_socket(socket: &OwnedFd) {
     }
 }
 
-async fn nats(url: &str, seed: &str) -> anyhow::Result<async_nats::Client> {
+/// Within what the users of the bus may say and hear, and no subject of the node.
+fn floor_subject(fleet: &FleetId) -> String {
+    format!("smgr.v1.{fleet}.floor")
+}
+
+async fn nats(url: &str, seed: &Path, inbox: &InboxPrefix) -> anyhow::Result<async_nats::Client> {
+    let seed = std::fs::read_to_string(seed)?;
     let options = async_nats::ConnectOptions::with_nkey(seed.trim().to_owned());
-    Ok(options.connect(url).await?)
+    Ok(options.custom_inbox_prefix(inbox.to_string()).connect(url).await?)
 }
 
 /// Echoes requests on the bus, from a thread of its own.
-fn echo_bus(url: String, seed: String, ready: std::sync::mpsc::Sender<()>) -> anyhow::Result<()> {
+fn echo_bus(
+    url: String,
+    seed: PathBuf,
+    fleet: FleetId,
+    ready: std::sync::mpsc::Sender<()>,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = nats(&url, &seed).await?;
-        let mut requests = client.subscribe("floor").await?;
+        let client = nats(&url, &seed, &InboxPrefix("floor".parse()?)).await?;
+        let mut requests = client.subscribe(floor_subject(&fleet)).await?;
         client.flush().await?;
         ready.send(()).ok();
         while let Some(request) = requests.next().await {
@@ -163,10 +175,12 @@ pub(crate) fn command(state: &Path, service: &str) -> anyhow::Result<Vec<Figure>
     let (trust, ring) = load_trust(&folder)?;
     let signer = load_key(&KeyName::Operator.path(&folder))?;
     let (_, holder) = ring.get(signer.kid()).context("the operator's key is not trusted")?;
-    let mut options = BusOptions::new(bus.urls.clone(), InboxPrefix(holder.name.clone()), "bench");
+    let inbox = InboxPrefix(holder.name.clone());
+    let mut options = BusOptions::new(bus.urls.clone(), inbox.clone(), "bench");
     let seed = bus.operator_nkey.context("the operator has no key for the bus")?;
     options.credentials = Credentials::read(&seed)?;
-    let seed = std::fs::read_to_string(seed)?;
+    // Only the node may answer at the inboxes of others.
+    let echo_seed = bus.nkey.context("the node has no key for the bus")?;
     let url = bus.urls.first().context("the bus has no url")?.clone();
 
     let (here, there) = socket::pair()?;
@@ -175,8 +189,8 @@ pub(crate) fn command(state: &Path, service: &str) -> anyhow::Result<Vec<Figure>
     }
     std::thread::spawn(move || echo_socket(&there));
     let (ready, is_ready) = std::sync::mpsc::channel();
-    let (echo_url, echo_seed) = (url.clone(), seed.clone());
-    std::thread::spawn(move || echo_bus(echo_url, echo_seed, ready));
+    let (echo_url, fleet) = (url.clone(), trust.fleet.clone());
+    std::thread::spawn(move || echo_bus(echo_url, echo_seed, fleet, ready));
     is_ready.recv_timeout(WITHIN).context("the echo on the bus did not begin")?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -192,7 +206,7 @@ pub(crate) fn command(state: &Path, service: &str) -> anyhow::Result<Vec<Figure>
         let (_, envelope) = operator.intent()?;
         let payload = envelope::read(&envelope, ENVELOPE_BYTES_MAX)?.unverified_payload().to_vec();
         let file = File::create(state.join("floor"))?;
-        let client = nats(&url, &seed).await?;
+        let client = nats(&url, &seed, &inbox).await?;
         let mut floor = Floor { client, file, socket: here, envelope, payload };
         let (mut ours, mut floors) = (Vec::new(), Vec::new());
         for n in 0..WARM_UP + COMMANDS {
