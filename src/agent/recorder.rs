@@ -233,6 +233,7 @@ impl<P: Promised> Recorder<P> {
             return false;
         }
         let first = self.next;
+        self.log.announce();
         let rows: Vec<Arc<[u8]>> = (first.0..)
             .zip(facts)
             .map(|(seq, fact)| {

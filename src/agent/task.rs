@@ -24,7 +24,7 @@ use super::history;
 use super::launcher::Launchers;
 use super::logs::LogThread;
 use super::queries::Queries;
-use super::recorder::{self, Recorder};
+use super::recorder::{self, Live, Recorder};
 use super::services::Services;
 use super::setup::NodeSetup;
 use super::signs::SignNumber;
@@ -34,7 +34,9 @@ use super::wake::{Wake, Waker};
 use crate::domain::code::Code;
 use crate::domain::effect::{Act, Effect, Operation, Timer};
 use crate::domain::event::{Context, Event, LogRecovered, LogUnavailable};
-use crate::domain::id::{AlertName, BootId, Digest, InstanceId, IntentId, RunId, Seq, ServiceId};
+use crate::domain::id::{
+    AlertName, BootId, Digest, EventId, InstanceId, IntentId, RunId, Seq, ServiceId,
+};
 use crate::domain::input::{Decision, Input, World};
 use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
@@ -47,10 +49,21 @@ use crate::wire::codec;
 use crate::wire::envelope;
 use crate::wire::fold;
 use crate::wire::key::Signer;
-use crate::wire::payload::{Beat, PAYLOAD_VERSION};
+use crate::wire::payload::{Beat, PAYLOAD_VERSION, Reply};
 
 /// How often the head of the log is told while the bus is there.
 const BEAT: Duration = Duration::from_secs(5);
+
+/// How long what is durable may wait for what follows it until others hear of it together: events, and that a wish was
+/// taken. Whoever waits for an outcome is then not kept waiting by what matters less, and a burst costs the bus less.
+const TELL_AFTER: Duration = Duration::from_millis(10);
+
+/// Events that wait for it at most.
+const UNTOLD_MAX: usize = 256;
+
+/// Wakes of one turn. Between turns deadlines are met and sockets are read: a full queue of wishes must not hold up the
+/// restart of a service.
+const TURN_MAX: usize = 64;
 
 /// When a run whose time to become ready is over, and that nobody can hear, is looked at again.
 const DEAF_PAUSE: Duration = Duration::from_secs(1);
@@ -64,8 +77,8 @@ pub(super) enum Promise {
     Acknowledge(Incarnation, FactNumber),
     /// A sign of life may go out of its socket.
     Heard(InstanceId, SignNumber),
-    /// Whoever waits for the wish is told that it was taken, in this envelope.
-    Accepted(IntentId, Arc<[u8]>),
+    /// Whoever still waits for the wish is told soon that it was taken.
+    Accepted(IntentId, EventId),
     /// Whoever waits for the wish is told what came of it, in this envelope.
     Outcome(IntentId, Arc<[u8]>),
     /// Old rows may go: their retirement is on disk.
@@ -90,6 +103,8 @@ pub(super) enum Deadline {
     Core(Timer),
     /// The next heartbeat.
     Beat,
+    /// Others are to hear of what is durable.
+    Tell,
     /// An alert is to be looked at although no line came.
     Alert(InstanceId, AlertName),
     /// Somebody has waited long enough for the next event.
@@ -123,6 +138,10 @@ pub(super) struct Agent {
     /// Those of them that passed while there was no keeper. They are decided on after the meeting.
     pub(super) overdue: BTreeSet<Timer>,
     pub(super) waker: Waker,
+    /// Durable events that the bus has not heard of.
+    untold: Vec<Live>,
+    /// Wishes that were taken, of which whoever waits has not heard.
+    accepted: Vec<(IntentId, EventId)>,
     /// Which refusals were recorded lately, and how many since.
     pub(super) refusals: BTreeMap<Code, (UnixMicros, u64)>,
     pub(super) outage: Option<(Now, Outage, String)>,
@@ -183,6 +202,8 @@ impl Agent {
             recorded: BTreeMap::new(),
             overdue: BTreeSet::new(),
             waker: parts.waker,
+            untold: Vec::new(),
+            accepted: Vec::new(),
             refusals: BTreeMap::new(),
             outage: None,
             rolls_late: false,
@@ -214,7 +235,8 @@ impl Agent {
                     let Some(wake) = wake else { return Ok(()) };
                     self.turn(wake);
                     // What came in the meantime is taken in the same turn, so that one commit serves it all.
-                    while let Ok(wake) = wakes.try_recv() {
+                    for _ in 1..TURN_MAX {
+                        let Ok(wake) = wakes.try_recv() else { break };
                         self.turn(wake);
                     }
                 }
@@ -222,6 +244,7 @@ impl Agent {
             }
             self.deadlines();
         }
+        self.tell();
         self.logs.stop();
         Ok(())
     }
@@ -297,6 +320,7 @@ impl Agent {
         while let Some(deadline) = self.timers.pop(clock::now().mono_ns) {
             match deadline {
                 Deadline::Beat => self.beat(),
+                Deadline::Tell => self.tell(),
                 Deadline::Ranges => self.tire_ranges(),
                 Deadline::Alert(instance, name) => {
                     self.alert_due(instance, name);
@@ -421,15 +445,12 @@ impl Agent {
     /// Takes the log's watermark: keeps promises and publishes what is durable.
     pub(super) fn let_go(&mut self, durable: Seq) {
         let kept = self.recorder.durable(durable);
-        // First what the outcome waits for, then what somebody waits for, then what everybody may hear.
-        let mut accepted = Vec::new();
         for promise in kept.promises {
             match promise {
                 Promise::Act(act) => self.act(act),
                 Promise::Acknowledge(keeper, fact) => self.hands.acknowledge(keeper, fact),
-                Promise::Accepted(intent, sealed) => accepted.push((intent, sealed)),
+                Promise::Accepted(intent, event) => self.accepted.push((intent, event)),
                 Promise::Outcome(intent, sealed) => {
-                    self.tell_accepted(&mut accepted);
                     self.answers.finish(intent, &sealed, &mut self.voice);
                 }
                 Promise::Heard(instance, number) => self.forget_sign(&instance, number),
@@ -440,18 +461,38 @@ impl Agent {
                 Promise::End => self.ending = true,
             }
         }
-        self.tell_accepted(&mut accepted);
-        for live in &kept.rows {
-            self.voice.publish(live);
-        }
         if !kept.rows.is_empty() {
             self.wake_ranges();
         }
+        if self.voice.is_connected() {
+            // Else whoever listens later sees the gap and fetches the range.
+            self.untold.extend(kept.rows);
+        }
+        self.tell_soon();
     }
 
-    fn tell_accepted(&mut self, accepted: &mut Vec<(IntentId, Arc<[u8]>)>) {
-        for (intent, sealed) in accepted.drain(..) {
-            self.answers.tell(intent, &sealed, &mut self.voice);
+    /// Sees to it that others hear of what is durable, together with what follows at once.
+    fn tell_soon(&mut self) {
+        let is_due = self.timers.has(&Deadline::Tell);
+        let has_news = !self.untold.is_empty() || !self.accepted.is_empty();
+        if self.untold.len() >= UNTOLD_MAX {
+            self.tell();
+        } else if has_news && !is_due {
+            let due = clock::now().mono_ns + TELL_AFTER.as_nanos() as u64;
+            self.timers.set(Deadline::Tell, due);
+        }
+    }
+
+    fn tell(&mut self) {
+        self.timers.cancel(&Deadline::Tell);
+        for (intent, event) in self.accepted.drain(..) {
+            // Nobody waits any more for a wish whose outcome was told.
+            if let Some(sealed) = self.answers.sign(intent, Reply::Accepted { event }) {
+                self.answers.tell(intent, &sealed, &mut self.voice);
+            }
+        }
+        for live in self.untold.drain(..) {
+            self.voice.publish(&live);
         }
     }
 
@@ -532,6 +573,8 @@ impl Agent {
         if !self.voice.is_connected() {
             return;
         }
+        // The head that it tells is not ahead of what was told.
+        self.tell();
         let now = clock::now();
         let head = self.recorder.head();
         let beat = Beat {
@@ -545,7 +588,7 @@ impl Agent {
             at: now.at,
         };
         let sealed = envelope::seal(Kind::Beat, &codec::encode(&beat), &self.signer);
-        self.voice.beat(&sealed);
+        self.voice.beat(&sealed.into());
         self.timers.set(Deadline::Beat, now.mono_ns + BEAT.as_nanos() as u64);
     }
 

@@ -2,7 +2,11 @@
 //!
 //! The uplink may be away for days. A live event that cannot be said is not kept: whoever listens sees the gap and
 //! fetches the range. An answer is kept by the uplink for as long as its caller still waits.
+//!
+//! The uplink grants how much may be under way. What there is no credit for waits here, within bounds, and the last of
+//! the credit is for answers: somebody waits for them, and a burst of events must not take their place.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde_bytes::ByteBuf;
@@ -19,6 +23,13 @@ use crate::wire::subject::{Callee, Filter, Inbox, Scope, Subject, event_kind};
 /// How long an answer may wait for a bus that is down, in milliseconds.
 const ANSWER_KEEP_MS: u32 = 30_000;
 
+/// The credit that only answers may use.
+const CREDIT_FOR_ANSWERS: u32 = 16;
+
+/// What waits for credit at most, in bytes: events and heartbeats, and answers.
+const TELLING_BYTES_MAX: usize = 4 << 20;
+const ANSWERS_BYTES_MAX: usize = 16 << 20;
+
 /// The one subscription of an agent.
 const CALLS: Ticket = Ticket(1);
 
@@ -29,6 +40,40 @@ pub(super) struct Heard {
     pub(super) reply: Option<Inbox>,
     /// The envelope.
     pub(super) bytes: ByteBuf,
+}
+
+/// Messages that wait for credit, oldest first.
+#[derive(Debug)]
+struct Waiting {
+    messages: VecDeque<(String, Arc<[u8]>)>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Waiting {
+    fn up_to(bytes_max: usize) -> Self {
+        Self { messages: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
+    /// Lets a message wait; says whether there is room.
+    fn push(&mut self, to: String, bytes: &Arc<[u8]>) -> bool {
+        let fits = self.bytes + bytes.len() <= self.bytes_max;
+        if fits {
+            self.bytes += bytes.len();
+            self.messages.push_back((to, bytes.clone()));
+        }
+        fits
+    }
+
+    fn pop(&mut self) -> Option<(String, Arc<[u8]>)> {
+        let (to, bytes) = self.messages.pop_front()?;
+        self.bytes -= bytes.len();
+        Some((to, bytes))
+    }
+
+    fn clear(&mut self) {
+        *self = Self::up_to(self.bytes_max);
+    }
 }
 
 /// What the agent knows of its uplink.
@@ -42,6 +87,10 @@ pub(super) struct Voice {
     granting: Granting,
     next: u64,
     state: BusState,
+    /// What everybody may hear.
+    telling: Waiting,
+    /// What somebody waits for.
+    answers: Waiting,
     /// Messages that the uplink dropped because the agent was slow.
     pub(super) dropped: u64,
 }
@@ -61,6 +110,8 @@ impl Voice {
             granting: Granting::default(),
             next: 2,
             state,
+            telling: Waiting::up_to(TELLING_BYTES_MAX),
+            answers: Waiting::up_to(ANSWERS_BYTES_MAX),
             dropped: 0,
         }
     }
@@ -85,6 +136,8 @@ impl Voice {
     /// The uplink is gone.
     pub(super) fn disconnected(&mut self) {
         self.uplink = None;
+        self.telling.clear();
+        self.answers.clear();
         if self.config.is_some() {
             self.state = BusState::Away { why: "the uplink is away".to_owned() };
         }
@@ -112,6 +165,7 @@ impl Voice {
             }
             FromUplink::Credit(count) => {
                 self.credit.grant(count);
+                self.spend();
                 None
             }
             FromUplink::Dropped(counts) => {
@@ -133,18 +187,24 @@ impl Voice {
             scope: Scope::from(live.service.clone()),
             kind,
         };
-        self.publish_bytes(&subject.to_string(), &live.row, 0);
+        self.tell(&subject, &live.row);
     }
 
-    /// Publishes a heartbeat.
-    pub(super) fn beat(&mut self, envelope: &[u8]) {
+    /// Publishes a heartbeat, behind the events that it is about.
+    pub(super) fn beat(&mut self, envelope: &Arc<[u8]>) {
         let subject = Subject::Beat { fleet: self.fleet.clone(), origin: self.node.clone() };
-        self.publish_bytes(&subject.to_string(), envelope, 0);
+        self.tell(&subject, envelope);
     }
 
     /// Answers at an inbox.
     pub(super) fn answer(&mut self, to: &Inbox, envelope: &Arc<[u8]>) {
-        self.publish_bytes(&to.to_string(), envelope, ANSWER_KEEP_MS);
+        if self.uplink.is_none() {
+            return;
+        }
+        if !self.answers.push(to.to_string(), envelope) {
+            error!(%to, "an answer was dropped: the uplink takes none, and too many wait already");
+        }
+        self.spend();
     }
 
     /// Says whether anybody can hear.
@@ -152,15 +212,35 @@ impl Voice {
         matches!(self.state, BusState::Connected { .. })
     }
 
-    fn publish_bytes(&mut self, to: &str, bytes: &[u8], keep_ms: u32) {
-        let wanted = keep_ms > 0 || self.is_connected();
-        if self.uplink.is_none() || !wanted || !self.credit.take() {
+    fn tell(&mut self, subject: &Subject, envelope: &Arc<[u8]>) {
+        if self.uplink.is_none() || !self.is_connected() {
             return;
         }
+        // Without room it is not said, as if nobody heard it.
+        self.telling.push(subject.to_string(), envelope);
+        self.spend();
+    }
+
+    /// Says what waits, as far as the credit goes.
+    fn spend(&mut self) {
+        while self.credit.left() > 0
+            && let Some((to, bytes)) = self.answers.pop()
+        {
+            self.publish_bytes(to, &bytes, ANSWER_KEEP_MS);
+        }
+        while self.credit.left() > CREDIT_FOR_ANSWERS
+            && let Some((to, bytes)) = self.telling.pop()
+        {
+            self.publish_bytes(to, &bytes, 0);
+        }
+    }
+
+    fn publish_bytes(&mut self, to: String, bytes: &[u8], keep_ms: u32) {
+        self.credit.take();
         self.next += 1;
         self.say(ToUplink::Publish {
             ticket: Ticket(self.next),
-            to: to.to_owned(),
+            to,
             bytes: ByteBuf::from(bytes),
             keep_ms,
             confirm: Confirm::Nothing,

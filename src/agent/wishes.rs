@@ -94,13 +94,11 @@ impl Agent {
         match self.node.decide(&world, Input::Wish(wish)) {
             Ok(decision) => {
                 self.answers.wait(intent.id, to);
-                let accepted = self.recorder.next();
+                let accepted = self.recorder.event_id(self.recorder.next());
                 let is_new = !decision.events.is_empty();
+                self.commit(now, decision);
                 if is_new {
-                    // Queued before the effects of the decision, so that it is told before its outcome.
-                    self.commit_accepted(now, decision, intent.id, accepted);
-                } else {
-                    self.commit(now, decision);
+                    self.recorder.promise(Promise::Accepted(intent.id, accepted));
                 }
             }
             Err(rejection) => {
@@ -110,17 +108,6 @@ impl Agent {
                 self.refuse(now, refusal, &to);
             }
         }
-    }
-
-    fn commit_accepted(&mut self, now: Now, decision: Decision, intent: IntentId, seq: Seq) {
-        let Decision { events, effects } = decision;
-        // The events first and alone: the promise to say `accepted` stands behind them and before the effects.
-        self.commit(now, Decision { events, effects: Vec::new() });
-        let reply = Reply::Accepted { event: self.recorder.event_id(seq) };
-        if let Some(sealed) = self.answers.sign(intent, reply) {
-            self.recorder.promise(Promise::Accepted(intent, sealed));
-        }
-        self.commit(now, Decision { events: Vec::new(), effects });
     }
 
     /// On a full disk the owner of the machine can still stop and restart.

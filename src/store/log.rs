@@ -137,6 +137,11 @@ impl Log {
         Ok(Ticket { nth_epoch, seq, lane: self.lane.clone() })
     }
 
+    /// Says that rows are being made that will be appended at once, so that the writer is awake by then.
+    pub fn announce(&self) {
+        self.hub.announce();
+    }
+
     /// Begins the next segment with `baseline`, whose rows are numbered from `first`.
     ///
     /// All of them are on disk in one transaction or none is. The segment before is sealed behind it.

@@ -317,10 +317,16 @@ impl SegmentFile {
     ) -> Result<(), SegmentError> {
         let slot = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = slot.as_ref().ok_or(redb::StorageError::PreviousIo)?;
+        // While somebody may read the state before this commit, the engine leaves the pages that it frees to the next
+        // one. Else it would free them at once in a second commit of its own, which is not durable, costs as much
+        // work as the first, and makes the next one write more pages.
+        let reader = database.begin_read()?;
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         change(&transaction)?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        drop(reader);
+        Ok(())
     }
 
     /// Writes the first transaction of an empty file.

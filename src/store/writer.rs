@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -15,6 +16,9 @@ use crate::store::{LogNotice, Outage};
 
 /// How long a commit may take before the log counts as unavailable.
 pub const STALL_AFTER: Duration = Duration::from_secs(2);
+
+/// How long the writer stays awake for rows that were announced: a few signatures take as long.
+const ANNOUNCED_FOR: Duration = Duration::from_micros(200);
 
 /// A thread that writes logs. Dropping it commits what was appended and stops the thread.
 #[derive(Debug)]
@@ -60,6 +64,8 @@ pub(crate) struct Hub {
     work: Condvar,
     /// Wakes the watch: a commit has begun after a quiet time, or all is to end.
     watch: Condvar,
+    /// Rows are being made that a lane will have in a moment.
+    announced: AtomicBool,
 }
 
 #[derive(Default, Debug)]
@@ -99,9 +105,28 @@ impl Hub {
         self.work.notify_one();
     }
 
+    /// Wakes the writer for rows that are still being made: to wake takes as long as to sign one.
+    pub(crate) fn announce(&self) {
+        self.announced.store(true, Ordering::Release);
+        self.work.notify_one();
+    }
+
+    /// Waits for rows that were announced, for a moment and without going to sleep.
+    fn await_announced(&self) {
+        let since = Instant::now();
+        while self.announced.load(Ordering::Acquire) {
+            if since.elapsed() > ANNOUNCED_FOR {
+                self.announced.store(false, Ordering::Release);
+                return;
+            }
+            thread::yield_now();
+        }
+    }
+
     /// Tells the writer that a lane's inbox is no longer empty.
     pub(crate) fn wake(&self, lane: u64) {
         self.lock().ready.push(lane);
+        self.announced.store(false, Ordering::Release);
         self.work.notify_one();
     }
 
@@ -127,6 +152,12 @@ fn run(hub: &Arc<Hub>) {
     loop {
         let mut state = hub.lock();
         while state.attached.is_empty() && state.ready.is_empty() && !state.closing {
+            if hub.announced.load(Ordering::Acquire) {
+                drop(state);
+                hub.await_announced();
+                state = hub.lock();
+                continue;
+            }
             let due = lanes.values().filter_map(Lane::due).min();
             let wait = due.map(|due| due.saturating_duration_since(Instant::now()));
             state = match wait {

@@ -29,7 +29,7 @@ fn serializer(buffer: &mut Vec<u8>) -> Serializer<&mut Vec<u8>, Config> {
 
 /// Returns the MessagePack form of a value of ours.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(256);
+    let mut bytes = Vec::with_capacity(1024);
     value
         .serialize(&mut serializer(&mut bytes))
         .expect("our types have a MessagePack form and memory takes every write");
