@@ -31,7 +31,7 @@ impl Machine {
 
     /// Makes the folders with the state at another place.
     pub(crate) fn at(temp: TempDir, state: PathBuf) -> Self {
-        for folder in ["services.d", "override.d"] {
+        for folder in ["vendor.d", "services.d", "groups.d", "override.d"] {
             fs::create_dir_all(state.join("config").join(folder)).unwrap();
         }
         Self { temp, state, env: Vec::new() }

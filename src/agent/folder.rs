@@ -47,12 +47,17 @@ impl StateFolder {
     /// Returns the wish to match the files that `smgr up` leaves for an agent that is not there yet.
     pub fn boot_wish(&self) -> PathBuf {
         // In a folder that is the agent's own, so that it can take it away.
-        self.root.join("specs/apply.wish")
+        self.specs().join("apply.wish")
     }
 
     /// Returns where the event log is.
     pub fn log(&self) -> PathBuf {
         self.root.join("log")
+    }
+
+    /// Returns the texts of specs that are or were in force, by digest.
+    pub fn specs(&self) -> PathBuf {
+        self.root.join("specs")
     }
 
     /// Returns the specs of services that smgr itself needs, such as nats-server.
@@ -128,7 +133,7 @@ impl StateFolder {
         }
         let (uid, gid) = agent.unwrap_or((0, 0));
         let mode = |divided: u32, whole: u32| if agent.is_some() { divided } else { whole };
-        for folder in [self.log(), self.root.join("specs"), self.root.join("detached")] {
+        for folder in [self.log(), self.specs(), self.root.join("detached")] {
             DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
             give(&folder, uid, gid)?;
         }

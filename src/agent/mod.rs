@@ -25,6 +25,7 @@ mod local;
 pub mod logs;
 mod meeting;
 mod names;
+pub mod origins;
 mod outlet;
 mod queries;
 mod ready;

@@ -17,10 +17,7 @@ const RESERVED: &[&str] = &[
     "deploy",
     "rollback",
     "rollout",
-    "plan",
     "diff",
-    "config",
-    "edit",
     "hold",
     "release",
     "node",
@@ -172,6 +169,21 @@ pub enum Command {
         #[command(flatten)]
         waiting: Waiting,
     },
+    /// Show what `apply` would do, key by key, and change nothing
+    Plan {
+        /// Only these services
+        services: Vec<ServiceId>,
+    },
+    /// Change what this machine alone wants of a service, in its override file
+    Edit {
+        /// Of which service
+        service: ServiceId,
+    },
+    /// Show the effective configuration, and where each value was set
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Check spec files and change nothing
     Check {
         /// Files or folders [default: what `up` would load]
@@ -278,6 +290,43 @@ pub enum ActionCommand {
         #[command(flatten)]
         waiting: Waiting,
     },
+}
+
+/// What to do with the configuration.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show every effective value of a service, as the files say
+    Show(ConfigShow),
+    /// Check spec files and change nothing, as `smgr check`
+    Check {
+        /// Files or folders [default: what `up` would load]
+        paths: Vec<PathBuf>,
+    },
+    /// Override a key for a part of the fleet, or for a time
+    #[command(hide = true, disable_help_flag = true)]
+    Set {
+        /// What a later version takes.
+        #[arg(num_args(0..), allow_hyphen_values = true, trailing_var_arg = true)]
+        rest: Vec<std::ffi::OsString>,
+    },
+}
+
+/// Which configuration.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigShow {
+    /// SERVICE
+    pub service: Selector,
+    /// Only these keys, and those in these blocks
+    pub keys: Vec<String>,
+    /// Where each value was set: file:line, or built-in, with the number of its layer
+    #[arg(long)]
+    pub origin: bool,
+    /// What each value hides in lower layers
+    #[arg(long)]
+    pub hidden: bool,
+    /// As it was then
+    #[arg(long, hide = true, value_name = "TIME|RELEASE")]
+    pub at: Option<String>,
 }
 
 /// Which events.

@@ -9,7 +9,8 @@ use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
 use crate::cli::interrupt::Interrupted;
-use crate::cli::out::Out;
+use crate::cli::out::{Out, width};
+use crate::cli::plan::Plan;
 use crate::cli::{launch, nats, specs};
 use crate::config;
 use crate::domain::code::{Code, ExitCode};
@@ -150,23 +151,9 @@ pub(super) async fn apply(
                 short(&here)
             ));
         }
-        let loaded =
-            specs::load(context, &setup.specs, &setup.service_logs, "nothing was changed")?;
-        let mut client = Client::connect(context, &Whom::default()).await?;
-        if let Some(status) = launch::status(&mut client).await.filter(|_| out.is_text()) {
-            let wanted = |name: &ServiceId| services.is_empty() || services.contains(name);
-            let there = |name: &ServiceId| status.services.iter().find(|it| it.service == *name);
-            for (name, new) in loaded.services.iter().filter(|(name, _)| wanted(name)) {
-                match there(name) {
-                    None => out.line(&format!("  {name}  new")),
-                    Some(old) if old.spec != new.digest => out.line(&format!("  {name}  changed")),
-                    Some(_) => {}
-                }
-            }
-            let gone = status.services.iter().map(|it| &it.service);
-            for name in gone.filter(|name| wanted(name) && !loaded.services.contains_key(name)) {
-                out.line(&format!("  {name}  gone: it is stopped and removed"));
-            }
+        let plan = Plan::make(context, &setup, &services).await?;
+        if out.is_text() {
+            out.data(&plan.text(width()));
         }
     }
     let whom = Whom::new(context, None);

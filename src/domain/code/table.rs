@@ -223,6 +223,8 @@ codes! {
          in $CREDENTIALS_DIRECTORY is not. Keep the copy only for programs that cannot read a file.";
     SHARED_LOG = 442, Invalid, "two services write their log into one folder",
         "Their files would overwrite each other. Put ${service} into `log.dir`.";
+    GROUP_OF_NOTHING = 443, Invalid, "this file changes a group that no service is in",
+        "A warning only. A file in `groups.d` is named after the `group` of services. Perhaps the name is misspelt.";
 
     EVENT_ALTERED = 501, History, "an event is not what was signed",
         "The named event was changed after it was written, or its place in the tree holds another one. Keep the files \
