@@ -181,7 +181,7 @@ fn an_edit_is_checked_before_it_is_put_in_place() {
     let web = machine.ready("web");
 
     editor(&mut machine, "[env]\nPLACE = \"here\"\n\n[stop]\ntimeuot = \"1s\"\n");
-    let refused = machine.exits(2, &["edit", "web"]);
+    let refused = machine.exits(8, &["edit", "web"]);
     let place = format!("{}:5:1", path.display());
     assert!(refused.contains(&place) && refused.contains("`timeout`"), "{refused}");
     assert!(refused.contains("what you wrote is kept"), "{refused}");
@@ -202,7 +202,7 @@ fn an_edit_is_checked_before_it_is_put_in_place() {
     machine.env("VISUAL", "/bin/false".as_ref());
     machine.exits(2, &["edit", "web"]);
     machine.env("VISUAL", "/no/such/editor".as_ref());
-    assert!(machine.exits(1, &["edit", "web"]).contains("failed to start the editor"));
+    assert!(machine.exits(2, &["edit", "web"]).contains("failed to start the editor"));
     machine.exits(4, &["edit", "nobody"]);
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
 }
@@ -220,7 +220,7 @@ fn an_override_that_is_wrong_is_told_at_its_place_and_changes_nothing() {
             &["config", "check"],
             &["config", "show", "web"],
         ] {
-            let said = machine.exits(2, line);
+            let said = machine.exits(8, line);
             assert!(said.contains(word), "{line:?}: {word}\n{said}");
         }
         assert_eq!(machine.ready("web"), web);
@@ -260,9 +260,12 @@ fn a_group_without_a_file_is_only_a_name_and_a_file_without_a_group_is_a_warning
     assert!(said.contains("shpo.toml") && said.contains("did you mean `shop`?"), "{said}");
     let plan = machine.exits(0, &["plan"]);
     assert!(plan.contains("stop.timeout  \"2s\" → \"3s\""), "{plan}");
-    machine.file("groups.d/shop.toml", "group = \"other\"\n[stop]\ntimeout = 5\n");
-    let said = machine.exits(2, &["check"]);
-    assert!(said.contains("groups.d/shop.toml:3"), "{said}");
+    machine.file("groups.d/shop.toml", "[stop]\ntimeout = 5\n");
+    let said = machine.exits(8, &["check"]);
+    assert!(said.contains("groups.d/shop.toml:2"), "{said}");
+    machine.file("groups.d/shop.toml", "group = \"other\"\n");
+    let said = machine.exits(8, &["check"]);
+    assert!(said.contains("groups.d/shop.toml:1:1"), "{said}");
 }
 
 #[test]

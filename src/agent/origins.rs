@@ -21,8 +21,8 @@ const BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
-    /// Of the spec that this is about.
-    digest: Digest,
+    /// Of the spec that this is about, in hex.
+    digest: String,
     set: Set,
 }
 
@@ -39,12 +39,12 @@ pub fn in_force(specs: &Path, service: &ServiceId, digest: Digest) -> Option<(Sp
 pub(super) fn read(specs: &Path, service: &ServiceId, digest: Digest) -> Option<Set> {
     let text = config::read_regular(&path(specs, service), BYTES_MAX).ok()?;
     let kept: Kept = serde_json::from_slice(&text).ok()?;
-    (kept.digest == digest).then_some(kept.set)
+    (kept.digest == digest.to_string()).then_some(kept.set)
 }
 
 /// Keeps where the values of a spec were set, unless that is known already.
 pub(super) fn keep(specs: &Path, service: &ServiceId, digest: Digest, set: Set) {
-    let text = serde_json::to_vec(&Kept { digest, set });
+    let text = serde_json::to_vec(&Kept { digest: digest.to_string(), set });
     let text = text.expect("invariant: a map of texts is JSON");
     let path = path(specs, service);
     if fs::read(&path).is_ok_and(|known| known == text) {

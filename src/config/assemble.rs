@@ -166,6 +166,11 @@ impl Assembler {
         let settings = read::read(&source, SERVICE, build::NAMES, body, &[], &mut self.mistakes);
         match input.part {
             Part::Body(_) | Part::Project => self.body(name, layer, whole, None, settings),
+            Part::Group if settings.contains_key(&["group".to_owned()][..]) => {
+                let key = &settings[&["group".to_owned()][..]].key;
+                let label = "a group's file cannot move a service into another";
+                self.mistakes.push(key.mistake(Code::UNKNOWN_KEY, label).hint("take it out"));
+            }
             Part::Group => self.groups.entry(input.stem).or_default().push((whole, settings)),
             Part::Override => self.overrides.push((name, whole, settings)),
         }

@@ -155,11 +155,7 @@ fn open(path: &Path) -> Result<(), CliError> {
     let mut words = editor.split_whitespace();
     let ended = Command::new(words.next().unwrap_or_default()).args(words).arg(path).status();
     let ended = ended.map_err(|error| {
-        CliError::caused(
-            Code::SPAWN_FAILED,
-            format!("failed to start the editor `{editor}`"),
-            &error,
-        )
+        CliError::caused(Code::USAGE, format!("failed to start the editor `{editor}`"), &error)
     })?;
     match ended.success() {
         true => Ok(()),
