@@ -19,6 +19,7 @@ mod layers;
 mod proof;
 mod shop;
 mod signs;
+mod sockets;
 mod store;
 mod support;
 mod uplink;
