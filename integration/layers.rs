@@ -245,7 +245,7 @@ fn an_override_that_is_wrong_is_told_at_its_place_and_changes_nothing() {
     fs::set_permissions(folder.join("web.toml"), fs::Permissions::from_mode(0o666)).unwrap();
     refused("everybody may write this file");
     if !is_root() {
-        fs::set_permissions(folder.join("web.toml"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(folder.join("web.toml"), fs::Permissions::from_mode(0o000)).unwrap();
         refused("this user may not read it");
     }
 }
@@ -266,6 +266,19 @@ fn a_group_without_a_file_is_only_a_name_and_a_file_without_a_group_is_a_warning
     machine.file("groups.d/shop.toml", "group = \"other\"\n");
     let said = machine.exits(8, &["check"]);
     assert!(said.contains("groups.d/shop.toml:1:1"), "{said}");
+}
+
+#[test]
+fn a_removed_service_leaves_no_override_of_nothing() {
+    let machine = shop();
+    let override_of_web = machine.state().join("config/override.d/web.toml");
+    machine.file("override.d/web.toml", "umask = \"0027\"\n");
+    machine.exits(0, &["apply"]);
+    let said = machine.exits(0, &["remove", "web"]);
+    assert!(said.contains("override.d/web.toml.removed"), "{said}");
+    assert!(!override_of_web.exists());
+    assert!(machine.exits(0, &["plan"]).starts_with("nothing changes"));
+    machine.exits(4, &["config", "show", "web"]);
 }
 
 #[test]

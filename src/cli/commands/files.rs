@@ -1,6 +1,7 @@
 //! run, remove, apply: the spec files of this machine, and making the node match them.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use super::service::{outcome, wish};
@@ -114,7 +115,12 @@ pub(super) async fn remove(
     let io = |error: io::Error| {
         CliError::caused(Code::IO, "failed to remove the file", &error).at(short(&path))
     };
+    let over = override_of(context, &service)?;
+    let over = over.map(|over| (over.with_extension("toml.removed"), over));
     std::fs::rename(&path, &aside).map_err(io)?;
+    if let Some((aside, over)) = &over {
+        std::fs::rename(over, aside).map_err(io)?;
+    }
     let action = Action::Apply { services: vec![service.clone()] };
     let waiting = Waiting::default();
     match outcome(context, &Whom::default(), action, waiting, out).await {
@@ -122,13 +128,30 @@ pub(super) async fn remove(
             std::fs::remove_file(&aside).map_err(io)?;
             if out.is_text() {
                 out.line(&format!("{service} is stopped and removed; its history stays"));
+                if let Some((aside, _)) = &over {
+                    out.line(&format!("  its override is kept in {}", short(aside)));
+                }
             }
             Ok(ExitCode::Done)
         }
         ended => {
             std::fs::rename(&aside, &path).map_err(io)?;
+            if let Some((aside, over)) = &over {
+                std::fs::rename(aside, over).map_err(io)?;
+            }
             Ok(ended?.map_or_else(Interrupted::exit, |verdicts| verdicts.exit(false)))
         }
+    }
+}
+
+/// Returns the override that would be one of nothing without this service's file.
+fn override_of(context: &Context, service: &ServiceId) -> Result<Option<PathBuf>, CliError> {
+    let sources = specs::sources_here(context)?;
+    let file = |folder: &PathBuf| folder.join(format!("{service}.toml"));
+    let mut below = [&sources.package, &sources.vendor].into_iter().flatten().map(file);
+    match below.any(|path| path.exists()) {
+        true => Ok(None),
+        false => Ok(sources.node.as_ref().map(file).filter(|path| path.exists())),
     }
 }
 
