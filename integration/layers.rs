@@ -241,6 +241,12 @@ fn an_override_that_is_wrong_is_told_at_its_place_and_changes_nothing() {
     refused("not a regular file");
     fs::remove_dir(folder.join("web.toml")).unwrap();
 
+    fs::remove_dir(&folder).unwrap();
+    symlink("/nowhere", &folder).unwrap();
+    refused("a link to /nowhere, which is not there");
+    fs::remove_file(&folder).unwrap();
+    fs::create_dir(&folder).unwrap();
+
     machine.file("override.d/web.toml", "[env]\nA = \"1\"\n");
     fs::set_permissions(folder.join("web.toml"), fs::Permissions::from_mode(0o666)).unwrap();
     refused("everybody may write this file");

@@ -129,7 +129,11 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, Mistake> {
     let failed = |error: io::Error| unreadable(folder, &error);
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(folder).is_err() =>
+        {
+            return Ok(Vec::new());
+        }
         Err(error) => return Err(failed(error)),
     };
     let mut files = Vec::new();
