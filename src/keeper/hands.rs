@@ -360,6 +360,12 @@ impl Hands {
         (Answer::Done, Vec::new())
     }
 
+    /// Closes the sockets of a slot, as far as no other slot has them.
+    pub(super) fn close_sockets(&mut self, slot: &SlotName) -> Reply {
+        self.sockets.close(slot, &self.deposit);
+        (Answer::Done, Vec::new())
+    }
+
     /// Reaps and forgets what the agent knows durably.
     pub(super) fn acknowledge(&mut self, poller: &Poller, through: FactNumber) -> Reply {
         for run in std::mem::take(&mut self.unswept) {
