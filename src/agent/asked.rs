@@ -17,6 +17,7 @@ use crate::domain::id::{InstanceId, IntentId, RunId};
 use crate::domain::input::Delivery;
 use crate::domain::instance::State;
 use crate::ipc::keeper::{Answer, OperationNumber, Refusal, RunName, SlotName, Verb};
+use crate::retry;
 
 /// How long the keeper may be silent while something is asked of it. It answers in microseconds; starts of processes on
 /// a machine without memory take longer.
@@ -26,8 +27,8 @@ pub(super) const SILENCE_MAX: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(2);
 
 /// The pause before something that was refused is asked for again: the first, and the longest.
-const AGAIN_MS_MIN: u64 = 50;
-const AGAIN_MS_MAX: u64 = 10_000;
+const AGAIN_FIRST: Duration = Duration::from_millis(50);
+const AGAIN_MAX: Duration = Duration::from_secs(10);
 
 /// What an operation under way is for, so that its answer finds its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,12 +164,12 @@ impl Pending {
         self.is_ending
     }
 
-    /// Counts a refusal and returns how long to wait, in milliseconds, before a random part of the same length.
-    fn refuse(&mut self, again: Again, why: String) -> u64 {
+    /// Counts a refusal and returns how long to wait, before a random part of the same length.
+    fn refuse(&mut self, again: Again, why: String) -> Duration {
         let entry = self.refused.entry(again).or_default();
-        let wait_ms = AGAIN_MS_MIN.saturating_mul(1 << entry.0.min(16)).min(AGAIN_MS_MAX);
+        let wait = retry::doubled(AGAIN_FIRST, AGAIN_MAX, entry.0);
         *entry = (entry.0.saturating_add(1), why);
-        wait_ms
+        wait
     }
 }
 
@@ -189,10 +190,10 @@ impl Agent {
 
     /// Has something asked for again after a while.
     pub(super) fn later(&mut self, again: Again, why: &str) {
-        let wait_ms = self.hands.pending.refuse(again.clone(), why.to_owned());
-        let wait_ms = wait_ms + clock::entropy() % (wait_ms + 1);
-        warn!(?again, why, wait_ms, "asked again later");
-        let due = clock::now().mono_ns + wait_ms * 1_000_000;
+        let wait = self.hands.pending.refuse(again.clone(), why.to_owned());
+        let wait = retry::drawn(wait..=wait * 2);
+        warn!(?again, why, ?wait, "asked again later");
+        let due = clock::now().mono_ns + wait.as_nanos() as u64;
         self.timers.set(Deadline::Again(again), due);
     }
 
@@ -340,9 +341,9 @@ mod tests {
     fn what_is_refused_is_asked_for_ever_more_rarely_but_never_given_up() {
         let mut pending = Pending::default();
         let again = Again::Descriptors("web.0".parse().unwrap());
-        let waits: Vec<u64> =
+        let waits: Vec<Duration> =
             (0..40).map(|_| pending.refuse(again.clone(), String::new())).collect();
-        assert_eq!(waits[..3], [50, 100, 200]);
-        assert_eq!(waits[39], AGAIN_MS_MAX);
+        assert_eq!(waits[..3], [50, 100, 200].map(Duration::from_millis));
+        assert_eq!(waits[39], AGAIN_MAX);
     }
 }
