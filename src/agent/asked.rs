@@ -154,9 +154,10 @@ impl Pending {
         *self = Self { is_ending: self.is_ending, ..Self::default() };
     }
 
-    /// Says whether an operation of some kind is under way.
-    pub(super) fn has(&self, is_it: impl Fn(&Asked) -> bool) -> bool {
-        self.asked.values().any(|(asked, _)| is_it(asked))
+    /// Says whether the start of a hook or an action was asked for and not answered.
+    pub(super) fn has_errand(&self) -> bool {
+        let is_errand = |asked: &Asked| matches!(asked, Asked::Hook(..) | Asked::Action(_));
+        self.asked.values().any(|(asked, _)| is_errand(asked))
     }
 
     /// Says whether the keeper was told to end and has not answered.
@@ -182,7 +183,7 @@ impl Agent {
             }
             (_, refusal) if asked == Asked::List => {
                 warn!(%refusal, "the keeper does not say what it has");
-                self.hands.cut();
+                self.hands.disconnect();
             }
             (_, refusal) => warn!(?asked, %refusal, "the keeper refused"),
         }
@@ -236,7 +237,7 @@ impl Agent {
     pub(super) fn keeper_is_late(&mut self) {
         if self.hands.pending.due().is_some_and(|due| due <= clock::now().mono_ns) {
             warn!("the keeper has not answered for {} s", SILENCE_MAX.as_secs());
-            self.hands.cut();
+            self.hands.disconnect();
         }
     }
 

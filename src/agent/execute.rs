@@ -91,10 +91,10 @@ impl Agent {
 
     /// The keeper is gone. One that was told to end has done so.
     pub(super) fn keeper_down(&mut self) {
-        if self.hands.asked_to_shut_down() {
+        if self.hands.pending.is_ending() {
             self.end();
         }
-        self.hands.disconnected();
+        self.hands.disconnect();
     }
 
     fn spawn(&mut self, instance: InstanceId, run: RunId) {
@@ -274,7 +274,7 @@ impl Agent {
         if fact.what == What::TreeGone {
             self.errands.gone(&fact.run);
         }
-        self.hands.told_of(&fact.run);
+        self.hands.pending.told_of(&fact.run);
         if let Some(input) = self.input_of(fact) {
             self.decide(input);
         }
