@@ -8,7 +8,7 @@ use regex::Regex;
 
 use super::face::Face;
 use super::format::{Stamp, Writer};
-use super::forward::{Forwarder, Goal};
+use super::forward::{Forwarder, Forwarding, Goal};
 use super::limit::{Bucket, Paced};
 use super::lines::{self, Piece, Rest};
 use super::pipe::{self, Scratch};
@@ -78,8 +78,7 @@ pub(super) struct Tools {
     kept: Vec<usize>,
     queue: Arc<Queue>,
     counters: Arc<Counters>,
-    /// Made for the first slot whose lines are forwarded.
-    forwarder: Option<Forwarder>,
+    forwarding: Forwarding,
     /// What is to be told.
     pub(super) notices: Vec<LogNotice>,
     /// Whether a file was rotated.
@@ -91,7 +90,7 @@ impl Tools {
         Ok(Self {
             queue,
             counters,
-            forwarder: None,
+            forwarding: Forwarding::default(),
             scratch: Scratch::new()?,
             bytes: Vec::new(),
             pieces: Vec::new(),
@@ -367,7 +366,7 @@ impl Slot {
         tools: &mut Tools,
         now: Instant,
     ) -> (usize, Option<Instant>) {
-        let Tools { bytes, pieces, out, ends, kept, forwarder: forwarder_slot, .. } = tools;
+        let Tools { bytes, pieces, out, ends, kept, forwarding, .. } = tools;
         out.clear();
         ends.clear();
         kept.clear();
@@ -403,7 +402,7 @@ impl Slot {
                 .map(|at| self.setup.redacted(&bytes[pieces[*at].text.clone()]))
                 .collect();
             let texts = texts.iter().map(|text| &**text);
-            let (lines, bytes) = match forwarder(forwarder_slot) {
+            let (lines, bytes) = match forwarding.get(now, Forwarder::start) {
                 Some(forwarder) => forwarder.push(goal, &self.id, stream, texts),
                 None => texts.fold((0, 0), |sum, text| (sum.0 + 1, sum.1 + text.len() as u64)),
             };
@@ -574,14 +573,6 @@ fn goal(forward: Forward) -> Option<Goal> {
         Forward::Journald => Some(Goal::Journal),
         Forward::Stdout => Some(Goal::Stdout),
     }
-}
-
-/// Returns the forwarder, made when it is first needed; `None` when the kernel gives no thread.
-fn forwarder(made: &mut Option<Forwarder>) -> Option<&Forwarder> {
-    if made.is_none() {
-        *made = Forwarder::start().ok();
-    }
-    made.as_ref()
 }
 
 fn reason(error: &io::Error) -> DropReason {
