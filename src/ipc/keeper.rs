@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::hello::Hello;
+use super::listen::Listening;
 
 pub use name::{FactNumber, InvalidName, NAME_BYTES_MAX, OperationNumber, RunName, SlotName};
 pub use step::{SpawnFailure, Step};
@@ -141,6 +142,10 @@ pub struct Spawn {
     pub notify: bool,
     /// The number at which it gets the write end of a pipe to report readiness, 3 to 1023.
     pub ready_fd: Option<u32>,
+    /// The sockets that it gets from [`SOCKETS_FROM`](super::listen::SOCKETS_FROM) on, in this order. Those that are not
+    /// there are made; those that the slot had and that are not named are closed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<Listening>,
     /// Comes back with every fact of the run, unread; at most [`MEMO_BYTES_MAX`].
     pub memo: ByteBuf,
 }

@@ -8,7 +8,7 @@ mod slots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use tracing::warn;
@@ -24,6 +24,7 @@ use super::prepared::Prepared;
 use super::proc;
 use super::records::{Main, Records};
 use super::run::{MainProcess, Run, Tree};
+use super::sockets::Sockets;
 use super::spawn::{self, Descriptors};
 use super::trees::Forest;
 use super::vault::{Deposit, Pipes};
@@ -55,6 +56,7 @@ pub(super) struct Hands {
     members: BTreeMap<u64, (RunName, OwnedFd)>,
     last_number: u64,
     slots: BTreeMap<SlotName, Slot>,
+    sockets: Sockets,
     /// The pipes of an earlier keeper, until a slot takes them.
     pub(super) orphaned: BTreeMap<SlotName, Pipes>,
     /// Trees of which it could not be told whether they live, and when they are looked at again.
@@ -92,6 +94,7 @@ impl Hands {
             members: BTreeMap::new(),
             last_number: 0,
             slots: BTreeMap::new(),
+            sockets: Sockets::of(kept.sockets),
             orphaned: kept.pipes,
             unseen: BTreeSet::new(),
             look_at: None,
@@ -142,6 +145,10 @@ impl Hands {
             let address = self.listen(spawn).map_err(failed(Step::Prepare))?;
             added.push(("NOTIFY_SOCKET", address));
         }
+        let sockets = self
+            .sockets
+            .open(&spawn.slot, &spawn.sockets, spawn.account.as_ref(), &self.deposit)
+            .map_err(failed(Step::Sockets))?;
         let prepared = Prepared::of(spawn, &added, self.files)
             .map_err(|why| Unstarted::Refused(Refusal::Invalid(why.to_string())))?;
         let flags = rustix::pipe::PipeFlags::CLOEXEC;
@@ -174,6 +181,7 @@ impl Hands {
         let descriptors = Descriptors {
             stdio: [self.null.as_fd(), out, err],
             ready: ready.as_ref().map(|(_, writer, number)| (writer.as_fd(), *number)),
+            sockets: sockets.iter().map(|socket| socket.as_raw_fd()).collect(),
             cgroup: cgroup.as_ref().map(AsFd::as_fd),
             birth: Some(record.as_fd()),
         };

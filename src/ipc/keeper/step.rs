@@ -42,6 +42,8 @@ macro_rules! steps {
 steps! {
     /// Pipes, sockets and files.
     Prepare = "prepare the descriptors of the process",
+    /// The sockets of the service.
+    Sockets = "open the sockets of the service",
     /// The run's own cgroup.
     Cgroup = "make the cgroup of the run",
     /// The process itself.

@@ -95,6 +95,7 @@ impl Hands {
         }
         self.slots.remove(slot);
         self.orphaned.remove(slot);
+        self.sockets.close(slot, &self.deposit);
         self.deposit.forget(slot);
         self.notify.forget(slot);
         (Answer::Done, Vec::new())
