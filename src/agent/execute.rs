@@ -24,6 +24,7 @@ use crate::ipc::keeper::{
 impl Agent {
     /// Does one thing. What follows from it at once is queued, never decided in the middle of a decision.
     pub(super) fn act(&mut self, act: Act) {
+        let Some(act) = self.after_farewell(act) else { return };
         match act {
             Act::Spawn { instance, run, .. } => {
                 if self.hands.met() && self.node.awaits_start(&instance, run) {

@@ -19,6 +19,7 @@ use super::asked::Again;
 use super::authority::{Authority, Way};
 use super::clock;
 use super::errands::Errands;
+use super::farewell::Farewell;
 use super::hands::{Hands, Standing};
 use super::history;
 use super::launcher::Launchers;
@@ -109,6 +110,8 @@ pub(super) enum Deadline {
     Alert(InstanceId, AlertName),
     /// Somebody has waited long enough for the next event.
     Ranges,
+    /// The bus has had long enough to read the last words.
+    Farewell,
     /// The keeper has had long enough to answer.
     Keeper,
     /// Something that the keeper refused is asked for again.
@@ -124,6 +127,7 @@ pub(super) struct Agent {
     pub(super) launchers: Launchers,
     pub(super) hands: Hands,
     pub(super) errands: Errands,
+    pub(super) farewell: Farewell,
     pub(super) logs: LogThread,
     pub(super) alerts: Alerts,
     pub(super) recorder: Recorder<Promise>,
@@ -191,6 +195,7 @@ impl Agent {
             launchers: parts.launchers,
             hands: Hands::new(),
             errands: Errands::default(),
+            farewell: Farewell::default(),
             logs: parts.logs,
             alerts: Alerts::default(),
             recorder: parts.recorder,
@@ -291,11 +296,17 @@ impl Agent {
                         heard.reply.map_or(ReplyTo::Nobody, ReplyTo::Bus),
                     );
                 }
-                if self.voice.is_connected() && !was_connected {
-                    self.beat();
+                match (was_connected, self.voice.is_connected()) {
+                    (false, true) => self.beat(),
+                    (true, false) => self.farewell_is_over(),
+                    (true, true) if self.voice.was_farewell_heard() => self.farewell_is_over(),
+                    (true, true) | (false, false) => {}
                 }
             }
-            Wake::UplinkDown => self.voice.disconnected(),
+            Wake::UplinkDown => {
+                self.voice.disconnected();
+                self.farewell_is_over();
+            }
             Wake::LocalEnvelope { caller, id, bytes } => {
                 self.heard(&bytes, Way::Local, ReplyTo::Local(caller, id));
             }
@@ -326,6 +337,7 @@ impl Agent {
                     self.alert_due(instance, name);
                     self.follow_up();
                 }
+                Deadline::Farewell => self.farewell_is_over(),
                 Deadline::Keeper => self.keeper_is_late(),
                 Deadline::Again(again) => self.ask_again(&again),
                 Deadline::Core(timer) if !self.hands.met() && needs_keeper(&timer) => {
@@ -353,6 +365,7 @@ impl Agent {
             specs: self.services.specs(),
             entropy: clock::entropy(),
             reconciled: self.hands.met(),
+            bus: self.setup.own_bus(),
         };
         match self.node.decide(&world, input) {
             Ok(decision) => self.commit(now, decision),
@@ -483,7 +496,7 @@ impl Agent {
         }
     }
 
-    fn tell(&mut self) {
+    pub(super) fn tell(&mut self) {
         self.timers.cancel(&Deadline::Tell);
         for (intent, event) in self.accepted.drain(..) {
             // Nobody waits any more for a wish whose outcome was told.
@@ -576,6 +589,12 @@ impl Agent {
         // The head that it tells is not ahead of what was told.
         self.tell();
         let now = clock::now();
+        let beat = self.sealed_beat(now);
+        self.voice.beat(&beat);
+        self.timers.set(Deadline::Beat, now.mono_ns + BEAT.as_nanos() as u64);
+    }
+
+    pub(super) fn sealed_beat(&mut self, now: Now) -> Arc<[u8]> {
         let head = self.recorder.head();
         let beat = Beat {
             v: PAYLOAD_VERSION,
@@ -587,9 +606,7 @@ impl Agent {
             fold: FOLD_VERSION,
             at: now.at,
         };
-        let sealed = envelope::seal(Kind::Beat, &codec::encode(&beat), &self.signer);
-        self.voice.beat(&sealed.into());
-        self.timers.set(Deadline::Beat, now.mono_ns + BEAT.as_nanos() as u64);
+        envelope::seal(Kind::Beat, &codec::encode(&beat), &self.signer).into()
     }
 
     /// Turns a meeting that is complete into the core's own knowledge.

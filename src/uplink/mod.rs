@@ -10,9 +10,11 @@ mod session;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{sleep, timeout};
 
 use crate::ipc::channel;
 use crate::ipc::hello::{Incarnation, Part};
@@ -26,6 +28,10 @@ const REDIAL_DELAY_MS: u64 = 20;
 
 /// The longest such delay. An agent is away for longer only when it cannot start.
 const REDIAL_DELAY_MS_MAX: u64 = 2_000;
+
+/// How long an agent may still be served when the uplink was told to stop: the agent ends first, and what it said last
+/// may lie unread in the socket.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where the uplink finds its agent.
 #[derive(Clone, Debug)]
@@ -64,24 +70,39 @@ pub fn run(options: &UplinkOptions) -> Result<(), UplinkError> {
         let (mut terminate, mut interrupt) =
             (stop(SignalKind::terminate())?, stop(SignalKind::interrupt())?);
         let (mut bus, socket) = (BusLink::default(), place.uplink_socket());
-        let ended = tokio::select! {
-            ended = serve(&socket, &mut bus) => ended,
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
         };
+        let ended = serve(&socket, &mut bus, stop).await;
         bus.close().await;
         ended
     })
 }
 
-/// Serves one agent after the other.
-async fn serve(socket: &Path, bus: &mut BusLink) -> Result<(), UplinkError> {
+/// Serves one agent after the other, until it is told to stop. What an agent that has ended said last still goes out.
+async fn serve(
+    socket: &Path,
+    bus: &mut BusLink,
+    stop: impl Future<Output = ()>,
+) -> Result<(), UplinkError> {
     let incarnation = Incarnation::draw();
     let mut failures = 0;
+    let mut stop = pin!(stop);
     loop {
         match channel::connect(socket) {
             Ok((sender, receiver)) => {
-                match session::serve(sender, receiver, incarnation, bus).await {
+                let mut session = pin!(session::serve(sender, receiver, incarnation, bus));
+                let ended = tokio::select! {
+                    ended = &mut session => ended,
+                    () = &mut stop => {
+                        drop(timeout(LAST_WORDS_WITHIN, session).await);
+                        return Ok(());
+                    }
+                };
+                match ended {
                     SessionEnd::Protocol(source) => return Err(UplinkError::Protocol { source }),
                     // A session that worked starts the delays anew; one that was refused does not.
                     SessionEnd::Served(why) => {
@@ -93,7 +114,10 @@ async fn serve(socket: &Path, bus: &mut BusLink) -> Result<(), UplinkError> {
             }
             Err(_) => failures += 1,
         }
-        tokio::time::sleep(redial_delay(failures)).await;
+        tokio::select! {
+            () = sleep(redial_delay(failures)) => {}
+            () = &mut stop => return Ok(()),
+        }
     }
 }
 

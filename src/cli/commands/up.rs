@@ -14,7 +14,7 @@ use super::service::outcome;
 use crate::agent::folder::write_whole;
 use crate::agent::keyfile::{Keys, Owner, make_keys_and_trust};
 use crate::agent::launch::account_ids;
-use crate::agent::setup::{BusSetup, NodeSetup};
+use crate::agent::setup::{BUS_SERVICE, BusSetup, NodeSetup};
 use crate::cli::args::{Up, Waiting};
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, host_name, not_up, short, user_name};
@@ -220,7 +220,7 @@ fn bus(
             nats::prepare(folder, &found, before.as_ref(), members, context.is_root).map(Some)
         }
         None => {
-            let spec = context.folder.internal_services().join(format!("{}.toml", nats::SERVICE));
+            let spec = context.folder.internal_services().join(format!("{}.toml", *BUS_SERVICE));
             drop(std::fs::remove_file(spec)); // Without a server its service would only fail.
             if before.is_some() && !nats::is_off() {
                 warn!(
@@ -476,7 +476,7 @@ fn first_screen(
             },
         },
     };
-    let own = |service: &&ServiceStatus| service.service.as_str() != nats::SERVICE;
+    let own = |service: &&ServiceStatus| service.service != *BUS_SERVICE;
     let services: Vec<_> = status
         .services
         .iter()
