@@ -38,13 +38,17 @@ impl Agent {
                     Operation::Wish(intent, _) => Asked::Signal(*intent, instance.clone()),
                     _ => Asked::Stop(instance.clone(), run),
                 };
+                let to = match &operation {
+                    Operation::StopRest(..) => Target::Tree,
+                    _ => Target::Main,
+                };
                 let operation = match &operation {
                     Operation::Wish(..) => Some(operation.id()),
                     // A signal of a stop that comes twice asks for the same thing.
                     _ => None,
                 };
                 let run = names::run(&instance, run);
-                let verb = Verb::Signal { run, signal, to: Target::Main, operation };
+                let verb = Verb::Signal { run, signal, to, operation };
                 self.hands.ask(asked, verb);
             }
             Act::KillTree { instance, run } => {

@@ -26,7 +26,7 @@ impl Agent {
     /// Returns the act when it has not to wait.
     pub(super) fn after_farewell(&mut self, act: Act) -> Option<Act> {
         let ends_bus = self.node.head().stopping == Some(false)
-            && matches!(&act, Act::Signal { operation: Operation::Stop(id, _), .. }
+            && matches!(&act, Act::Signal { operation: Operation::Stop(id, _) | Operation::StopRest(id, _), .. }
                 if Some(&id.service) == self.setup.own_bus());
         if !ends_bus {
             return Some(act);

@@ -190,6 +190,8 @@ pub enum Operation {
     Spawn(InstanceId, RunId),
     /// What the stop of a run asks for, by phase.
     Stop(InstanceId, RunId),
+    /// What the stop of a run asks of those that its main process left behind.
+    StopRest(InstanceId, RunId),
     /// The command before a stop.
     PreStop(InstanceId, RunId),
     /// What a wish asks of one instance.
@@ -216,6 +218,10 @@ impl Operation {
             }
             Self::Stop(id, run) => {
                 instance(2, id);
+                hash.update(run.0.to_be_bytes());
+            }
+            Self::StopRest(id, run) => {
+                instance(6, id);
                 hash.update(run.0.to_be_bytes());
             }
             Self::PreStop(id, run) => {
