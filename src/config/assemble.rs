@@ -362,18 +362,22 @@ fn outside(name: &str, key: &Place) -> Mistake {
 
 type Waits = BTreeMap<ServiceId, BTreeMap<ServiceId, Place>>;
 
+/// Returns the service that was probably meant by a name that none has.
+pub fn likely_service<'n>(
+    names: impl IntoIterator<Item = &'n ServiceId>,
+    meant: &str,
+) -> Option<&'n ServiceId> {
+    let near = names.into_iter().map(|name| (strsim::osa_distance(name.as_str(), meant), name));
+    near.filter(|(distance, _)| *distance <= 2).min().map(|(_, name)| name)
+}
+
 fn unknown_dependencies(waits: &Waits, names: &BTreeSet<ServiceId>) -> Vec<Mistake> {
     let all = waits.values().flatten().filter(|(other, _)| !names.contains(*other));
     all.map(|(other, place)| {
         let label = format!("there is no service `{other}`");
         let mistake = place.mistake(Code::UNKNOWN_DEPENDENCY, label);
-        let near = names
-            .iter()
-            .map(|name| (strsim::osa_distance(name.as_str(), other.as_str()), name))
-            .filter(|(distance, _)| *distance <= 2)
-            .min();
-        match near {
-            Some((_, near)) => mistake.hint(format!("did you mean `{near}`?")),
+        match likely_service(names, other.as_str()) {
+            Some(near) => mistake.hint(format!("did you mean `{near}`?")),
             None => mistake.hint("define it, or take the dependency out"),
         }
     })

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::archive::Archive;
-use super::service::outcome;
+use super::service::{Place, outcome};
 use crate::agent::folder::write_whole;
 use crate::agent::keyfile::{Keys, Owner, make_keys_and_trust};
 use crate::agent::launch::account_ids;
@@ -97,7 +97,9 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
     if let Some(wanted) = wanted.filter(|wanted| !is_current(&status, wanted)) {
         // Refused at the start, or in a new epoch: whoever asks now hears why.
         let action = Action::Apply { services: Vec::new() };
-        let applied = outcome(context, &Whom::default(), action, Waiting::default(), out).await?;
+        let applied =
+            outcome(context, &Whom::default(), action, Waiting::default(), (Place::Last, out))
+                .await?;
         if let Err(interrupted) = applied {
             return Ok(interrupted.exit());
         }
