@@ -1,6 +1,7 @@
 //! From merged settings to a spec; checks what one key alone cannot say.
 
 mod alerts;
+mod sockets;
 
 use std::collections::BTreeMap;
 
@@ -75,6 +76,8 @@ impl Builder<'_> {
             let value = merged.text(&["env", &name])?;
             Some((name, Template::new(value)))
         });
+        let (socket, ready) = (sockets::sockets(self), self.ready());
+        sockets::refuse_overlap(self, socket.len(), &ready.by);
         let spec = Spec {
             description: merged.text(&["description"]).unwrap_or_default(),
             owner: merged.text(&["owner"]).unwrap_or_default(),
@@ -91,7 +94,8 @@ impl Builder<'_> {
             env: env.collect(),
             credential: self.credentials(),
             depends_on: self.dependencies(),
-            ready: self.ready(),
+            socket,
+            ready,
             restart: self.restart(kind),
             stop: Stop {
                 pre: merged.templates(&["stop", "pre"]),

@@ -80,11 +80,11 @@ pub const SERVICE: &[Key] = &[
     served("depends_on.*.required", Bool, Toml("true"), "False is order only"),
     served("depends_on.*.restart", Bool, Toml("false"), "Restart this one when that one restarts"),
     served("depends_on.*.enabled", Bool, Toml("true"), SWITCH),
-    reserved("socket.*.listen", Text, Required, "tcp:HOST:PORT, udp:HOST:PORT or unix:PATH"),
-    reserved("socket.*.backlog", COUNT, Toml("4096"), "How many connections may wait"),
-    reserved("socket.*.per_instance", Bool, Toml("false"), "A socket of its own for each process"),
-    reserved("socket.*.mode", Mode, Toml("\"0660\""), "Who may connect to a unix socket"),
-    reserved("socket.*.enabled", Bool, Toml("true"), SWITCH),
+    served("socket.*.listen", Template, Required, "tcp:HOST:PORT, udp:HOST:PORT or unix:PATH"),
+    served("socket.*.backlog", COUNT, Toml("4096"), "How many connections may wait"),
+    served("socket.*.per_instance", Bool, Toml("false"), "A socket of its own for each process"),
+    served("socket.*.mode", Mode, Toml("\"0660\""), "Who may connect to a unix socket"),
+    served("socket.*.enabled", Bool, Toml("true"), SWITCH),
     served(
         "ready.by",
         one_of![
