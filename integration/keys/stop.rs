@@ -118,6 +118,7 @@ fn what_a_main_process_leaves_behind_is_asked_to_end_without_cgroups_too() {
         .arg(machine.state())
         .spawn()
         .unwrap();
+    eventually("it answers", || machine.smgr(&["ping"]).status.success().then_some(()));
     stops_at_once(&machine);
     machine.exits(0, &["down"]);
     launcher.wait().unwrap();
