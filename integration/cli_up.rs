@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -303,6 +303,62 @@ fn the_foreground_shows_what_the_project_writes_and_ends_as_the_contract_says() 
     );
     // Whoever followed the log is told by its end.
     assert!(follow.wait().unwrap().success());
+}
+
+#[test]
+fn of_two_that_come_up_at_once_one_does_and_the_other_says_why_not() {
+    for _ in 0..3 {
+        let machine = Machine::new();
+        let begin = || {
+            let mut command = machine.command(&["up", "-d"]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let both = [begin(), begin(), begin()].map(|child| child.wait_with_output().unwrap());
+        let mut codes = both.each_ref().map(|ran| ran.status.code());
+        codes.sort_unstable();
+        assert_eq!(codes, [Some(0), Some(6), Some(6)], "{both:?}");
+        for ran in both.iter().filter(|ran| !ran.status.success()) {
+            let said = String::from_utf8_lossy(&ran.stderr);
+            assert_eq!(said.matches("error:").count(), 1, "{said}");
+            assert!(said.contains("already up (pid ") || said.contains("just beginning"), "{said}");
+            assert!(!said.contains("pid 0"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn as_many_lines_are_shown_as_were_asked_for() {
+    let machine = Machine::new();
+    let line = "x".repeat(200);
+    let script = format!("for i in $(seq 1000); do echo {line} $i; done; sleep 1000");
+    machine.exits(0, &["up", "-d"]);
+    machine.exits(0, &["run", "web", "--", "/bin/sh", "-c", &script]);
+    let shown = eventually("all lines are shown", || {
+        let said = machine.exits(0, &["logs", "web", "-n", "1000"]);
+        (said.lines().count() >= 1000).then_some(said)
+    });
+    assert!(shown.lines().next().unwrap().ends_with(" 1") && shown.trim_end().ends_with(" 1000"));
+}
+
+#[test]
+fn a_service_that_was_probably_meant_is_named() {
+    let machine = Machine::new();
+    machine.exits(0, &["up", "-d"]);
+    machine.exits(0, &["run", "billing", "--", "sleep", "1000"]);
+    for line in [&["stop", "biling"][..], &["status", "biling"], &["logs", "biling"]] {
+        let said = machine.exits(4, line);
+        assert!(said.contains("did you mean `billing`?"), "{line:?}: {said}");
+    }
+}
+
+#[test]
+fn a_run_prints_one_result() {
+    let machine = Machine::new();
+    machine.exits(0, &["up", "-d"]);
+    let ran = machine.smgr(&["run", "one", "-o", "json", "--", "sleep", "1000"]);
+    let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+    let result: Value = serde_json::from_str(&text).unwrap_or_else(|why| panic!("{why}: {text}"));
+    assert_eq!((result["exit_code"].as_u64(), ran.status.code()), (Some(0), Some(0)), "{text}");
 }
 
 #[test]

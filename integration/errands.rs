@@ -3,10 +3,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use crate::support::machine::Machine;
-use crate::support::process::processes_with;
+use crate::support::nats::program;
+use crate::support::process::{kill_9, processes_with};
 use crate::support::wait::eventually;
 
 /// A service with a command before its stop, a reload and two actions. Each leaves a process behind that has its name
@@ -29,7 +31,10 @@ fn service(folder: &Path) -> String {
 }
 
 fn up() -> Machine {
-    let machine = Machine::new();
+    up_on(Machine::new())
+}
+
+fn up_on(machine: Machine) -> Machine {
     for name in ["before-stop", "reload", "brief", "long"] {
         fs::write(machine.folder().join(name), "").unwrap();
     }
@@ -74,18 +79,74 @@ fn what_an_action_leaves_in_the_background_ends_with_it() {
     machine.ready("web");
 }
 
-#[test]
-fn a_node_that_is_down_has_no_action_left() {
-    let machine = up();
-    let mut asking = Command::new(env!("CARGO_BIN_EXE_smgr"))
-        .args(["action", "run", "web", "long"])
+/// Returns the process of a part; the launcher is the parent of the keeper.
+fn pid_of(machine: &Machine, part: &str) -> u32 {
+    if part != "launcher" {
+        return machine.part(part);
+    }
+    let stat = fs::read_to_string(format!("/proc/{}/stat", machine.part("keeper"))).unwrap();
+    stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Begins the action that never ends by itself, with somebody who waits for it.
+fn ask(machine: &Machine, via: &str) -> Child {
+    eventually("the node is heard", || {
+        machine.smgr(&["status", "web", "--via", via]).status.success().then_some(())
+    });
+    let asking = Command::new(env!("CARGO_BIN_EXE_smgr"))
+        .args(["action", "run", "web", "long", "--via", via])
         .env("SMGR_STATE", machine.state())
         .spawn()
         .unwrap();
-    eventually("the action runs", || (!remains(&machine, "long").is_empty()).then_some(()));
+    eventually("the action runs", || (!remains(machine, "long").is_empty()).then_some(()));
+    asking
+}
+
+/// Waits for the one who asks; returns the exit code and how long it took.
+fn ended(mut asking: Child) -> (Option<i32>, Duration) {
+    let since = Instant::now();
+    let code = asking.wait().unwrap().code();
+    (code, since.elapsed())
+}
+
+/// That the action was killed is told before the node is gone.
+fn is_told_before_the_end(machine: &Machine, via: &str) {
+    let asking = ask(machine, via);
     machine.exits(0, &["down"]);
-    assert_eq!(remains(&machine, "long"), []);
-    asking.wait().unwrap();
+    assert_eq!(remains(machine, "long"), []);
+    let (code, took) = ended(asking);
+    assert!(code == Some(15) && took < Duration::from_secs(2), "{code:?} after {took:?}");
+}
+
+#[test]
+fn a_node_that_is_down_has_no_action_left() {
+    is_told_before_the_end(&up(), "local");
+}
+
+#[test]
+fn a_node_that_goes_down_answers_over_its_own_bus_as_well() {
+    let mut machine = Machine::new();
+    machine.env("SMGR_NATS_SERVER", &program());
+    let machine = up_on(machine);
+    machine.ready("nats");
+    is_told_before_the_end(&machine, "bus");
+}
+
+#[test]
+fn whoever_waits_for_a_node_that_was_killed_whole_is_told_within_seconds() {
+    for via in ["local", "bus"] {
+        let mut machine = Machine::new();
+        machine.env("SMGR_NATS_SERVER", &program());
+        let machine = up_on(machine);
+        machine.ready("nats");
+        let server = machine.ready("nats");
+        let asking = ask(&machine, via);
+        let parts = ["launcher", "keeper", "agent", "uplink"].map(|part| pid_of(&machine, part));
+        parts.into_iter().chain([server]).for_each(kill_9);
+        let (code, took) = ended(asking);
+        assert!(code == Some(16) && took < Duration::from_secs(15), "{code:?} after {took:?}");
+        machine.exits(0, &["up", "-d"]);
+    }
 }
 
 #[test]
@@ -94,12 +155,10 @@ fn a_service_that_was_removed_leaves_nothing_open() {
     machine.service("web", "exec = [\"/bin/sleep\", \"1000\"]\n");
     machine.exits(0, &["up", "-d"]);
     machine.ready("web");
-    let keeper = machine.part("keeper");
-    let stat = fs::read_to_string(format!("/proc/{keeper}/stat")).unwrap();
-    let launcher = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().to_owned();
     let open = || {
-        [launcher.clone(), keeper.to_string(), machine.part("agent").to_string()]
-            .map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count())
+        ["launcher", "keeper", "agent"].map(|part| {
+            fs::read_dir(format!("/proc/{}/fd", pid_of(&machine, part))).unwrap().count()
+        })
     };
     let round = |name: &str| {
         machine.exits(0, &["run", name, "--", "sleep", "1000"]);

@@ -142,7 +142,7 @@ impl Archive {
 
 /// An event that changes nothing.
 fn told() -> Event {
-    Event::LogRecovered(LogRecovered { unavailable_ms: 1, late: 0, summarized: 0 })
+    Event::LogRecovered(LogRecovered { unavailable_ms: 1, late: 0, summarized: 0, dropped: 0 })
 }
 
 #[test]

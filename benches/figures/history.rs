@@ -176,8 +176,13 @@ impl Story {
     }
 
     fn tell(&mut self, input: Input) {
-        let world =
-            World { now: self.now, specs: &self.specs, entropy: self.wishes, reconciled: true };
+        let world = World {
+            now: self.now,
+            specs: &self.specs,
+            entropy: self.wishes,
+            reconciled: true,
+            bus: None,
+        };
         let decision = self.node.decide(&world, input).expect("the story makes sense");
         for (context, event) in decision.events {
             self.happen(context, event);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::machine::{Machine, is_root, python};
@@ -71,6 +72,57 @@ fn what_does_not_end_in_its_time_is_killed_with_all_that_it_started() {
     machine.exits(0, &["stop", "web"]);
     let left = crate::support::process::processes_with(&format!("sleep {mark}"));
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// A shell that ends at its signal, and leaves processes behind that end at theirs.
+fn leaves_rest(machine: &Machine) {
+    let script = machine.folder().join("rest.sh");
+    let wrote = wrote(machine);
+    let rest = format!(
+        "trap 'echo rest >> {}; exit 0' TERM; echo up; while :; do sleep 0.05; done",
+        wrote.display()
+    );
+    fs::write(&script, rest).unwrap();
+    let exec = format!("sh {} & sleep 27182818", script.display());
+    machine.service("web", &format!("exec = [\"/bin/sh\", \"-c\", \"{exec}\"]\n{UP}"));
+}
+
+/// Stops the service; what its main process left behind was asked to end, and nobody waited for the timeout of 30 s.
+fn stops_at_once(machine: &Machine) {
+    machine.ready("web");
+    let began = Instant::now();
+    machine.exits(0, &["stop", "web"]);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(words(&wrote(machine)).last().map(String::as_str), Some("rest"));
+    let left = crate::support::process::processes_with("sleep 27182818");
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn what_a_main_process_leaves_behind_in_a_stop_is_asked_to_end() {
+    let machine = Machine::new();
+    leaves_rest(&machine);
+    machine.exits(0, &["up", "-d"]);
+    stops_at_once(&machine);
+}
+
+#[test]
+fn what_a_main_process_leaves_behind_is_asked_to_end_without_cgroups_too() {
+    let machine = Machine::new();
+    leaves_rest(&machine);
+    machine.exits(0, &["up", "-d"]);
+    machine.ready("web");
+    machine.exits(0, &["down"]);
+    fs::remove_file(wrote(&machine)).unwrap();
+    let mut launcher = Command::new(env!("CARGO_BIN_EXE_smgr"))
+        .args(["agent", "--no-cgroups", "--state"])
+        .arg(machine.state())
+        .spawn()
+        .unwrap();
+    eventually("it answers", || machine.smgr(&["ping"]).status.success().then_some(()));
+    stops_at_once(&machine);
+    machine.exits(0, &["down"]);
+    launcher.wait().unwrap();
 }
 
 #[test]

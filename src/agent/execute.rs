@@ -24,6 +24,7 @@ use crate::ipc::keeper::{
 impl Agent {
     /// Does one thing. What follows from it at once is queued, never decided in the middle of a decision.
     pub(super) fn act(&mut self, act: Act) {
+        let Some(act) = self.after_farewell(act) else { return };
         match act {
             Act::Spawn { instance, run, spec } => {
                 if self.hands.met() && self.node.awaits_start(&instance, run) {
@@ -37,13 +38,17 @@ impl Agent {
                     Operation::Wish(intent, _) => Asked::Signal(*intent, instance.clone()),
                     _ => Asked::Stop(instance.clone(), run),
                 };
+                let to = match &operation {
+                    Operation::StopRest(..) => Target::Tree,
+                    _ => Target::Main,
+                };
                 let operation = match &operation {
                     Operation::Wish(..) => Some(operation.id()),
                     // A signal of a stop that comes twice asks for the same thing.
                     _ => None,
                 };
                 let run = names::run(&instance, run);
-                let verb = Verb::Signal { run, signal, to: Target::Main, operation };
+                let verb = Verb::Signal { run, signal, to, operation };
                 self.hands.ask(asked, verb);
             }
             Act::KillTree { instance, run } => {

@@ -338,7 +338,7 @@ mod tests {
     fn met(waiting_max: usize) -> (Hands, OwnedFd, impl Future) {
         let (ours, theirs) = socket::pair().unwrap();
         let (sender, _) = channel::split(ours).unwrap();
-        let (outlet, sending) = Outlet::new(sender, waiting_max);
+        let (outlet, sending) = Outlet::new(sender, waiting_max, None);
         let mut hands = Hands::new();
         hands.outlet = Some(outlet);
         hands.standing = Standing::Met;

@@ -46,7 +46,7 @@ async fn converse(path: &Path, incarnation: Incarnation, waker: &Waker) -> anyho
         anyhow::bail!("the keeper did not begin with a hello");
     };
     hello.agree()?;
-    let (outlet, sending) = Outlet::new(sender, OPERATIONS);
+    let (outlet, sending) = Outlet::new(sender, OPERATIONS, None);
     let up = Wake::KeeperUp { hello, trees, isolation, outlet };
     if waker.send(up).await.is_err() {
         return Ok(());

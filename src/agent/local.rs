@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
-use tokio::sync::{Notify, Semaphore, mpsc};
-use tracing::debug;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
+use tracing::{debug, error};
 
+use super::outlet::Outlet;
 use super::wake::{Wake, Waker};
 use crate::ipc::channel::{Listener, Receiver, Sender};
+use crate::ipc::frame::Packet;
 use crate::ipc::hello::{Hello, Incarnation, Part};
 use crate::ipc::local::{LocalAnswer, LocalRequest, RequestId};
 use crate::ipc::socket::Peer;
@@ -26,7 +29,8 @@ const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// Where to answer somebody at the local socket.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
-    answers: mpsc::Sender<LocalAnswer>,
+    /// Straight to the socket where nothing waits: what was said last before the agent ends is with the kernel then.
+    answers: Arc<Outlet>,
     /// Told when an answer was lost: what is missing of an answer must not look like all of it.
     lost: Arc<Notify>,
 }
@@ -48,7 +52,14 @@ impl Caller {
     }
 
     fn push(&self, answer: LocalAnswer) {
-        if self.answers.try_send(answer).is_err() {
+        let packet = match Packet::new(&answer) {
+            Ok(packet) => packet,
+            Err(error) => {
+                error!(%error, "an answer at the local socket does not fit");
+                return self.lost.notify_one();
+            }
+        };
+        if self.answers.send(packet).is_err() {
             debug!("a caller at the local socket does not read its answers");
             self.lost.notify_one();
         }
@@ -86,17 +97,11 @@ async fn converse(
     waker: &Waker,
 ) -> anyhow::Result<()> {
     debug!(uid = peer.uid, pid = peer.pid, "a caller at the local socket");
-    let (answers, mut queue) = mpsc::channel(ANSWERS);
-    let lost = Arc::new(Notify::new());
-    let caller = Caller { answers, lost: lost.clone() };
     let hello = LocalAnswer::Hello(Hello::of(Part::Agent, incarnation));
-    let sending = async move {
-        sender.send(&hello).await?;
-        while let Some(answer) = queue.recv().await {
-            tokio::time::timeout(READ_DEADLINE, sender.send(&answer)).await??;
-        }
-        anyhow::Ok(())
-    };
+    timeout(READ_DEADLINE, sender.send(&hello)).await??;
+    let (outlet, sending) = Outlet::new(sender, ANSWERS, Some(READ_DEADLINE));
+    let lost = Arc::new(Notify::new());
+    let caller = Caller { answers: Arc::new(outlet), lost: lost.clone() };
     let receiving = async {
         loop {
             let wake = match receiver.receive::<LocalRequest>().await?.message {
@@ -113,7 +118,7 @@ async fn converse(
         }
     };
     tokio::select! {
-        ended = sending => ended,
+        ended = sending => Ok(ended?),
         ended = receiving => ended,
         () = lost.notified() => anyhow::bail!("it did not read its answers"),
     }

@@ -14,6 +14,7 @@ mod clock;
 pub mod detached;
 mod errands;
 mod execute;
+mod farewell;
 pub mod folder;
 mod hands;
 mod history;

@@ -52,8 +52,9 @@ impl Agent {
         let unavailable = LogUnavailable { kind: format!("{kind:?}").to_lowercase(), why };
         let recovered = LogRecovered {
             unavailable_ms: now.at.ms_since(since.at),
-            late: counts.0,
-            summarized: counts.1,
+            late: counts.late,
+            summarized: counts.summarized,
+            dropped: counts.dropped,
         };
         info!(unavailable_ms = recovered.unavailable_ms, "the log takes events again");
         let events = vec![

@@ -5,9 +5,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::timeout;
 
 use crate::ipc::channel;
 use crate::ipc::frame::Packet;
@@ -32,17 +34,24 @@ pub(super) enum Unsent {
 
 impl Outlet {
     /// Makes the way out through `socket`, and what sends the packets that wait, at most so many, until the other side is
-    /// gone or nobody holds the outlet any more.
+    /// gone or nobody holds the outlet any more. With `read_within` one who leaves a full socket unread for longer is gone.
     pub(super) fn new(
         socket: channel::Sender,
         waiting_max: usize,
+        read_within: Option<Duration>,
     ) -> (Self, impl Future<Output = Result<(), SocketError>>) {
         let (queue, mut packets) = mpsc::channel::<Packet>(waiting_max);
         let waiting = Arc::new(AtomicUsize::new(0));
         let outlet = Self { socket: socket.clone(), queue, waiting: Arc::clone(&waiting) };
         let sending = async move {
             while let Some(packet) = packets.recv().await {
-                socket.send_packet(&packet).await?;
+                let sending = socket.send_packet(&packet);
+                match read_within {
+                    Some(within) => {
+                        timeout(within, sending).await.unwrap_or(Err(SocketError::Closed))?;
+                    }
+                    None => sending.await?,
+                }
                 waiting.fetch_sub(1, Ordering::Release);
             }
             Ok(())

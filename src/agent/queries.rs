@@ -151,8 +151,9 @@ impl Agent {
             .collect();
         let (waker, service) = (self.waker.clone(), service.clone());
         tokio::spawn(async move {
-            let mut slots = (0..).zip(asked).peekable();
-            while let Some((part, (index, answer))) = slots.next() {
+            let mut part = 0;
+            let mut slots = asked.into_iter().peekable();
+            while let Some((index, answer)) = slots.next() {
                 let lines = match answer {
                     Ok(answer) => answer.await.map_err(|_| "too many read at once".to_owned()),
                     Err(why) => Err(why.to_string()),
@@ -160,11 +161,15 @@ impl Agent {
                 let lines = lines.and_then(|lines| lines.map_err(|why| why.to_string()));
                 let lines =
                     lines.unwrap_or_else(|why| vec![format!("(the log cannot be read: {why})")]);
-                let reply = Reply::Lines { service: service.clone(), index, lines: fit(lines) };
-                let last = slots.peek().is_none();
-                let page = Page { to: to.clone(), cause, part, last, reply };
-                if waker.send(Wake::Ranged(page)).await.is_err() {
-                    return;
+                let mut pages = pages(lines).into_iter().peekable();
+                while let Some(lines) = pages.next() {
+                    let reply = Reply::Lines { service: service.clone(), index, lines };
+                    let last = slots.peek().is_none() && pages.peek().is_none();
+                    let page = Page { to: to.clone(), cause, part, last, reply };
+                    if waker.send(Wake::Ranged(page)).await.is_err() {
+                        return;
+                    }
+                    part += 1;
                 }
             }
         });
@@ -297,18 +302,20 @@ fn first_of(epoch: &EpochOnDisk) -> EventPos {
     EventPos { epoch: epoch.epoch, seq: Seq(first) }
 }
 
-/// Keeps the newest lines that fit an answer.
-fn fit(lines: Vec<String>) -> Vec<String> {
-    let mut bytes = 0;
-    let kept = lines
-        .iter()
-        .rev()
-        .take_while(|line| {
-            bytes += line.len() + 5;
-            bytes <= RANGE_BYTES_MAX
-        })
-        .count();
-    lines[lines.len() - kept..].to_vec()
+/// Divides lines into answers, in their order; at least one.
+fn pages(lines: Vec<String>) -> Vec<Vec<String>> {
+    let (mut pages, mut bytes) = (vec![Vec::new()], 0);
+    for line in lines {
+        bytes += line.len() + 5;
+        match pages.last_mut() {
+            Some(page) if bytes <= RANGE_BYTES_MAX || page.is_empty() => page.push(line),
+            _ => {
+                bytes = line.len() + 5;
+                pages.push(vec![line]);
+            }
+        }
+    }
+    pages
 }
 
 fn refused(code: Code, why: String) -> Reply {

@@ -76,8 +76,18 @@ pub(super) struct Recorder<P> {
     rows: VecDeque<Live>,
     late: VecDeque<Late>,
     summaries: BTreeMap<ServiceId, Summarized>,
-    late_written: u64,
-    summarized: u64,
+    counts: Counts,
+}
+
+/// What became of the facts that the log did not take when they happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Written late.
+    pub(super) late: u64,
+    /// Folded into the summary of their service.
+    pub(super) summarized: u64,
+    /// Of no service, and lost.
+    pub(super) dropped: u64,
 }
 
 impl<P: Promised> Recorder<P> {
@@ -102,8 +112,7 @@ impl<P: Promised> Recorder<P> {
             rows: VecDeque::new(),
             late: VecDeque::new(),
             summaries: BTreeMap::new(),
-            late_written: 0,
-            summarized: 0,
+            counts: Counts::default(),
         }
     }
 
@@ -206,7 +215,7 @@ impl<P: Promised> Recorder<P> {
                 self.late.push_front(late);
                 return false;
             }
-            self.late_written += 1;
+            self.counts.late += 1;
         }
         while let Some((service, summary)) = self.summaries.pop_first() {
             let context = Context::service(&service);
@@ -219,9 +228,9 @@ impl<P: Promised> Recorder<P> {
         true
     }
 
-    /// Returns how many facts were written late and how many summarized since it was last asked.
-    pub(super) fn take_counts(&mut self) -> (u64, u64) {
-        (std::mem::take(&mut self.late_written), std::mem::take(&mut self.summarized))
+    /// Returns what became of facts that waited, since it was last asked.
+    pub(super) fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
     }
 
     fn write(&mut self, facts: &[Late], recorded_at: Option<UnixMicros>) -> bool {
@@ -271,8 +280,11 @@ impl<P: Promised> Recorder<P> {
             self.late.push_back(late);
             return;
         }
-        self.summarized += 1;
-        let Some(service) = late.context.service else { return };
+        let Some(service) = late.context.service else {
+            self.counts.dropped += 1;
+            return;
+        };
+        self.counts.summarized += 1;
         let at = late.now.at;
         let summary = self.summaries.entry(service).or_insert_with(|| Summarized {
             starts: 0,

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
 use super::folder::{StateFolder, write_whole};
 use crate::config::Roots;
-use crate::domain::id::{FleetId, NodeId};
+use crate::domain::id::{FleetId, NodeId, ServiceId};
 
 /// The version of the file's shape.
 const VERSION: u8 = 1;
@@ -66,6 +67,10 @@ impl SpecSources {
     }
 }
 
+/// The service that is the bus of a node, when it runs its own.
+pub static BUS_SERVICE: LazyLock<ServiceId> =
+    LazyLock::new(|| "nats".parse().expect("a name of a service: it is lower-case letters"));
+
 /// How a bus is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -111,6 +116,11 @@ impl NodeSetup {
     /// Describes a node without a bus.
     pub fn new(fleet: FleetId, node: NodeId, specs: SpecSources, service_logs: PathBuf) -> Self {
         Self { v: VERSION, fleet, node, specs, service_logs, bus: None }
+    }
+
+    /// Returns the service that is the bus of this node, when it runs its own.
+    pub fn own_bus(&self) -> Option<&'static ServiceId> {
+        self.bus.as_ref().filter(|bus| bus.own_server).map(|_| &*BUS_SERVICE)
     }
 
     /// Reads the set-up of a state folder.

@@ -19,6 +19,7 @@ use super::asked::Again;
 use super::authority::{Authority, Way};
 use super::clock;
 use super::errands::Errands;
+use super::farewell::Farewell;
 use super::hands::{Hands, Standing};
 use super::history;
 use super::launcher::Launchers;
@@ -97,6 +98,8 @@ pub(super) enum Deadline {
     Alert(InstanceId, AlertName),
     /// Somebody has waited long enough for the next event.
     Ranges,
+    /// The bus has had long enough to read the last words.
+    Farewell,
     /// The keeper has had long enough to answer.
     Keeper,
     /// Something that the keeper refused is asked for again.
@@ -112,6 +115,7 @@ pub(super) struct Agent {
     pub(super) launchers: Launchers,
     pub(super) hands: Hands,
     pub(super) errands: Errands,
+    pub(super) farewell: Farewell,
     pub(super) logs: LogThread,
     pub(super) alerts: Alerts,
     pub(super) recorder: Recorder<Promise>,
@@ -177,6 +181,7 @@ impl Agent {
             launchers: parts.launchers,
             hands: Hands::new(),
             errands: Errands::default(),
+            farewell: Farewell::default(),
             logs: parts.logs,
             alerts: Alerts::default(),
             recorder: parts.recorder,
@@ -271,11 +276,17 @@ impl Agent {
                         heard.reply.map_or(ReplyTo::Nobody, ReplyTo::Bus),
                     );
                 }
-                if self.voice.is_connected() && !was_connected {
-                    self.beat();
+                match (was_connected, self.voice.is_connected()) {
+                    (false, true) => self.beat(),
+                    (true, false) => self.farewell_is_over(),
+                    (true, true) if self.voice.was_farewell_heard() => self.farewell_is_over(),
+                    (true, true) | (false, false) => {}
                 }
             }
-            Wake::UplinkDown => self.voice.disconnected(),
+            Wake::UplinkDown => {
+                self.voice.disconnected();
+                self.farewell_is_over();
+            }
             Wake::LocalEnvelope { caller, id, bytes } => {
                 self.heard(&bytes, Way::Local, ReplyTo::Local(caller, id));
             }
@@ -306,6 +317,7 @@ impl Agent {
                     self.alert_due(instance, name);
                     self.follow_up();
                 }
+                Deadline::Farewell => self.farewell_is_over(),
                 Deadline::Keeper => self.keeper_is_late(),
                 Deadline::Again(again) => self.ask_again(&again),
                 Deadline::Core(timer) if !self.hands.met() && needs_keeper(&timer) => {
@@ -333,6 +345,7 @@ impl Agent {
             specs: self.services.specs(),
             entropy: clock::entropy(),
             reconciled: self.hands.met(),
+            bus: self.setup.own_bus(),
         };
         match self.node.decide(&world, input) {
             Ok(decision) => self.commit(now, decision),

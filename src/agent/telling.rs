@@ -2,6 +2,7 @@
 //!
 //! It waits a moment, so that what follows at once goes with it. Answers do not wait; see [`super::answers`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock;
@@ -10,6 +11,7 @@ use super::task::{Agent, Deadline};
 use crate::domain::id::{EventId, IntentId};
 use crate::domain::node::FOLD_VERSION;
 use crate::domain::policy::Kind;
+use crate::domain::time::Now;
 use crate::wire::codec;
 use crate::wire::envelope;
 use crate::wire::payload::{Beat, PAYLOAD_VERSION, Reply};
@@ -66,6 +68,12 @@ impl Agent {
         // The head that it tells is not ahead of what was told.
         self.tell();
         let now = clock::now();
+        let beat = self.sealed_beat(now);
+        self.voice.beat(&beat);
+        self.timers.set(Deadline::Beat, now.mono_ns + BEAT.as_nanos() as u64);
+    }
+
+    pub(super) fn sealed_beat(&mut self, now: Now) -> Arc<[u8]> {
         let head = self.recorder.head();
         let beat = Beat {
             v: PAYLOAD_VERSION,
@@ -77,8 +85,6 @@ impl Agent {
             fold: FOLD_VERSION,
             at: now.at,
         };
-        let sealed = envelope::seal(Kind::Beat, &codec::encode(&beat), &self.signer);
-        self.voice.beat(&sealed.into());
-        self.timers.set(Deadline::Beat, now.mono_ns + BEAT.as_nanos() as u64);
+        envelope::seal(Kind::Beat, &codec::encode(&beat), &self.signer).into()
     }
 }

@@ -91,7 +91,7 @@ async fn introduced(
 }
 
 async fn converse(sender: Sender, mut receiver: Receiver, waker: &Waker) -> anyhow::Result<()> {
-    let (outlet, sending) = Outlet::new(sender, FRAMES);
+    let (outlet, sending) = Outlet::new(sender, FRAMES, None);
     waker.send(Wake::UplinkUp { outlet }).await?;
     let receiving = async {
         loop {

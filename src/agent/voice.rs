@@ -33,6 +33,9 @@ const ANSWERS_BYTES_MAX: usize = 16 << 20;
 /// The one subscription of an agent.
 const CALLS: Ticket = Ticket(1);
 
+/// The one message of which the uplink says when the server has read it, and so all before it.
+const FAREWELL: Ticket = Ticket(2);
+
 /// A message from the bus.
 #[derive(Debug)]
 pub(super) struct Heard {
@@ -91,6 +94,7 @@ pub(super) struct Voice {
     telling: Waiting,
     /// What somebody waits for.
     answers: Waiting,
+    farewell_heard: bool,
     /// Messages that the uplink dropped because the agent was slow.
     pub(super) dropped: u64,
 }
@@ -112,6 +116,7 @@ impl Voice {
             state,
             telling: Waiting::up_to(TELLING_BYTES_MAX),
             answers: Waiting::up_to(ANSWERS_BYTES_MAX),
+            farewell_heard: false,
             dropped: 0,
         }
     }
@@ -172,9 +177,11 @@ impl Voice {
                 self.dropped += counts.malformed + counts.oversize + counts.overflow;
                 None
             }
-            FromUplink::Hello(_) | FromUplink::Published { .. } | FromUplink::Refused { .. } => {
+            FromUplink::Published { ticket } | FromUplink::Refused { ticket, .. } => {
+                self.farewell_heard |= ticket == FAREWELL;
                 None
             }
+            FromUplink::Hello(_) => None,
         }
     }
 
@@ -194,6 +201,24 @@ impl Voice {
     pub(super) fn beat(&mut self, envelope: &Arc<[u8]>) {
         let subject = Subject::Beat { fleet: self.fleet.clone(), origin: self.node.clone() };
         self.tell(&subject, envelope);
+    }
+
+    /// Says a last heartbeat, behind everything else.
+    pub(super) fn farewell(&mut self, envelope: &Arc<[u8]>) {
+        let subject = Subject::Beat { fleet: self.fleet.clone(), origin: self.node.clone() };
+        self.farewell_heard = false;
+        self.say(ToUplink::Publish {
+            ticket: FAREWELL,
+            to: subject.to_string(),
+            bytes: ByteBuf::from(envelope.as_ref()),
+            keep_ms: 0,
+            confirm: Confirm::Flushed,
+        });
+    }
+
+    /// Says whether the server of the bus has read it, or never will.
+    pub(super) fn was_farewell_heard(&self) -> bool {
+        self.farewell_heard
     }
 
     /// Answers at an inbox.

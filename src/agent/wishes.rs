@@ -90,6 +90,7 @@ impl Agent {
             specs: self.services.specs(),
             entropy: clock::entropy(),
             reconciled: self.hands.met(),
+            bus: self.setup.own_bus(),
         };
         match self.node.decide(&world, Input::Wish(wish)) {
             Ok(decision) => {

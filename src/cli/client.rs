@@ -14,6 +14,7 @@ pub use pending::{Missing, Pending};
 use super::args::Via;
 use super::context::{Context, not_up};
 use super::error::CliError;
+use super::session::alive;
 use super::wish::{Caller, Signed};
 use crate::domain::code::Code;
 use crate::domain::id::{FleetId, NodeId};
@@ -42,6 +43,8 @@ pub struct Client {
     named: Vec<NodeId>,
     own: Option<NodeId>,
     timeout: Option<Duration>,
+    /// Whether the bus is the one that this machine runs itself.
+    bus_is_here: bool,
 }
 
 #[derive(Debug)]
@@ -84,7 +87,9 @@ impl Client {
             // Boxed: a future of 16 KiB would otherwise be part of every command.
             let road = Box::pin(bus::Road::connect(context, setup.as_ref(), &caller)).await?;
             let named = whom.nodes.iter().cloned().collect();
-            return Ok(Self { caller, route: Route::Bus(road), named, own, timeout });
+            let bus = setup.as_ref().and_then(|setup| setup.bus.as_ref());
+            let bus_is_here = context.global.bus.is_none() && bus.is_some_and(|bus| bus.own_server);
+            return Ok(Self { caller, route: Route::Bus(road), named, own, timeout, bus_is_here });
         }
         let own = own.ok_or_else(|| not_up(context))?;
         if let Some(other) = whom.nodes.iter().find(|node| **node != own) {
@@ -95,7 +100,14 @@ impl Client {
         }
         let caller = Caller::load(context, true)?;
         let route = Route::Local(local::Road::connect(context, own.clone()).await?);
-        Ok(Self { caller, route, named: vec![own.clone()], own: Some(own), timeout })
+        Ok(Self {
+            caller,
+            route,
+            named: vec![own.clone()],
+            own: Some(own),
+            timeout,
+            bus_is_here: false,
+        })
     }
 
     /// Asks something of the audience.
@@ -140,6 +152,16 @@ impl Client {
     /// Says whether it goes over the bus, where nobody tells that an answer was lost.
     pub fn is_by_bus(&self) -> bool {
         matches!(self.route, Route::Bus(_))
+    }
+
+    /// Says whether nobody is left who could answer: what was spoken through is part of this machine's smgr, and that is
+    /// down.
+    pub fn is_gone_for_good(&self, context: &Context) -> bool {
+        let is_here = match &self.route {
+            Route::Local(_) => true,
+            Route::Bus(_) => self.bus_is_here,
+        };
+        is_here && alive(context).is_none()
     }
 
     /// Returns until when outcomes are waited for.

@@ -15,7 +15,9 @@ use tokio::time::{Instant, sleep_until};
 use super::client::{Client, Whom};
 use super::context::Context;
 use super::error::CliError;
+use crate::config;
 use crate::domain::code::Code;
+use crate::domain::id::ServiceId;
 use crate::ipc::channel::watch;
 use crate::ipc::hello::Part;
 use crate::ipc::place::Place;
@@ -79,6 +81,26 @@ pub async fn until_up(
         }
         changes.next().await;
     }
+}
+
+/// Adds which service was probably meant, where none has the name.
+pub async fn with_likely(
+    context: &Context,
+    whom: &Whom,
+    meant: &ServiceId,
+    error: CliError,
+) -> CliError {
+    if error.code != Code::NO_SUCH_SERVICE {
+        return error;
+    }
+    let Ok(mut client) = Client::connect(context, whom).await else { return error };
+    let known = status(&mut client).await.map(|status| status.services).unwrap_or_default();
+    let near = config::likely_service(known.iter().map(|it| &it.service), meant.as_str());
+    let hint = near.map_or_else(
+        || format!("is `{meant}` spelt right?"),
+        |near| format!("did you mean `{near}`?"),
+    );
+    error.hint(hint).next("smgr status")
 }
 
 /// Asks the node of this machine how it is.

@@ -12,16 +12,13 @@ use std::sync::{Mutex, PoisonError};
 
 use super::error::CliError;
 use crate::agent::folder::{StateFolder, write_new, write_whole};
-use crate::agent::setup::BusSetup;
+use crate::agent::setup::{BUS_SERVICE, BusSetup};
 use crate::bus::{SERVER_VERSION_FLOOR, ServerVersion, event_stream_name};
 use crate::domain::code::Code;
 use crate::domain::id::{FleetId, NodeId, Principal};
 use crate::domain::policy::KeyClass;
 use crate::wire::key::Keyring;
 use crate::wire::subject::{EVERY_INBOX, InboxPrefix, all_of};
-
-/// The name of the service.
-pub const SERVICE: &str = "nats";
 
 /// The port that is taken when it is free, because people expect it there.
 const PORT: u16 = 4222;
@@ -176,7 +173,7 @@ pub fn prepare(
     std::fs::create_dir_all(&store).map_err(write)?;
     std::fs::create_dir_all(folder.internal_services()).map_err(write)?;
     write_whole(&config, server_config(port, &store, &users).as_bytes(), 0o600).map_err(write)?;
-    let spec = folder.internal_services().join(format!("{SERVICE}.toml"));
+    let spec = folder.internal_services().join(format!("{}.toml", *BUS_SERVICE));
     let text = service_spec(&found.program, &config, is_root);
     write_whole(&spec, text.as_bytes(), 0o600).map_err(write)?;
     Ok(BusSetup {

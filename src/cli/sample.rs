@@ -360,7 +360,12 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             kind: "full".to_owned(),
             why: "no space".to_owned(),
         }),
-        Event::LogRecovered(LogRecovered { unavailable_ms: 3000, late: 4, summarized: 2 }),
+        Event::LogRecovered(LogRecovered {
+            unavailable_ms: 3000,
+            late: 4,
+            summarized: 2,
+            dropped: 0,
+        }),
         Event::AgentStarted(part.clone()),
         Event::AgentStopping(AgentStopping { leave_running: false }),
         Event::InstanceStarting(InstanceStarting { from: StateName::Inactive, fresh: true }),

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -51,7 +52,10 @@ impl Session {
     /// # Errors
     /// When another `smgr up` holds it.
     pub fn take(context: &Context) -> Result<Self, CliError> {
-        let path = context.folder.up_lock();
+        Self::take_at(&context.folder.up_lock())
+    }
+
+    fn take_at(path: &Path) -> Result<Self, CliError> {
         let failed = |error: io::Error| {
             CliError::caused(Code::IO, "failed to lock the state folder", &error)
                 .at(path.display().to_string())
@@ -62,17 +66,25 @@ impl Session {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(&path)
+            .open(path)
             .map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(already_up(read(&mut file).map_or(0, |record| record.pid)));
+                // One that has just begun, or whoever wrote before it, may not have a process to name.
+                let holder = read(&mut file).map(|record| record.pid);
+                let lives = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
+                return Err(holder.filter(lives).map_or_else(begins, already_up));
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         let before = read(&mut file);
-        Ok(Self { file, before })
+        let mut session = Self { file, before };
+        // At once: whoever comes too late is told of this process.
+        let (mode, launcher) =
+            before.map_or((Mode::Foreground, 0), |record| (record.mode, record.launcher));
+        session.record(mode, launcher)?;
+        Ok(session)
     }
 
     /// Writes down who holds it, and how.
@@ -81,9 +93,11 @@ impl Session {
     /// When the disk refuses.
     pub fn record(&mut self, mode: Mode, launcher: u32) -> Result<(), CliError> {
         let record = Record { pid: std::process::id(), mode, launcher };
+        let text = record.text();
+        // Cut behind what was written: whoever reads meanwhile finds a record in its first line.
         let written = self.file.rewind().and_then(|()| {
-            self.file.set_len(0)?;
-            self.file.write_all(record.text().as_bytes())
+            self.file.write_all(text.as_bytes())?;
+            self.file.set_len(text.len() as u64)
         });
         written
             .map_err(|error| CliError::caused(Code::IO, "failed to write the state folder", &error))
@@ -121,6 +135,10 @@ fn read(file: &mut File) -> Option<Record> {
 /// Says that one smgr serves one state folder.
 pub fn already_up(pid: u32) -> CliError {
     CliError::new(Code::ALREADY_UP, format!("already up (pid {pid}): smgr attach, smgr down"))
+}
+
+fn begins() -> CliError {
+    CliError::new(Code::ALREADY_UP, "another `smgr up` of this state folder is just beginning")
 }
 
 /// Which of the parts that keep a node going are there.
@@ -203,6 +221,18 @@ fn pidfd(pid: u32) -> Option<std::os::fd::OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_second_one_is_refused_in_the_name_of_the_first_from_the_beginning() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("up.lock");
+        let first = Session::take_at(&path).unwrap();
+        let refused = Session::take_at(&path).unwrap_err();
+        assert_eq!(refused.code, Code::ALREADY_UP);
+        assert!(refused.what.contains(&format!("pid {}", std::process::id())), "{}", refused.what);
+        drop(first);
+        assert!(Session::take_at(&path).is_ok());
+    }
 
     #[test]
     fn a_record_reads_what_it_writes_and_nothing_else() {

@@ -23,6 +23,10 @@ const CALL_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::f
 /// question or the answer may have died with it.
 const CALL_INTO_SILENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
+/// How long smgr on this machine may be down before an answer of it is waited for no longer: who takes it down and up
+/// again, as for an upgrade, gets the first outcome.
+const BACK_WITHIN: Duration = Duration::from_secs(3);
+
 /// What one node made of a wish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -70,7 +74,16 @@ pub async fn carry_out(
         if !hear(client, wish, detach, (until, deadline), &mut verdicts).await? {
             return Ok(verdicts);
         }
+        let mut gone_since = None;
         loop {
+            match client.is_gone_for_good(context) {
+                true if gone_since.get_or_insert_with(Instant::now).elapsed() > BACK_WITHIN => {
+                    verdicts.lost();
+                    return Ok(verdicts);
+                }
+                true => {}
+                false => gone_since = None,
+            }
             if timeout_at(deadline, sleep(pause)).await.is_err() {
                 return Ok(verdicts);
             }
@@ -146,6 +159,16 @@ impl Verdicts {
             }
         };
         self.nodes.insert(answer.node, verdict);
+    }
+
+    /// Nobody is left who could tell more.
+    fn lost(&mut self) {
+        for verdict in self.nodes.values_mut() {
+            if let Verdict::Accepted(event) = verdict {
+                let why = "smgr went down here before it told the outcome".to_owned();
+                *verdict = Verdict::Ended(Outcome::Unknown { why }, event.clone());
+            }
+        }
     }
 
     /// Returns how the command exits: the worst that any node has to say.

@@ -388,12 +388,24 @@ fn outside(name: &str, key: &Place) -> Mistake {
 
 type Waits = BTreeMap<ServiceId, BTreeMap<ServiceId, Place>>;
 
+/// Returns the service that was probably meant by a name that none has.
+pub fn likely_service<'n>(
+    names: impl IntoIterator<Item = &'n ServiceId>,
+    meant: &str,
+) -> Option<&'n ServiceId> {
+    let near = names.into_iter().map(|name| (strsim::osa_distance(name.as_str(), meant), name));
+    near.filter(|(distance, _)| *distance <= 2).min().map(|(_, name)| name)
+}
+
 fn unknown_dependencies(waits: &Waits, names: &BTreeSet<ServiceId>) -> Vec<Mistake> {
     let all = waits.values().flatten().filter(|(other, _)| !names.contains(*other));
     all.map(|(other, place)| {
         let label = format!("there is no service `{other}`");
-        let hint = near(other, names, "define it, or take the dependency out");
-        place.mistake(Code::UNKNOWN_DEPENDENCY, label).hint(hint)
+        let mistake = place.mistake(Code::UNKNOWN_DEPENDENCY, label);
+        match likely_service(names, other.as_str()) {
+            Some(near) => mistake.hint(format!("did you mean `{near}`?")),
+            None => mistake.hint("define it, or take the dependency out"),
+        }
     })
     .collect()
 }

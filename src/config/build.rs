@@ -17,6 +17,9 @@ use crate::domain::spec::{
 };
 use crate::domain::template::{Piece, Template};
 
+/// Dependencies of one service. An event that names all that one waits for has to fit its row.
+const DEPENDENCIES_MAX: usize = 64;
+
 /// The names that `${name}` may use in a service.
 pub(super) const NAMES: &[&str] =
     &["release", "service", "instance", "run", "node", "fleet", "runtime"];
@@ -195,8 +198,15 @@ impl Builder<'_> {
 
     fn dependencies(&mut self) -> BTreeMap<ServiceId, DependsOn> {
         let merged = self.merged;
-        let names = merged.names(&["depends_on"]).into_iter();
+        let names = merged.names(&["depends_on"]);
+        if names.len() > DEPENDENCIES_MAX {
+            let label = format!("more than {DEPENDENCIES_MAX} dependencies");
+            let mistake = self.place(&["depends_on"]).mistake(Code::TOO_MANY, label);
+            self.mistakes.push(mistake.hint("depend on one service that depends on the others"));
+            return BTreeMap::new();
+        }
         names
+            .into_iter()
             .filter_map(|name| {
                 let depends_on = DependsOn {
                     condition: merged.choice(&["depends_on", &name, "condition"]),

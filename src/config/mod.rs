@@ -20,7 +20,9 @@ mod reference;
 mod source;
 mod write;
 
-pub use assemble::{Input, Loaded, LoadedService, Options, Part, assemble, canonical};
+pub use assemble::{
+    Input, Loaded, LoadedService, Options, Part, assemble, canonical, likely_service,
+};
 pub use env_file::{load_env_file, parse_env_file};
 pub use load::{Roots, load, load_with, read_input, read_regular};
 pub use merge::Effective;

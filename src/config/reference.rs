@@ -46,6 +46,8 @@ bodies under `[service.NAME]`. Keys that smgr does not know are refused; a key o
 instance, run, node, fleet or runtime (a folder of its own for each run), and in an action for its
 parameters; `$$` is a dollar sign; environment variables are not expanded. Tables of several layers
 merge, everything else replaces, and `enabled = false` switches a block with a name of its own off.
+A stop sends `stop.signal` to the main process. Once that has ended, what it left behind is sent
+the signal too, and what is left of its tree at `stop.timeout` is killed.
 ";
 
 /// Splits a path into its block and its last name.

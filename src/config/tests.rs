@@ -229,6 +229,19 @@ fn layers_merge_tables_replace_the_rest_and_every_value_knows_its_origin() {
 }
 
 #[test]
+fn a_service_waits_for_so_many_others_and_no_more() {
+    let on = |count: usize| -> Vec<Input> {
+        let name = |number: usize| format!("{}{number}", "n".repeat(50));
+        let blocks: String =
+            (0..count).map(|number| format!("[depends_on.{}]\n", name(number))).collect();
+        let others = (0..count).map(|number| body(&name(number), "exec = [\"a\"]"));
+        others.chain([body("web", &format!("exec = [\"a\"]\n{blocks}"))]).collect()
+    };
+    assert_eq!(codes(on(64)), []);
+    assert_eq!(codes(on(65)), [Code::TOO_MANY]);
+}
+
+#[test]
 fn an_inherited_block_is_switched_off() {
     let inputs = vec![
         body("web", "exec = [\"a\"]\n[depends_on.gone]\n[action.clear]\nexec = [\"b\"]\n"),

@@ -314,8 +314,8 @@ impl<'a> Turn<'a> {
         for (intent, outcome) in due {
             self.execute(intent, outcome);
         }
-        let ended =
-            self.head().stopping.filter(|leave_running| *leave_running || self.all_at_rest());
+        self.end_actions();
+        let ended = self.head().stopping.filter(|leave_running| *leave_running || self.is_down());
         if let Some(leave_running) = ended
             && (self.may_end || !self.events.is_empty())
             && (self.world.reconciled || self.reconciling || leave_running)
@@ -336,7 +336,7 @@ impl<'a> Turn<'a> {
                 .then(|| open.failed.clone().unwrap_or(Outcome::Done { changed: open.changed })),
             Action::Shutdown { leave_running } => {
                 let known = self.world.reconciled || self.reconciling;
-                let over = *leave_running || (known && self.all_at_rest());
+                let over = *leave_running || (known && self.is_down());
                 (over && self.head().stopping.is_some()).then_some(Outcome::Done { changed: true })
             }
             // These two end with an input of their own.
@@ -344,9 +344,42 @@ impl<'a> Turn<'a> {
         }
     }
 
-    fn all_at_rest(&self) -> bool {
+    /// Ends the actions of a node that goes down, once their services have: each is answered before the node is gone.
+    fn end_actions(&mut self) {
+        let known = self.world.reconciled || self.reconciling;
+        if self.head().stopping != Some(false) || !known || !self.others_at_rest() {
+            return;
+        }
+        for intent in self.actions().collect::<Vec<_>>() {
+            self.repair(Act::KillAction { intent });
+        }
+    }
+
+    /// Returns the wishes whose action has not ended.
+    fn actions(&self) -> impl Iterator<Item = IntentId> {
+        let is_action = |record: &Record| matches!(record.action, Action::Run { .. });
+        self.open_intents().filter(move |(_, record, _)| is_action(record)).map(|(id, ..)| id)
+    }
+
+    fn runs_actions(&self) -> bool {
+        self.actions().next().is_some()
+    }
+
+    fn is_bus(&self, service: &ServiceId) -> bool {
+        self.world.bus == Some(service)
+    }
+
+    /// Says whether nothing runs but what the node's own answers go through.
+    fn others_at_rest(&self) -> bool {
         self.services()
+            .filter(|(id, _)| !self.is_bus(id))
             .all(|(_, service)| service.instances.iter().all(|instance| instance.state.at_rest()))
+    }
+
+    /// Says whether nothing runs, and nobody waits for the outcome of an action.
+    fn is_down(&self) -> bool {
+        let mut slots = self.services().flat_map(|(_, service)| &service.instances);
+        slots.all(|slot| slot.state.at_rest()) && !self.runs_actions()
     }
 
     /// Adds the spawns and timers that follow from where every touched instance stands now.

@@ -191,6 +191,8 @@ pub enum Operation {
     Spawn(InstanceId, RunId),
     /// What the stop of a run asks for, by phase.
     Stop(InstanceId, RunId),
+    /// What the stop of a run asks of those that its main process left behind.
+    StopRest(InstanceId, RunId),
     /// The command before a stop.
     PreStop(InstanceId, RunId),
     /// What a wish asks of one instance.
@@ -217,6 +219,10 @@ impl Operation {
             }
             Self::Stop(id, run) => {
                 instance(2, id);
+                hash.update(run.0.to_be_bytes());
+            }
+            Self::StopRest(id, run) => {
+                instance(6, id);
                 hash.update(run.0.to_be_bytes());
             }
             Self::PreStop(id, run) => {

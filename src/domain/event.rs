@@ -330,6 +330,11 @@ pub struct LogUnavailable {
     pub why: String,
 }
 
+/// Leaves out what counts nothing, so that records of before keep their bytes.
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// Body of `log.recovered`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -340,6 +345,9 @@ pub struct LogRecovered {
     pub late: u64,
     /// Events that were folded into summaries.
     pub summarized: u64,
+    /// Events of no service, for which there was no room: nothing tells more of them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped: u64,
 }
 
 /// Body of `agent.started` and `keeper.started`.

@@ -23,6 +23,8 @@ pub struct World<'a> {
     /// Whether `Reconcile` was decided since the agent and the keeper last met. Until then nothing is started
     /// or stopped: what runs is not known.
     pub reconciled: bool,
+    /// The service through which the node is heard, when it is one of its own: the last to go down.
+    pub bus: Option<&'a ServiceId>,
 }
 
 /// What has happened, to be appended in this order, and what is to be done about it.

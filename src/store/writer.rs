@@ -64,6 +64,9 @@ pub(crate) struct Hub {
     work: Condvar,
     /// Wakes the watch: a commit has begun after a quiet time, or all is to end.
     watch: Condvar,
+    /// Held while a stall is told of, so that its end is told of after it. Whoever holds it takes no other lock of the
+    /// hub: the owner, who is told, may be waiting for one.
+    telling: Mutex<()>,
     /// Rows are being made that a lane will have in a moment.
     announced: AtomicBool,
 }
@@ -143,7 +146,11 @@ impl Hub {
 
     /// Ends what [`Hub::commit_begins`] began; says whether it was reported as stalled.
     pub(crate) fn commit_ends(&self) -> bool {
-        self.lock().commit.take().is_some_and(|commit| commit.told)
+        let was_told = self.lock().commit.take().is_some_and(|commit| commit.told);
+        if was_told {
+            drop(self.telling.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        was_told
     }
 }
 
@@ -219,11 +226,14 @@ fn watch(hub: &Hub) {
                 // Before the commit can end, which takes it back.
                 lane.lock().stuck = true;
             }
+            // Taken before the commit can end, and held beyond the hub's own lock.
+            let telling = hub.telling.lock().unwrap_or_else(PoisonError::into_inner);
             drop(state);
             if let Some(lane) = lane {
                 let why = format!("a write has been waiting for the disk for {age:?}");
                 lane.tell(LogNotice::Unavailable { kind: Outage::Stalled, why });
             }
+            drop(telling);
             state = hub.lock();
             continue;
         }

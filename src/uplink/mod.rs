@@ -10,9 +10,11 @@ mod session;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{sleep, timeout};
 
 use crate::ipc::channel;
 use crate::ipc::hello::{Incarnation, Part};
@@ -27,6 +29,10 @@ const REDIAL_FIRST: Duration = Duration::from_millis(20);
 
 /// The longest such delay. An agent is away for longer only when it cannot start.
 const REDIAL_MAX: Duration = Duration::from_secs(2);
+
+/// How long an agent may still be served when the uplink was told to stop: the agent ends first, and what it said last
+/// may lie unread in the socket.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where the uplink finds its agent.
 #[derive(Clone, Debug)]
@@ -65,24 +71,39 @@ pub fn run(options: &UplinkOptions) -> Result<(), UplinkError> {
         let (mut terminate, mut interrupt) =
             (stop(SignalKind::terminate())?, stop(SignalKind::interrupt())?);
         let (mut bus, socket) = (BusLink::default(), place.uplink_socket());
-        let ended = tokio::select! {
-            ended = serve(&socket, &mut bus) => ended,
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
         };
+        let ended = serve(&socket, &mut bus, stop).await;
         bus.close().await;
         ended
     })
 }
 
-/// Serves one agent after the other.
-async fn serve(socket: &Path, bus: &mut BusLink) -> Result<(), UplinkError> {
+/// Serves one agent after the other, until it is told to stop. What an agent that has ended said last still goes out.
+async fn serve(
+    socket: &Path,
+    bus: &mut BusLink,
+    stop: impl Future<Output = ()>,
+) -> Result<(), UplinkError> {
     let incarnation = Incarnation::draw();
     let mut failures = 0_u32;
+    let mut stop = pin!(stop);
     loop {
         match channel::connect(socket) {
             Ok((sender, receiver)) => {
-                match session::serve(sender, receiver, incarnation, bus).await {
+                let mut session = pin!(session::serve(sender, receiver, incarnation, bus));
+                let ended = tokio::select! {
+                    ended = &mut session => ended,
+                    () = &mut stop => {
+                        drop(timeout(LAST_WORDS_WITHIN, session).await);
+                        return Ok(());
+                    }
+                };
+                match ended {
                     SessionEnd::Protocol(source) => return Err(UplinkError::Protocol { source }),
                     // A session that worked starts the delays anew; one that was refused does not.
                     SessionEnd::Served(why) => {
@@ -95,6 +116,9 @@ async fn serve(socket: &Path, bus: &mut BusLink) -> Result<(), UplinkError> {
             Err(_) => failures = failures.saturating_add(1),
         }
         let longest = retry::doubled(REDIAL_FIRST, REDIAL_MAX, failures);
-        tokio::time::sleep(retry::drawn(longest / 2..=longest)).await;
+        tokio::select! {
+            () = sleep(retry::drawn(longest / 2..=longest)) => {}
+            () = &mut stop => return Ok(()),
+        }
     }
 }

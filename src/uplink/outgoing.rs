@@ -71,79 +71,72 @@ impl Publisher {
         }
     }
 
-    /// Works until the agent is gone.
+    /// Works until the session is over and all that it handed over was tried.
     pub(super) async fn run(mut self) -> SocketError {
-        loop {
-            if let Err(error) = self.step().await {
-                return error;
-            }
-        }
+        while self.step().await {}
+        SocketError::Closed
     }
 
-    async fn step(&mut self) -> Result<(), SocketError> {
+    /// Does what comes next; says whether there can be more.
+    async fn step(&mut self) -> bool {
         // Live events are worth nothing later, so only what is kept needs a clock and an eye on the bus.
         let waits = !self.kept.is_empty();
         let next_end = self.kept.iter().map(|kept| kept.keep_until).min();
         tokio::select! {
             work = self.work.recv() => match work {
-                None => Err(SocketError::Closed),
+                None => return false,
                 Some(Work::Use(connection)) => {
                     self.state = connection.as_ref().map(Connection::state);
                     self.connection = connection;
-                    self.flush_kept().await
+                    self.flush_kept().await;
                 }
                 Some(Work::Publish(publication)) => {
-                    self.flush_kept().await?;
+                    self.flush_kept().await;
                     if publication.keep_until > Instant::now() && !self.is_up() {
                         self.kept.push_back(publication);
-                        return Ok(());
+                    } else {
+                        self.publish(publication).await;
                     }
-                    self.publish(publication).await
                 }
             },
             () = changed(&mut self.state), if waits => self.flush_kept().await,
             () = sleep_until(next_end.unwrap_or_else(Instant::now)), if waits => self.expire().await,
         }
+        true
     }
 
     fn is_up(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.borrow().is_up())
     }
 
-    async fn flush_kept(&mut self) -> Result<(), SocketError> {
+    async fn flush_kept(&mut self) {
         while self.is_up() {
             let Some(publication) = self.kept.pop_front() else { break };
-            self.publish(publication).await?;
+            self.publish(publication).await;
         }
-        Ok(())
     }
 
-    async fn expire(&mut self) -> Result<(), SocketError> {
+    async fn expire(&mut self) {
         let now = Instant::now();
         let (ended, kept) = self.kept.drain(..).partition(|kept| kept.keep_until <= now);
         self.kept = kept;
         for publication in Vec::from(ended) {
-            self.publish(publication).await?; // Says why it cannot.
+            self.publish(publication).await; // Says why it cannot.
         }
-        Ok(())
     }
 
     /// Publishes, says what came of it, and gives the credit back.
-    async fn publish(&mut self, publication: Publication) -> Result<(), SocketError> {
+    async fn publish(&mut self, publication: Publication) {
         let (ticket, confirm) = (publication.ticket, publication.confirm);
-        match (self.try_publish(publication).await, confirm) {
-            (Ok(()), Confirm::Nothing) => {}
-            (Ok(()), Confirm::Sent | Confirm::Flushed) => {
-                self.sender.send(&FromUplink::Published { ticket }).await?;
-            }
-            (Err(error), _) => {
-                let why = error.to_string();
-                self.sender.send(&FromUplink::Refused { ticket, why }).await?;
-            }
-        }
-        match self.granting.done() {
-            Some(count) => self.sender.send(&FromUplink::Credit(count)).await,
-            None => Ok(()),
+        let said = match (self.try_publish(publication).await, confirm) {
+            (Ok(()), Confirm::Nothing) => None,
+            (Ok(()), Confirm::Sent | Confirm::Flushed) => Some(FromUplink::Published { ticket }),
+            (Err(error), _) => Some(FromUplink::Refused { ticket, why: error.to_string() }),
+        };
+        let credit = self.granting.done().map(FromUplink::Credit);
+        for frame in said.into_iter().chain(credit) {
+            // An agent that is gone hears nothing of it, and what it said before it went is published all the same.
+            drop(self.sender.send(&frame).await);
         }
     }
 

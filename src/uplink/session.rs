@@ -1,6 +1,7 @@
 //! One agent, from its hello to its end.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -24,6 +25,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the agent may leave a full socket unread. One that takes longer hangs, and is dialled again.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the bus may take for what an agent said before it went.
+const LAST_WORDS_WITHIN: Duration = Duration::from_millis(500);
 
 /// The shortest time between two reports of drops, so that a flood on the bus is none on the socket.
 const DROPS_INTERVAL: Duration = Duration::from_secs(1);
@@ -103,10 +107,15 @@ pub(super) async fn serve(
         subscriptions: BTreeMap::new(),
         tasks: JoinSet::new(),
     };
+    let mut publishing = pin!(publisher.run());
     let end = tokio::select! {
-        end = session.run(&mut receiver) => end,
+        end = session.run(&mut receiver) => {
+            // What the agent said before it went is still said; the publisher ends behind the last of it.
+            drop(timeout(LAST_WORDS_WITHIN, publishing).await);
+            end
+        }
         end = deliver => end.into(),
-        end = publisher.run() => end.into(),
+        end = &mut publishing => end.into(),
     };
     SessionEnd::Served(end)
 }

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 use crate::agent::setup::NodeSetup;
-use crate::bus::{Answers, BusOptions, Connection, Credentials, NobodyListens};
+use crate::bus::{Answers, BusOptions, BusState, Connection, Credentials, NobodyListens};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::wish::{Caller, Signed};
@@ -33,6 +33,8 @@ pub(super) enum Heard {
     Answer(Vec<u8>),
     /// The server knows of nobody who listens for this node.
     Nobody(NodeId),
+    /// The connection ended: answers on their way are lost.
+    Lost,
 }
 
 impl Road {
@@ -94,16 +96,22 @@ impl Road {
                 .request(&subject, signed.bytes.clone(), within)
                 .await
                 .map_err(|error| CliError::from_error(Code::BUS_UNREACHABLE, &error))?;
-            tokio::spawn(forward(answers, node, sender.clone()));
+            tokio::spawn(forward(answers, node, self.connection.state(), sender.clone()));
         }
         Ok(receiver)
     }
 }
 
 /// Passes answers on until the time is over or nobody takes them any more.
-async fn forward(mut answers: Answers, node: Option<NodeId>, to: mpsc::Sender<Heard>) {
+async fn forward(
+    mut answers: Answers,
+    node: Option<NodeId>,
+    mut bus: watch::Receiver<BusState>,
+    to: mpsc::Sender<Heard>,
+) {
     loop {
         let heard = tokio::select! {
+            biased;
             answer = answers.next() => match answer {
                 Ok(Some(bytes)) => Heard::Answer(bytes),
                 Ok(None) => return,
@@ -118,12 +126,21 @@ async fn forward(mut answers: Answers, node: Option<NodeId>, to: mpsc::Sender<He
                     }
                 },
             },
+            () = down(&mut bus) => {
+                drop(to.send(Heard::Lost).await);
+                return;
+            }
             () = to.closed() => return,
         };
         if to.send(heard).await.is_err() {
             return;
         }
     }
+}
+
+/// Waits until the connection is lost.
+async fn down(bus: &mut watch::Receiver<BusState>) {
+    drop(bus.wait_for(|bus| !bus.is_up()).await);
 }
 
 /// Finds the credentials of a machine that commands but was not set up as a node, such as a CI runner.

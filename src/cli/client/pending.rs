@@ -162,6 +162,7 @@ impl Source<'_> {
             Self::Bus(heard) => match heard.recv().await {
                 Some(Heard::Answer(bytes)) => Came::Bytes(bytes),
                 Some(Heard::Nobody(node)) => Came::Absent(node),
+                Some(Heard::Lost) => Came::Lost,
                 None => Came::Over,
             },
         })

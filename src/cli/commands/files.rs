@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::service::{outcome, wish};
+use super::service::{Place, outcome, wish};
 use crate::cli::args::{Run, Waiting};
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, short};
@@ -12,6 +12,7 @@ use crate::cli::error::CliError;
 use crate::cli::interrupt::Interrupted;
 use crate::cli::out::{Out, width};
 use crate::cli::plan::Plan;
+use crate::cli::verdict::Verdict;
 use crate::cli::{launch, nats, specs};
 use crate::config;
 use crate::domain::code::{Code, ExitCode};
@@ -38,8 +39,15 @@ pub(super) async fn run(context: &Context, args: Run, out: Out) -> Result<ExitCo
     config::write_service_file(&path, &command)
         .map_err(|mistake| specs::mistaken(&[mistake], "nothing was started"))?;
     let action = Action::Apply { services: vec![name.clone()] };
-    let ended = outcome(context, &Whom::default(), action, args.waiting, out).await;
+    let (whom, waiting) = (Whom::default(), args.waiting);
+    let ended = outcome(context, &whom, action, waiting, (Place::Before, out)).await;
     match ended {
+        Ok(Ok(verdicts)) if !out.is_text() && verdicts.exit(waiting.detach) != ExitCode::Done => {
+            if verdicts.nodes.values().all(|verdict| matches!(verdict, Verdict::Refused(_))) {
+                drop(std::fs::remove_file(&path));
+            }
+            return Ok(verdicts.exit(waiting.detach));
+        }
         Ok(Ok(_)) => {}
         Ok(Err(interrupted)) => return Ok(interrupted.exit()),
         Err(error) => {
@@ -49,7 +57,7 @@ pub(super) async fn run(context: &Context, args: Run, out: Out) -> Result<ExitCo
     }
     // To match its file is to want it up; to wait until it is up is another wish.
     let action = Action::Start { service: name.clone() };
-    let ended = outcome(context, &Whom::default(), action, args.waiting, out).await?;
+    let ended = outcome(context, &whom, action, waiting, (Place::Last, out)).await?;
     let verdicts = match ended {
         Ok(verdicts) => verdicts,
         Err(interrupted) => return Ok(interrupted.exit()),
@@ -123,7 +131,7 @@ pub(super) async fn remove(
     }
     let action = Action::Apply { services: vec![service.clone()] };
     let waiting = Waiting::default();
-    match outcome(context, &Whom::default(), action, waiting, out).await {
+    match outcome(context, &Whom::default(), action, waiting, (Place::Last, out)).await {
         Ok(Ok(verdicts)) if verdicts.exit(false) == ExitCode::Done => {
             std::fs::remove_file(&aside).map_err(io)?;
             if out.is_text() {

@@ -202,11 +202,24 @@ pub(super) async fn logs(
     let asked = if follow { lines.max(FOLLOWED_LINES) } else { lines };
     // The files are followed from before the first reading on, so that no line is lost between the two.
     let followed = if follow { files_of(&mut client, &selector).await } else { None };
-    let (seen, exit) = last_lines(&mut client, &selector, asked).await?;
+    let (seen, exit) = match last_lines(&mut client, &selector, asked).await {
+        Ok(read) => read,
+        Err(error) => {
+            return Err(launch::with_likely(context, &whom, &selector.service, error).await);
+        }
+    };
     let shown = lines as usize;
     for (slot, lines) in &seen {
         let shown = &lines[lines.len().saturating_sub(shown)..];
         print_lines(&selector, slot, shown, seen.len(), out);
+        let bytes: usize = lines.iter().map(String::len).sum();
+        if shown.len() < asked as usize && (bytes > READ_CUT_BYTES || shown.len() >= READ_CUT_LINES)
+        {
+            out.note(&format!(
+                "only the last {} lines of {}/{}; the rest is in its files: `log_path` of smgr status -o json",
+                shown.len(), selector.service, slot.1
+            ));
+        }
     }
     if !follow {
         return Ok(exit);
@@ -225,6 +238,10 @@ pub(super) async fn logs(
         Err(_) => Ok(ExitCode::Done), // As with a stream: one has seen enough.
     }
 }
+
+/// What a node reads of one log at most: somewhat less than 1 MiB, and 10,000 lines.
+const READ_CUT_BYTES: usize = 800 << 10;
+const READ_CUT_LINES: usize = 10_000;
 
 /// Follows the files of a service of this machine; `None` where they may not be read, or are another machine's.
 async fn files_of(

@@ -99,7 +99,9 @@ pub(super) async fn wish(
     let act = Act { action: &action, verdicts: &verdicts, pids: &pids, took_ms };
     out.data(&act.text(width()));
     let errors = verdicts.nodes.iter().filter_map(|(node, it)| it.error(node, waiting.detach));
-    errors.for_each(|error| out.error(&with_next(error, &action)));
+    for error in errors {
+        out.error(&with_next(context, whom, error, &action).await);
+    }
     Ok(exit)
 }
 
@@ -111,25 +113,40 @@ async fn pids(context: &Context, whom: &Whom, service: &ServiceId) -> Vec<u32> {
     own.filter_map(|it| it.pid).collect()
 }
 
-/// Sends one wish and prints only what is not as asked.
+/// What becomes of the result of a wish in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is the result of the command.
+    Last,
+    /// Another wish follows where this one was done, and has the result.
+    Before,
+}
+
+/// Sends one wish and prints only what is not as asked, and in JSON the result.
 pub(super) async fn outcome(
     context: &Context,
     whom: &Whom,
     action: Action,
     waiting: Waiting,
-    out: Out,
+    (place, out): (Place, Out),
 ) -> Result<Result<Verdicts, Interrupted>, CliError> {
     let (signed, verdicts) = match hear(context, whom, &action, waiting, out).await? {
         Ok(heard) => heard,
         Err(interrupted) => return Ok(Err(interrupted)),
     };
+    let is_done = verdicts.exit(waiting.detach) == ExitCode::Done;
+    if !out.is_text() && place == Place::Before && is_done {
+        return Ok(Ok(verdicts));
+    }
     if !out.is_text() {
         out.json(&verdicts.json(&signed, waiting.detach));
     } else if let [(_, Verdict::Refused(error))] = verdicts.nodes.iter().collect::<Vec<_>>()[..] {
         return Err(error.clone());
     } else {
         let errors = verdicts.nodes.iter().filter_map(|(node, it)| it.error(node, waiting.detach));
-        errors.for_each(|error| out.error(&with_next(error, &action)));
+        for error in errors {
+            out.error(&with_next(context, whom, error, &action).await);
+        }
     }
     Ok(Ok(verdicts))
 }
@@ -209,10 +226,10 @@ impl Watch {
     }
 }
 
-fn with_next(error: CliError, action: &Action) -> CliError {
+async fn with_next(context: &Context, whom: &Whom, error: CliError, action: &Action) -> CliError {
     match (&error.next, action.service()) {
         (None, Some(service)) if error.code == Code::NO_SUCH_SERVICE => {
-            error.hint(format!("is `{service}` spelt right?")).next("smgr status")
+            launch::with_likely(context, whom, service, error).await
         }
         (None, Some(service)) => {
             error.next(format!("smgr status {service}    smgr logs {service}"))

@@ -12,6 +12,7 @@ use crate::cli::screen::status::status_text;
 use crate::cli::selector::Selector;
 use crate::cli::time;
 use crate::cli::view::View;
+use crate::config;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::NodeId;
 use crate::wire::payload::{Ask, Reply};
@@ -57,8 +58,13 @@ pub(super) fn print(view: &View<'_>, out: Out) -> Result<ExitCode, CliError> {
     if exit == ExitCode::NotFound
         && let Some(selector) = view.selector
     {
-        return Err(CliError::new(Code::NO_SUCH_SERVICE, format!("no such service: {selector}"))
-            .next("smgr status"));
+        let error = CliError::new(Code::NO_SUCH_SERVICE, format!("no such service: {selector}"))
+            .next("smgr status");
+        let known = view.nodes.iter().flat_map(|node| &node.services).map(|it| &it.service);
+        return Err(match config::likely_service(known, selector.service.as_str()) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error,
+        });
     }
     match out.form {
         Output::Text => out.data(&status_text(view, time::now(), width())),

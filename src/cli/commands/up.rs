@@ -10,11 +10,11 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::archive::Archive;
-use super::service::outcome;
+use super::service::{Place, outcome};
 use crate::agent::folder::write_whole;
 use crate::agent::keyfile::{Keys, Owner, make_keys_and_trust};
 use crate::agent::launch::account_ids;
-use crate::agent::setup::{BusSetup, NodeSetup};
+use crate::agent::setup::{BUS_SERVICE, BusSetup, NodeSetup};
 use crate::cli::args::{Up, Waiting};
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, host_name, not_up, short, user_name};
@@ -97,7 +97,9 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
     if let Some(wanted) = wanted.filter(|wanted| !is_current(&status, wanted)) {
         // Refused at the start, or in a new epoch: whoever asks now hears why.
         let action = Action::Apply { services: Vec::new() };
-        let applied = outcome(context, &Whom::default(), action, Waiting::default(), out).await?;
+        let applied =
+            outcome(context, &Whom::default(), action, Waiting::default(), (Place::Last, out))
+                .await?;
         if let Err(interrupted) = applied {
             return Ok(interrupted.exit());
         }
@@ -220,7 +222,7 @@ fn bus(
             nats::prepare(folder, &found, before.as_ref(), members, context.is_root).map(Some)
         }
         None => {
-            let spec = context.folder.internal_services().join(format!("{}.toml", nats::SERVICE));
+            let spec = context.folder.internal_services().join(format!("{}.toml", *BUS_SERVICE));
             drop(std::fs::remove_file(spec)); // Without a server its service would only fail.
             if before.is_some() && !nats::is_off() {
                 warn!(
@@ -476,7 +478,7 @@ fn first_screen(
             },
         },
     };
-    let own = |service: &&ServiceStatus| service.service.as_str() != nats::SERVICE;
+    let own = |service: &&ServiceStatus| service.service != *BUS_SERVICE;
     let services: Vec<_> = status
         .services
         .iter()

@@ -31,6 +31,7 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         Event::LogUnavailable(it) => json!({"kind": it.kind, "why": it.why}),
         Event::LogRecovered(it) => json!({
             "unavailable_ms": it.unavailable_ms, "late": it.late, "summarized": it.summarized,
+            "dropped": it.dropped,
         }),
         Event::AgentStarted(it) | Event::KeeperStarted(it) => part_started(it),
         Event::AgentStopping(it) => json!({"leave_running": it.leave_running}),

@@ -99,10 +99,14 @@ pub(crate) fn clause(record: &EventRecord, event: Option<&Event>) -> String {
         }
         Event::LogUnavailable(it) => format!("history cannot be written ({}): {}", it.kind, it.why),
         Event::LogRecovered(it) => format!(
-            "history can be written again after {}; {}, {} only summarised",
+            "history can be written again after {}; {}, {} only summarised{}",
             span(it.unavailable_ms),
             count(it.late, "late event"),
-            it.summarized
+            it.summarized,
+            match it.dropped {
+                0 => String::new(),
+                dropped => format!(", {dropped} lost"),
+            }
         ),
         Event::AgentStarted(it) | Event::KeeperStarted(it) => part_words(it),
         Event::AgentStopping(it) if it.leave_running => "stopping; services go on".to_owned(),

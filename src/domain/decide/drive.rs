@@ -305,10 +305,14 @@ impl Turn<'_> {
                         .all(|(_, slot)| slot.state.is_ready() || slot.state == State::Completed)))
     }
 
-    /// Says whether an instance may be stopped: when the agent ends, those that depend on it go first.
+    /// Says whether an instance may be stopped: when the agent ends, those that depend on it go first, and what its
+    /// answers go through goes when there is nothing left to tell.
     fn may_go_down(&self, id: &InstanceId) -> bool {
         if self.head().stopping.is_none() {
             return true;
+        }
+        if self.is_bus(&id.service) && (!self.others_at_rest() || self.runs_actions()) {
+            return false;
         }
         self.services().all(|(other, service)| {
             let depends =
@@ -324,13 +328,15 @@ impl Turn<'_> {
         let mut states = self.services().flat_map(|(_, service)| &service.instances);
         self.head().stopping == Some(false)
             && states.any(|slot| !slot.state.at_rest())
+            && !(self.others_at_rest() && self.runs_actions())
             && !self.services().any(|(_, service)| {
                 service.instances.iter().any(|slot| matches!(slot.state, State::Stopping { .. }))
             })
     }
 
     fn stop_all(&self) -> Vec<(InstanceId, Step)> {
-        let up = self.services().flat_map(|(id, service)| {
+        let others = self.services().filter(|(id, _)| !self.is_bus(id) || self.others_at_rest());
+        let up = others.flat_map(|(id, service)| {
             let slots = service.slots().filter(|(_, slot)| slot.state.run().is_some());
             slots.map(|(index, _)| InstanceId { service: id.clone(), index })
         });

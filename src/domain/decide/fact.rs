@@ -142,8 +142,11 @@ impl Turn<'_> {
         let tree_empty = ended.tree_empty;
         let Some(state) = self.state(id) else { return };
         if state.run() != Some(run) || matches!(state, State::Stopping { left: Left::Rest, .. }) {
-            if tree_empty {
-                self.tree_gone(id, run);
+            match tree_empty {
+                true => self.tree_gone(id, run),
+                // Whether they were asked to end is not known.
+                false if self.reconciling && state.run() == Some(run) => self.ask_to_end(id),
+                false => {}
             }
             return;
         }
@@ -158,8 +161,8 @@ impl Turn<'_> {
                 self.stopped(id, run);
             }
             self.promise(Act::Acknowledge { instance: id.clone(), run });
-        } else if let Some(State::Stopping { phase: StopPhase::Kill, .. }) = self.state(id) {
-            self.repair(Act::KillTree { instance: id.clone(), run });
+        } else {
+            self.end_rest(id);
         }
     }
 

@@ -77,16 +77,19 @@ impl Turn<'_> {
     pub(super) fn ask_to_end(&mut self, id: &InstanceId) {
         let Some(State::Stopping { run, left, phase, reason, .. }) = self.state(id) else { return };
         let (run, phase, reason) = (*run, *phase, *reason);
-        let alive = matches!(left, Left::Alive(_));
+        let (alive, is_asked) = (matches!(left, Left::Alive(_)), *left == Left::Asked);
         let rules = self.stop_rules(&id.service);
         let act = match phase {
             StopPhase::Kill => Act::KillTree { instance: id.clone(), run },
             StopPhase::Drain => return,
-            StopPhase::Term if alive => Act::Signal {
+            StopPhase::Term if !is_asked => Act::Signal {
+                operation: match alive {
+                    true => Operation::Stop(id.clone(), run),
+                    false => Operation::StopRest(id.clone(), run),
+                },
                 instance: id.clone(),
                 run,
                 signal: rules.signal.number(),
-                operation: Operation::Stop(id.clone(), run),
             },
             StopPhase::PreStop if alive => Act::RunHook {
                 instance: id.clone(),
@@ -104,6 +107,19 @@ impl Turn<'_> {
             (_, StopReason::Wish | StopReason::Update | StopReason::Dependency) => {
                 self.promise(act);
             }
+        }
+    }
+
+    /// The main process has ended in a stop and left others behind: each is asked to end as it was. There is nobody left
+    /// to move traffic away from, so that is not waited for.
+    pub(super) fn end_rest(&mut self, id: &InstanceId) {
+        let Some(State::Stopping { phase, then, reason, .. }) = self.state(id) else { return };
+        match phase {
+            StopPhase::PreStop | StopPhase::Drain => {
+                let (then_start, reason) = (then.starts(), *reason);
+                self.enter(id, StopPhase::Term, then_start, reason);
+            }
+            StopPhase::Term | StopPhase::Kill => self.ask_to_end(id),
         }
     }
 

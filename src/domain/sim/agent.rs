@@ -259,6 +259,7 @@ impl Agent {
             specs: &self.specs,
             entropy: self.entropy,
             reconciled: self.reconciled,
+            bus: None,
         };
         let Ok(decision) = self.node.decide(&world, input) else { return Ok(()) };
         for (context, event) in decision.events {

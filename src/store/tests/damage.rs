@@ -258,6 +258,23 @@ fn a_file_that_claims_more_rows_than_a_log_can_have_is_refused() {
 }
 
 #[test]
+fn a_baseline_that_lies_outside_its_segment_is_found() {
+    for last in [600_u64, 901, u64::MAX] {
+        let place = Place::new();
+        let files = place.three_segments();
+        forge(&files[2], |transaction| {
+            let mut meta = transaction.open_table(META).unwrap();
+            meta.insert(key_of::BASELINE, last.to_le_bytes().as_slice()).unwrap();
+        });
+        let faults = verified(&place, &[]).faults;
+        assert!(
+            faults.iter().any(|fault| fault.to_string().contains("baseline")),
+            "{last}: {faults:?}"
+        );
+    }
+}
+
+#[test]
 fn every_change_that_keeps_the_checksums_right_is_found() {
     let place = Place::new();
     let files = place.three_segments();

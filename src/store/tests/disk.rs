@@ -4,14 +4,16 @@ use std::io;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use redb::{BackendError, StorageBackend};
 
-use super::{Open, PATIENCE, Place, row};
+use super::{Open, PATIENCE, Place, epoch, row};
 use crate::domain::id::Seq;
-use crate::store::{AppendError, Disk, FileDisk, LogNotice, Outage};
+use crate::store::{AppendError, Disk, FileDisk, LogNotice, Opened, Outage};
 
 /// What the disk does at the moment.
 #[derive(Debug, Default)]
@@ -236,4 +238,31 @@ fn a_stalled_disk_is_told_after_two_seconds_and_blocks_no_caller() {
     open.append(500);
     drop(open);
     holds_rows(&place, 500);
+}
+
+#[test]
+fn the_end_of_a_stall_is_told_behind_the_stall_however_slowly_that_is_heard() {
+    let (place, mood) = moody();
+    let (tell, notices) = channel();
+    let disk = mood.clone();
+    let (opened, _writer) = place.open_telling(move |notice| {
+        if matches!(notice, LogNotice::Unavailable { .. }) {
+            disk.stall(false);
+            // The commit ends meanwhile: it waits for nothing but the disk.
+            thread::sleep(Duration::from_millis(300));
+        }
+        drop(tell.send(notice));
+    });
+    let Opened::NeedsEpoch(vacant) = opened else { panic!("the log is new") };
+    let log = vacant.begin(epoch(1)).unwrap();
+    mood.stall(true);
+    let ticket = log.append(Seq(1), row(1)).unwrap();
+    assert!(ticket.wait(PATIENCE));
+    let news = notices.iter().filter_map(|notice| match notice {
+        LogNotice::Unavailable { .. } => Some("unavailable"),
+        LogNotice::Recovered => Some("recovered"),
+        _ => None,
+    });
+    assert_eq!(news.take(2).collect::<Vec<_>>(), ["unavailable", "recovered"]);
+    assert_eq!(log.outage(), None);
 }

@@ -67,12 +67,18 @@ impl Place {
     }
 
     pub(super) fn try_open(&self) -> (Opened, Receiver<LogNotice>, Writer) {
-        let writer = Writer::start().unwrap();
         let (tell, notices) = channel();
-        let tell = move |notice| drop(tell.send(notice));
-        let opened =
-            Log::open(self.options.clone(), &writer, Some(Box::new(signer())), tell).unwrap();
+        let (opened, writer) = self.open_telling(move |notice| drop(tell.send(notice)));
         (opened, notices, writer)
+    }
+
+    pub(super) fn open_telling(
+        &self,
+        tell: impl Fn(LogNotice) + Send + Sync + 'static,
+    ) -> (Opened, Writer) {
+        let writer = Writer::start().unwrap();
+        let signer = Some(Box::new(signer()) as Box<_>);
+        (Log::open(self.options.clone(), &writer, signer, tell).unwrap(), writer)
     }
 
     /// Opens the log, beginning epoch 1 when there is none.

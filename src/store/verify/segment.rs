@@ -136,6 +136,10 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<T, String>, T: Into<Told>> Verifier<'_,
             return Ok(());
         }
         self.joins(epoch, &meta.base);
+        if meta.baseline != 0 && !(first..=meta.head.size()).contains(&meta.baseline) {
+            let why = format!("its baseline ends at row {}, which it does not have", meta.baseline);
+            self.structure(path, 0, why);
+        }
         let notes = table_rows(pages, "checkpoints").map_err(ReadError::io(path))?;
         for (size, note) in &notes {
             let size = size.as_slice().try_into().map_or(0, u64::from_le_bytes);

@@ -195,7 +195,8 @@ fn row(record: &EventRecord) -> Vec<u8> {
 }
 
 fn unknown(critical: bool) -> EventRecord {
-    let event = Event::LogRecovered(LogRecovered { unavailable_ms: 0, late: 0, summarized: 0 });
+    let event =
+        Event::LogRecovered(LogRecovered { unavailable_ms: 0, late: 0, summarized: 0, dropped: 0 });
     EventRecord {
         kind: "moon.landed".to_owned(),
         critical,

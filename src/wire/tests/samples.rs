@@ -220,7 +220,12 @@ fn log_events() -> Vec<Event> {
             kind: "full".to_owned(),
             why: "No space left on device".to_owned(),
         }),
-        Event::LogRecovered(LogRecovered { unavailable_ms: 90_000, late: 12, summarized: 3 }),
+        Event::LogRecovered(LogRecovered {
+            unavailable_ms: 90_000,
+            late: 12,
+            summarized: 3,
+            dropped: 0,
+        }),
         Event::AgentStarted(part.clone()),
         Event::AgentStopping(AgentStopping { leave_running: true }),
         Event::AgentStopped(PartStopped { services_left_running: true }),

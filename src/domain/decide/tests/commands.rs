@@ -330,6 +330,28 @@ fn a_shutdown_stops_dependents_first_and_leaves_what_is_wanted_as_it_is() {
 }
 
 #[test]
+fn a_node_that_goes_down_answers_its_actions_before_its_own_bus_goes() {
+    let mut site = Site::with(&[("nats", spec()), ("web", clearing(false))]);
+    site.bus = Some(service("nats"));
+    site.start("nats", 1).start("web", 1);
+    site.wish(clear(&[("zone", "1")])).tell(Input::ActionStarted { intent: intent(1) });
+    site.wish(Action::Shutdown { leave_running: false });
+    assert_eq!(site.signals(), [("web/0".to_owned(), 15)]);
+    site.exit("web", 1, TERMINATED, 5);
+    assert!(site.signals().is_empty() && !site.stops_agent());
+    assert!(site.acts(false).contains(&&Act::KillAction { intent: intent(1) }));
+    let end = ActionEnd::Exited { exit: Exit::Signal { signal: 9, core_dumped: false }, ran_ms: 5 };
+    site.tell(Input::ActionEnded { intent: intent(1), end }).then_failed(1, Code::ACTION_FAILED);
+    let promised = site.acts(true);
+    let place = |wanted: fn(&Act) -> bool| promised.iter().position(|act| wanted(act)).unwrap();
+    let answer = place(|act| matches!(act, Act::Answer { .. }));
+    let stop = place(|act| matches!(act, Act::Signal { .. }));
+    assert!(answer < stop, "{promised:?}");
+    site.exit("nats", 1, TERMINATED, 5).then_outcome(2, true);
+    assert!(site.stops_agent());
+}
+
+#[test]
 fn a_shutdown_that_leaves_services_running_touches_none() {
     let mut site = Site::running(spec());
     site.tell(Input::Shutdown { leave_running: true }).then(&["agent.stopping"]);

@@ -1,11 +1,12 @@
 //! Start, exit, restart, stop of instances.
 
 use super::site::{Site, ended, id, service, spec};
-use crate::domain::effect::Act;
+use crate::domain::effect::{Act, Operation};
 use crate::domain::event::{Exit, RunResult, StopPhase};
 use crate::domain::id::RunId;
 use crate::domain::input::Input;
 use crate::domain::instance::State;
+use crate::domain::intent::Action;
 use crate::domain::spec::{
     DependencyCondition, DependsOn, Kind, Millis, OnLimit, ReadyBy, RestartPolicy, Spec,
 };
@@ -317,4 +318,38 @@ fn a_spec_that_changes_nothing_of_the_process_starts_nothing_anew() {
     assert_eq!(site.replayed(), site.node);
     // The spec before that one is not the one it kept.
     site.tell(adopted(3, Some(digest(1)))).then(&["service.added web", "instance.stopping web/0"]);
+}
+
+/// The end of a main process that left others behind.
+fn leaves_rest(site: &mut Site) {
+    let mut left = ended(Exit::Signal { signal: 15, core_dumped: false }, 5);
+    left.tree_empty = false;
+    site.later(5).end("web", 1, left);
+}
+
+#[test]
+fn what_a_main_process_leaves_behind_in_a_stop_is_asked_to_end_and_then_killed() {
+    let mut site = Site::running(spec());
+    site.wish(Action::Stop { service: service("web") });
+    let deadline = site.at("web").deadline(&id("web"));
+    leaves_rest(&mut site);
+    let rest = Operation::StopRest(id("web"), RunId(1));
+    assert!(
+        site.acts(true).iter().any(
+            |act| matches!(act, Act::Signal { signal: 15, operation, .. } if *operation == rest)
+        )
+    );
+    assert_eq!(site.at("web").deadline(&id("web")), deadline);
+    assert_eq!(site.pass("web").kills(), 1);
+    site.tell(Input::TreeGone { instance: id("web"), run: RunId(1) }).then_outcome(1, true);
+}
+
+#[test]
+fn without_a_main_process_nobody_waits_for_its_traffic_to_move_away() {
+    let mut site = Site::running(with(|spec| spec.stop.drain = Millis::from_secs(60)));
+    site.wish(Action::Stop { service: service("web") });
+    leaves_rest(&mut site);
+    site.then(&["instance.exited web/0", "instance.stopping web/0"]);
+    assert_eq!(site.signals(), [("web/0".to_owned(), 15)]);
+    assert_eq!(site.replayed(), site.node);
 }

@@ -25,6 +25,7 @@ pub(crate) struct Site {
     pub(crate) log: Vec<(UnixMicros, Context, Event)>,
     pub(crate) last: Decision,
     pub(crate) reconciled: bool,
+    pub(crate) bus: Option<ServiceId>,
     wishes: u8,
 }
 
@@ -93,6 +94,7 @@ impl Site {
             log: Vec::new(),
             last: Decision::default(),
             reconciled: false,
+            bus: None,
             wishes: 0,
         };
         let opened = LogOpened {
@@ -143,6 +145,7 @@ impl Site {
             specs: &self.specs,
             entropy: 0x5555_5555_5555_5555,
             reconciled: self.reconciled,
+            bus: self.bus.as_ref(),
         };
         let meets = matches!(input, Input::Reconcile(_));
         self.last = self.node.decide(&world, input)?;
