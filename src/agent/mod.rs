@@ -26,6 +26,8 @@ pub mod logs;
 mod meeting;
 mod names;
 mod outlet;
+mod probe;
+mod probes;
 mod queries;
 mod ready;
 mod recorder;

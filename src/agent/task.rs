@@ -23,6 +23,7 @@ use super::hands::{Hands, Standing};
 use super::history;
 use super::launcher::Launchers;
 use super::logs::LogThread;
+use super::probes::Probes;
 use super::queries::Queries;
 use super::recorder::{self, Live, Recorder};
 use super::services::Services;
@@ -35,7 +36,7 @@ use crate::domain::code::Code;
 use crate::domain::effect::{Act, Effect, Operation, Timer};
 use crate::domain::event::{Context, Event, LogRecovered, LogUnavailable};
 use crate::domain::id::{
-    AlertName, BootId, Digest, EventId, InstanceId, IntentId, RunId, Seq, ServiceId,
+    AlertName, BootId, CheckName, Digest, EventId, InstanceId, IntentId, RunId, Seq, ServiceId,
 };
 use crate::domain::input::{Decision, Input, World};
 use crate::domain::node::{FOLD_VERSION, Node};
@@ -107,6 +108,8 @@ pub(super) enum Deadline {
     Tell,
     /// An alert is to be looked at although no line came.
     Alert(InstanceId, AlertName),
+    /// A run is to be probed.
+    Probe(InstanceId, CheckName),
     /// Somebody has waited long enough for the next event.
     Ranges,
     /// The keeper has had long enough to answer.
@@ -126,6 +129,7 @@ pub(super) struct Agent {
     pub(super) errands: Errands,
     pub(super) logs: LogThread,
     pub(super) alerts: Alerts,
+    pub(super) probes: Probes,
     pub(super) recorder: Recorder<Promise>,
     pub(super) answers: Answers,
     pub(super) authority: Authority,
@@ -193,6 +197,7 @@ impl Agent {
             errands: Errands::default(),
             logs: parts.logs,
             alerts: Alerts::default(),
+            probes: Probes::default(),
             recorder: parts.recorder,
             authority: parts.authority,
             voice: parts.voice,
@@ -306,6 +311,9 @@ impl Agent {
             Wake::ReadyFd { instance, run } => {
                 self.decide(Input::Ready { instance, run, how: "fd".to_owned() });
             }
+            Wake::Probed { instance, run, check, answer } => {
+                self.probed(instance, run, check, answer);
+            }
             Wake::Ranged(page) => self.ranged(page),
             Wake::Expired(expired) => self.retire(expired),
             Wake::Terminate => {
@@ -326,6 +334,7 @@ impl Agent {
                     self.alert_due(instance, name);
                     self.follow_up();
                 }
+                Deadline::Probe(instance, check) => self.probe(instance, check),
                 Deadline::Keeper => self.keeper_is_late(),
                 Deadline::Again(again) => self.ask_again(&again),
                 Deadline::Core(timer) if !self.hands.met() && needs_keeper(&timer) => {
@@ -382,6 +391,7 @@ impl Agent {
         for (context, event) in &events {
             self.heed_change(context, event);
             self.heed_start(context, event);
+            self.heed_probes(context, event);
         }
         let mut promises = Vec::new();
         for effect in effects {
@@ -601,6 +611,7 @@ impl Agent {
             self.timers.set(Deadline::Core(timer), 0);
         }
         self.watch_alerts(None);
+        self.watch_all_checks();
     }
 }
 

@@ -1,6 +1,7 @@
 //! From merged settings to a spec; checks what one key alone cannot say.
 
 mod alerts;
+mod health;
 
 use std::collections::BTreeMap;
 
@@ -89,6 +90,7 @@ impl Builder<'_> {
             credential: self.credentials(),
             depends_on: self.dependencies(),
             ready: self.ready(),
+            health: health::checks(self),
             restart: self.restart(kind),
             stop: Stop {
                 pre: merged.templates(&["stop", "pre"]),
@@ -222,6 +224,7 @@ impl Builder<'_> {
                     ReadyBy::Started
                 }
             },
+            "health" => ReadyBy::Health,
             _ => ReadyBy::Started,
         };
         for (key, needed) in [("match", "log"), ("fd", "fd")] {

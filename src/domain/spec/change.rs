@@ -35,6 +35,7 @@ impl Spec {
             credential,
             depends_on: _,
             ready: _,
+            health: _,
             restart: _,
             stop: _,
             reload: _,
