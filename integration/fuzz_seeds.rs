@@ -186,6 +186,7 @@ fn to_keeper() -> Vec<(u8, &'static str, Vec<u8>)> {
         no_new_privileges: true,
         notify: true,
         ready_fd: Some(3),
+        sockets: Vec::new(),
         memo: ByteBuf::from(b"memo".to_vec()),
     };
     let claim = Claim { run: run(), pid: 40_102, memo: ByteBuf::from(vec![0xff]) };

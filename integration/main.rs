@@ -18,6 +18,7 @@ mod layering;
 mod proof;
 mod shop;
 mod signs;
+mod sockets;
 mod store;
 mod support;
 mod uplink;

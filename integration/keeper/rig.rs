@@ -317,6 +317,7 @@ pub(super) fn sh(name: &str, script: &str) -> Spawn {
         no_new_privileges: true,
         notify: false,
         ready_fd: None,
+        sockets: Vec::new(),
         memo: ByteBuf::from(*b"memo"),
     }
 }

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod health;
+mod sockets;
 
 use std::collections::BTreeMap;
 
@@ -73,6 +74,8 @@ impl Builder<'_> {
             let value = merged.text(&["env", &name])?;
             Some((name, Template::new(value)))
         });
+        let (socket, ready) = (sockets::sockets(self), self.ready());
+        sockets::refuse_overlap(self, socket.len(), &ready.by);
         let spec = Spec {
             description: merged.text(&["description"]).unwrap_or_default(),
             owner: merged.text(&["owner"]).unwrap_or_default(),
@@ -89,7 +92,8 @@ impl Builder<'_> {
             env: env.collect(),
             credential: self.credentials(),
             depends_on: self.dependencies(),
-            ready: self.ready(),
+            socket,
+            ready,
             health: health::checks(self),
             restart: self.restart(kind),
             stop: Stop {

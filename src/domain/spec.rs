@@ -7,6 +7,7 @@ mod alert;
 mod change;
 mod health;
 mod log;
+mod socket;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,7 @@ pub use alert::{Alert, AlertOn, AlertStream, Severity};
 pub use change::Change;
 pub use health::{Health, OnFailure, Probe, Target};
 pub use log::{Compress, Forward, Log, LogFormat, OnFull};
+pub use socket::{Address, InvalidAddress, SOCKETS_MAX, Socket};
 
 macro_rules! quantity {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
@@ -115,6 +117,10 @@ pub struct Spec {
     /// What has to be there before it starts.
     #[serde(default)]
     pub depends_on: BTreeMap<ServiceId, DependsOn>,
+    /// Sockets that are open before it starts, by name. Left out where there is none, so that older specs keep their
+    /// digests.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub socket: BTreeMap<String, Socket>,
     /// When a started run counts as ready.
     #[serde(default)]
     pub ready: Ready,
@@ -180,6 +186,7 @@ impl Spec {
             env: BTreeMap::new(),
             credential: BTreeMap::new(),
             depends_on: BTreeMap::new(),
+            socket: BTreeMap::new(),
             ready: Ready::default(),
             health: BTreeMap::new(),
             restart: Restart::default(),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::hello::Hello;
+use super::listen::Listening;
 
 /// The longest name of a run or a slot, in bytes: it names a cgroup folder and a variable.
 pub const NAME_BYTES_MAX: usize = 128;
@@ -174,6 +175,12 @@ pub enum Verb {
         /// Which slot.
         slot: SlotName,
     },
+    /// Close the sockets of a slot that no other slot shares: nobody is to be kept waiting there. The next spawn makes
+    /// them anew.
+    CloseSockets {
+        /// Which slot.
+        slot: SlotName,
+    },
     /// The facts up to this one are durable.
     Acknowledge {
         /// The last of them.
@@ -230,6 +237,10 @@ pub struct Spawn {
     pub notify: bool,
     /// The number at which it gets the write end of a pipe to report readiness, 3 to 1023.
     pub ready_fd: Option<u32>,
+    /// The sockets that it gets from [`SOCKETS_FROM`](super::listen::SOCKETS_FROM) on, in this order. Those that are not
+    /// there are made; those that the slot had and that are not named are closed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<Listening>,
     /// Comes back with every fact of the run, unread; at most [`MEMO_BYTES_MAX`].
     pub memo: ByteBuf,
 }
@@ -460,6 +471,8 @@ macro_rules! steps {
 steps! {
     /// Pipes, sockets and files.
     Prepare = "prepare the descriptors of the process",
+    /// The sockets of the service.
+    Sockets = "open the sockets of the service",
     /// The run's own cgroup.
     Cgroup = "make the cgroup of the run",
     /// The process itself.

@@ -8,6 +8,7 @@ pub mod channel;
 pub mod frame;
 pub mod hello;
 pub mod keeper;
+pub mod listen;
 pub mod local;
 pub mod place;
 pub mod sealed;

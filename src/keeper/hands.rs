@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -22,6 +22,7 @@ use super::prepared::Prepared;
 use super::proc;
 use super::records::{Main, Records};
 use super::run::{MainProcess, Run, Tree};
+use super::sockets::Sockets;
 use super::spawn::{self, Descriptors};
 use super::trees::{Forest, Inhabitants};
 use super::vault::{Deposit, Pipes};
@@ -63,6 +64,7 @@ pub(super) struct Hands {
     members: BTreeMap<u64, (RunName, OwnedFd)>,
     last_number: u64,
     slots: BTreeMap<SlotName, Slot>,
+    sockets: Sockets,
     /// The pipes of an earlier keeper, until a slot takes them.
     pub(super) orphaned: BTreeMap<SlotName, Pipes>,
     /// Trees of which it could not be told whether they live, and when they are looked at again.
@@ -100,6 +102,7 @@ impl Hands {
             members: BTreeMap::new(),
             last_number: 0,
             slots: BTreeMap::new(),
+            sockets: Sockets::of(kept.sockets),
             orphaned: kept.pipes,
             unseen: BTreeSet::new(),
             look_at: None,
@@ -150,6 +153,10 @@ impl Hands {
             let address = self.listen(spawn).map_err(failed(Step::Prepare))?;
             added.push(("NOTIFY_SOCKET", address));
         }
+        let sockets = self
+            .sockets
+            .open(&spawn.slot, &spawn.sockets, spawn.account.as_ref(), &self.deposit)
+            .map_err(failed(Step::Sockets))?;
         let prepared = Prepared::of(spawn, &added, self.files)
             .map_err(|why| Unstarted::Refused(Refusal::Invalid(why.to_string())))?;
         let flags = rustix::pipe::PipeFlags::CLOEXEC;
@@ -182,6 +189,7 @@ impl Hands {
         let descriptors = Descriptors {
             stdio: [self.null.as_fd(), out, err],
             ready: ready.as_ref().map(|(_, writer, number)| (writer.as_fd(), *number)),
+            sockets: sockets.iter().map(|socket| socket.as_raw_fd()).collect(),
             cgroup: cgroup.as_ref().map(AsFd::as_fd),
             birth: Some(record.as_fd()),
         };
@@ -346,8 +354,15 @@ impl Hands {
         }
         self.slots.remove(slot);
         self.orphaned.remove(slot);
+        self.sockets.close(slot, &self.deposit);
         self.deposit.forget(slot);
         self.notify.forget(slot);
+        (Answer::Done, Vec::new())
+    }
+
+    /// Closes the sockets of a slot, as far as no other slot has them.
+    pub(super) fn close_sockets(&mut self, slot: &SlotName) -> Reply {
+        self.sockets.close(slot, &self.deposit);
         (Answer::Done, Vec::new())
     }
 

@@ -24,6 +24,7 @@ mod run;
 mod runtime;
 mod serve;
 mod signals;
+mod sockets;
 mod spawn;
 mod strike;
 mod trees;

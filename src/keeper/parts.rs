@@ -162,7 +162,8 @@ impl Supervised {
         )?;
         let (stdout, stderr) = (rustix::stdio::stdout(), rustix::stdio::stderr());
         let stdio = [stdin.as_fd(), stdout, stderr];
-        let descriptors = Descriptors { stdio, ready: None, cgroup: None, birth: None };
+        let descriptors =
+            Descriptors { stdio, ready: None, sockets: Vec::new(), cgroup: None, birth: None };
         let started = spawn::spawn(&prepared, &descriptors).map_err(io::Error::other)?;
         poller.watch(&started.pidfd, self.token)?;
         info!(part = self.part.name(), pid = started.pid, "started");

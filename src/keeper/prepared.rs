@@ -1,10 +1,19 @@
 //! A program laid out for the child: every string and array that its system calls will read.
 
+use std::cell::UnsafeCell;
 use std::ffi::{CString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
 
+use crate::domain::spec::SOCKETS_MAX;
 use crate::ipc::hello::Before;
 use crate::ipc::keeper::{Account, Limit, Resource, Spawn};
+use crate::ipc::listen::SOCKETS_FROM;
+
+/// The variable that says for which process the sockets are.
+pub(super) const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+
+/// The variable with the longest number, and a zero byte.
+const LISTEN_PID_BYTES: usize = LISTEN_PID.len() + 21;
 
 /// The most groups that one user may have here; the kernel allows more than anyone has.
 const GROUPS_MAX: usize = 1024;
@@ -24,6 +33,8 @@ pub(super) struct Prepared {
     pub(super) limits: Vec<(c_int, libc::rlimit64)>,
     pub(super) oom_score: Vec<u8>,
     pub(super) no_new_privileges: bool,
+    /// `LISTEN_PID=`, behind which the child writes its own number; `env` points at it.
+    pub(super) listen_pid: Option<Box<UnsafeCell<[u8; LISTEN_PID_BYTES]>>>,
     /// Owns what `argv` and `env` point at. Never changed: a `CString` keeps its address.
     _texts: Vec<CString>,
 }
@@ -43,7 +54,9 @@ pub(super) enum Unprepared {
     OomScore,
     #[error("more than {GROUPS_MAX} supplementary groups")]
     Groups,
-    #[error("the readiness descriptor is not within 3 to 1023")]
+    #[error("more than {SOCKETS_MAX} sockets")]
+    Sockets,
+    #[error("the readiness descriptor is not within 3 to 1023, or is the place of a socket")]
     ReadyFd,
     #[error("a signal or umask is out of range")]
     Umask,
@@ -66,7 +79,12 @@ impl Prepared {
         if spawn.account.as_ref().is_some_and(|account| account.groups.len() > GROUPS_MAX) {
             return Err(Unprepared::Groups);
         }
-        if spawn.ready_fd.is_some_and(|fd| !(3..=1023).contains(&fd)) {
+        let after_sockets =
+            SOCKETS_FROM + u32::try_from(spawn.sockets.len()).unwrap_or(u32::MAX - 3);
+        if spawn.sockets.len() > SOCKETS_MAX {
+            return Err(Unprepared::Sockets);
+        }
+        if spawn.ready_fd.is_some_and(|fd| !(after_sockets..=1023).contains(&fd)) {
             return Err(Unprepared::ReadyFd);
         }
         if spawn.umask > 0o777 {
@@ -87,12 +105,21 @@ impl Prepared {
             }
             texts.push(text("the environment", format!("{name}={value}").as_bytes())?);
         }
+        let (mut env, mut listen_pid) = (pointers(&texts[spawn.argv.len()..]), None);
+        if !spawn.sockets.is_empty() {
+            let mut text = [0; LISTEN_PID_BYTES];
+            text[..LISTEN_PID.len()].copy_from_slice(LISTEN_PID);
+            let text = listen_pid.insert(Box::new(UnsafeCell::new(text)));
+            // Before the null at the end.
+            env.insert(env.len() - 1, text.get().cast::<c_char>().cast_const());
+        }
         let mut limits = vec![(libc::RLIMIT_NOFILE as c_int, files)];
         limits.extend(spawn.limits.iter().map(rlimit));
         Ok(Self {
             programs,
             argv: pointers(&texts[..spawn.argv.len()]),
-            env: pointers(&texts[spawn.argv.len()..]),
+            env,
+            listen_pid,
             working_dir: text("the working directory", spawn.working_dir.as_bytes())?,
             account: spawn.account.clone(),
             umask: spawn.umask,
@@ -127,6 +154,7 @@ impl Prepared {
             programs: vec![text("the program", program.as_bytes())?],
             argv: pointers(&texts[..command.len()]),
             env: pointers(&texts[command.len()..]),
+            listen_pid: None,
             working_dir: c"/".to_owned(),
             account,
             umask: 0o077,

@@ -10,9 +10,10 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-use super::prepared::Prepared;
+use super::prepared::{LISTEN_PID, Prepared};
 use super::records::EXECUTING;
 use crate::ipc::keeper::{SpawnFailure, Step};
+use crate::ipc::listen::SOCKETS_FROM;
 
 /// `libc::CLONE_INTO_CGROUP` is a `c_int`, in which the flag's bit 33 does not fit.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -40,6 +41,8 @@ struct Child<'a> {
     prepared: &'a Prepared,
     stdio: [RawFd; 3],
     ready: Option<(RawFd, RawFd)>,
+    /// What it has from [`SOCKETS_FROM`] on; all of them are above it.
+    sockets: &'a [RawFd],
     /// Where it notes its number, and its parent's.
     birth: Option<(RawFd, c_long)>,
     /// Set when the child has to enter its cgroup by itself.
@@ -60,6 +63,9 @@ pub(super) struct Descriptors<'a> {
     pub(super) stdio: [BorrowedFd<'a>; 3],
     /// The end of the readiness pipe, and its number in the child.
     pub(super) ready: Option<(BorrowedFd<'a>, u32)>,
+    /// Sockets that it has from [`SOCKETS_FROM`] on. They are above every number that they get, and that the readiness
+    /// pipe gets: none of them is lost to another.
+    pub(super) sockets: Vec<RawFd>,
     /// The folder of the run's cgroup.
     pub(super) cgroup: Option<BorrowedFd<'a>>,
     /// A file that takes the process's number at its beginning, before its program is executed. Without the note no
@@ -79,6 +85,7 @@ pub(super) fn spawn(
         prepared,
         stdio: descriptors.stdio.map(|fd| fd.as_raw_fd()),
         ready: descriptors.ready.map(|(fd, number)| (fd.as_raw_fd(), number as RawFd)),
+        sockets: &descriptors.sockets,
         birth: descriptors.birth.map(|fd| (fd.as_raw_fd(), c_long::from(std::process::id()))),
         cgroup_procs: -1,
         failure: Failure { step: Step::Clone, errno: 0 },
@@ -358,7 +365,29 @@ fn set_up_descriptors(child: &Child<'_>) -> Result<(), (Step, c_int)> {
         Some((fd, number)) => call!(step, SYS_dup3, fd, number, 0)?,
         None => 0,
     };
+    for (number, fd) in (SOCKETS_FROM as RawFd..).zip(child.sockets) {
+        call!(step, SYS_dup3, *fd, number, 0)?;
+    }
+    if let Some(text) = &child.prepared.listen_pid {
+        let pid = call!(step, SYS_getpid)?;
+        // SAFETY: the parent waits, and nobody else looks at the text.
+        let text = unsafe { &mut *text.get() };
+        write_decimal(&mut text[LISTEN_PID.len()..], pid as u64);
+    }
     Ok(())
+}
+
+/// Writes a number and a zero byte behind it, without any help.
+fn write_decimal(text: &mut [u8], number: u64) {
+    let digits = number.checked_ilog10().map_or(1, |log| log as usize + 1);
+    let mut rest = number;
+    for place in text.iter_mut().take(digits).rev() {
+        *place = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    if let Some(end) = text.get_mut(digits) {
+        *end = 0;
+    }
 }
 
 /// Tries the places of a program in turn, as a shell would; returns the error that says most.

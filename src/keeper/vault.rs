@@ -1,5 +1,6 @@
 //! The log pipes of every slot, in the hands of the launcher: when keeper and agent die in the same moment as a service,
-//! nobody else would hold what it has just written. And the records of runs that a full disk had no room for.
+//! nobody else would hold what it has just written. And the records of runs that a full disk had no room for, and the
+//! listening sockets of services.
 //!
 //! The launcher reads nothing and decides nothing. It keeps what a keeper gives it, over a socket that is the keeper's
 //! standard input, and gives all of it to the next one. Without a launcher, or with one that was started later, there is
@@ -14,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use super::sockets::Known;
 use crate::ipc::frame::Packet;
 use crate::ipc::keeper::{Channel, RunName, SlotName};
 use crate::ipc::socket::{self, Inbox};
@@ -33,6 +35,10 @@ enum Message {
     Record { run: RunName },
     /// The run is over.
     ForgetRecord { run: RunName },
+    /// A listening socket; it comes with it.
+    Socket(Known),
+    /// The socket is closed.
+    ForgetSocket { key: String },
     /// That was all.
     End,
 }
@@ -45,6 +51,7 @@ pub(super) type Pipes = BTreeMap<Channel, OwnedFd>;
 pub(super) struct Kept {
     pub(super) pipes: BTreeMap<SlotName, Pipes>,
     pub(super) records: BTreeMap<RunName, OwnedFd>,
+    pub(super) sockets: BTreeMap<String, (Known, OwnedFd)>,
 }
 
 impl Kept {
@@ -58,6 +65,11 @@ impl Kept {
             Message::Forget { slot } => drop(self.pipes.remove(&slot)),
             Message::Record { run } => self.records.extend(descriptors.next().map(|fd| (run, fd))),
             Message::ForgetRecord { run } => drop(self.records.remove(&run)),
+            Message::Socket(known) => {
+                let key = known.listening.key.clone();
+                self.sockets.extend(descriptors.next().map(|fd| (key, (known, fd))));
+            }
+            Message::ForgetSocket { key } => drop(self.sockets.remove(&key)),
             Message::End => return true,
         }
         false
@@ -100,6 +112,9 @@ impl Vault {
             }
             for (run, record) in &self.kept.records {
                 give_record(socket, run, record.as_fd(), until)?;
+            }
+            for (known, held) in self.kept.sockets.values() {
+                give_socket(socket, known, held.as_fd(), until)?;
             }
             say(socket, &Message::End, Vec::new(), until)
         };
@@ -181,6 +196,24 @@ impl Deposit {
         }
     }
 
+    /// Gives a listening socket into the launcher's hands.
+    pub(super) fn keep_socket(&self, known: &Known, held: BorrowedFd<'_>) {
+        let Some(socket) = &self.socket else { return };
+        if let Err(error) = give_socket(socket, known, held, Instant::now()) {
+            let key = &known.listening.key;
+            warn!(key, %error, "the launcher does not take a listening socket");
+        }
+    }
+
+    /// Says that a listening socket is closed.
+    pub(super) fn forget_socket(&self, key: &str) {
+        let Some(socket) = &self.socket else { return };
+        let message = Message::ForgetSocket { key: key.to_owned() };
+        if let Err(error) = say(socket, &message, Vec::new(), Instant::now()) {
+            warn!(key, %error, "the launcher keeps a listening socket that nobody needs");
+        }
+    }
+
     /// Says that a slot is closed.
     pub(super) fn forget(&self, slot: &SlotName) {
         let Some(socket) = &self.socket else { return };
@@ -205,6 +238,16 @@ fn give_record(
 ) -> io::Result<()> {
     let record = record.try_clone_to_owned()?;
     say(socket, &Message::Record { run: run.clone() }, vec![record], until)
+}
+
+fn give_socket(
+    socket: &OwnedFd,
+    known: &Known,
+    held: BorrowedFd<'_>,
+    until: Instant,
+) -> io::Result<()> {
+    let held = held.try_clone_to_owned()?;
+    say(socket, &Message::Socket(known.clone()), vec![held], until)
 }
 
 fn say(

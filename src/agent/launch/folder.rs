@@ -34,6 +34,7 @@ pub(super) fn is_needed(spec: &Spec) -> bool {
     };
     let actions = spec.action.values().flat_map(|action| &action.exec);
     !spec.credential.is_empty()
+        || spec.socket.values().any(|socket| names_it(&socket.listen))
         || spec.exec.iter().any(names_it)
         || names_it(&spec.working_dir)
         || spec.env.values().any(names_it)

@@ -23,6 +23,7 @@ use crate::domain::id::{ActionName, FleetId, InstanceId, NodeId, RunId};
 use crate::domain::spec::{self, ReadyBy, ReloadBy, Spec};
 use crate::domain::template::Template;
 use crate::ipc::keeper::{Limit, Resource, RunName, Spawn};
+use crate::ipc::listen::Listening;
 
 use account::{Accounts, Identity};
 use environment::Environment;
@@ -119,6 +120,25 @@ impl Launcher {
             ReadyBy::Fd(number) => Some(u32::from(number)),
             ReadyBy::Started | ReadyBy::Notify | ReadyBy::Log(_) | ReadyBy::Health => None,
         };
+        let names = Names {
+            facts: &self.facts,
+            instance: start.instance,
+            run: Some(start.run),
+            params: &BTreeMap::new(),
+        };
+        launch.spawn.sockets = listening(spec, &names)?;
+        if !launch.spawn.sockets.is_empty() {
+            let names: Vec<&str> = spec.socket.keys().map(String::as_str).collect();
+            let variables = [
+                ("LISTEN_FDS".to_owned(), names.len().to_string()),
+                ("LISTEN_FDNAMES".to_owned(), names.join(":")),
+            ];
+            // `LISTEN_PID` is known when there is a process.
+            let is_ours =
+                |name: &str| matches!(name, "LISTEN_FDS" | "LISTEN_FDNAMES" | "LISTEN_PID");
+            launch.spawn.env.retain(|(name, _)| !is_ours(name));
+            launch.spawn.env.extend(variables);
+        }
         Ok(launch)
     }
 
@@ -261,6 +281,7 @@ impl Launcher {
             no_new_privileges: true,
             notify: false,
             ready_fd: None,
+            sockets: Vec::new(),
             memo: ByteBuf::from(memo),
         };
         Ok(Launch { spawn, degraded })
@@ -339,6 +360,28 @@ fn expand(
         true => Err(LaunchFault::ours(step, "a text holds a NUL byte")),
         false => Ok(text),
     }
+}
+
+/// Returns where a run is to listen.
+fn listening(spec: &Spec, names: &Names<'_>) -> Result<Vec<Listening>, LaunchFault> {
+    let sockets = spec.socket.iter().map(|(name, socket)| {
+        let text = expand("socket", &socket.listen, names)?;
+        let address = text.parse().map_err(|why: spec::InvalidAddress| {
+            LaunchFault::ours("socket", format!("socket.{name}.listen, `{text}`, {why}"))
+        })?;
+        let holder = match socket.per_instance {
+            true => slot_name(names.instance).to_string(),
+            false => names.instance.service.to_string(),
+        };
+        Ok(Listening {
+            name: name.clone(),
+            key: format!("{holder}/{name}"),
+            address,
+            backlog: socket.backlog,
+            mode: u32::from(socket.mode),
+        })
+    });
+    sockets.collect()
 }
 
 /// Says whether an account is the one that the agent itself runs as.

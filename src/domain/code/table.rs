@@ -213,6 +213,8 @@ codes! {
         "Rates are written \"20000/s\".";
     BAD_MODE = 438, Invalid, "not a file mode",
         "Modes are texts of octal digits, at most \"0777\".";
+    BAD_ADDRESS = 449, Invalid, "not an address to listen at",
+        "Addresses are written `tcp:ADDRESS:PORT`, `udp:ADDRESS:PORT` with a number as address, or `unix:/absolute/path`.";
     EMPTY_VALUE = 439, Invalid, "empty where something is needed",
         "An empty list or text here would mean nothing, or everything, and neither is guessed.";
     FILE_IN_THE_WAY = 440, Refused, "there is a file already",

@@ -34,6 +34,7 @@ impl Spec {
             env,
             credential,
             depends_on: _,
+            socket,
             ready: _,
             health: _,
             restart: _,
@@ -53,6 +54,7 @@ impl Spec {
             && *env_files == next.env_files
             && *env == next.env
             && *credential == next.credential
+            && *socket == next.socket
             && *limits == next.limits;
         match (self == next, process_is_same) {
             (true, _) => Change::Same,
