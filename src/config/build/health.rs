@@ -17,6 +17,9 @@ const SHORTEST: Millis = Millis(10);
 /// The longest timeout: a check that takes longer says nothing in time.
 const TIMEOUT_MAX: Millis = Millis::from_secs(60);
 
+/// Why a connection alone is no check of such a socket.
+const HELD: &str = "smgr holds this socket open, so a connection alone says nothing of a run";
+
 pub(super) fn checks(builder: &mut Builder<'_>) -> BTreeMap<CheckName, Health> {
     let merged = builder.merged;
     let names = merged.names(&["health"]);
@@ -61,6 +64,10 @@ fn check(builder: &mut Builder<'_>, name: &str) -> Option<Health> {
         let hint = format!("kind = \"http\", or take `{key}` out");
         builder.contradiction(&at(key), label, &hint);
     }
+    if kind != "http" && merged.is_set(&at("socket")) {
+        builder.contradiction(&at("socket"), HELD.to_owned(), "kind = \"http\"");
+        return None;
+    }
     let probe = match kind.as_str() {
         "http" => http(builder, name)?,
         _ => {
@@ -88,8 +95,15 @@ fn check(builder: &mut Builder<'_>, name: &str) -> Option<Health> {
             }
         }
     };
-    let key = if merged.is_set(&at("address")) { "address" } else { "url" };
-    address(builder, &at(key), probe.address());
+    if merged.is_set(&at("socket")) {
+        // Where it listens is checked there.
+    } else {
+        let key = if merged.is_set(&at("address")) { "address" } else { "url" };
+        address(builder, &at(key), probe.address());
+        if kind != "http" && is_held(builder, probe.address().as_str()) {
+            builder.contradiction(&at(key), HELD.to_owned(), "kind = \"http\"");
+        }
+    }
     let (interval, timeout) = (merged.millis(&at("interval")), merged.millis(&at("timeout")));
     let mut min_interval = merged.millis(&at("min_interval"));
     if !merged.is_set(&at("min_interval")) {
@@ -129,7 +143,18 @@ fn out_of_range(builder: &mut Builder<'_>, path: &[&str], label: String) {
 fn http(builder: &mut Builder<'_>, name: &str) -> Option<Probe> {
     let merged = builder.merged;
     let at = |key: &'static str| ["health", name, key];
-    let (address, url) = (merged.text(&at("address")), merged.text(&at("url")));
+    let socket = match merged.text(&at("socket")) {
+        Some(socket) => Some(of_socket(builder, name, &socket)?),
+        None => None,
+    };
+    if let (Some(_), Some(key)) =
+        (&socket, ["address", "url"].into_iter().find(|key| merged.is_set(&at(key))))
+    {
+        let label = "`socket` says already where it is asked".to_owned();
+        builder.contradiction(&at(key), label, "take one of the two out");
+        return None;
+    }
+    let (address, url) = (socket.or(merged.text(&at("address"))), merged.text(&at("url")));
     let (address, path) = match (address, url) {
         (Some(_), Some(_)) => {
             let label = "`address` says already where it is asked".to_owned();
@@ -187,6 +212,57 @@ fn http(builder: &mut Builder<'_>, name: &str) -> Option<Probe> {
         builder.contradiction(&at("expect_status"), label, "expect_status = \"200-299\"");
     }
     Some(Probe::Http { address: Template::new(address), path, status_min, status_max })
+}
+
+/// Returns where a socket of the service is reached.
+fn of_socket(builder: &mut Builder<'_>, name: &str, socket: &str) -> Option<String> {
+    let merged = builder.merged;
+    let at = ["health", name, "socket"];
+    let Some(listen) = merged.text(&["socket", socket, "listen"]) else {
+        let label = format!("there is no [socket.{socket}]");
+        builder.contradiction(&at, label, "name a socket of this service, or give an address");
+        return None;
+    };
+    let instances: u16 = merged.integer(&["instances"]);
+    if instances > 1 && !merged.bool(&["socket", socket, "per_instance"]) {
+        let label = format!("{instances} instances share [socket.{socket}]");
+        let hint = "an answer has to be of one instance: a socket with per_instance = true";
+        builder.contradiction(&at, label, hint);
+    }
+    let reached = reached(&listen);
+    if reached.is_none() {
+        let label = format!("nobody can be asked at `{listen}`");
+        builder.contradiction(&at, label, "a socket of kind tcp: or unix:");
+    }
+    reached
+}
+
+/// Returns the address at which one connects to a socket that listens at `listen`.
+fn reached(listen: &str) -> Option<String> {
+    match listen.split_once(':')? {
+        ("unix", path) => Some(path.to_owned()),
+        ("tcp", address) => Some(match address.rsplit_once(':')? {
+            ("[::]", port) => format!("[::1]:{port}"),
+            ("0.0.0.0", port) => format!("127.0.0.1:{port}"),
+            _ => address.to_owned(),
+        }),
+        _ => None,
+    }
+}
+
+/// Says whether `address` is that of a socket which is held for the service.
+fn is_held(builder: &Builder<'_>, address: &str) -> bool {
+    let merged = builder.merged;
+    let sockets = merged.names(&["socket"]).into_iter();
+    let mut held = sockets.filter_map(|name| merged.text(&["socket", &name, "listen"]));
+    // A wildcard takes what comes to any address of this machine.
+    let port = |text: &str| text.rsplit_once(':').map(|(_, port)| port.to_owned());
+    held.any(|listen| {
+        let is_wild = listen.starts_with("tcp:[::]:") || listen.starts_with("tcp:0.0.0.0:");
+        reached(&listen).is_some_and(|at| {
+            at == address || (is_wild && !address.starts_with('/') && port(&at) == port(address))
+        })
+    })
 }
 
 /// Checks where a probe connects to, as far as it is known before a start.

@@ -106,7 +106,12 @@ pub const SERVICE: &[Key] = &[
         Required,
         "How it is probed",
     ),
-    reserved("health.*.socket", Name, None, "A socket of this service"),
+    served(
+        "health.*.socket",
+        Name,
+        None,
+        "For http: a socket of this service, in place of address",
+    ),
     served(
         "health.*.address",
         Template,
