@@ -2,6 +2,7 @@
 
 mod alert;
 mod depends_on;
+mod health;
 mod log;
 mod process;
 mod ready;

@@ -142,6 +142,16 @@ impl Launchers {
         alert.annotations.iter().map(|(name, text)| (name.clone(), expanded(text))).collect()
     }
 
+    /// Returns a text with its names expanded for a run, or why that cannot be.
+    pub(super) fn text(
+        &self,
+        text: &Template,
+        instance: &InstanceId,
+        run: RunId,
+    ) -> Result<String, String> {
+        self.launcher.text(text, instance, Some(run)).map_err(|fault| fault.to_string())
+    }
+
     /// Keeps a line beside the log and returns what stands for it in an event.
     pub(super) fn keep_line(&self, line: String) -> Option<Detached> {
         (!line.is_empty()).then(|| self.tails.put(line))

@@ -29,6 +29,8 @@ mod names;
 pub mod origins;
 mod outage;
 mod outlet;
+mod probe;
+mod probes;
 mod queries;
 mod ready;
 mod recorder;

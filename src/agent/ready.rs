@@ -111,7 +111,7 @@ impl Agent {
         match spec.map(|spec| spec.ready.by.clone()) {
             Some(ReadyBy::Notify) => held.is_none_or(|held| held.ear.is_none()),
             Some(ReadyBy::Log(_) | ReadyBy::Fd(_)) => held.is_none_or(|held| !held.has_pipes()),
-            Some(ReadyBy::Started) | None => false,
+            Some(ReadyBy::Started | ReadyBy::Health) | None => false,
         }
     }
 

@@ -87,6 +87,7 @@ impl Agent {
             .filter(|seq| **seq != Seq(0))
             .map(|seq| self.recorder.event_id(*seq));
         let folded = InstanceStatus::folded(id.clone(), service, slot);
+        let health = self.check_status(id, slot);
         let mut status = InstanceStatus {
             reason: folded.reason.clone().or_else(|| self.awaits(id, &slot.state)),
             memory_bytes,
@@ -97,10 +98,12 @@ impl Agent {
                 .map(|(spec, _)| spec.log.max_size.0 * u64::from(spec.log.max_files)),
             tail: self.launchers.tail_of(id),
             last_event,
+            health,
             ..folded
         };
         let degraded = self.degraded(id, slot).map(|degraded| ("Degraded".to_owned(), degraded));
         status.conditions.extend(degraded);
+        status.tell_unknown_health(slot);
         status
     }
 

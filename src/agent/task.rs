@@ -25,6 +25,7 @@ use super::history;
 use super::launcher::Launchers;
 use super::logs::LogThread;
 use super::outage::Unavailable;
+use super::probes::Probes;
 use super::queries::Queries;
 use super::recorder::{self, Recorder};
 use super::services::Services;
@@ -38,7 +39,7 @@ use crate::domain::code::Code;
 use crate::domain::effect::{Act, Effect, Operation, Timer};
 use crate::domain::event::{Context, Event};
 use crate::domain::id::{
-    AlertName, BootId, Digest, EventId, InstanceId, IntentId, RunId, Seq, ServiceId,
+    AlertName, BootId, CheckName, Digest, EventId, InstanceId, IntentId, RunId, Seq, ServiceId,
 };
 use crate::domain::input::{Decision, Input, World};
 use crate::domain::node::Node;
@@ -96,6 +97,8 @@ pub(super) enum Deadline {
     Tell,
     /// An alert is to be looked at although no line came.
     Alert(InstanceId, AlertName),
+    /// A run is to be probed.
+    Probe(InstanceId, CheckName),
     /// Somebody has waited long enough for the next event.
     Ranges,
     /// The bus has had long enough to read the last words.
@@ -118,6 +121,7 @@ pub(super) struct Agent {
     pub(super) farewell: Farewell,
     pub(super) logs: LogThread,
     pub(super) alerts: Alerts,
+    pub(super) probes: Probes,
     pub(super) recorder: Recorder<Promise>,
     pub(super) answers: Answers,
     pub(super) authority: Authority,
@@ -184,6 +188,7 @@ impl Agent {
             farewell: Farewell::default(),
             logs: parts.logs,
             alerts: Alerts::default(),
+            probes: Probes::default(),
             recorder: parts.recorder,
             authority: parts.authority,
             voice: parts.voice,
@@ -297,6 +302,9 @@ impl Agent {
             Wake::ReadyFd { instance, run } => {
                 self.decide(Input::Ready { instance, run, how: "fd".to_owned() });
             }
+            Wake::Probed { instance, run, check, answer } => {
+                self.probed(instance, run, check, answer);
+            }
             Wake::Ranged(page) => self.ranged(page),
             Wake::Expired(expired) => self.retire(expired),
             Wake::Terminate => {
@@ -318,6 +326,7 @@ impl Agent {
                     self.follow_up();
                 }
                 Deadline::Farewell => self.farewell_is_over(),
+                Deadline::Probe(instance, check) => self.probe(instance, check),
                 Deadline::Keeper => self.keeper_is_late(),
                 Deadline::Again(again) => self.ask_again(&again),
                 Deadline::Core(timer) if !self.hands.met() && needs_keeper(&timer) => {
@@ -375,6 +384,7 @@ impl Agent {
         for (context, event) in &events {
             self.heed_change(context, event);
             self.heed_start(context, event);
+            self.heed_probes(context, event);
         }
         let mut promises = Vec::new();
         for effect in effects {
@@ -489,6 +499,7 @@ impl Agent {
             self.timers.set(Deadline::Core(timer), 0);
         }
         self.watch_alerts(None);
+        self.watch_all_checks();
     }
 }
 

@@ -9,7 +9,8 @@ use super::local::Caller;
 use super::logs;
 use super::outlet::Outlet;
 use super::signs::Sign;
-use crate::domain::id::{InstanceId, RunId};
+use crate::domain::health::Answer;
+use crate::domain::id::{CheckName, InstanceId, RunId};
 use crate::ipc::hello::Hello;
 use crate::ipc::keeper::{FromKeeper, Isolation, Trees};
 use crate::ipc::local::RequestId;
@@ -49,6 +50,8 @@ pub(super) enum Wake {
     Notify { instance: InstanceId, sign: Sign },
     /// A run wrote to its readiness descriptor.
     ReadyFd { instance: InstanceId, run: RunId },
+    /// A probe of a run came to its answer.
+    Probed { instance: InstanceId, run: RunId, check: CheckName, answer: Answer },
     /// A page of the log was read for somebody who waits.
     Ranged(super::queries::Page),
     /// Segments of the log that may be dropped.

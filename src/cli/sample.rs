@@ -12,14 +12,17 @@ use crate::domain::event::{
     ServiceAdded, ServiceRemoved, StateName, StopPhase, StopReason, Summarized, TrustChanged,
     Usage,
 };
+use crate::domain::health::{InstanceHealthy, InstanceUnhealthy};
 use crate::domain::id::{
     BootId, Digest, EpochId, EventId, Generation, IntentId, Kid, RunId, Seq, ServiceId,
 };
 use crate::domain::intent::{Action, ActorKind};
+use crate::domain::spec::OnFailure;
 use crate::domain::time::{Now, UnixMicros};
 use crate::wire::payload::EventRecord;
 use crate::wire::status::{
-    AlertStatus, BusState, Condition, ExitStatus, InstanceStatus, NodeStatus, ServiceStatus,
+    AlertStatus, BusState, CheckStatus, Condition, ExitStatus, InstanceStatus, NodeStatus,
+    ServiceStatus,
 };
 
 const DAY: u64 = 1_795_305_600_000_000;
@@ -88,6 +91,14 @@ pub(super) fn running(name: &str, index: u16, up_s: u64, memory_mib: u64) -> Ins
         log_bytes_max: Some(100 << 20),
         tail: Vec::new(),
         last_event: Some(event_id(17760)),
+        health: vec![CheckStatus {
+            check: "app".parse().unwrap(),
+            passing: Some(true),
+            last_at: Some(at("14:07:36.020")),
+            interval_ms: Some(5000),
+            failures: 0,
+            message: String::new(),
+        }],
     }
 }
 
@@ -99,6 +110,7 @@ fn crashing_worker() -> InstanceStatus {
     };
     InstanceStatus {
         run: RunId(31),
+        health: Vec::new(),
         state: StateName::Backoff,
         reason: Some("exited with code 101".to_owned()),
         result: Some(RunResult::ExitCode),
@@ -404,6 +416,13 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             window_restarts: 2,
         }),
         Event::InstanceReady(InstanceReady { how: "notify".to_owned(), ready_ms: 310 }),
+        Event::InstanceHealthy(InstanceHealthy { check: "app".parse().unwrap(), in_a_row: 1 }),
+        Event::InstanceUnhealthy(InstanceUnhealthy {
+            check: "app".parse().unwrap(),
+            in_a_row: 3,
+            on_failure: OnFailure::Unready,
+            message: "status 503".to_owned(),
+        }),
         Event::InstanceExited(exited(Exit::Code(1), RunResult::ExitCode, 311, Next::At(until))),
         Event::InstanceStopping(InstanceStopping {
             from: StateName::Running,

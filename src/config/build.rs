@@ -1,6 +1,7 @@
 //! From merged settings to a spec; checks what one key alone cannot say.
 
 mod alerts;
+mod health;
 mod sockets;
 
 use std::collections::BTreeMap;
@@ -96,6 +97,7 @@ impl Builder<'_> {
             depends_on: self.dependencies(),
             socket,
             ready,
+            health: health::checks(self),
             restart: self.restart(kind),
             stop: Stop {
                 pre: merged.templates(&["stop", "pre"]),
@@ -236,6 +238,7 @@ impl Builder<'_> {
                     ReadyBy::Started
                 }
             },
+            "health" => ReadyBy::Health,
             _ => ReadyBy::Started,
         };
         for (key, needed) in [("match", "log"), ("fd", "fd")] {

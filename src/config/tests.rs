@@ -12,8 +12,8 @@ use crate::domain::code::Code;
 use crate::domain::id::ServiceId;
 use crate::domain::origin::{Layer, Origin};
 use crate::domain::spec::{
-    AlertOn, AlertStream, DependencyCondition, Millis, OnLimit, Param, ReadyBy, ReloadBy,
-    RestartPolicy, Severity, Spec,
+    AlertOn, AlertStream, DependencyCondition, Millis, OnFailure, OnLimit, Param, Probe, ReadyBy,
+    ReloadBy, RestartPolicy, Severity, Spec,
 };
 use crate::domain::template::Template;
 
@@ -153,6 +153,17 @@ fn all_that_is_served_reaches_the_spec() {
     );
     assert_eq!(spec.alert[&"no-orders".parse().unwrap()].on, AlertOn::Absence);
     assert_eq!(spec.alert.len(), 2, "one is switched off");
+    let app = &spec.health[&"app".parse().unwrap()];
+    let address = Template::new("[::1]:808${instance}");
+    let path = "/readyz".to_owned();
+    assert_eq!(app.probe, Probe::Http { address, path, status_min: 204, status_max: 204 });
+    assert_eq!((app.interval, app.min_interval), (Millis(5000), Millis(250)));
+    assert_eq!((app.timeout, app.failures, app.successes), (Millis(2000), 2, 4));
+    let deadlock = &spec.health[&"deadlock".parse().unwrap()];
+    assert_eq!((deadlock.min_interval, deadlock.on_failure), (Millis(100), OnFailure::Restart));
+    let page = &spec.health[&"page".parse().unwrap()];
+    assert_eq!(page.probe.address(), &Template::new("localhost:80${instance}"));
+    assert_eq!(spec.health.len(), 4, "one is switched off");
     let clear = &spec.action[&"cache-clear".parse().unwrap()];
     assert!(clear.idempotent && !clear.confirm);
     assert!(matches!(&clear.params["zone"], Param::String { default: Some(d), .. } if d == "all"));

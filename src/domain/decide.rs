@@ -7,6 +7,7 @@
 mod alert;
 mod drive;
 mod fact;
+mod health;
 mod reconcile;
 mod stop;
 #[cfg(test)]
@@ -102,6 +103,9 @@ impl<'a> Turn<'a> {
                 self.alert_raised(&instance, &alert, alarm);
             }
             Input::AlertOver { instance, alert } => self.alert_over(&instance, alert.as_str()),
+            Input::Checked { instance, run, check, verdict } => {
+                self.checked(&instance, run, &check, verdict);
+            }
             Input::Timer { timer, at } => self.timer(timer, at),
             Input::ActionStarted { intent } => self.action_started(intent),
             Input::ActionEnded { intent, end } => self.action_ended(intent, end),

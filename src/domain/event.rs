@@ -9,6 +9,7 @@ use serde::de::Deserializer;
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
+use super::health::{InstanceHealthy, InstanceUnhealthy};
 use super::id::{
     ActionName, BootId, Digest, EpochId, EventId, Generation, InstanceId, IntentId, Kid, Principal,
     RunId, Seq, ServiceId,
@@ -248,6 +249,10 @@ events! {
     "lines.dropped" optional LinesDropped(LinesDropped),
     /// What happened while the log could not be written, folded into one.
     "service.summarized" optional Summarized(Summarized),
+    /// A health check passes that did not.
+    "instance.healthy" optional InstanceHealthy(InstanceHealthy),
+    /// A health check fails that did not.
+    "instance.unhealthy" optional InstanceUnhealthy(InstanceUnhealthy),
 }
 
 /// Why an epoch began.
@@ -493,6 +498,8 @@ pub enum RunResult {
     OomKill,
     /// Not ready, or not gone, in time.
     Timeout,
+    /// Stopped since it did not answer a check as it should.
+    Watchdog,
     /// A process could not be made or executed.
     Resources,
     /// At its restart limit.
@@ -627,7 +634,7 @@ pub struct InstanceStartFailed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InstanceReady {
-    /// How it said so: `notify`, `fd`, `log`.
+    /// How it said so: `notify`, `fd`, `log`, `health`.
     pub how: String,
     /// From its start, in milliseconds.
     pub ready_ms: u64,
@@ -728,6 +735,8 @@ pub enum StopReason {
     Dependency,
     /// Its main process ended and left others behind.
     Leftover,
+    /// A check failed whose failure restarts it; counts as a failure.
+    Unhealthy,
 }
 
 /// Body of `instance.stopping`.

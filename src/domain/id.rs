@@ -152,6 +152,10 @@ token!(
     AlertName
 );
 token!(
+    /// Names a health check that a service declares.
+    CheckName
+);
+token!(
     /// Names a person, a job or a part that holds a key.
     Principal
 );

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::effect::{Effect, Hook, Timer};
 use super::event::{Actor, Context, Detached, Event, Exit, PartStarted, Usage};
-use super::id::{AlertName, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
+use super::health::Verdict;
+use super::id::{AlertName, CheckName, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
 use super::intent::Action;
 use super::spec::Spec;
 use super::time::{Now, UnixMicros};
@@ -220,6 +221,17 @@ pub enum Input {
         instance: InstanceId,
         /// Which alert of its spec.
         alert: AlertName,
+    },
+    /// A check of a run passes or fails.
+    Checked {
+        /// Which slot.
+        instance: InstanceId,
+        /// Which start of it.
+        run: RunId,
+        /// Which check of its spec.
+        check: CheckName,
+        /// What was found.
+        verdict: Verdict,
     },
     /// A deadline passed.
     Timer {

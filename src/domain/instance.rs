@@ -12,7 +12,8 @@ use super::event::{
     Because, Context, Event, Exit, InstanceExited, InstanceStarted, InstanceStarting,
     InstanceStopping, Next, RunResult, StateName, StopPhase, StopReason, Summarized,
 };
-use super::id::{Digest, InstanceId, RunId, ServiceId};
+use super::health::{Check, Failing};
+use super::id::{CheckName, Digest, InstanceId, RunId, ServiceId};
 use super::time::UnixMicros;
 
 /// Says that an event cannot have happened in the state that was folded before it.
@@ -50,6 +51,9 @@ pub struct Instance {
     /// The alerts of its spec that fire, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub firing: BTreeMap<String, Firing>,
+    /// What is known of the checks of its run, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub checks: BTreeMap<CheckName, Check>,
     /// What its process was started after: the starts so far of each service whose restarts it follows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub started_after: BTreeMap<ServiceId, u64>,
@@ -362,8 +366,14 @@ impl Instance {
             same_exits: 0,
             adopted_at: None,
             firing: BTreeMap::new(),
+            checks: BTreeMap::new(),
             started_after: BTreeMap::new(),
         }
+    }
+
+    /// Says whether it serves: alive, ready, and no check says that it should get no traffic.
+    pub fn is_ready(&self) -> bool {
+        self.state.is_ready() && !self.checks.values().any(Check::is_unready)
     }
 
     /// Returns the number of the next start.
@@ -542,6 +552,10 @@ impl Instance {
                 | State::Stopping { left: Left::Alive(_), .. },
                 Event::InstanceAdopted(_),
             ) if ours => Some(None),
+            (
+                State::Starting { .. } | State::Running { .. } | State::Reloading { .. },
+                Event::InstanceHealthy(_) | Event::InstanceUnhealthy(_),
+            ) if ours => Some(None),
             (_, Event::InstanceSignalled(_)) => Some(None),
             (State::Running { main }, Event::AlertResolved(body)) if is_restart_limit(&body.alert) => {
                 Some(Some(State::Running { main: Main { stable_at: None, ..main.clone() } }))
@@ -562,6 +576,8 @@ impl Instance {
                 Event::InstanceStarted(_)
                 | Event::InstanceStartFailed(_)
                 | Event::InstanceReady(_)
+                | Event::InstanceHealthy(_)
+                | Event::InstanceUnhealthy(_)
                 | Event::InstanceExited(_)
                 | Event::InstanceStopping(_)
                 | Event::InstanceStopped(_)
@@ -677,7 +693,20 @@ impl Instance {
             }
             Event::InstanceStarted(body) => {
                 self.adopted_at = None;
+                self.checks.clear();
                 self.started_after.clone_from(&body.after);
+            }
+            Event::InstanceHealthy(body) if body.in_a_row == 0 => {
+                self.checks.remove(&body.check);
+            }
+            Event::InstanceHealthy(body) => {
+                self.checks.insert(body.check.clone(), Check { since: at, failing: None });
+            }
+            Event::InstanceUnhealthy(body) => {
+                let failing =
+                    Failing { on_failure: body.on_failure, message: body.message.clone() };
+                let check = Check { since: at, failing: Some(failing) };
+                self.checks.insert(body.check.clone(), check);
             }
             Event::InstanceAdopted(_) => self.adopted_at = Some(at),
             Event::InstanceStartFailed(body) => {
@@ -695,6 +724,7 @@ impl Instance {
                 self.backoff.window_since = body.window_since;
                 self.backoff.window_restarts = body.window_restarts;
                 self.adopted_at = None;
+                self.checks.clear();
                 let ended_so = |last: &LastRun| last.process.map(|process| process.exit);
                 let is_same = self.last.as_ref().and_then(ended_so) == Some(body.exit);
                 self.same_exits = if is_same { self.same_exits.saturating_add(1) } else { 1 };

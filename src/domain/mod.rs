@@ -16,6 +16,7 @@ pub mod text;
 pub mod spec;
 
 pub mod alert;
+pub mod health;
 
 pub mod intent;
 

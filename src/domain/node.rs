@@ -281,6 +281,8 @@ impl Node {
             | Event::InstanceStarted(_)
             | Event::InstanceStartFailed(_)
             | Event::InstanceReady(_)
+            | Event::InstanceHealthy(_)
+            | Event::InstanceUnhealthy(_)
             | Event::InstanceExited(_)
             | Event::InstanceStopping(_)
             | Event::InstanceStopped(_)

@@ -5,6 +5,7 @@
 
 mod alert;
 mod change;
+mod health;
 mod log;
 mod socket;
 
@@ -13,12 +14,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{ActionName, AlertName, ServiceId};
+use super::id::{ActionName, AlertName, CheckName, ServiceId};
 use super::signal::Signal;
 use super::template::Template;
 
 pub use alert::{Alert, AlertOn, AlertStream, Severity};
 pub use change::Change;
+pub use health::{Health, OnFailure, Probe, Target};
 pub use log::{Compress, Forward, Log, LogFormat, OnFull};
 pub use socket::{Address, InvalidAddress, SOCKETS_MAX, Socket};
 
@@ -122,6 +124,9 @@ pub struct Spec {
     /// When a started run counts as ready.
     #[serde(default)]
     pub ready: Ready,
+    /// How its runs are probed, by name. Left out where there is none, so that older specs keep their digests.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub health: BTreeMap<CheckName, Health>,
     /// What follows an exit.
     #[serde(default)]
     pub restart: Restart,
@@ -183,6 +188,7 @@ impl Spec {
             depends_on: BTreeMap::new(),
             socket: BTreeMap::new(),
             ready: Ready::default(),
+            health: BTreeMap::new(),
             restart: Restart::default(),
             stop: Stop::default(),
             reload: Reload::default(),
@@ -302,6 +308,8 @@ pub enum ReadyBy {
     Fd(u16),
     /// A line of output that this regular expression matches.
     Log(String),
+    /// Each check passes, but for those that only report.
+    Health,
 }
 
 /// What follows an exit.

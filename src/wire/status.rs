@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::codec;
 use crate::domain::event::{Actor, Desired, Exit, RunResult, StateName};
-use crate::domain::id::{Digest, EventId, FleetId, Generation, NodeId, RunId, ServiceId};
+use crate::domain::id::{
+    CheckName, Digest, EventId, FleetId, Generation, NodeId, RunId, ServiceId,
+};
 use crate::domain::time::UnixMicros;
 
 pub use folded::shown;
@@ -225,6 +227,27 @@ pub struct InstanceStatus {
     pub tail: Vec<String>,
     /// The last event about it.
     pub last_event: Option<EventId>,
+    /// Its checks, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<CheckStatus>,
+}
+
+/// One health check of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct CheckStatus {
+    /// Its name.
+    pub check: CheckName,
+    /// Whether it passes; `None` while that is not known.
+    pub passing: Option<bool>,
+    /// When the last answer came.
+    pub last_at: Option<UnixMicros>,
+    /// The interval to the next probe, in milliseconds; absent while nothing is probed.
+    pub interval_ms: Option<u64>,
+    /// Bad answers in a row, the last one included.
+    pub failures: u32,
+    /// The last bad answer, in words.
+    pub message: String,
 }
 
 /// How a run ended.

@@ -118,7 +118,7 @@ impl Launcher {
         launch.spawn.notify = spec.notifies();
         launch.spawn.ready_fd = match spec.ready.by {
             ReadyBy::Fd(number) => Some(u32::from(number)),
-            ReadyBy::Started | ReadyBy::Notify | ReadyBy::Log(_) => None,
+            ReadyBy::Started | ReadyBy::Notify | ReadyBy::Log(_) | ReadyBy::Health => None,
         };
         let names = Names {
             facts: &self.facts,

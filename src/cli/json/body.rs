@@ -109,6 +109,16 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
             let rest = json!({"how": it.how, "ready_ms": it.ready_ms});
             transition(Some(StateName::Starting), Some(StateName::Running), rest)
         }
+        Event::InstanceHealthy(it) => {
+            transition(None, None, json!({"check": it.check.as_str(), "in_a_row": it.in_a_row}))
+        }
+        Event::InstanceUnhealthy(it) => {
+            let rest = json!({
+                "check": it.check.as_str(), "in_a_row": it.in_a_row,
+                "on_failure": name_of(&it.on_failure), "message": it.message,
+            });
+            transition(None, None, rest)
+        }
         Event::InstanceExited(it) => {
             transition(Some(it.from), Some(after(it.next)), exited(it, beside))
         }

@@ -12,7 +12,7 @@ use crate::domain::event::Desired;
 use crate::domain::id::{NodeId, ServiceId};
 use crate::domain::time::UnixMicros;
 use crate::wire::status::{
-    AlertStatus, BusState, Condition, InstanceStatus, NodeStatus, ServiceStatus,
+    AlertStatus, BusState, CheckStatus, Condition, InstanceStatus, NodeStatus, ServiceStatus,
 };
 
 /// Returns the document of `smgr status -o json`.
@@ -248,12 +248,24 @@ fn instance(node: &NodeStatus, it: &InstanceStatus) -> Value {
         "spec": service.map(|service| super::digest(&service.spec)),
         "overridden_keys": service.map_or(&[][..], |service| &service.overridden_keys),
         "conditions": conditions,
-        "health": [],
+        "health": it.health.iter().map(check).collect::<Vec<_>>(),
         "memory_bytes": it.memory_bytes,
         "memory_max_bytes": it.memory_bytes_max,
         "tasks": it.tasks,
         "log_path": it.log_path,
         "last_event": it.last_event.as_ref().map(ToString::to_string),
+    })
+}
+
+fn check(it: &CheckStatus) -> Value {
+    let status = match it.passing {
+        Some(true) => "passing",
+        Some(false) => "failing",
+        None => "unknown",
+    };
+    json!({
+        "check": it.check.as_str(), "status": status, "last_at": time(it.last_at),
+        "interval_ms": it.interval_ms, "failures": it.failures, "message": it.message,
     })
 }
 

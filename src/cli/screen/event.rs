@@ -151,6 +151,13 @@ pub(crate) fn clause(record: &EventRecord, event: Option<&Event>) -> String {
             format!("could not be started: {}: {}{next}", it.step, it.why)
         }
         Event::InstanceReady(it) => format!("ready after {}", span(it.ready_ms)),
+        Event::InstanceHealthy(it) if it.in_a_row == 0 => {
+            format!("check {} is not in its spec any more", it.check)
+        }
+        Event::InstanceHealthy(it) => format!("check {} passes", it.check),
+        Event::InstanceUnhealthy(it) => {
+            format!("check {} fails ({} in a row): {}", it.check, it.in_a_row, it.message)
+        }
         Event::InstanceExited(it) => {
             let next = match it.next {
                 Next::AtOnce => "; starts again at once".to_owned(),
@@ -248,6 +255,7 @@ pub(crate) fn severity(event: Option<&Event>) -> &'static str {
             | RunResult::CoreDump
             | RunResult::OomKill
             | RunResult::Timeout
+            | RunResult::Watchdog
             | RunResult::Resources
             | RunResult::StartLimitHit
             | RunResult::Dependency => "error",
@@ -266,6 +274,7 @@ pub(crate) fn severity(event: Option<&Event>) -> &'static str {
         Event::LogOpened(it) if it.reason != EpochReason::FirstStart => "warning",
         Event::AgentStarted(it) | Event::KeeperStarted(it) if it.after.is_some() => "warning",
         Event::InstanceStopping(it) if it.phase == StopPhase::Kill => "warning",
+        Event::InstanceUnhealthy(_) => "warning",
         Event::InstanceReloaded(it) if it.failed.is_some() => "warning",
         Event::InstanceSignalled(it) if it.failed.is_some() => "warning",
         Event::IntentRefused(_) | Event::LinesDropped(_) | Event::Summarized(_) => "warning",
@@ -286,6 +295,7 @@ pub(crate) fn severity(event: Option<&Event>) -> &'static str {
         | Event::InstanceSignalled(_)
         | Event::InstanceStarted(_)
         | Event::InstanceReady(_)
+        | Event::InstanceHealthy(_)
         | Event::InstanceStopping(_)
         | Event::InstanceStopped(_)
         | Event::InstanceReloading(_)

@@ -167,6 +167,8 @@ fn is_worth_a_line(event: Option<&Event>) -> bool {
             | Event::InstanceStarted(_)
             | Event::InstanceStartFailed(_)
             | Event::InstanceReady(_)
+            | Event::InstanceHealthy(_)
+            | Event::InstanceUnhealthy(_)
             | Event::InstanceStopped(_)
             | Event::InstanceReloaded(_)
             | Event::InstanceAdopted(_)

@@ -9,7 +9,9 @@ use crate::cli::view::View;
 use crate::domain::event::StateName;
 use crate::domain::text::printable;
 use crate::domain::time::UnixMicros;
-use crate::wire::status::{Condition, ExitStatus, InstanceStatus, NodeStatus, ServiceStatus};
+use crate::wire::status::{
+    CheckStatus, Condition, ExitStatus, InstanceStatus, NodeStatus, ServiceStatus,
+};
 
 /// In which order conditions are read; others follow by name.
 const CONDITIONS: [&str; 4] = ["Ready", "Healthy", "DependenciesMet", "ConfigCurrent"];
@@ -38,6 +40,9 @@ pub fn instance_text(
         page.line("result", &exit_line(instance, exit));
     }
     page.line("conditions", &conditions_words(instance, node.at));
+    for (at, check) in instance.health.iter().enumerate() {
+        page.line(if at == 0 { "health" } else { "" }, &check_words(check));
+    }
     page.line("memory", &memory_words(instance));
     page.log(instance);
     let name = names.instance(&instance.service, instance.index, &node.node);
@@ -209,6 +214,23 @@ fn condition_words(kind: &str, condition: &Condition, at: UnixMicros) -> String 
             format!("{kind}=false ({}, {since})", condition.reason)
         }
     }
+}
+
+fn check_words(check: &CheckStatus) -> String {
+    let mut words = match check.passing {
+        Some(true) => format!("{} passing", check.check),
+        Some(false) => format!("{} failing", check.check),
+        None => format!("{} unknown", check.check),
+    };
+    if let Some(interval) = check.interval_ms {
+        words.push_str(&format!(", asked every {}", span(interval)));
+    }
+    match check.failures {
+        _ if check.message.is_empty() => {}
+        0 | 1 => words.push_str(&format!("; {}", check.message)),
+        failures => words.push_str(&format!("; {} ({failures} in a row)", check.message)),
+    }
+    words
 }
 
 fn memory_words(instance: &InstanceStatus) -> String {

@@ -49,6 +49,7 @@ pub(crate) fn result_words(result: RunResult, exit: Exit) -> String {
         RunResult::OomKill => kind,
         RunResult::Unknown if exit == Exit::Unknown => kind,
         RunResult::Timeout
+        | RunResult::Watchdog
         | RunResult::Resources
         | RunResult::StartLimitHit
         | RunResult::Dependency

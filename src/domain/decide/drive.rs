@@ -212,7 +212,7 @@ impl Turn<'_> {
                 continue;
             };
             let mut slots = other.slots().filter(|(index, _)| *index < other.wanted);
-            let is_met = slots.all(|(_, slot)| has_come_to(&slot.state, rule.condition));
+            let is_met = slots.all(|(_, slot)| has_come_to(slot, rule.condition));
             let comes = other
                 .slots()
                 .any(|(index, slot)| other.wants(index) && !matches!(slot.state, State::Failed));
@@ -248,7 +248,7 @@ impl Turn<'_> {
             rule.restart
                 && starts(other) > *before
                 && other.slots().take(usize::from(other.wanted)).all(|(_, slot)| {
-                    has_come_to(&slot.state, rule.condition)
+                    has_come_to(slot, rule.condition)
                         && slot.state.main().is_none_or(|main| main.spec == other.digest)
                 })
                 && !self.is_restarting(name)
@@ -350,10 +350,16 @@ fn starts(service: &Service) -> u64 {
     slots.map(|(_, slot)| slot.last_run.0).sum()
 }
 
-fn has_come_to(state: &State, condition: DependencyCondition) -> bool {
-    match (condition, state) {
-        (_, State::Completed | State::Running { .. } | State::Reloading { .. }) => true,
-        (DependencyCondition::Started, State::Starting { .. }) => true,
+fn has_come_to(slot: &Instance, condition: DependencyCondition) -> bool {
+    match (condition, &slot.state) {
+        (_, State::Completed) => true,
+        (DependencyCondition::Ready, State::Running { .. } | State::Reloading { .. }) => {
+            slot.is_ready()
+        }
+        (
+            DependencyCondition::Started,
+            State::Starting { .. } | State::Running { .. } | State::Reloading { .. },
+        ) => true,
         (
             _,
             State::Inactive

@@ -247,6 +247,7 @@ impl Turn<'_> {
         let asked = self.stop_rules(&id.service).signal.number();
         match (stop, ended.exit) {
             (Some((_, StopReason::ReadyTimeout)), _) => RunResult::Timeout,
+            (Some((_, StopReason::Unhealthy)), _) => RunResult::Watchdog,
             (Some((StopPhase::Kill, _)), Exit::Signal { .. }) => RunResult::Timeout,
             (Some(_), Exit::Signal { signal, .. }) if signal == asked => RunResult::Success,
             (_, Exit::Unknown) => RunResult::Unknown,
@@ -554,6 +555,7 @@ impl Turn<'_> {
             }
         }
         self.end_orphaned_alerts(id);
+        self.forget_orphaned_checks(id);
     }
 
     /// Starts what waits for its next try, or was given up, at once: what made it fail may be what was changed.

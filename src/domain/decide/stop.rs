@@ -101,7 +101,8 @@ impl Turn<'_> {
         };
         // Only the beginning of a stop that somebody asked for has to be durable before it is felt.
         match (phase, reason) {
-            (StopPhase::Kill, _) | (_, StopReason::ReadyTimeout | StopReason::Leftover) => {
+            (StopPhase::Kill, _)
+            | (_, StopReason::ReadyTimeout | StopReason::Leftover | StopReason::Unhealthy) => {
                 self.repair(act);
             }
             (_, StopReason::Wish | StopReason::Update | StopReason::Dependency) => {
@@ -149,9 +150,10 @@ impl Turn<'_> {
                 .service(&id.service)
                 .map(|service| service.changed_by.clone())
                 .unwrap_or_default(),
-            StopReason::ReadyTimeout | StopReason::Leftover | StopReason::Dependency => {
-                Because::default()
-            }
+            StopReason::ReadyTimeout
+            | StopReason::Leftover
+            | StopReason::Dependency
+            | StopReason::Unhealthy => Because::default(),
         }
     }
 

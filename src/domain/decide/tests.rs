@@ -3,6 +3,7 @@
 mod alert;
 mod any;
 mod follow;
+mod health;
 mod site;
 
 mod anew;

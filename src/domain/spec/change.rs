@@ -36,6 +36,7 @@ impl Spec {
             depends_on: _,
             socket,
             ready: _,
+            health: _,
             restart: _,
             stop: _,
             reload: _,

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{AlertStatus, Condition, ExitStatus, InstanceStatus, ServiceStatus};
+use super::{AlertStatus, CheckStatus, Condition, ExitStatus, InstanceStatus, ServiceStatus};
 use crate::domain::event::{Exit, StateName, StopPhase};
-use crate::domain::id::{InstanceId, ServiceId};
+use crate::domain::health::Check;
+use crate::domain::id::{CheckName, InstanceId, ServiceId};
 use crate::domain::instance::{Instance, LastRun, State};
 use crate::domain::node::Service;
 
@@ -76,6 +77,37 @@ impl InstanceStatus {
             log_bytes_max: None,
             tail: Vec::new(),
             last_event: None,
+            health: slot
+                .checks
+                .iter()
+                .map(|(name, check)| CheckStatus::folded(name, Some(check)))
+                .collect(),
+        }
+    }
+
+    /// Says that the health of a slot is not known, where it has checks of which not all have told.
+    pub fn tell_unknown_health(&mut self, slot: &Instance) {
+        let is_failing = self.health.iter().any(|check| check.passing == Some(false));
+        if is_failing || self.health.iter().all(|check| check.passing.is_some()) {
+            return;
+        }
+        let reason = if slot.state.main().is_some() { "NotChecked" } else { "NotRunning" };
+        let unknown = Condition { status: None, reason: reason.to_owned(), since: slot.since };
+        self.conditions.insert("Healthy".to_owned(), unknown);
+    }
+}
+
+impl CheckStatus {
+    /// Returns what was folded; what only the agent counts is left out.
+    pub fn folded(name: &CheckName, check: Option<&Check>) -> Self {
+        let failing = check.and_then(|check| check.failing.as_ref());
+        Self {
+            check: name.clone(),
+            passing: check.map(|check| check.failing.is_none()),
+            last_at: None,
+            interval_ms: None,
+            failures: 0,
+            message: failing.map(|failing| failing.message.clone()).unwrap_or_default(),
         }
     }
 }
@@ -159,6 +191,13 @@ fn reason(slot: &Instance) -> Option<String> {
             let names: Vec<&str> = on.iter().map(ServiceId::as_str).collect();
             Some(format!("waits for {}", names.join(", ")))
         }
+        State::Running { .. } | State::Reloading { .. } => {
+            let (name, failing) = slot
+                .checks
+                .iter()
+                .find_map(|(name, check)| Some((name, check.failing.as_ref()?)))?;
+            Some(format!("check {name} fails: {}", failing.message))
+        }
         _ => None,
     }
 }
@@ -169,7 +208,19 @@ fn conditions(slot: &Instance) -> BTreeMap<String, Condition> {
         reason: reason.to_owned(),
         since: slot.since,
     };
+    // Since the first of them that failed, or the last that came to pass.
+    let failing = |is_told: fn(&Check) -> bool| {
+        let told = slot.checks.values().filter(|check| is_told(check));
+        told.map(|check| check.since).min()
+    };
+    let checks = |status, reason: &str, since| Condition {
+        status: Some(status),
+        reason: reason.to_owned(),
+        since,
+    };
+    let unready = failing(Check::is_unready).filter(|_| slot.state.is_ready());
     let ready = match slot.state.name() {
+        _ if let Some(since) = unready => checks(false, "ChecksFailed", since),
         StateName::Running | StateName::Reloading => condition(Some(true), "Started"),
         StateName::Starting => condition(Some(false), "Starting"),
         StateName::Stopping => condition(Some(false), "Stopping"),
@@ -188,6 +239,13 @@ fn conditions(slot: &Instance) -> BTreeMap<String, Condition> {
         [("Ready", ready), ("DependenciesMet", dependencies)]
             .map(|(name, condition)| (name.to_owned(), condition)),
     );
+    let passing_since = slot.checks.values().map(|check| check.since).max();
+    let healthy = match (failing(|check| check.failing.is_some()), passing_since) {
+        (Some(since), _) => Some(checks(false, "ChecksFailed", since)),
+        (None, Some(since)) => Some(checks(true, "ChecksPassed", since)),
+        (None, None) => None,
+    };
+    conditions.extend(healthy.map(|healthy| ("Healthy".to_owned(), healthy)));
     if let Some(since) = slot.adopted_at {
         let adopted = Condition { status: Some(true), reason: "WentOn".to_owned(), since };
         conditions.insert("Adopted".to_owned(), adopted);

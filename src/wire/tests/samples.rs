@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use serde_bytes::ByteBuf;
 
 use crate::domain::event::*;
+use crate::domain::health::{InstanceHealthy, InstanceUnhealthy};
 use crate::domain::id::{
     ActionName, BootId, Digest, EpochId, EventId, Generation, InstanceId, IntentId, NodeId, RunId,
     Seq, ServiceId,
 };
 use crate::domain::intent::{Action, ActorKind, Verb};
 use crate::domain::policy::{Grant, KeyClass, Names};
+use crate::domain::spec::OnFailure;
 use crate::domain::time::{Now, UnixMicros};
 use crate::wire::key::Signer;
 use crate::wire::payload::{
@@ -386,6 +388,13 @@ fn told_events() -> Vec<Event> {
             first_at: AT,
             last_at: LATER,
             live: Some((RunId(14), 40_102)),
+        }),
+        Event::InstanceHealthy(InstanceHealthy { check: "app".parse().unwrap(), in_a_row: 1 }),
+        Event::InstanceUnhealthy(InstanceUnhealthy {
+            check: "deadlock".parse().unwrap(),
+            in_a_row: 6,
+            on_failure: OnFailure::Restart,
+            message: "no answer within 2000ms".to_owned(),
         }),
     ]
 }

@@ -299,6 +299,10 @@ impl History {
             Event::InstanceReady(it) => {
                 detail("ready", format!("{} after {}", it.how, span(it.ready_ms)))
             }
+            Event::InstanceHealthy(it) => detail("healthy", format!("check {}", it.check)),
+            Event::InstanceUnhealthy(it) => {
+                told("unhealthy", format!("check {}: {}", it.check, it.message))
+            }
             Event::InstanceStopping(it) => detail("stopping", name_of(&it.phase)),
             Event::InstanceReloading(_) => detail("reloading", ""),
             Event::InstanceReloaded(it) => match &it.failed {

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::health::rule;
 use super::site::{Site, ended, id, intent, kept, kept_run, service, spec};
 use crate::domain::effect::{Act, Hook};
 use crate::domain::event::{Event, Exit};
+use crate::domain::health::Verdict;
 use crate::domain::id::RunId;
 use crate::domain::input::{ActionEnd, Delivery, Input};
 use crate::domain::intent::Action;
 use crate::domain::signal::Signal;
-use crate::domain::spec::{self, Millis, ReadyBy, ReloadBy, Spec};
+use crate::domain::spec::{self, Millis, OnFailure, ReadyBy, ReloadBy, Spec};
 use crate::domain::time::UnixMicros;
 
 /// An input, by numbers that are made to fit the node as it stands.
@@ -23,6 +25,8 @@ fn web() -> Spec {
     web.ready.by = ReadyBy::Notify;
     web.stop.drain = Millis(100);
     web.reload.by = ReloadBy::Notify(Signal::HUP);
+    web.health.insert("app".parse().unwrap(), rule(OnFailure::Unready));
+    web.health.insert("life".parse().unwrap(), rule(OnFailure::Restart));
     web.restart.limit = 2;
     web.depends_on.insert(service("db"), spec::DependsOn::default());
     web.action.insert("clear".parse().unwrap(), spec::Action::new(Vec::new()));
@@ -59,7 +63,7 @@ fn input(site: &mut Site, (kind, a, b, later): Draw) -> Input {
     // Mostly the present run, sometimes one before or after it.
     let run = RunId((last + u64::from(b % 8 == 0)).saturating_sub(u64::from(b % 8 == 1)));
     let (instance, asked) = (id(name), intent(b % 12));
-    match kind % 20 {
+    match kind % 22 {
         0..3 => {
             let mut wish = site.wish_of(b % 12, action(a));
             // An id stands for one wish, so it has one expiry.
@@ -104,6 +108,15 @@ fn input(site: &mut Site, (kind, a, b, later): Draw) -> Input {
         17 => Input::ActionEnded {
             intent: asked,
             end: ActionEnd::Exited { exit: exit(b), ran_ms: 1 },
+        },
+        20 | 21 => Input::Checked {
+            instance,
+            run,
+            check: ["app", "life", "gone"][usize::from(a / 4 % 3)].parse().unwrap(),
+            verdict: Verdict {
+                in_a_row: 1,
+                answer: if b.is_multiple_of(2) { Ok(()) } else { Err("refused".to_owned()) },
+            },
         },
         18 if b % 4 == 0 => Input::SpecRemoved { service: id(name).service, intent: None },
         18 => Input::SpecAdopted {

@@ -1,0 +1,235 @@
+//! Probes the runs of services as their specs say, and tells the core which checks pass and which fail.
+//!
+//! A probe is a task of its own with a deadline; the agent starts it when its time has come and hears its answer as a
+//! wake. What does not run is not probed, and without a keeper nothing is: what a failure leads to is asked of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::clock;
+use super::probe;
+use super::task::{Agent, Deadline};
+use super::wake::Wake;
+use crate::domain::event::{Context, Event};
+use crate::domain::health::{Age, Answer, Watch};
+use crate::domain::id::{CheckName, InstanceId, RunId, ServiceId};
+use crate::domain::input::Input;
+use crate::domain::instance::{Instance, State};
+use crate::domain::spec::{ReadyBy, Spec, Target};
+use crate::domain::time::UnixMicros;
+use crate::wire::status::CheckStatus;
+
+/// How many probes are under way at a time. Others wait for their turn, and their own time begins with it.
+const AT_ONCE_MAX: usize = 64;
+
+/// What is probed. It is not folded: an agent that begins anew counts anew.
+#[derive(Debug)]
+pub(super) struct Probes {
+    watched: BTreeMap<InstanceId, BTreeMap<CheckName, Probing>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self { watched: BTreeMap::new(), turns: Arc::new(Semaphore::new(AT_ONCE_MAX)) }
+    }
+}
+
+#[derive(Debug)]
+struct Probing {
+    run: RunId,
+    watch: Watch,
+    /// Where it connects to, and how that is written; or why nowhere.
+    target: Result<(Target, String), String>,
+    last_at: Option<UnixMicros>,
+    asking: Option<Asking>,
+}
+
+/// A probe that is under way; it ends with this.
+#[derive(Debug)]
+struct Asking(JoinHandle<()>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Returns the run of a slot that is to be probed.
+fn probed_run(slot: &Instance, spec: &Spec) -> Option<RunId> {
+    match &slot.state {
+        State::Starting { main, .. } if spec.ready.by == ReadyBy::Health => Some(main.run),
+        State::Running { main } | State::Reloading { main, .. } => Some(main.run),
+        State::Starting { .. }
+        | State::Inactive
+        | State::Waiting { .. }
+        | State::Spawning { .. }
+        | State::Stopping { .. }
+        | State::Backoff { .. }
+        | State::Completed
+        | State::Failed => None,
+    }
+}
+
+impl Agent {
+    /// Lets the probes follow what has happened.
+    pub(super) fn heed_probes(&mut self, context: &Context, event: &Event) {
+        let Some(service) = &context.service else { return };
+        match (event, context.instance_id()) {
+            (Event::ServiceAdded(_) | Event::ServiceRemoved(_), _) => {
+                self.watch_checks_of(service);
+            }
+            (
+                Event::InstanceStarted(_)
+                | Event::InstanceReady(_)
+                | Event::InstanceReloaded(_)
+                | Event::InstanceStopping(_)
+                | Event::InstanceExited(_),
+                Some(instance),
+            ) => self.watch_checks(instance),
+            _ => {}
+        }
+    }
+
+    /// Probes whatever is to be probed, after agent and keeper have met.
+    pub(super) fn watch_all_checks(&mut self) {
+        let services: Vec<ServiceId> = self.node.services().keys().cloned().collect();
+        for service in services {
+            self.watch_checks_of(&service);
+        }
+    }
+
+    fn watch_checks_of(&mut self, service: &ServiceId) {
+        let slots = self.node.services().get(service).map_or(0, |known| known.instances.len());
+        let watched = self.probes.watched.keys().filter(|id| id.service == *service);
+        let gone: Vec<_> = watched.filter(|id| usize::from(id.index) >= slots).cloned().collect();
+        let known = (0..slots).filter_map(|index| u16::try_from(index).ok());
+        let known = known.map(|index| InstanceId { service: service.clone(), index });
+        for instance in known.chain(gone).collect::<Vec<_>>() {
+            self.watch_checks(instance);
+        }
+    }
+
+    /// Begins, goes on, or ends to probe one slot. Each check is asked soon: something has changed.
+    fn watch_checks(&mut self, instance: InstanceId) {
+        let spec = self.services.spec_of(&instance.service).map(|(spec, _)| spec);
+        let spec = spec.filter(|spec| !spec.health.is_empty());
+        let mut before = self.probes.watched.remove(&instance).unwrap_or_default();
+        let mut after = BTreeMap::new();
+        let slot = self.node.instance(&instance);
+        if let (Some(slot), Some(spec)) = (slot, spec)
+            && let Some(run) = probed_run(slot, &spec)
+        {
+            for (name, rule) in &spec.health {
+                let kept = before.remove(name);
+                let kept = kept.filter(|kept| kept.run == run && kept.watch.watches(rule));
+                let mut probing = kept.unwrap_or_else(|| {
+                    let known = slot.checks.get(name).map(|check| check.failing.is_none());
+                    let watch = Watch::new(rule, known);
+                    let address = self.launchers.text(rule.probe.address(), &instance, run);
+                    let target = address.and_then(|text| Ok((Target::parse(&text)?, text)));
+                    Probing { run, watch, target, last_at: None, asking: None }
+                });
+                probing.watch.hurry();
+                if probing.asking.is_none() {
+                    let deadline = Deadline::Probe(instance.clone(), name.clone());
+                    self.timers.set(deadline, clock::now().mono_ns);
+                }
+                after.insert(name.clone(), probing);
+            }
+        }
+        for name in before.into_keys() {
+            self.timers.cancel(&Deadline::Probe(instance.clone(), name));
+        }
+        if !after.is_empty() {
+            self.probes.watched.insert(instance, after);
+        }
+    }
+
+    /// Starts a probe whose time has come.
+    pub(super) fn probe(&mut self, instance: InstanceId, check: CheckName) {
+        if !self.hands.met() {
+            return; // The next meeting begins it again.
+        }
+        let checks = self.probes.watched.get_mut(&instance);
+        let Some(probing) = checks.and_then(|checks| checks.get_mut(&check)) else { return };
+        let (run, rule) = (probing.run, probing.watch.rule().clone());
+        let (target, turns) = (probing.target.clone(), self.probes.turns.clone());
+        let waker = self.waker.clone();
+        let task = tokio::spawn(async move {
+            let _turn = turns.acquire().await.expect("the semaphore is never closed");
+            let (answer, rest) = match target {
+                Ok((target, host)) => probe::ask(&target, &host, &rule).await,
+                Err(why) => (Err(why), None),
+            };
+            if waker.send(Wake::Probed { instance, run, check, answer }).await.is_ok()
+                && let Some(rest) = rest
+            {
+                probe::read_rest(rest).await;
+            }
+        });
+        probing.asking = Some(Asking(task));
+    }
+
+    /// Takes the answer of a probe, and sets the time of the next.
+    pub(super) fn probed(
+        &mut self,
+        instance: InstanceId,
+        run: RunId,
+        check: CheckName,
+        answer: Answer,
+    ) {
+        let now = clock::now();
+        let age = self.age(&instance, now.at);
+        let checks = self.probes.watched.get_mut(&instance);
+        let probing = checks.and_then(|checks| checks.get_mut(&check));
+        let Some(probing) = probing.filter(|probing| probing.run == run) else { return };
+        if !self.hands.met() {
+            probing.asking = None;
+            return;
+        }
+        probing.last_at = Some(now.at);
+        let verdict = probing.watch.answered(answer, age);
+        let due = now.mono_ns.saturating_add(probing.watch.interval_ms().saturating_mul(1_000_000));
+        self.timers.set(Deadline::Probe(instance.clone(), check.clone()), due);
+        if let Some(verdict) = verdict {
+            self.inbox.push_back(Input::Checked { instance, run, check, verdict });
+        }
+    }
+
+    fn age(&self, instance: &InstanceId, now: UnixMicros) -> Age {
+        let spec = self.services.spec_of(&instance.service);
+        let given_ms = spec.map_or(0, |(spec, _)| spec.ready.timeout.0);
+        match self.node.instance(instance).map(|slot| &slot.state) {
+            Some(State::Starting { .. }) => Age::Starting,
+            Some(state)
+                if state.main().is_some_and(|it| now.ms_since(it.started_at) < given_ms) =>
+            {
+                Age::Young
+            }
+            _ => Age::Grown,
+        }
+    }
+
+    /// Says how the checks of a slot stand at this moment.
+    pub(super) fn check_status(&self, instance: &InstanceId, slot: &Instance) -> Vec<CheckStatus> {
+        let Some((spec, _)) = self.services.spec_of(&instance.service) else { return Vec::new() };
+        let watched = self.probes.watched.get(instance);
+        let status = |name: &CheckName| {
+            let mut status = CheckStatus::folded(name, slot.checks.get(name));
+            if let Some(probing) = watched.and_then(|checks| checks.get(name)) {
+                status.last_at = probing.last_at;
+                status.interval_ms = Some(probing.watch.interval_ms());
+                status.failures = probing.watch.failures();
+                if let Some(message) = probing.watch.message() {
+                    message.clone_into(&mut status.message);
+                }
+            }
+            status
+        };
+        spec.health.keys().map(status).collect()
+    }
+}
