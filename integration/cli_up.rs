@@ -346,7 +346,9 @@ fn a_service_that_was_probably_meant_is_named() {
     machine.exits(0, &["up", "-d"]);
     machine.exits(0, &["run", "billing", "--", "sleep", "1000"]);
     for line in [&["stop", "biling"][..], &["status", "biling"], &["logs", "biling"]] {
-        let said = machine.exits(4, line);
+        let ran = machine.smgr(line);
+        assert_eq!(ran.status.code(), Some(4), "{line:?}: {ran:?}");
+        let said = String::from_utf8_lossy(&ran.stderr);
         assert!(said.contains("did you mean `billing`?"), "{line:?}: {said}");
     }
 }
