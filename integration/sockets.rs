@@ -97,7 +97,12 @@ fn a_socket_outlives_the_parts_that_hold_it_and_not_the_service() {
     assert_eq!(ask(port), format!("{second} http 1"));
     machine.exits(0, &["stop", "web"]);
     let at = SocketAddr::from(([127, 0, 0, 1], port));
-    assert!(TcpStream::connect(at).is_ok(), "a stopped service keeps its place");
+    eventually("nobody waits at a stopped service", || {
+        TcpStream::connect(at).is_err().then_some(())
+    });
+    machine.exits(0, &["start", "web"]);
+    let third = machine.ready("web");
+    assert_eq!(ask(port), format!("{third} http 1"));
     fs::remove_file(machine.state().join("config/services.d/web.toml")).unwrap();
     machine.exits(0, &["apply"]);
     eventually("the socket is closed", || TcpStream::connect(at).is_err().then_some(()));

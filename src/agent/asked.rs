@@ -53,6 +53,8 @@ pub(super) enum Asked {
     GiveBack(SlotName),
     /// That a slot is no more.
     CloseSlot(SlotName),
+    /// That nobody is kept waiting at the sockets of a slot.
+    CloseSockets(SlotName),
     /// That facts are forgotten; the next acknowledgement says it as well.
     Acknowledge,
     /// The end of the keeper, which this agent is not to outlive.
@@ -83,6 +85,7 @@ impl Asked {
             | Self::Stop(..)
             | Self::List
             | Self::CloseSlot(_)
+            | Self::CloseSockets(_)
             | Self::Acknowledge
             | Self::Shutdown => None,
         }

@@ -77,10 +77,28 @@ impl Agent {
         self.hands.ask(Asked::CloseSlot(slot.clone()), Verb::CloseSlot { slot });
     }
 
+    /// Closes the sockets of an instance that is at rest and to stay so: whoever connects is refused, and does not wait for
+    /// a run that does not come.
+    pub(super) fn close_sockets_of(&mut self, instance: &InstanceId) {
+        let Some(service) = self.node.services().get(&instance.service) else { return };
+        let is_at_rest = self.node.instance(instance).is_none_or(|known| known.state.at_rest());
+        let has_sockets = self
+            .services
+            .spec_of(&instance.service)
+            .is_some_and(|(spec, _)| !spec.socket.is_empty());
+        if has_sockets && is_at_rest && !service.wants(instance.index) && self.hands.met() {
+            let slot = names::slot(instance);
+            self.hands.ask(Asked::CloseSockets(slot.clone()), Verb::CloseSockets { slot });
+        }
+    }
+
     /// Lets go of all slots that belong to nothing any more.
     pub(super) fn close_slots(&mut self) {
         let all: Vec<InstanceId> = self.hands.held.keys().filter_map(names::instance_of).collect();
-        all.iter().for_each(|instance| self.close_slot_of(instance));
+        for instance in &all {
+            self.close_slot_of(instance);
+            self.close_sockets_of(instance);
+        }
     }
 
     /// Waits on for the line by which an adopted run says that it is ready; it may be in the file already.

@@ -414,6 +414,9 @@ impl Agent {
         if matches!(event, Event::ServiceAdded(_)) {
             self.configure_logs(service);
         }
+        if let (Event::InstanceStopped(_), Some(index)) = (event, context.index) {
+            self.close_sockets_of(&InstanceId { service: service.clone(), index });
+        }
         if matches!(
             event,
             Event::ServiceAdded(_) | Event::ServiceRemoved(_) | Event::DesiredChanged(_)

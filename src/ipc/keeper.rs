@@ -86,6 +86,12 @@ pub enum Verb {
         /// Which slot.
         slot: SlotName,
     },
+    /// Close the sockets of a slot that no other slot shares: nobody is to be kept waiting there. The next spawn makes
+    /// them anew.
+    CloseSockets {
+        /// Which slot.
+        slot: SlotName,
+    },
     /// The facts up to this one are durable.
     Acknowledge {
         /// The last of them.

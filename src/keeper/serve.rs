@@ -355,6 +355,7 @@ impl Keeper {
                 hands.give_descriptors(poller, &slot, &channels, &runs, descriptors)
             }
             Verb::CloseSlot { slot } => hands.close_slot(&slot),
+            Verb::CloseSockets { slot } => hands.close_sockets(&slot),
             Verb::Acknowledge { through } => hands.acknowledge(poller, through),
             Verb::Shutdown(mode) => {
                 self.end(mode);

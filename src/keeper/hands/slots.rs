@@ -101,6 +101,12 @@ impl Hands {
         (Answer::Done, Vec::new())
     }
 
+    /// Closes the sockets of a slot, as far as no other slot has them.
+    pub(in crate::keeper) fn close_sockets(&mut self, slot: &SlotName) -> Reply {
+        self.sockets.close(slot, &self.deposit);
+        (Answer::Done, Vec::new())
+    }
+
     pub(super) fn slot(&mut self, name: &SlotName) -> Result<&mut Slot, Refusal> {
         if !self.slots.contains_key(name) {
             self.complete(name, Pipes::new())?;
