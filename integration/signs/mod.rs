@@ -123,12 +123,12 @@ mod heavy {
         may_open(used + 8);
         let agent = machine.part("agent");
         kill_9(agent);
-        eventually("another agent lives", || (machine.part("agent") != agent).then_some(()));
-        // How many are refused is chance: answers go out, and their descriptors with them, while others are asked for.
-        eventually("some are not read", || {
-            let status = machine.json(&["status"]).to_string();
-            status.contains("its output is not read").then_some(())
+        eventually("another agent lives", || {
+            machine.part_if_any("agent").filter(|pid| *pid != agent)
         });
+        // How many are refused is chance: answers go out, and their descriptors with them, while others are asked for.
+        // It may be none, so that there is nothing to wait for but a time in which they would have been.
+        thread::sleep(Duration::from_secs(1));
         may_open(4096);
         let bytes = || -> Vec<u64> {
             let log = |one: &Value| fs::metadata(one["log_path"].as_str().unwrap()).unwrap().len();
