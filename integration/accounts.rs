@@ -7,8 +7,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::machine::{Machine, eventually, is_root, kill_9};
+use crate::support::machine::{Machine, is_root};
 use crate::support::mounts;
+use crate::support::process::kill_9;
+use crate::support::wait::eventually;
 
 const AGENT: u32 = 61_001;
 const UPLINK: u32 = 61_002;
@@ -41,7 +43,7 @@ fn each_part_has_its_own_account_and_dies_alone() {
     let parts = [("keeper", 0), ("agent", AGENT)];
     assert_eq!(fs::metadata(machine.state().join("run/uplink")).unwrap().uid(), UPLINK);
     for (part, uid) in parts {
-        eventually(part, || (uid_of(pid_of(&machine, part)?) == Some(uid)).then_some(()));
+        eventually(part, || (uid_of(machine.part_if_any(part)?) == Some(uid)).then_some(()));
     }
     assert_eq!(uid_of(web), Some(65_534), "the service is nobody");
 
@@ -61,7 +63,7 @@ fn each_part_has_its_own_account_and_dies_alone() {
         let before = machine.part(part);
         kill_9(before);
         eventually(part, || {
-            let after = pid_of(&machine, part)?;
+            let after = machine.part_if_any(part)?;
             (after != before && uid_of(after) == Some(uid)).then_some(())
         });
         assert_eq!(machine.ready("web"), web, "the service does not notice that the {part} died");
@@ -91,12 +93,6 @@ fn add_accounts(folder: &Path) {
         let mut mount = Command::new("mount");
         assert!(mount.arg("--bind").arg(&copy).arg(file).status().unwrap().success());
     }
-}
-
-/// Returns the process of a part, once it has said so.
-fn pid_of(machine: &Machine, part: &str) -> Option<u32> {
-    let path = machine.state().join("run").join(part).join("pid");
-    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 fn uid_of(pid: u32) -> Option<u32> {

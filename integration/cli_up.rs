@@ -6,6 +6,9 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::support::process::kill_9;
+use crate::support::wait::eventually;
+
 /// A machine of one's own: everything it starts ends with it.
 struct Machine {
     temp: tempfile::TempDir,
@@ -47,10 +50,11 @@ impl Machine {
         serde_json::from_str(&self.exits(0, line)).unwrap()
     }
 
-    fn pid_of(&self, service: &str) -> Option<u64> {
+    fn pid_of(&self, service: &str) -> Option<u32> {
         let status = self.json(&["status", "-o", "json"]);
         let instances = status["instances"].as_array().unwrap();
-        instances.iter().find(|it| it["service"] == service)?["pid"].as_u64()
+        let pid = instances.iter().find(|it| it["service"] == service)?["pid"].as_u64()?;
+        Some(u32::try_from(pid).unwrap())
     }
 }
 
@@ -61,10 +65,6 @@ impl Drop for Machine {
             panic!("down: {}", String::from_utf8_lossy(&down.stderr));
         }
     }
-}
-
-fn kill(pid: u64) {
-    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
 }
 
 #[test]
@@ -79,14 +79,9 @@ fn the_first_minute() {
     machine.exits(6, &["run", "hello", "--", "sleep", "1000"]);
 
     let first = machine.pid_of("hello").unwrap();
-    kill(first);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    let second = loop {
-        match machine.pid_of("hello") {
-            Some(pid) if pid != first => break pid,
-            _ => assert!(std::time::Instant::now() < deadline, "hello did not come back"),
-        }
-    };
+    kill_9(first);
+    let second =
+        eventually("hello comes back", || machine.pid_of("hello").filter(|pid| *pid != first));
     machine.exits(0, &["restart", "hello"]);
     assert_ne!(machine.pid_of("hello"), Some(second));
     machine.exits(0, &["stop", "hello"]);
@@ -130,7 +125,7 @@ fn the_logs_of_a_service_are_those_of_all_its_instances() {
     );
     fs::write(machine.temp.path().join("smgr.toml"), text).unwrap();
     machine.exits(0, &["up", "-d"]);
-    eventually(|| {
+    eventually("the lines of all are there", || {
         let said = machine.exits(0, &["logs", "web"]);
         let all = (0..3).all(|index| {
             said.lines().any(|line| {
@@ -155,18 +150,9 @@ fn project(machine: &Machine, word: &str) {
 
 fn started(machine: &Machine, lines: usize) -> String {
     let path = machine.temp.path().join("started");
-    eventually(|| fs::read_to_string(&path).ok().filter(|text| text.lines().count() >= lines))
-}
-
-fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    loop {
-        match ask() {
-            Some(answer) => return answer,
-            None => assert!(std::time::Instant::now() < deadline, "it did not come"),
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    eventually("it was started", || {
+        fs::read_to_string(&path).ok().filter(|text| text.lines().count() >= lines)
+    })
 }
 
 #[test]
@@ -223,15 +209,15 @@ fn whatever_part_is_killed_the_history_says_so_and_services_are_adopted() {
     machine.exits(0, &["up", "-d"]);
     machine.exits(0, &["run", "hello", "--", "sleep", "1000"]);
     let hello = machine.pid_of("hello").unwrap();
-    let part = |name: &str| -> u64 {
+    let part = |name: &str| -> u32 {
         let pid = fs::read_to_string(machine.state().join("run").join(name).join("pid")).unwrap();
         pid.trim().parse().unwrap()
     };
     for name in ["agent", "keeper"] {
-        kill(part(name));
+        kill_9(part(name));
         let told = format!("adopted  pid {hello}");
         let by = format!("{name} killed, back after ");
-        eventually(|| {
+        eventually("the history tells it", || {
             let history = machine.smgr(&["history", "hello"]).stdout;
             let history = String::from_utf8(history).unwrap();
             history.lines().any(|line| line.contains(&told) && line.contains(&by)).then_some(())
@@ -247,14 +233,14 @@ fn whatever_part_is_killed_the_history_says_so_and_services_are_adopted() {
     let launcher = lock.split_whitespace().last().unwrap().parse().unwrap();
     // Each before the one that it would start again.
     for pid in [launcher, part("keeper"), part("agent")] {
-        kill(pid);
+        kill_9(pid);
         let is_over = || {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             // What it had open is closed with the last of its threads.
             let is_alone = status.contains("Threads:\t1\n");
             (status.is_empty() || status.contains("State:\tZ") && is_alone).then_some(())
         };
-        eventually(is_over);
+        eventually("it is over", is_over);
     }
     let screen = machine.exits(0, &["up", "-d"]);
     assert!(screen.contains("  found 1 running service, adopted, none restarted\n"), "{screen}");
@@ -302,7 +288,7 @@ fn the_foreground_shows_what_the_project_writes_and_ends_as_the_contract_says() 
     started(&machine, 1);
     let mut follow = machine.command(&["logs", "web", "-f"]);
     let mut follow = follow.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    eventually(|| machine.pid_of("web"));
+    eventually("web runs", || machine.pid_of("web"));
     assert!(Command::new("kill").args(["-INT", &up.id().to_string()]).status().unwrap().success());
     let ended = up.wait_with_output().unwrap();
     let said = String::from_utf8(ended.stdout).unwrap();

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::machine::{Machine, eventually, is_root, kill_9, processes_with};
+use crate::support::machine::{Machine, is_root};
+use crate::support::process::{kill_9, processes_with};
+use crate::support::wait::eventually;
 
 mod heavy {
     use super::*;

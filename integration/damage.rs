@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use smgr::store::LogReader;
 
-use crate::support::machine::{Machine, eventually, kill_9};
+use crate::support::machine::Machine;
+use crate::support::process::kill_9;
+use crate::support::wait::eventually;
 
 /// Returns the segment that is written to, of the newest epoch.
 fn active_segment(machine: &Machine) -> PathBuf {

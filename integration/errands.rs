@@ -5,7 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::machine::{Machine, eventually, processes_with};
+use crate::support::machine::Machine;
+use crate::support::process::processes_with;
+use crate::support::wait::eventually;
 
 /// A service with a command before its stop, a reload and two actions. Each leaves a process behind that has its name
 /// in its command line; those that are late never end by themselves.

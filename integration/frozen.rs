@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::machine::{Machine, eventually, is_root, kill_9, processes_with};
+use crate::support::machine::{Machine, is_root};
 use crate::support::mounts;
+use crate::support::process::{kill_9, processes_with};
+use crate::support::wait::eventually;
 
 /// Part of the command line of the service, and of nothing else.
 const NEEDLE: &str = "sleep 31415.926";
@@ -46,25 +48,26 @@ mod heavy {
         let keeper = machine.part("keeper");
 
         let frozen = disk.freeze();
+        // Time is all there is to wait for: while the disk stands still nobody is told how far a wish has come.
         let start = begin(&machine, &["start", "double"]);
         thread::sleep(Duration::from_millis(500));
         let stop = begin(&machine, &["stop", "double"]);
         thread::sleep(Duration::from_millis(500));
         kill_9(keeper);
         eventually("there is a keeper again", || {
-            let path = machine.state().join("run/keeper/pid");
-            let pid: u32 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
-            (pid != keeper).then_some(())
+            machine.part_if_any("keeper").filter(|pid| *pid != keeper)
         });
         thread::sleep(Duration::from_millis(500));
         drop(frozen);
         assert!(ends(stop), "the stop is done");
         ends(start);
 
+        // Time in which the start that was promised would be made after all.
         thread::sleep(Duration::from_secs(1));
         assert_eq!(processes_with(NEEDLE), [], "it was stopped");
         assert_eq!(machine.instance("double")["state"], "inactive");
         machine.exits(0, &["start", "double"]);
+        // Time in which a second one would come.
         thread::sleep(Duration::from_secs(1));
         assert_eq!(processes_with(NEEDLE).len(), 1);
     }

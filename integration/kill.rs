@@ -80,6 +80,7 @@ async fn run(form: Form) {
     let mut load = Load::connect(&rig, form.replay_after).await;
     // What is signed before the node's log has begun is refused, and rightly so.
     load.beat().await;
+    // Load on a node of which nothing dies yet.
     load.during(&rig, sleep(Duration::from_secs(2))).await;
 
     let mut stretches = Vec::new();
@@ -136,6 +137,7 @@ async fn kill_all(rig: &Rig, parts: &[Part], form: &Form, began: Instant) -> Vec
         getrandom::fill(&mut random).unwrap();
         let span = form.pause_ms.end - form.pause_ms.start;
         let pause = form.pause_ms.start + u64::from(u16::from_le_bytes(random)) % span;
+        // The moment of a kill is what varies.
         sleep(Duration::from_millis(pause)).await;
         away.push(rig.kill(parts).await);
         if number % 10 == 0 {
@@ -143,6 +145,7 @@ async fn kill_all(rig: &Rig, parts: &[Part], form: &Form, began: Instant) -> Vec
             println!("{:>6.0} s  {number} kills of {names}", began.elapsed().as_secs_f64());
         }
     }
+    // Load on the node that came back last.
     sleep(Duration::from_secs(2)).await;
     away
 }

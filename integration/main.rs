@@ -15,6 +15,7 @@ mod keeper;
 mod keys;
 mod kill;
 mod layering;
+mod layers;
 mod proof;
 mod shop;
 mod signs;

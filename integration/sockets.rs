@@ -8,7 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::machine::{Machine, eventually, kill_9, python};
+use crate::support::machine::{Machine, python};
+use crate::support::process::kill_9;
+use crate::support::wait::eventually;
 
 /// A server of what it was given: says to each caller which process it is and what it knows of its sockets.
 const SERVER: &str = r#"

@@ -100,6 +100,7 @@ fn live_and_die(dir: &Path, life: Duration) -> u64 {
         let durable = lines.map_while(Result::ok);
         durable.filter_map(|line| line.strip_prefix("durable ")?.parse().ok()).max().unwrap_or(0)
     });
+    // The moment of the kill is what varies.
     std::thread::sleep(life);
     child.kill().unwrap();
     let ended = child.wait().unwrap();

@@ -233,6 +233,7 @@ fn a_connected_uplink_with_nothing_to_carry_sleeps() {
         // A fresh connection is measured by the server with a few pings.
         tokio::time::sleep(Duration::from_secs(3)).await;
         let before = switches_of(&node.thread_name());
+        // How often it wakes in a time is what is tested.
         tokio::time::sleep(Duration::from_secs(6)).await;
         let switches = switches_of(&node.thread_name()) - before;
         assert!(switches <= 2, "woke {switches} times in 6 s");

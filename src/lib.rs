@@ -4,6 +4,8 @@
 
 pub mod domain;
 
+mod retry;
+
 pub mod wire;
 
 pub mod store;

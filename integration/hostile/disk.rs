@@ -10,8 +10,10 @@ mod heavy {
 
     use serde_json::Value;
 
-    use crate::support::machine::{Machine, eventually, is_root, kill_9};
+    use crate::support::machine::{Machine, is_root};
     use crate::support::mounts;
+    use crate::support::process::kill_9;
+    use crate::support::wait::eventually;
 
     /// Holds the log, its reserve of 32 MiB, and little more.
     const DISK_MIB: u32 = 72;
@@ -225,6 +227,7 @@ mod heavy {
                     } else if Instant::now() >= until {
                         return;
                     } else {
+                        // The time that the disk stays full is what is asked for.
                         thread::sleep(Duration::from_millis(20));
                         bytes = block.len();
                     }

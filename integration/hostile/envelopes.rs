@@ -106,7 +106,7 @@ fn a_wish_that_is_repeated_runs_once_and_has_one_outcome() {
         assert_eq!(node.counted(), 2);
 
         // The agent that comes after this one knows as well.
-        crate::support::machine::kill_9(node.machine.part("agent"));
+        crate::support::process::kill_9(node.machine.part("agent"));
         node.machine.ready("counter");
         assert_eq!(node.over_the_socket(&bytes).await, one);
         assert_eq!(node.counted(), 2);

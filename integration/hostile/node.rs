@@ -25,8 +25,9 @@ use smgr::wire::payload::{
 };
 use smgr::wire::subject::{Callee, InboxPrefix, Subject};
 
-use crate::support::machine::{Machine, eventually};
+use crate::support::machine::Machine;
 use crate::support::nats::NatsServer;
+use crate::support::wait::eventually;
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(30);

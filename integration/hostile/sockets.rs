@@ -15,7 +15,9 @@ use smgr::ipc::{frame, socket};
 
 use super::node::{Came, Node, count, hello};
 use crate::support::block_on;
-use crate::support::machine::{Machine, eventually, kill_9};
+use crate::support::machine::Machine;
+use crate::support::process::{as_pid, kill_9};
+use crate::support::wait::eventually;
 
 #[test]
 fn frames_that_are_none_end_their_connection_and_nothing_else() {
@@ -64,13 +66,13 @@ fn frames_that_are_none_end_their_connection_and_nothing_else() {
 /// What is no first frame of anybody.
 #[test]
 fn an_agent_that_had_no_descriptor_left_is_spoken_with_again_when_it_has() {
-    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    use rustix::process::{Resource, Rlimit, prlimit};
 
     let machine = Machine::new();
     machine.service("web", "exec = [\"/bin/sleep\", \"1000\"]\n");
     machine.exits(0, &["up", "-d"]);
     machine.ready("web");
-    let agent = Pid::from_raw(i32::try_from(machine.part("agent")).unwrap());
+    let agent = Some(as_pid(machine.part("agent")));
     let limit = |current| Rlimit { current: Some(current), maximum: Some(1024) };
     prlimit(agent, Resource::Nofile, limit(0)).unwrap();
     let path = Place::of(machine.state()).local_socket();

@@ -9,7 +9,8 @@ use smgr::wire::codec;
 use smgr::wire::envelope::seal;
 
 use super::node::Node;
-use crate::support::machine::{eventually, kill_9};
+use crate::support::process::kill_9;
+use crate::support::wait::eventually;
 
 #[test]
 fn an_older_trust_document_is_not_obeyed_and_services_go_on() {

@@ -16,9 +16,11 @@ use smgr::ipc::keeper::{
 use smgr::ipc::socket::{self, Inbox, SocketError};
 
 use rig::{
-    LAUNCHER, PATIENCE, Rig, in_both_modes, in_both_modes_launched, kernel_tells_exits,
-    process_state, read_until, run, sh, signal, wait_until,
+    LAUNCHER, Rig, in_both_modes, in_both_modes_launched, kernel_tells_exits, read_until, run, sh,
 };
+
+use crate::support::process::{as_pid, process_state, signal};
+use crate::support::wait::{PATIENCE, wait_until};
 
 #[test]
 fn an_exit_code_and_a_signal_are_told_apart() {
@@ -36,8 +38,7 @@ fn an_exit_code_and_a_signal_are_told_apart() {
 fn a_dumped_core_is_told() {
     let rig = Rig::start(&[]);
     let mut agent = rig.agent();
-    let mut spawn = sh("a.0.1", "kill -SEGV $$");
-    spawn.working_dir = rig.state.path().display().to_string();
+    let mut spawn = rig.sh("a.0.1", "kill -SEGV $$");
     let limit = Limit { resource: Resource::Core, soft: u64::MAX, hard: u64::MAX };
     spawn.limits = vec![limit];
     agent.spawn(spawn);
@@ -71,6 +72,7 @@ fn how_long_a_run_lasted_is_told_by_a_keeper_that_did_not_start_it_too() {
         let gone = agent.tree_gone("a.0.1");
         agent.acknowledge(gone.number);
         agent.spawn(sh("a.0.1", "while [ ! -e stop ]; do sleep 0.01; done"));
+        // How long it runs is what is told.
         std::thread::sleep(Duration::from_millis(400));
         rig.kill_keeper();
         let mut agent = rig.agent();
@@ -433,6 +435,7 @@ fn output_is_neither_lost_nor_broken_when_the_agent_dies() {
     // More than a pipe holds, so that the writer has to wait while there is no agent.
     let (pid, channels) = agent.spawn(sh("a.0.1", "seq 1 30000; echo end; sleep 1000"));
     drop((agent, channels));
+    // What would end it is a moment without an agent; that it is waiting nothing tells.
     std::thread::sleep(Duration::from_millis(200));
     assert!(process_state(pid).is_some_and(|state| state != 'Z'));
     let mut agent = rig.agent();
@@ -447,8 +450,7 @@ fn services_survive_the_keeper_and_are_adopted_with_their_output_and_exit() {
         let mut agent = rig.agent();
         let script = "i=0; while [ ! -e stop ]; do i=$((i+1)); echo $i; sleep 0.01; done; \
                       echo last $i; exit 5";
-        let mut spawn = sh("a.0.1", script);
-        spawn.working_dir = rig.state.path().display().to_string();
+        let spawn = rig.sh("a.0.1", script);
         let (pid, channels) = agent.spawn(spawn);
         let mut text = read_until(&channels[0].1, "10\n");
         rig.kill_keeper();
@@ -480,14 +482,14 @@ fn services_survive_the_keeper_and_are_adopted_with_their_output_and_exit() {
 fn an_exit_that_no_keeper_saw_is_told_by_the_next() {
     in_both_modes_launched(|rig| {
         let mut agent = rig.agent();
-        let mut spawn = sh("a.0.1", "while [ ! -e stop ]; do sleep 0.01; done; exit 6");
-        spawn.working_dir = rig.state.path().display().to_string();
-        agent.spawn(spawn);
+        let spawn = rig.sh("a.0.1", "while [ ! -e stop ]; do sleep 0.01; done; exit 6");
+        let (pid, _) = agent.spawn(spawn);
         let keeper = rig.keeper_pid();
         signal(rig.child.id(), Signal::STOP);
         signal(keeper, Signal::KILL);
         File::create(rig.state.path().join("stop")).unwrap();
-        std::thread::sleep(Duration::from_millis(300));
+        let has_ended = || process_state(pid).is_none_or(|state| state == 'Z');
+        wait_until("it ends while no keeper lives", has_ended);
         signal(rig.child.id(), Signal::CONT);
         rig.wait_for_keeper_after(keeper);
         let mut agent = rig.agent();
@@ -501,8 +503,7 @@ fn an_exit_that_no_keeper_saw_is_told_by_the_next() {
 fn an_exit_that_only_the_agents_pidfd_saw_is_told_by_it() {
     let mut rig = Rig::start(&[]);
     let mut agent = rig.agent();
-    let mut spawn = sh("a.0.1", "while [ ! -e stop ]; do sleep 0.01; done; exit 8");
-    spawn.working_dir = rig.state.path().display().to_string();
+    let spawn = rig.sh("a.0.1", "while [ ! -e stop ]; do sleep 0.01; done; exit 8");
     let (answer, mut descriptors) = agent.operate(Verb::Spawn(Box::new(spawn)));
     let Answer::Spawned { pid, .. } = answer else { panic!("{answer:?}") };
     let pidfd = descriptors.remove(0);
@@ -527,8 +528,7 @@ fn an_exit_that_only_the_agents_pidfd_saw_is_told_by_it() {
 fn an_exit_that_nobody_saw_is_unknown_and_never_success() {
     let mut rig = Rig::start(&[]);
     let mut agent = rig.agent();
-    let mut spawn = sh("a.0.1", "while [ ! -e stop ]; do sleep 0.01; done; exit 0");
-    spawn.working_dir = rig.state.path().display().to_string();
+    let spawn = rig.sh("a.0.1", "while [ ! -e stop ]; do sleep 0.01; done; exit 0");
     let (pid, channels) = agent.spawn(spawn);
     drop((agent, channels));
     rig.child.kill().unwrap();
@@ -573,10 +573,9 @@ fn ten_deaths_of_the_keeper_double_nothing_and_lose_no_exit() {
     in_both_modes_launched(|rig| {
         let mut agent = rig.agent();
         for number in 0..5 {
-            let mut spawn =
-                sh(&format!("a.{number}.1"), "while [ ! -e stop ]; do sleep 0.05; done; exit 9");
+            let mut spawn = rig
+                .sh(&format!("a.{number}.1"), "while [ ! -e stop ]; do sleep 0.05; done; exit 9");
             spawn.slot = format!("a.{number}").parse().unwrap();
-            spawn.working_dir = rig.state.path().display().to_string();
             agent.spawn(spawn);
         }
         for _ in 0..10 {
@@ -596,8 +595,7 @@ fn ten_deaths_of_the_keeper_double_nothing_and_lose_no_exit() {
 fn a_run_that_was_acknowledged_is_told_by_no_later_keeper() {
     in_both_modes_launched(|rig| {
         let mut agent = rig.agent();
-        let mut spawn = sh("a.0.1", "while [ ! -e stop ]; do sleep 0.01; done");
-        spawn.working_dir = rig.state.path().display().to_string();
+        let spawn = rig.sh("a.0.1", "while [ ! -e stop ]; do sleep 0.01; done");
         let (pid, _) = agent.spawn(spawn);
         rig.kill_keeper();
         let mut agent = rig.agent();
@@ -632,6 +630,7 @@ fn a_second_launcher_waits_for_the_keeper_that_lives() {
     rig.child.kill().unwrap();
     rig.child.wait().unwrap();
     rig.restart();
+    // Time in which it does nothing.
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(rig.keeper_pid(), keeper);
     signal(keeper, Signal::KILL);
@@ -641,14 +640,14 @@ fn a_second_launcher_waits_for_the_keeper_that_lives() {
 
 #[test]
 fn a_tree_is_not_gone_because_nobody_could_look() {
-    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    use rustix::process::{Resource, Rlimit, prlimit};
 
     in_both_modes(|rig| {
         let mut agent = rig.agent();
         let gate = rig.state.path().join("gate");
         let script = format!("sleep 1000 & while [ ! -e {} ]; do sleep 0.05; done", gate.display());
         agent.spawn(sh("a.0.1", &script));
-        let keeper = Pid::from_raw(i32::try_from(rig.keeper_pid()).unwrap());
+        let keeper = Some(as_pid(rig.keeper_pid()));
         let none = Rlimit { current: Some(0), maximum: Some(1024) };
         prlimit(keeper, Resource::Nofile, none).unwrap();
         fs::write(&gate, "").unwrap();

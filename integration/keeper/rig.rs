@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use serde_bytes::ByteBuf;
 use smgr::ipc::frame::Packet;
 use smgr::ipc::hello::{Hello, Incarnation, Part};
@@ -19,8 +19,8 @@ use smgr::ipc::keeper::{
 use smgr::ipc::place::{PartLock, Place};
 use smgr::ipc::socket::{self, Inbox, SocketError};
 
-/// The longest that anything here may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+use crate::support::process::signal;
+use crate::support::wait::{PATIENCE, wait_until};
 
 /// Starts the launcher, which starts the keeper.
 pub(super) const LAUNCHER: &str = "launcher";
@@ -90,6 +90,11 @@ impl Rig {
             pid.is_some()
         });
         pid.expect("it was waited for")
+    }
+
+    /// Returns the start of a shell whose working directory is the state folder.
+    pub(super) fn sh(&self, name: &str, script: &str) -> Spawn {
+        Spawn { working_dir: self.state.path().display().to_string(), ..sh(name, script) }
     }
 
     pub(super) fn kill_keeper(&self) {
@@ -341,24 +346,6 @@ pub(super) fn read_until(channel: &OwnedFd, text: &str) -> String {
             return so_far.into_owned();
         }
         assert!(Instant::now() < until, "no {text:?} in {so_far:?}");
-    }
-}
-
-pub(super) fn process_state(pid: u32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
-}
-
-pub(super) fn signal(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    let _ = rustix::process::kill_process(pid, signal);
-}
-
-pub(super) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < until, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use crate::support::machine::{Machine, eventually, kill_9};
+use crate::support::machine::Machine;
+use crate::support::process::kill_9;
+use crate::support::wait::eventually;
 
 /// A service that writes each line that somebody puts into its queue.
 fn echoing(machine: &Machine, alerts: &str) {

@@ -4,7 +4,9 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::machine::{Machine, eventually, kill_9};
+use crate::support::machine::Machine;
+use crate::support::process::kill_9;
+use crate::support::wait::eventually;
 
 const SLEEP: &str = "exec = [\"/bin/sleep\", \"1000\"]\n";
 

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::support::machine::{Machine, eventually, kill_9, python};
+use crate::support::machine::{Machine, python};
+use crate::support::process::kill_9;
+use crate::support::wait::eventually;
 
 /// Answers HTTP on a Unix socket: with 200; with 503 while there is a file `sick`; not at all while there is a file
 /// `stuck`.

@@ -3,7 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::machine::{Machine, eventually};
+use crate::support::machine::Machine;
+use crate::support::wait::eventually;
 
 #[test]
 fn rotated_files_are_compressed_with_zstd_and_read_again() {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use crate::support::machine::{Machine, eventually, is_root, kill_9};
+use crate::support::machine::{Machine, is_root};
+use crate::support::process::kill_9;
+use crate::support::wait::eventually;
 
 /// A service that writes down what it was given, into a file of each instance.
 fn witness(machine: &Machine, keys: &str) {

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::support::machine::{Machine, eventually, kill_9, python};
+use crate::support::machine::{Machine, python};
+use crate::support::process::kill_9;
+use crate::support::wait::eventually;
 
 /// A service that says that it is ready once a file is there.
 fn service(machine: &Machine, sign: &str, ready: &str) {

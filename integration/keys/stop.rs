@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::support::machine::{Machine, eventually, is_root, python};
+use crate::support::machine::{Machine, is_root, python};
+use crate::support::wait::eventually;
 
 fn wrote(machine: &Machine) -> PathBuf {
     machine.folder().join("wrote")
@@ -68,7 +69,7 @@ fn what_does_not_end_in_its_time_is_killed_with_all_that_it_started() {
     machine.exits(0, &["up", "-d"]);
     machine.ready("web");
     machine.exits(0, &["stop", "web"]);
-    let left = crate::support::machine::processes_with(&format!("sleep {mark}"));
+    let left = crate::support::process::processes_with(&format!("sleep {mark}"));
     assert!(left.is_empty(), "{left:?}");
 }
 

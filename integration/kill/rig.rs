@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use smgr::agent::folder::StateFolder;
 use smgr::agent::keyfile::{KeyName, Keys, Owner, load_key, make_keys_and_trust};
 use smgr::agent::setup::{BusSetup, NodeSetup, SpecSources};
@@ -18,9 +18,8 @@ use smgr::wire::key::Signer;
 use tokio::time::sleep;
 
 use crate::support::nats::NatsServer;
-
-/// How long a part may take to come back on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::process::as_pid;
+use crate::support::wait::{PATIENCE, wait_until};
 
 /// Services that end by themselves all the time: together some 40 exits a second while nobody is killed.
 pub(super) const MORTALS: usize = 24;
@@ -128,11 +127,7 @@ impl Rig {
     /// Ends the node in good order, services first.
     pub(super) fn stop(&mut self) {
         kill_process(as_pid(self.launcher.id()), Signal::TERM).unwrap();
-        let until = Instant::now() + PATIENCE;
-        while self.launcher.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < until, "the node does not end\n{}", self.last_words());
-            thread::sleep(Duration::from_millis(10));
-        }
+        wait_until("the node ends", || self.launcher.try_wait().unwrap().is_some());
     }
 
     /// Where all of the node lies.
@@ -188,10 +183,6 @@ pub(super) fn operator() -> Principal {
 pub(super) fn now_us() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     u64::try_from(since.as_micros()).unwrap()
-}
-
-fn as_pid(pid: u32) -> Pid {
-    Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
 }
 
 fn build_worker(folder: &Path) -> PathBuf {

@@ -6,13 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Long enough that a passing test never meets it, on a busy machine too.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+use super::wait::eventually;
 
 /// A node that is brought up by the command line. Services come from `services.d` in its configuration folder.
 pub(crate) struct Machine {
@@ -31,7 +29,7 @@ impl Machine {
 
     /// Makes the folders with the state at another place.
     pub(crate) fn at(temp: TempDir, state: PathBuf) -> Self {
-        for folder in ["services.d", "override.d"] {
+        for folder in ["vendor.d", "services.d", "groups.d", "override.d"] {
             fs::create_dir_all(state.join("config").join(folder)).unwrap();
         }
         Self { temp, state, env: Vec::new() }
@@ -119,8 +117,13 @@ impl Machine {
 
     /// Returns the process of one of the node's own parts.
     pub(crate) fn part(&self, name: &str) -> u32 {
+        self.part_if_any(name).unwrap()
+    }
+
+    /// Returns the process of one of the node's own parts, once it has said so.
+    pub(crate) fn part_if_any(&self, name: &str) -> Option<u32> {
         let path = self.state.join("run").join(name).join("pid");
-        fs::read_to_string(path).unwrap().trim().parse().unwrap()
+        fs::read_to_string(path).ok()?.trim().parse().ok()
     }
 }
 
@@ -145,33 +148,4 @@ pub(crate) fn python() -> String {
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-/// Asks until there is an answer.
-pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "not so after {PATIENCE:?}: {what}");
-        thread::sleep(Duration::from_millis(100));
-    }
-}
-
-pub(crate) fn kill_9(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-}
-
-/// Lists the processes that have `needle` in their command line.
-pub(crate) fn processes_with(needle: &str) -> Vec<(u32, String)> {
-    let all = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        line.contains(needle).then_some((pid, line))
-    })
-    .collect()
 }

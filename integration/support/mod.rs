@@ -3,6 +3,8 @@
 pub(crate) mod machine;
 pub(crate) mod mounts;
 pub(crate) mod nats;
+pub(crate) mod process;
+pub(crate) mod wait;
 
 use std::future::Future;
 

@@ -17,6 +17,7 @@ use crate::domain::id::{InstanceId, IntentId, RunId};
 use crate::domain::input::Delivery;
 use crate::domain::instance::State;
 use crate::ipc::keeper::{Answer, OperationNumber, Refusal, RunName, SlotName, Verb};
+use crate::retry;
 
 /// How long the keeper may be silent while something is asked of it. It answers in microseconds; starts of processes on
 /// a machine without memory take longer.
@@ -26,8 +27,8 @@ pub(super) const SILENCE_MAX: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(2);
 
 /// The pause before something that was refused is asked for again: the first, and the longest.
-const AGAIN_MS_MIN: u64 = 50;
-const AGAIN_MS_MAX: u64 = 10_000;
+const AGAIN_FIRST: Duration = Duration::from_millis(50);
+const AGAIN_MAX: Duration = Duration::from_secs(10);
 
 /// What an operation under way is for, so that its answer finds its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,9 +157,10 @@ impl Pending {
         *self = Self { is_ending: self.is_ending, ..Self::default() };
     }
 
-    /// Says whether an operation of some kind is under way.
-    pub(super) fn has(&self, is_it: impl Fn(&Asked) -> bool) -> bool {
-        self.asked.values().any(|(asked, _)| is_it(asked))
+    /// Says whether the start of a hook or an action was asked for and not answered.
+    pub(super) fn has_errand(&self) -> bool {
+        let is_errand = |asked: &Asked| matches!(asked, Asked::Hook(..) | Asked::Action(_));
+        self.asked.values().any(|(asked, _)| is_errand(asked))
     }
 
     /// Says whether the keeper was told to end and has not answered.
@@ -166,12 +168,12 @@ impl Pending {
         self.is_ending
     }
 
-    /// Counts a refusal and returns how long to wait, in milliseconds, before a random part of the same length.
-    fn refuse(&mut self, again: Again, why: String) -> u64 {
+    /// Counts a refusal and returns how long to wait, before a random part of the same length.
+    fn refuse(&mut self, again: Again, why: String) -> Duration {
         let entry = self.refused.entry(again).or_default();
-        let wait_ms = AGAIN_MS_MIN.saturating_mul(1 << entry.0.min(16)).min(AGAIN_MS_MAX);
+        let wait = retry::doubled(AGAIN_FIRST, AGAIN_MAX, entry.0);
         *entry = (entry.0.saturating_add(1), why);
-        wait_ms
+        wait
     }
 }
 
@@ -184,7 +186,7 @@ impl Agent {
             }
             (_, refusal) if asked == Asked::List => {
                 warn!(%refusal, "the keeper does not say what it has");
-                self.hands.cut();
+                self.hands.disconnect();
             }
             (_, refusal) => warn!(?asked, %refusal, "the keeper refused"),
         }
@@ -192,10 +194,10 @@ impl Agent {
 
     /// Has something asked for again after a while.
     pub(super) fn later(&mut self, again: Again, why: &str) {
-        let wait_ms = self.hands.pending.refuse(again.clone(), why.to_owned());
-        let wait_ms = wait_ms + clock::entropy() % (wait_ms + 1);
-        warn!(?again, why, wait_ms, "asked again later");
-        let due = clock::now().mono_ns + wait_ms * 1_000_000;
+        let wait = self.hands.pending.refuse(again.clone(), why.to_owned());
+        let wait = retry::drawn(wait..=wait * 2);
+        warn!(?again, why, ?wait, "asked again later");
+        let due = clock::now().mono_ns + wait.as_nanos() as u64;
         self.timers.set(Deadline::Again(again), due);
     }
 
@@ -238,7 +240,7 @@ impl Agent {
     pub(super) fn keeper_is_late(&mut self) {
         if self.hands.pending.due().is_some_and(|due| due <= clock::now().mono_ns) {
             warn!("the keeper has not answered for {} s", SILENCE_MAX.as_secs());
-            self.hands.cut();
+            self.hands.disconnect();
         }
     }
 
@@ -343,9 +345,9 @@ mod tests {
     fn what_is_refused_is_asked_for_ever_more_rarely_but_never_given_up() {
         let mut pending = Pending::default();
         let again = Again::Descriptors("web.0".parse().unwrap());
-        let waits: Vec<u64> =
+        let waits: Vec<Duration> =
             (0..40).map(|_| pending.refuse(again.clone(), String::new())).collect();
-        assert_eq!(waits[..3], [50, 100, 200]);
-        assert_eq!(waits[39], AGAIN_MS_MAX);
+        assert_eq!(waits[..3], [50, 100, 200].map(Duration::from_millis));
+        assert_eq!(waits[39], AGAIN_MAX);
     }
 }

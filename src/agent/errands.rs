@@ -120,11 +120,11 @@ impl Agent {
     }
 
     fn is_without_errands(&self) -> bool {
-        self.errands.alive.is_empty() && !self.hands.awaits_errand()
+        self.errands.alive.is_empty() && !self.hands.pending.has_errand()
     }
 
     fn shut_down(&mut self, mode: ShutdownMode) {
-        if self.hands.asked_to_shut_down() {
+        if self.hands.pending.is_ending() {
             return;
         }
         info!(?mode, "the node's parts end");

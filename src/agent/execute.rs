@@ -13,7 +13,7 @@ use super::task::{Agent, Deadline, Promise};
 use super::{clock, logs};
 use crate::domain::effect::{Act, Hook, Operation};
 use crate::domain::event::{Context, Event, Exit, LinesDropped, Usage};
-use crate::domain::id::{InstanceId, IntentId, RunId};
+use crate::domain::id::{Digest, InstanceId, IntentId, RunId};
 use crate::domain::input::{ActionEnd, Decision, Ended, Input};
 use crate::domain::spec::ReadyBy;
 use crate::domain::time::UnixMicros;
@@ -25,9 +25,9 @@ impl Agent {
     /// Does one thing. What follows from it at once is queued, never decided in the middle of a decision.
     pub(super) fn act(&mut self, act: Act) {
         match act {
-            Act::Spawn { instance, run, .. } => {
+            Act::Spawn { instance, run, spec } => {
                 if self.hands.met() && self.node.awaits_start(&instance, run) {
-                    self.spawn(instance, run);
+                    self.spawn(instance, run, spec);
                 } else {
                     debug!(%instance, %run, "a start that nobody waits for any more");
                 }
@@ -91,17 +91,20 @@ impl Agent {
 
     /// The keeper is gone. One that was told to end has done so.
     pub(super) fn keeper_down(&mut self) {
-        if self.hands.asked_to_shut_down() {
+        if self.hands.pending.is_ending() {
             self.end();
         }
-        self.hands.disconnected();
+        self.hands.disconnect();
     }
 
-    fn spawn(&mut self, instance: InstanceId, run: RunId) {
+    fn spawn(&mut self, instance: InstanceId, run: RunId, decided: Digest) {
         let Some((spec, digest)) = self.services.spec_of(&instance.service) else {
             let why = "its spec is not there".to_owned();
             return self.start_failed(instance, run, "prepare", 0, why);
         };
+        if digest != decided {
+            debug!(%instance, %run, "its spec has changed since its start was decided");
+        }
         let memo = Memo::Run { instance: instance.clone(), run, spec: digest };
         let prepared = self.launchers.run(&spec, &instance, run, memo.encode());
         match prepared {
@@ -274,7 +277,7 @@ impl Agent {
         if fact.what == What::TreeGone {
             self.errands.gone(&fact.run);
         }
-        self.hands.told_of(&fact.run);
+        self.hands.pending.told_of(&fact.run);
         if let Some(input) = self.input_of(fact) {
             self.decide(input);
         }

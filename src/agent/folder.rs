@@ -47,12 +47,17 @@ impl StateFolder {
     /// Returns the wish to match the files that `smgr up` leaves for an agent that is not there yet.
     pub fn boot_wish(&self) -> PathBuf {
         // In a folder that is the agent's own, so that it can take it away.
-        self.root.join("specs/apply.wish")
+        self.specs().join("apply.wish")
     }
 
     /// Returns where the event log is.
     pub fn log(&self) -> PathBuf {
         self.root.join("log")
+    }
+
+    /// Returns the texts of specs that are or were in force, by digest.
+    pub fn specs(&self) -> PathBuf {
+        self.root.join("specs")
     }
 
     /// Returns the specs of services that smgr itself needs, such as nats-server.
@@ -128,7 +133,7 @@ impl StateFolder {
         }
         let (uid, gid) = agent.unwrap_or((0, 0));
         let mode = |divided: u32, whole: u32| if agent.is_some() { divided } else { whole };
-        for folder in [self.log(), self.root.join("specs"), self.root.join("detached")] {
+        for folder in [self.log(), self.specs(), self.root.join("detached")] {
             DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
             give(&folder, uid, gid)?;
         }
@@ -138,32 +143,35 @@ impl StateFolder {
             give(&self.keys().join(key), uid, gid)?;
         }
         give(&self.boot_wish(), uid, gid)?;
-        let read_only = [self.internal_services(), self.root.join("internal")];
-        let read_only = read_only.into_iter().flat_map(|folder| {
-            let within = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-            within
-                .map(|entry| (entry.path(), 0o640))
-                .chain([(folder.clone(), 0o750)])
-                .collect::<Vec<_>>()
-        });
-        let read_only = read_only.chain([(self.setup(), mode(0o640, 0o600))]);
-        let passed = [(self.keys(), mode(0o710, 0o700)), (self.run(), 0o711)];
-        for (path, mode) in read_only.chain(passed).chain([(self.root.clone(), mode(0o755, 0o700))])
-        {
-            match std::fs::symlink_metadata(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-                Ok(about) if about.is_symlink() => continue,
-                Ok(about) if about.is_dir() && mode == 0o640 => set_mode(&path, 0, gid, 0o750)?,
-                Ok(_) => set_mode(&path, 0, gid, mode)?,
+        for folder in [self.internal_services(), self.root.join("internal")] {
+            for file in files_of(&folder) {
+                keep(&file, gid, 0o640)?;
             }
+            keep(&folder, gid, 0o750)?;
         }
-        Ok(())
+        keep(&self.setup(), gid, mode(0o640, 0o600))?;
+        keep(&self.keys(), gid, mode(0o710, 0o700))?;
+        keep(&self.run(), gid, 0o711)?;
+        keep(&self.root, gid, mode(0o755, 0o700))
     }
 }
 
-fn set_mode(path: &Path, uid: u32, gid: u32, mode: u32) -> io::Result<()> {
-    lchown(path, Some(uid), Some(gid))?;
+/// Lists the files of a folder, and none of one that is missing.
+fn files_of(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+    files.map(|entry| entry.path()).collect()
+}
+
+/// Keeps a path for root, and says what the group may do with it. One that is missing is no error, and what a link
+/// leads to is not touched.
+fn keep(path: &Path, gid: u32, mode: u32) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(about) if about.is_symlink() => return Ok(()),
+        about => about?,
+    };
+    lchown(path, Some(0), Some(gid))?;
     std::fs::set_permissions(path, Permissions::from_mode(mode))
 }
 

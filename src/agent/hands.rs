@@ -7,8 +7,7 @@ use std::os::fd::OwnedFd;
 use serde_bytes::ByteBuf;
 use tracing::{debug, error, warn};
 
-pub(super) use super::asked::Asked;
-use super::asked::Pending;
+use super::asked::{Asked, Pending};
 use super::outlet::{Outlet, Unsent};
 use super::signs::Ear;
 use super::{clock, names};
@@ -130,16 +129,12 @@ impl Hands {
         self.ask(Asked::List, Verb::List { after: None });
     }
 
-    /// The keeper is gone; what was asked of it is asked again when there is one.
-    pub(super) fn disconnected(&mut self) {
+    /// Gives up the connection, or takes note that it is gone. A meeting follows when there is another, in which
+    /// everything is asked again.
+    pub(super) fn disconnect(&mut self) {
         self.outlet = None;
         self.standing = Standing::Apart;
         self.pending.quieten();
-    }
-
-    /// Gives up the connection, so that a meeting follows in which everything is asked again.
-    pub(super) fn cut(&mut self) {
-        self.disconnected();
     }
 
     /// Returns what listens to the notify socket of a slot.
@@ -181,24 +176,9 @@ impl Hands {
         let (taken, passed_over) = self.pending.take(number, answer, now_ns);
         if passed_over && self.outlet.is_some() {
             warn!("an answer of the keeper is lost");
-            self.cut();
+            self.disconnect();
         }
         taken
-    }
-
-    /// A fact about a run came.
-    pub(super) fn told_of(&mut self, run: &RunName) {
-        self.pending.told_of(run);
-    }
-
-    /// Says whether the keeper was told to end and has not answered.
-    pub(super) fn asked_to_shut_down(&self) -> bool {
-        self.pending.is_ending()
-    }
-
-    /// Says whether the start of a hook or an action was asked for and not answered.
-    pub(super) fn awaits_errand(&self) -> bool {
-        self.pending.has(|asked| matches!(asked, Asked::Hook(..) | Asked::Action(_)))
     }
 
     fn ask_with(&mut self, asked: Asked, verb: Verb, descriptors: Vec<OwnedFd>) {
@@ -225,7 +205,7 @@ impl Hands {
             Ok(()) => self.pending.enter(number, asked, spawning, clock::now().mono_ns),
             Err(Unsent::Full) => {
                 warn!(?asked, "the keeper does not keep up; everything is asked again");
-                self.cut();
+                self.disconnect();
             }
             Err(Unsent::Gone) => debug!(?asked, "the keeper is gone"),
         }

@@ -6,34 +6,34 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use super::asked::SILENCE_MAX;
-use super::clock;
 use super::outlet::Outlet;
 use super::wake::{Wake, Waker};
 use crate::ipc::channel;
 use crate::ipc::hello::{Hello, Incarnation, Part};
 use crate::ipc::keeper::{FromKeeper, ToKeeper};
+use crate::retry;
 
 /// Operations under way to the keeper: a start of every service of a full node.
 const OPERATIONS: usize = 8192;
 
 /// The keeper is started again within milliseconds, so dialling begins fast and backs off.
-const RETRY_MS_MIN: u64 = 5;
-const RETRY_MS_MAX: u64 = 500;
+const RETRY_FIRST: Duration = Duration::from_millis(5);
+const RETRY_MAX: Duration = Duration::from_millis(500);
 
 /// Dials the keeper for as long as the agent lives.
 pub(super) async fn run(path: PathBuf, incarnation: Incarnation, waker: Waker) {
-    let mut wait_ms = RETRY_MS_MIN;
+    let mut failures = 0_u32;
     loop {
         match converse(&path, incarnation, &waker).await {
-            Ok(()) => wait_ms = RETRY_MS_MIN,
+            Ok(()) => failures = 0,
             Err(why) => debug!(%why, "no keeper yet"),
         }
         if waker.is_closed() {
             return;
         }
-        let jitter = clock::entropy() % (wait_ms / 2 + 1);
-        tokio::time::sleep(Duration::from_millis(wait_ms / 2 + jitter)).await;
-        wait_ms = (wait_ms * 2).min(RETRY_MS_MAX);
+        let longest = retry::doubled(RETRY_FIRST, RETRY_MAX, failures);
+        tokio::time::sleep(retry::drawn(longest / 2..=longest)).await;
+        failures = failures.saturating_add(1);
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use tracing::warn;
 
+use super::asked::Asked;
 use super::clock;
 use super::execute::{self, exit_of};
-use super::hands::{Asked, Standing};
+use super::hands::Standing;
 use super::names::{self, Memo};
 use super::task::{Agent, keeper_uid};
 use crate::domain::event::PartStarted;

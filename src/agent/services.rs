@@ -13,6 +13,7 @@ use super::answers::ReplyTo;
 use super::authority::Way;
 use super::folder::{StateFolder, write_all_whole};
 use super::history::RETENTION;
+use super::origins;
 use super::setup::NodeSetup;
 use super::task::Agent;
 use super::wake::Wake;
@@ -31,6 +32,8 @@ const MISTAKES_BYTES_MAX: usize = 4096;
 #[derive(Debug, Clone)]
 struct InForce {
     digest: Digest,
+    /// The keys that layers above the release set.
+    overridden: Vec<String>,
 }
 
 /// The specs of a node.
@@ -47,16 +50,9 @@ pub(super) struct Services {
 
 impl Services {
     pub(super) fn new(state: &StateFolder, setup: &NodeSetup, uid: u32) -> Self {
-        let specs = &setup.specs;
         Self {
-            folder: state.root().join("specs"),
-            roots: Roots {
-                vendor: specs.vendor.clone(),
-                host: specs.host.clone(),
-                group: specs.group.clone(),
-                node: specs.node.clone(),
-                project: specs.project.clone(),
-            },
+            folder: state.specs(),
+            roots: setup.specs.roots(),
             options: Options {
                 log_root: setup.service_logs.display().to_string(),
                 user_required: uid == 0,
@@ -75,6 +71,11 @@ impl Services {
     /// Returns the spec in force of one service, with its digest.
     pub(super) fn spec_of(&self, service: &ServiceId) -> Option<(Arc<Spec>, Digest)> {
         Some((self.specs.get(service)?.clone(), self.in_force.get(service)?.digest))
+    }
+
+    /// Returns the keys of a service that layers above the release set.
+    pub(super) fn overridden(&self, service: &ServiceId) -> &[String] {
+        self.in_force.get(service).map_or(&[], |it| &it.overridden)
     }
 
     /// Reads the specs that the log says are in force from beside the log.
@@ -101,7 +102,7 @@ impl Services {
         }
         self.keep(unchanged.iter().map(|(_, found)| (found.digest, found.text.as_str())));
         for (service, found) in unchanged {
-            self.adopt(&service, found.spec.clone(), found.digest);
+            self.adopt(&service, found);
         }
     }
 
@@ -111,8 +112,10 @@ impl Services {
         if config::canonical(&spec).1 != digest {
             return false;
         }
+        let set = origins::read(&self.folder, service, digest).unwrap_or_default();
         self.specs.insert(service.clone(), Arc::new(spec));
-        self.in_force.insert(service.clone(), InForce { digest });
+        let overridden = origins::overridden(&set);
+        self.in_force.insert(service.clone(), InForce { digest, overridden });
         true
     }
 
@@ -138,9 +141,12 @@ impl Services {
     }
 
     /// Puts a spec into force whose text was kept.
-    fn adopt(&mut self, service: &ServiceId, spec: Spec, digest: Digest) {
-        self.specs.insert(service.clone(), Arc::new(spec));
-        let before = self.in_force.insert(service.clone(), InForce { digest });
+    fn adopt(&mut self, service: &ServiceId, found: &LoadedService) {
+        self.specs.insert(service.clone(), Arc::new(found.spec.clone()));
+        let (digest, set) = (found.digest, found.set());
+        let in_force = InForce { digest, overridden: origins::overridden(&set) };
+        origins::keep(&self.folder, service, digest, set);
+        let before = self.in_force.insert(service.clone(), in_force);
         if let Some(before) = before.filter(|before| before.digest != digest) {
             self.age(before.digest);
         }
@@ -150,6 +156,7 @@ impl Services {
     pub(super) fn forget(&mut self, service: &ServiceId) {
         self.specs.remove(service);
         if let Some(before) = self.in_force.remove(service) {
+            origins::forget(&self.folder, service);
             self.age(before.digest);
         }
     }
@@ -253,12 +260,13 @@ impl Agent {
     /// Puts specs into force, all of them together: on a first start there may be hundreds.
     fn adopt_all(&mut self, found: Vec<(ServiceId, LoadedService)>, intent: Option<IntentId>) {
         self.services.keep(found.iter().map(|(_, found)| (found.digest, found.text.as_str())));
-        for (service, LoadedService { spec, digest, origin, .. }) in found {
+        for (service, found) in found {
             let before = self.services.spec_of(&service);
-            let before = before.filter(|(before, _)| before.change_to(&spec) != Change::Restart);
+            let before =
+                before.filter(|(before, _)| before.change_to(&found.spec) != Change::Restart);
             let keeps = before.map(|(_, digest)| digest);
-            self.services.adopt(&service, spec, digest);
-            let origin = origin.to_string();
+            self.services.adopt(&service, &found);
+            let (digest, origin) = (found.digest, found.origin.to_string());
             self.inbox.push_back(Input::SpecAdopted { service, digest, origin, intent, keeps });
         }
     }
@@ -295,13 +303,17 @@ impl Agent {
             .filter(|service| wanted(service) && !loaded.services.contains_key(service))
             .cloned()
             .collect();
-        let is_news = |(service, found): &(ServiceId, LoadedService)| {
+        let is_known = |(service, found): &(ServiceId, LoadedService)| {
             let known = self.node.services().get(service);
-            wanted(service)
-                && !known.is_some_and(|known| known.digest == found.digest && !known.removed)
+            known.is_some_and(|known| known.digest == found.digest && !known.removed)
         };
-        let found = loaded.services.into_iter().filter(is_news).collect();
-        self.adopt_all(found, Some(intent));
+        let found = loaded.services.into_iter().filter(|(service, _)| wanted(service));
+        let (known, news): (Vec<_>, Vec<_>) = found.partition(is_known);
+        for (service, found) in known {
+            // The same values may stand elsewhere by now.
+            self.services.adopt(&service, &found);
+        }
+        self.adopt_all(news, Some(intent));
         for service in gone {
             self.inbox.push_back(Input::SpecRemoved { service, intent: Some(intent) });
         }
@@ -314,6 +326,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::domain::origin::Origin;
     use crate::domain::template::Template;
 
     #[test]
@@ -335,7 +348,14 @@ mod tests {
         for digest in [old, other] {
             File::open(services.path(digest)).unwrap().set_modified(ago).unwrap();
         }
-        services.adopt(&service, spec, old);
+        let found = LoadedService {
+            spec,
+            digest: old,
+            text: String::new(),
+            origin: Origin::built_in(),
+            effective: BTreeMap::new(),
+        };
+        services.adopt(&service, &found);
         services.forget(&service);
         let node = Node::default();
         services.prune_before(&node, SystemTime::now() - Duration::from_secs(30));

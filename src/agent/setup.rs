@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::folder::{StateFolder, write_whole};
+use crate::config::Roots;
 use crate::domain::id::{FleetId, NodeId};
 
 /// The version of the file's shape.
@@ -36,6 +37,9 @@ pub struct NodeSetup {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpecSources {
+    /// Services that came with packages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<PathBuf>,
     /// Services that came with smgr or were made by it, such as its nats-server.
     pub vendor: Option<PathBuf>,
     /// Services that people of this machine wrote: `services.d`.
@@ -46,6 +50,20 @@ pub struct SpecSources {
     pub node: Option<PathBuf>,
     /// A project's `smgr.toml`, absolute.
     pub project: Option<PathBuf>,
+}
+
+impl SpecSources {
+    /// Returns where the files of all layers are looked for.
+    pub fn roots(&self) -> Roots {
+        Roots {
+            package: self.package.clone(),
+            vendor: self.vendor.clone(),
+            host: self.host.clone(),
+            group: self.group.clone(),
+            node: self.node.clone(),
+            project: self.project.clone(),
+        }
+    }
 }
 
 /// How a bus is reached.

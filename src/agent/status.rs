@@ -66,6 +66,7 @@ impl Agent {
             status.description.clone_from(&spec.description);
             status.owner.clone_from(&spec.owner);
             status.docs.clone_from(&spec.docs);
+            status.overridden_keys = self.services.overridden(id).to_vec();
         }
         status
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::alarm::Alarm;
 use super::alerts::Alerts;
@@ -23,44 +23,32 @@ use super::hands::{Hands, Standing};
 use super::history;
 use super::launcher::Launchers;
 use super::logs::LogThread;
+use super::outage::Unavailable;
 use super::probes::Probes;
 use super::queries::Queries;
-use super::recorder::{self, Live, Recorder};
+use super::recorder::{self, Recorder};
 use super::services::Services;
 use super::setup::NodeSetup;
 use super::signs::SignNumber;
+use super::telling::Untold;
 use super::timers::Timers;
 use super::voice::Voice;
 use super::wake::{Wake, Waker};
 use crate::domain::code::Code;
 use crate::domain::effect::{Act, Effect, Operation, Timer};
-use crate::domain::event::{Context, Event, LogRecovered, LogUnavailable};
+use crate::domain::event::{Context, Event};
 use crate::domain::id::{
     AlertName, BootId, CheckName, Digest, EventId, InstanceId, IntentId, RunId, Seq, ServiceId,
 };
 use crate::domain::input::{Decision, Input, World};
-use crate::domain::node::{FOLD_VERSION, Node};
-use crate::domain::policy::Kind;
+use crate::domain::node::Node;
 use crate::domain::promises::Promised;
 use crate::domain::time::{Now, UnixMicros};
 use crate::ipc::hello::Incarnation;
 use crate::ipc::keeper::{Answer, FactNumber, Isolation};
-use crate::store::{Expired, LogNotice, Outage};
-use crate::wire::codec;
-use crate::wire::envelope;
+use crate::store::Expired;
 use crate::wire::fold;
 use crate::wire::key::Signer;
-use crate::wire::payload::{Beat, PAYLOAD_VERSION, Reply};
-
-/// How often the head of the log is told while the bus is there.
-const BEAT: Duration = Duration::from_secs(5);
-
-/// How long what is durable may wait for what follows it until others hear of it together: events, and that a wish was
-/// taken. Whoever waits for an outcome is then not kept waiting by what matters less, and a burst costs the bus less.
-const TELL_AFTER: Duration = Duration::from_millis(10);
-
-/// Events that wait for it at most.
-const UNTOLD_MAX: usize = 256;
 
 /// Wakes of one turn. Between turns deadlines are met and sockets are read: a full queue of wishes must not hold up the
 /// restart of a service.
@@ -142,15 +130,13 @@ pub(super) struct Agent {
     /// Those of them that passed while there was no keeper. They are decided on after the meeting.
     pub(super) overdue: BTreeSet<Timer>,
     pub(super) waker: Waker,
-    /// Durable events that the bus has not heard of.
-    untold: Vec<Live>,
-    /// Wishes that were taken, of which whoever waits has not heard.
-    accepted: Vec<(IntentId, EventId)>,
+    pub(super) untold: Untold,
     /// Which refusals were recorded lately, and how many since.
     pub(super) refusals: BTreeMap<Code, (UnixMicros, u64)>,
-    pub(super) outage: Option<(Now, Outage, String)>,
+    /// Why the log takes nothing, when it does not.
+    pub(super) outage: Option<Unavailable>,
     /// The segment has its size, and the log would not take a baseline.
-    rolls_late: bool,
+    pub(super) rolls_late: bool,
     state_hash: Option<(Seq, Digest)>,
     /// The last event about each instance, as far as this epoch has one.
     pub(super) last_events: BTreeMap<ServiceId, Vec<Seq>>,
@@ -207,8 +193,7 @@ impl Agent {
             recorded: BTreeMap::new(),
             overdue: BTreeSet::new(),
             waker: parts.waker,
-            untold: Vec::new(),
-            accepted: Vec::new(),
+            untold: Untold::default(),
             refusals: BTreeMap::new(),
             outage: None,
             rolls_late: false,
@@ -238,12 +223,7 @@ impl Agent {
             tokio::select! {
                 wake = wakes.recv() => {
                     let Some(wake) = wake else { return Ok(()) };
-                    self.turn(wake);
-                    // What came in the meantime is taken in the same turn, so that one commit serves it all.
-                    for _ in 1..TURN_MAX {
-                        let Ok(wake) = wakes.try_recv() else { break };
-                        self.turn(wake);
-                    }
+                    turn_of(wake, &mut wakes).for_each(|wake| self.turn(wake));
                 }
                 rang = alarm.rings() => rang?,
             }
@@ -462,7 +442,7 @@ impl Agent {
             match promise {
                 Promise::Act(act) => self.act(act),
                 Promise::Acknowledge(keeper, fact) => self.hands.acknowledge(keeper, fact),
-                Promise::Accepted(intent, event) => self.accepted.push((intent, event)),
+                Promise::Accepted(intent, event) => self.untold.accepted.push((intent, event)),
                 Promise::Outcome(intent, sealed) => {
                     self.answers.finish(intent, &sealed, &mut self.voice);
                 }
@@ -479,94 +459,9 @@ impl Agent {
         }
         if self.voice.is_connected() {
             // Else whoever listens later sees the gap and fetches the range.
-            self.untold.extend(kept.rows);
+            self.untold.events.extend(kept.rows);
         }
         self.tell_soon();
-    }
-
-    /// Sees to it that others hear of what is durable, together with what follows at once.
-    fn tell_soon(&mut self) {
-        let is_due = self.timers.has(&Deadline::Tell);
-        let has_news = !self.untold.is_empty() || !self.accepted.is_empty();
-        if self.untold.len() >= UNTOLD_MAX {
-            self.tell();
-        } else if has_news && !is_due {
-            let due = clock::now().mono_ns + TELL_AFTER.as_nanos() as u64;
-            self.timers.set(Deadline::Tell, due);
-        }
-    }
-
-    fn tell(&mut self) {
-        self.timers.cancel(&Deadline::Tell);
-        for (intent, event) in self.accepted.drain(..) {
-            // Nobody waits any more for a wish whose outcome was told.
-            if let Some(sealed) = self.answers.sign(intent, Reply::Accepted { event }) {
-                self.answers.tell(intent, &sealed, &mut self.voice);
-            }
-        }
-        for live in self.untold.drain(..) {
-            self.voice.publish(&live);
-        }
-    }
-
-    fn store_said(&mut self, notice: LogNotice) {
-        match notice {
-            LogNotice::Durable { seq, .. } => {
-                self.let_go(seq);
-                self.catch_up();
-            }
-            LogNotice::SegmentFull => self.roll(),
-            LogNotice::Unavailable { kind, why } => {
-                warn!(?kind, why, "the log takes nothing: no wish is accepted, repairs go on");
-                let since = self.outage.take().map_or_else(clock::now, |(since, ..)| since);
-                self.outage = Some((since, kind, why));
-            }
-            LogNotice::Recovered => self.recovered(),
-            LogNotice::Damaged { at, why } => self.damaged(at, why),
-            LogNotice::Sealed { first, last } => {
-                info!(%first, %last, "a segment of the log is sealed");
-                self.look_for_expired();
-            }
-            LogNotice::Checkpoint { .. } | LogNotice::RootChecked { .. } => {}
-        }
-    }
-
-    fn recovered(&mut self) {
-        let Some((since, kind, why)) = self.outage.take() else { return };
-        let now = clock::now();
-        self.recorder.catch_up(now);
-        let counts = self.recorder.take_counts();
-        let unavailable = LogUnavailable { kind: format!("{kind:?}").to_lowercase(), why };
-        let recovered = LogRecovered {
-            unavailable_ms: now.at.ms_since(since.at),
-            late: counts.0,
-            summarized: counts.1,
-        };
-        info!(unavailable_ms = recovered.unavailable_ms, "the log takes events again");
-        let events = vec![
-            (Context::default(), Event::LogUnavailable(unavailable)),
-            (Context::default(), Event::LogRecovered(recovered)),
-        ];
-        self.commit(now, Decision { events, effects: Vec::new() });
-    }
-
-    fn catch_up(&mut self) {
-        if self.recorder.catch_up(clock::now()) && std::mem::take(&mut self.rolls_late) {
-            self.roll();
-        }
-    }
-
-    fn roll(&mut self) {
-        let baseline = fold::baseline(&self.node);
-        if let Err(why) = self.recorder.roll(clock::now(), baseline) {
-            warn!(%why, "the segment of the log goes on beyond its size");
-            self.rolls_late = true;
-        }
-    }
-
-    /// Says why the log takes nothing, when it does not.
-    pub(super) fn outage(&self) -> Option<&str> {
-        self.outage.as_ref().map(|(_, _, why)| why.as_str())
     }
 
     /// Returns the hash of the folded state, computed anew only when something was folded.
@@ -582,29 +477,6 @@ impl Agent {
         }
     }
 
-    fn beat(&mut self) {
-        if !self.voice.is_connected() {
-            return;
-        }
-        // The head that it tells is not ahead of what was told.
-        self.tell();
-        let now = clock::now();
-        let head = self.recorder.head();
-        let beat = Beat {
-            v: PAYLOAD_VERSION,
-            origin: self.setup.node.clone(),
-            epoch: head.epoch,
-            seq: head.seq,
-            root: head.root,
-            state_hash: self.state_hash(),
-            fold: FOLD_VERSION,
-            at: now.at,
-        };
-        let sealed = envelope::seal(Kind::Beat, &codec::encode(&beat), &self.signer);
-        self.voice.beat(&sealed.into());
-        self.timers.set(Deadline::Beat, now.mono_ns + BEAT.as_nanos() as u64);
-    }
-
     /// Turns a meeting that is complete into the core's own knowledge.
     pub(super) fn met(&mut self, kept: crate::domain::input::Kept) {
         self.hands.standing = Standing::Met;
@@ -616,6 +488,11 @@ impl Agent {
         self.watch_alerts(None);
         self.watch_all_checks();
     }
+}
+
+/// Takes what one turn is about: what began it, and what came in the meantime, so that one commit serves it all.
+fn turn_of<W>(first: W, queue: &mut mpsc::Receiver<W>) -> impl Iterator<Item = W> {
+    std::iter::once(first).chain(std::iter::from_fn(|| queue.try_recv().ok())).take(TURN_MAX)
 }
 
 /// Returns as whom the keeper runs: as root when the parts have accounts of their own, else as this process does.
@@ -646,5 +523,27 @@ fn stops_or_starts(act: &Act) -> bool {
         | Act::KillAction { .. }
         | Act::LoadSpecs { .. }
         | Act::Answer { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_is_left_after_a_bounded_turn_so_that_deadlines_are_met() {
+        let (sender, mut queue) = mpsc::channel(4 * TURN_MAX);
+        (1..=3 * TURN_MAX).for_each(|wake| sender.try_send(wake).unwrap());
+        assert_eq!(turn_of(0, &mut queue).count(), TURN_MAX);
+        assert_eq!(queue.try_recv(), Ok(TURN_MAX), "the next turn goes on where this one ended");
+    }
+
+    #[test]
+    fn what_came_in_the_meantime_is_taken_in_the_same_turn() {
+        let (sender, mut queue) = mpsc::channel(8);
+        let mut turn = turn_of(0, &mut queue);
+        assert_eq!(turn.next(), Some(0));
+        sender.try_send(1).unwrap();
+        assert_eq!(turn.collect::<Vec<_>>(), [1]);
     }
 }

@@ -57,7 +57,7 @@ impl Agent {
         {
             return self.refuse(now, refusal, &to);
         }
-        if let Some((_, _, why)) = &self.outage
+        if let Some(why) = self.outage()
             && !seen
             && !self.may_pass_an_outage(&actor, &intent.action)
         {

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::answers::Answers;
 use super::options::{BusOptions, InvalidOptions};
 use super::server::{SERVER_VERSION_FLOOR, ServerVersion};
+use crate::retry;
 use crate::wire::subject::{Filter, Inbox, Subject};
 
 /// How long a message may wait for its turn to be written. A connection that takes longer is as good as down.
@@ -22,10 +23,10 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 const GREET_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The reconnection delay after the first failure; it doubles with each further one.
-const RECONNECT_DELAY_MS: u64 = 250;
+const RECONNECT_DELAY: Duration = Duration::from_millis(250);
 
 /// The longest reconnection delay. A node that lost its bus for days is back within this after the bus is.
-const RECONNECT_DELAY_MS_MAX: u64 = 8_000;
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(8);
 
 /// How many changes of the connection wait for the task that judges them.
 const EVENTS_MAX: usize = 32;
@@ -400,11 +401,9 @@ fn reconnect_delay(attempt: usize, met: bool) -> Duration {
     if attempt <= 1 && !met {
         return Duration::ZERO; // The very first attempt has nobody to be spread from.
     }
-    let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
-    let ceiling = (RECONNECT_DELAY_MS << doublings).min(RECONNECT_DELAY_MS_MAX);
-    // Without randomness the nodes would only come back less evenly.
-    let spread = getrandom::u32().unwrap_or(u32::MAX / 2);
-    Duration::from_millis(ceiling * u64::from(spread) / u64::from(u32::MAX))
+    let failures = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
+    let longest = retry::doubled(RECONNECT_DELAY, RECONNECT_DELAY_MAX, failures);
+    retry::drawn(Duration::ZERO..=longest)
 }
 
 #[cfg(test)]

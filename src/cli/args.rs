@@ -1,10 +1,14 @@
 //! The command line as clap reads it. Meaning is elsewhere; a name here is a promise for ever.
 
+mod config;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+pub use config::{ConfigCommand, ConfigShow};
 
 use super::error::CliError;
 use super::selector::Selector;
@@ -17,10 +21,7 @@ const RESERVED: &[&str] = &[
     "deploy",
     "rollback",
     "rollout",
-    "plan",
     "diff",
-    "config",
-    "edit",
     "hold",
     "release",
     "node",
@@ -171,6 +172,21 @@ pub enum Command {
         services: Vec<ServiceId>,
         #[command(flatten)]
         waiting: Waiting,
+    },
+    /// Show what `apply` would do, key by key, and change nothing
+    Plan {
+        /// Only these services
+        services: Vec<ServiceId>,
+    },
+    /// Change what this machine alone wants of a service, in its override file
+    Edit {
+        /// Of which service
+        service: ServiceId,
+    },
+    /// Show the effective configuration, and where each value was set
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
     },
     /// Check spec files and change nothing
     Check {

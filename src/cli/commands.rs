@@ -2,7 +2,9 @@
 
 mod archive;
 mod audit;
+mod config;
 mod down;
+mod edit;
 mod files;
 mod offline;
 mod reading;
@@ -11,7 +13,7 @@ mod status;
 mod topics;
 mod up;
 
-use super::args::{ActionCommand, AuditCommand, Command};
+use super::args::{ActionCommand, AuditCommand, Command, ConfigCommand};
 use super::context::Context;
 use super::error::CliError;
 use super::out::Out;
@@ -69,7 +71,18 @@ pub async fn carry_out(
         }
         Command::Audit { command: AuditCommand::Pin } => audit::pin(context, out),
         Command::Replay { folder } => offline::replay(context, folder, out).await,
-        Command::Check { paths } => topics::check(context, &paths, out),
+        Command::Plan { services } => config::plan(context, &services, out).await,
+        Command::Edit { service } => edit::edit(context, &service, out).await,
+        Command::Config { command: ConfigCommand::Show(args) } => {
+            config::show(context, &args, out).await
+        }
+        Command::Config { command: ConfigCommand::Set { .. } } => {
+            Err(CliError::not_yet("`smgr config set`")
+                .hint("for this machine: smgr edit SERVICE, then smgr apply"))
+        }
+        Command::Config { command: ConfigCommand::Check { paths } } | Command::Check { paths } => {
+            topics::check(context, &paths, out)
+        }
         Command::Init => topics::init(out),
         Command::Backup { file } => topics::backup(context, &file, out),
         Command::Help { topic } => topics::help(&topic, out),

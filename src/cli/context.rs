@@ -20,6 +20,8 @@ pub struct Context {
     pub folder: StateFolder,
     /// The folder of `NAME.toml` that people write.
     pub services: PathBuf,
+    /// The folder of `NAME.toml` that came with packages, where there is one.
+    pub packages: Option<PathBuf>,
     /// Whether this user is root.
     pub is_root: bool,
     /// The command, where it says more of a wish than the wish itself: `run`, `up`.
@@ -37,24 +39,36 @@ impl Context {
             std::env::var_os("SMGR_STATE").filter(|dir| !dir.is_empty()).map(PathBuf::from)
         });
         // A folder of one's own, as tests and CI jobs have, keeps its specs to itself.
-        let (state, services) = match (told, is_root) {
+        let (state, services, packages) = match (told, is_root) {
             (Some(state), _) => {
                 let state = std::path::absolute(&state)
                     .map_err(|error| CliError::caused(Code::IO, "no current folder", &error))?;
                 let services = state.join("config/services.d");
-                (state, services)
+                let packages = state.join("config/vendor.d");
+                (state, services, Some(packages))
             }
-            (None, true) => ("/var/lib/smgr".into(), "/etc/smgr/services.d".into()),
+            (None, true) => (
+                "/var/lib/smgr".into(),
+                "/etc/smgr/services.d".into(),
+                Some("/usr/lib/smgr/services.d".into()),
+            ),
             (None, false) => {
                 let home = Xdg::new().map_err(|error| {
                     CliError::caused(Code::IO, "this user has no home folder", &error)
                         .hint("name a state folder: --state DIR")
                 })?;
                 let state = home.state_dir().unwrap_or_else(|| home.data_dir()).join("smgr");
-                (state, home.config_dir().join("smgr/services.d"))
+                (state, home.config_dir().join("smgr/services.d"), None)
             }
         };
-        Ok(Self { global, folder: StateFolder::new(state), services, is_root, verb: None })
+        Ok(Self {
+            global,
+            folder: StateFolder::new(state),
+            services,
+            packages,
+            is_root,
+            verb: None,
+        })
     }
 
     /// Returns the same with wishes that say which command they come from.

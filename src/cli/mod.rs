@@ -14,6 +14,7 @@ pub mod launch;
 pub mod nats;
 pub mod out;
 pub mod parts;
+pub mod plan;
 pub mod screen;
 pub mod selector;
 pub mod session;

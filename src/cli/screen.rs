@@ -8,6 +8,7 @@ pub mod table;
 pub mod units;
 pub(super) mod words;
 
+pub mod effective;
 pub mod ending;
 pub mod error;
 pub mod event;

@@ -7,7 +7,7 @@ use super::context::Context;
 use super::error::{CliError, Instead};
 use super::out::error_width;
 use crate::agent::setup::SpecSources;
-use crate::config::{self, Loaded, Mistake, Options, Roots};
+use crate::config::{self, Input, Loaded, Mistake, Options, Roots};
 use crate::domain::code::Code;
 use crate::domain::id::ServiceId;
 use crate::domain::signal::Signal;
@@ -19,6 +19,7 @@ pub const PROJECT_FILE: &str = "smgr.toml";
 pub fn sources(context: &Context, project: Option<PathBuf>) -> SpecSources {
     let beside = |name: &str| context.services.parent().map(|folder| folder.join(name));
     SpecSources {
+        package: context.packages.clone(),
         vendor: Some(context.folder.internal_services()),
         host: Some(context.services.clone()),
         group: beside("groups.d"),
@@ -48,16 +49,39 @@ pub fn load(
     service_logs: &Path,
     outcome: &str,
 ) -> Result<Loaded, CliError> {
-    let roots = Roots {
-        vendor: sources.vendor.clone(),
-        host: sources.host.clone(),
-        group: sources.group.clone(),
-        node: sources.node.clone(),
-        project: sources.project.as_deref().map(shown),
-    };
+    load_with(context, sources, service_logs, outcome, None)
+}
+
+/// Loads every service as if `edited` stood in its place already, or says all that is wrong.
+///
+/// # Errors
+/// All mistakes in all files, as one error.
+pub fn load_with(
+    context: &Context,
+    sources: &SpecSources,
+    service_logs: &Path,
+    outcome: &str,
+    edited: Option<Input>,
+) -> Result<Loaded, CliError> {
     let uid = rustix::process::geteuid().as_raw();
-    config::load(&roots, &options(context, service_logs), Some(uid))
+    config::load_with(&roots(sources), &options(context, service_logs), Some(uid), edited)
         .map_err(|mistakes| mistaken(&mistakes, outcome))
+}
+
+/// Returns where files are looked for, with the project's path as people see it.
+pub fn roots(sources: &SpecSources) -> Roots {
+    Roots { project: sources.project.as_deref().map(shown), ..sources.roots() }
+}
+
+/// Returns where the services of this machine's node are described, or would be by an `smgr up` in this folder.
+///
+/// # Errors
+/// When the set-up is there and cannot be used.
+pub fn sources_here(context: &Context) -> Result<SpecSources, CliError> {
+    Ok(match context.setup()? {
+        Some(setup) => setup.specs,
+        None => sources(context, project_here()),
+    })
 }
 
 /// Returns the signals that stop services, where the files name another than TERM.

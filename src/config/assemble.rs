@@ -89,6 +89,13 @@ impl LoadedService {
         let (text, digest) = canonical(&spec);
         Self { spec, digest, text, origin, effective }
     }
+
+    /// Returns the values that somebody set, by key; all others are built in.
+    pub fn set(&self) -> BTreeMap<String, Effective> {
+        let is_set = |it: &Effective| it.origin.layer != Layer::BuiltIn;
+        let set = self.effective.iter().filter(|(_, it)| is_set(it));
+        set.map(|(key, it)| (key.clone(), it.clone())).collect()
+    }
 }
 
 /// Returns the one canonical form of a spec, and its digest.
@@ -121,7 +128,8 @@ pub fn assemble(inputs: Vec<Input>, options: &Options) -> Result<Loaded, Vec<Mis
 struct Assembler {
     mistakes: Vec<Mistake>,
     drafts: BTreeMap<ServiceId, Draft>,
-    groups: BTreeMap<String, Settings>,
+    /// A group may have a file of the project and one of the machine, which wins.
+    groups: BTreeMap<String, Vec<(Place, Settings)>>,
     overrides: Vec<(ServiceId, Place, Settings)>,
 }
 
@@ -158,7 +166,12 @@ impl Assembler {
         let settings = read::read(&source, SERVICE, build::NAMES, body, &[], &mut self.mistakes);
         match input.part {
             Part::Body(_) | Part::Project => self.body(name, layer, whole, None, settings),
-            Part::Group => drop(self.groups.insert(input.stem, settings)),
+            Part::Group if settings.contains_key(&["group".to_owned()][..]) => {
+                let key = &settings[&["group".to_owned()][..]].key;
+                let label = "a group's file cannot move a service into another";
+                self.mistakes.push(key.mistake(Code::UNKNOWN_KEY, label).hint("take it out"));
+            }
+            Part::Group => self.groups.entry(input.stem).or_default().push((whole, settings)),
             Part::Override => self.overrides.push((name, whole, settings)),
         }
     }
@@ -234,15 +247,25 @@ impl Assembler {
                 Some(draft) => draft.layers.push((Layer::Node, settings)),
                 None => {
                     let label = format!("there is no service `{name}` to change");
-                    self.mistakes.push(whole.mistake(Code::OVERRIDE_OF_NOTHING, label));
+                    let mistake = whole.mistake(Code::OVERRIDE_OF_NOTHING, label);
+                    let hint = "rename the file, or take it away";
+                    self.mistakes.push(mistake.hint(near(&name, self.drafts.keys(), hint)));
                 }
             }
         }
         let names: BTreeSet<ServiceId> = self.drafts.keys().cloned().collect();
         let mut loaded = Loaded::default();
+        let mut groups = BTreeSet::new();
         let mut waits = BTreeMap::new();
         for (name, draft) in self.drafts {
-            let merged = merge(&name, draft.layers, draft.folder.as_deref(), &self.groups, options);
+            let group =
+                Merged::new(SERVICE, draft.layers.clone(), BTreeMap::new()).text(&["group"]);
+            let common = group.as_ref().and_then(|group| self.groups.get(group));
+            groups.extend(group.clone());
+            let layers = draft.layers.into_iter().chain(
+                common.into_iter().flatten().map(|(_, group)| (Layer::Group, group.clone())),
+            );
+            let merged = merge(&name, layers.collect(), draft.folder.as_deref(), options);
             let context = Context {
                 whole: &draft.whole,
                 user_required: options.user_required,
@@ -263,6 +286,14 @@ impl Assembler {
             });
             waits.insert(name, on.collect::<BTreeMap<_, _>>());
         }
+        for (group, files) in &self.groups {
+            let idle = files.iter().filter(|_| !groups.contains(group));
+            loaded.warnings.extend(idle.map(|(whole, _)| {
+                let label = format!("no service says group = \"{group}\"");
+                let hint = "rename the file, or take it away";
+                whole.mistake(Code::GROUP_OF_NOTHING, label).hint(near(group, &groups, hint))
+            }));
+        }
         self.mistakes.extend(shared_logs(&loaded.services));
         self.mistakes.extend(unknown_dependencies(&waits, &names));
         self.mistakes.extend(cycles(&waits));
@@ -275,9 +306,8 @@ impl Assembler {
 
 fn merge(
     name: &ServiceId,
-    mut layers: Vec<(Layer, Settings)>,
+    layers: Vec<(Layer, Settings)>,
     folder: Option<&str>,
-    groups: &BTreeMap<String, Settings>,
     options: &Options,
 ) -> Merged {
     let quoted = |text: &str| toml_edit::Value::from(text).to_string();
@@ -286,10 +316,6 @@ fn merge(
     let working_dir = folder.map_or("/".to_owned(), literal);
     let built_in =
         BTreeMap::from([("log.dir", quoted(&log_dir)), ("working_dir", quoted(&working_dir))]);
-    let group = Merged::new(SERVICE, layers.clone(), BTreeMap::new()).text(&["group"]);
-    if let Some(settings) = group.and_then(|group| groups.get(&group)) {
-        layers.push((Layer::Group, settings.clone()));
-    }
     tracing::trace!(service = %name, layers = layers.len(), "layers merged");
     Merged::new(SERVICE, layers, built_in)
 }
@@ -366,18 +392,25 @@ fn unknown_dependencies(waits: &Waits, names: &BTreeSet<ServiceId>) -> Vec<Mista
     let all = waits.values().flatten().filter(|(other, _)| !names.contains(*other));
     all.map(|(other, place)| {
         let label = format!("there is no service `{other}`");
-        let mistake = place.mistake(Code::UNKNOWN_DEPENDENCY, label);
-        let near = names
-            .iter()
-            .map(|name| (strsim::osa_distance(name.as_str(), other.as_str()), name))
-            .filter(|(distance, _)| *distance <= 2)
-            .min();
-        match near {
-            Some((_, near)) => mistake.hint(format!("did you mean `{near}`?")),
-            None => mistake.hint("define it, or take the dependency out"),
-        }
+        let hint = near(other, names, "define it, or take the dependency out");
+        place.mistake(Code::UNKNOWN_DEPENDENCY, label).hint(hint)
     })
     .collect()
+}
+
+/// Asks for the known name that was probably meant, or says what else to do.
+fn near<T: ToString>(
+    name: &impl ToString,
+    known: impl IntoIterator<Item = T>,
+    otherwise: &str,
+) -> String {
+    let name = name.to_string();
+    let known = known.into_iter().map(|known| known.to_string());
+    let nearest = known.map(|known| (strsim::osa_distance(&known, &name), known)).min();
+    match nearest.filter(|(distance, _)| *distance <= 2) {
+        Some((_, known)) => format!("did you mean `{known}`?"),
+        None => otherwise.to_owned(),
+    }
 }
 
 /// Names each way round of services that wait for each other, once.

@@ -11,6 +11,7 @@ use super::mistake::Mistake;
 use super::owner;
 use crate::domain::code::Code;
 use crate::domain::origin::Layer;
+use crate::domain::text::printable;
 
 /// The largest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -21,7 +22,9 @@ const FILES_MAX: usize = 5000;
 /// Where files are looked for. A folder that is not there is empty.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
-    /// `/usr/lib/smgr/services.d`.
+    /// `/usr/lib/smgr/services.d`: what came with packages.
+    pub package: Option<PathBuf>,
+    /// What smgr made itself, such as its nats-server; in the same layer.
     pub vendor: Option<PathBuf>,
     /// `/etc/smgr/services.d`.
     pub host: Option<PathBuf>,
@@ -29,7 +32,8 @@ pub struct Roots {
     pub group: Option<PathBuf>,
     /// `/etc/smgr/override.d`.
     pub node: Option<PathBuf>,
-    /// A project's `smgr.toml`, which has to be there.
+    /// A project's `smgr.toml`, which has to be there. Beside it there may be `groups.d` and `override.d` of its own, which
+    /// lie below those of the machine.
     pub project: Option<PathBuf>,
 }
 
@@ -37,7 +41,7 @@ impl Roots {
     /// Returns the folders of a machine that root runs.
     pub fn system() -> Self {
         Self {
-            vendor: Some("/usr/lib/smgr/services.d".into()),
+            package: Some("/usr/lib/smgr/services.d".into()),
             ..Self::below(Path::new("/etc/smgr"))
         }
     }
@@ -45,6 +49,7 @@ impl Roots {
     /// Returns the folders below one folder, such as `~/.config/smgr`.
     pub fn below(folder: &Path) -> Self {
         Self {
+            package: None,
             vendor: None,
             host: Some(folder.join("services.d")),
             group: Some(folder.join("groups.d")),
@@ -52,24 +57,50 @@ impl Roots {
             project: None,
         }
     }
+
+    /// Returns a folder beside the project's file.
+    pub fn of_project(&self, name: &str) -> Option<PathBuf> {
+        Some(self.project.as_ref()?.parent()?.join(name))
+    }
 }
 
 /// Loads all services, or says all that is wrong in all files.
 ///
 /// With `writer`, files and folders have to be writable by root and by this user id only.
 pub fn load(roots: &Roots, options: &Options, writer: Option<u32>) -> Result<Loaded, Vec<Mistake>> {
+    load_with(roots, options, writer, None)
+}
+
+/// Loads all services as if `edited` stood in its place already.
+///
+/// # Errors
+/// All that is wrong in all files.
+pub fn load_with(
+    roots: &Roots,
+    options: &Options,
+    writer: Option<u32>,
+    edited: Option<Input>,
+) -> Result<Loaded, Vec<Mistake>> {
     let mut mistakes = Vec::new();
     let mut inputs = Vec::new();
+    let instead = edited.as_ref().map(|edited| PathBuf::from(&edited.shown));
     let folders = [
-        (&roots.vendor, Part::Body(Layer::Vendor)),
-        (&roots.host, Part::Body(Layer::Host)),
-        (&roots.group, Part::Group),
-        (&roots.node, Part::Override),
+        (roots.package.clone(), Part::Body(Layer::Vendor)),
+        (roots.vendor.clone(), Part::Body(Layer::Vendor)),
+        (roots.host.clone(), Part::Body(Layer::Host)),
+        (roots.of_project("groups.d"), Part::Group),
+        (roots.group.clone(), Part::Group),
+        (roots.of_project("override.d"), Part::Override),
+        (roots.node.clone(), Part::Override),
     ];
     for (folder, part) in folders {
         let Some(folder) = folder else { continue };
-        match list(folder) {
-            Ok(files) => {
+        let is_edited = |path: &PathBuf| instead.as_ref() == Some(path);
+        let here = instead.as_deref().and_then(Path::parent) == Some(&*folder);
+        match list(&folder) {
+            Ok(mut files) => {
+                files.retain(|path| !is_edited(path));
+                inputs.extend(edited.clone().filter(|_| here));
                 inputs.extend(files.into_iter().filter_map(|path| {
                     read_input(&path, part, writer).map_err(|mistake| mistakes.push(mistake)).ok()
                 }));
@@ -98,7 +129,11 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, Mistake> {
     let failed = |error: io::Error| unreadable(folder, &error);
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(folder).is_err() =>
+        {
+            return Ok(Vec::new());
+        }
         Err(error) => return Err(failed(error)),
     };
     let mut files = Vec::new();
@@ -175,9 +210,11 @@ pub fn read_regular(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Mistake {
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> Mistake {
     let kind = error.kind();
-    let label = if kind == io::ErrorKind::NotFound {
+    let label = if let (io::ErrorKind::NotFound, Ok(target)) = (kind, fs::read_link(path)) {
+        format!("a link to {}, which is not there", printable(&target.to_string_lossy()))
+    } else if kind == io::ErrorKind::NotFound {
         "no such file".to_owned()
     } else if kind == io::ErrorKind::PermissionDenied {
         "this user may not read it".to_owned()

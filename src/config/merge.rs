@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use serde::de::IntoDeserializer as _;
 use serde::de::value::{Error as NoError, StrDeserializer};
+use serde::{Deserialize, Serialize};
 
 use super::keys::{self, Default, Found, Key, NODE, SERVICE, Status};
 use super::read::{Setting, Settings, Typed};
@@ -35,7 +36,7 @@ fn parsed(key: &Key, value: &str) -> Typed {
 }
 
 /// An effective value, where it comes from, and what it hides.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effective {
     /// The value, as TOML.
     pub value: String,
@@ -43,6 +44,22 @@ pub struct Effective {
     pub origin: Origin,
     /// What lower layers say, the highest of them first.
     pub hides: Vec<(String, Origin)>,
+}
+
+impl Effective {
+    fn built_in(value: String) -> Self {
+        Self { value, origin: Origin::built_in(), hides: Vec::new() }
+    }
+
+    /// Returns the value for programs.
+    pub fn json(&self) -> serde_json::Value {
+        super::write::json_value(&self.value)
+    }
+
+    /// Says whether somebody set it in a layer above the release: for a part of the fleet, this node, or a time.
+    pub fn is_overridden(&self) -> bool {
+        self.origin.layer > Layer::Release
+    }
 }
 
 /// What all layers say together.
@@ -101,9 +118,8 @@ impl Merged {
             let inside = path.iter().zip(block).all(|(a, b)| a == b);
             let name = &path[block.len()];
             if inside && names.last() != Some(name) {
-                let switch: Vec<&str> = block.iter().copied().chain([&**name, "enabled"]).collect();
-                let off = self.setting(&switch).map(|s| &s.value) == Some(&Typed::Bool(false));
-                if !off {
+                let entry: Vec<&str> = block.iter().copied().chain([&**name]).collect();
+                if !self.is_off(&entry) {
                     names.push(name.clone());
                 }
             }
@@ -111,13 +127,24 @@ impl Merged {
         names
     }
 
-    /// Returns every effective value for `config show --origin --hidden`, by key.
+    /// Says whether an entry of a keyed block is switched off.
+    fn is_off(&self, entry: &[&str]) -> bool {
+        let switch: Vec<&str> = entry.iter().copied().chain(["enabled"]).collect();
+        self.setting(&switch).is_some_and(|switch| switch.value == Typed::Bool(false))
+    }
+
+    /// Returns every effective value for `config show --origin --hidden`, by key. Of a block that is switched off only
+    /// the switch has an effect.
     pub(super) fn effective(&self) -> BTreeMap<String, Effective> {
         let mut all: BTreeMap<String, Effective> = BTreeMap::new();
         for (path, stack) in &self.settings {
             let mut stack = stack.iter().rev().filter(|s| s.value != Typed::Block);
             let Some(top) = stack.next() else { continue };
             let path: Vec<&str> = path.iter().map(String::as_str).collect();
+            let off = (2..path.len()).find(|len| self.is_off(&path[..*len]));
+            if off.is_some_and(|len| path[len..] != ["enabled"]) {
+                continue;
+            }
             let lower = stack.map(|s| (s.toml.clone(), s.key.origin()));
             let built_in = self.built_in(&path).map(|value| (value, Origin::built_in()));
             let effective = Effective {
@@ -127,17 +154,33 @@ impl Merged {
             };
             all.insert(path.join("."), effective);
         }
-        for key in self.table.iter().filter(|key| !key.path.contains('*')) {
-            let path: Vec<&str> = key.path.split('.').collect();
-            if let (Some(value), Status::Served) = (self.built_in(&path), key.status) {
-                all.entry(key.path.to_owned()).or_insert_with(|| Effective {
-                    value,
-                    origin: Origin::built_in(),
-                    hides: Vec::new(),
-                });
+        for key in self.table.iter().filter(|key| key.status == Status::Served) {
+            for path in self.expanded(key) {
+                let path: Vec<&str> = path.iter().map(String::as_str).collect();
+                if let Some(value) = self.built_in(&path) {
+                    all.entry(path.join(".")).or_insert_with(|| Effective::built_in(value));
+                }
             }
         }
         all
+    }
+
+    /// Returns the paths of a key with a built-in value: one for each entry of the keyed block that it stands in.
+    fn expanded(&self, key: &Key) -> Vec<Vec<String>> {
+        if !matches!(key.default, Default::Toml(_)) && !self.built_in.contains_key(key.path) {
+            return Vec::new();
+        }
+        key.path.split('.').fold(vec![Vec::new()], |paths: Vec<Vec<String>>, part| {
+            let longer = |path: Vec<String>| -> Vec<Vec<String>> {
+                let block: Vec<&str> = path.iter().map(String::as_str).collect();
+                let names = match part {
+                    "*" => self.names(&block),
+                    name => vec![name.to_owned()],
+                };
+                names.into_iter().map(|name| [&path[..], &[name]].concat()).collect()
+            };
+            paths.into_iter().flat_map(longer).collect()
+        })
     }
 
     fn setting(&self, path: &[&str]) -> Option<&Setting> {

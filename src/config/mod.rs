@@ -22,13 +22,13 @@ mod write;
 
 pub use assemble::{Input, Loaded, LoadedService, Options, Part, assemble, canonical};
 pub use env_file::{load_env_file, parse_env_file};
-pub use load::{Roots, load, read_input, read_regular};
+pub use load::{Roots, load, load_with, read_input, read_regular};
 pub use merge::Effective;
 pub use mistake::{Mark, Mistake, json, render, render_warnings};
 pub use node::{NodeConfig, NodeDefaults, load_node, parse_node};
 pub use pattern::alert_set;
 pub use reference::{node_schema, project_schema, service_schema, spec_help, spec_markdown};
-pub use write::{Command, TEMPLATE, service_text, write_new, write_service_file};
+pub use write::{Command, TEMPLATE, json_value, service_text, write_new, write_service_file};
 
 #[cfg(test)]
 mod tests;

@@ -66,9 +66,7 @@ pub fn judge(facts: Facts, uid: u32) -> Result<(), Exposed> {
 
 /// Checks a file or folder, what it points to if it is a link, and all folders above both.
 pub fn check(path: &Path, uid: u32) -> Result<(), Mistake> {
-    let unreadable = |error: io::Error| {
-        Mistake::new(Code::FILE_UNREADABLE, path.display().to_string(), None, error.to_string())
-    };
+    let unreadable = |error: io::Error| super::load::unreadable(path, &error);
     let target = path.canonicalize().map_err(unreadable)?;
     let folder = match path.parent() {
         Some(folder) if folder.as_os_str().is_empty() => PathBuf::from("."),

@@ -10,7 +10,7 @@ use super::keys::{NODE, SERVICE, Status};
 use super::*;
 use crate::domain::code::Code;
 use crate::domain::id::ServiceId;
-use crate::domain::origin::Layer;
+use crate::domain::origin::{Layer, Origin};
 use crate::domain::spec::{
     AlertOn, AlertStream, DependencyCondition, Millis, OnFailure, OnLimit, Param, Probe, ReadyBy,
     ReloadBy, RestartPolicy, Severity, Spec,
@@ -253,6 +253,53 @@ fn an_inherited_block_is_switched_off() {
     let loaded = assemble(inputs, &Options::default()).unwrap();
     let spec = &loaded.services.values().next().unwrap().spec;
     assert!(spec.depends_on.is_empty() && spec.action.is_empty());
+}
+
+#[test]
+fn effective_values_are_those_of_entries_that_are_on_built_in_ones_included() {
+    let text = "exec = [\"a\"]\n[action.clear]\nexec = [\"b\"]\n[action.warm]\nexec = [\"c\"]\n";
+    let over = "[action.clear]\nenabled = false\n";
+    let inputs =
+        vec![body("web", text), layered(Part::Override, "/etc/smgr/override.d", "web", over)];
+    let loaded = assemble(inputs, &Options::default()).unwrap();
+    let web = loaded.services.values().next().unwrap();
+    let keys: Vec<_> = web.effective.keys().filter(|key| key.starts_with("action.")).collect();
+    let expected = ["clear.enabled", "warm.confirm", "warm.enabled", "warm.exec"];
+    assert!(expected.iter().all(|key| keys.contains(&&format!("action.{key}"))), "{keys:?}");
+    assert!(!keys.contains(&&"action.clear.exec".to_owned()), "{keys:?}");
+    let switch = &web.effective["action.clear.enabled"];
+    assert!(switch.is_overridden());
+    assert_eq!(switch.hides, [("true".to_owned(), Origin::built_in())]);
+    let set: Vec<_> = web.set().into_keys().collect();
+    assert_eq!(set, ["action.clear.enabled", "action.warm.exec", "exec"]);
+}
+
+#[test]
+fn of_two_files_in_one_layer_that_of_the_machine_wins() {
+    let inputs = vec![
+        body("web", "exec = [\"a\"]\ngroup = \"shop\"\n"),
+        layered(Part::Group, "./groups.d", "shop", "instances = 2\n"),
+        layered(Part::Group, "/etc/smgr/groups.d", "shop", "instances = 3\n"),
+        layered(Part::Override, "./override.d", "web", "umask = \"0027\"\n"),
+        layered(Part::Override, "/etc/smgr/override.d", "web", "umask = \"0077\"\n"),
+    ];
+    let loaded = assemble(inputs, &Options::default()).unwrap();
+    let web = loaded.services.values().next().unwrap();
+    let origin = |key: &str| web.effective[key].origin.to_string();
+    assert_eq!(origin("instances"), "/etc/smgr/groups.d/shop.toml:1");
+    assert_eq!(origin("umask"), "/etc/smgr/override.d/web.toml:1");
+    assert_eq!(web.effective["umask"].hides[0].1.to_string(), "./override.d/web.toml:1");
+}
+
+#[test]
+fn a_group_is_not_moved_by_its_own_file_and_needs_a_service() {
+    let web = || body("web", "exec = [\"a\"]\ngroup = \"shop\"\n");
+    let group = |stem, text| layered(Part::Group, "/etc/smgr/groups.d", stem, text);
+    assert_eq!(codes(vec![web(), group("shop", "group = \"other\"")]), [Code::UNKNOWN_KEY]);
+    let loaded =
+        assemble(vec![web(), group("shpo", "instances = 2")], &Options::default()).unwrap();
+    let warned: Vec<_> = loaded.warnings.iter().map(|it| (it.code, it.hint.as_deref())).collect();
+    assert_eq!(warned, [(Code::GROUP_OF_NOTHING, Some("did you mean `shop`?"))]);
 }
 
 #[test]

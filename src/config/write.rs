@@ -93,6 +93,27 @@ fn write_durably(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Returns a value that is written as TOML as programs read it; what is none is a text.
+pub fn json_value(toml: &str) -> serde_json::Value {
+    let document = format!("value = {toml}").parse::<toml_edit::DocumentMut>();
+    let value = document.as_ref().ok().and_then(|document| document.get("value")?.as_value());
+    value.map_or_else(|| toml.into(), to_json)
+}
+
+fn to_json(value: &toml_edit::Value) -> serde_json::Value {
+    match value {
+        toml_edit::Value::String(text) => text.value().as_str().into(),
+        toml_edit::Value::Integer(number) => (*number.value()).into(),
+        toml_edit::Value::Float(number) => (*number.value()).into(),
+        toml_edit::Value::Boolean(flag) => (*flag.value()).into(),
+        toml_edit::Value::Datetime(time) => time.value().to_string().into(),
+        toml_edit::Value::Array(values) => values.iter().map(to_json).collect(),
+        toml_edit::Value::InlineTable(table) => {
+            table.iter().map(|(key, value)| (key.to_owned(), to_json(value))).collect()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -40,7 +40,8 @@ pub enum Act {
         instance: InstanceId,
         /// The number of the start.
         run: RunId,
-        /// The spec to start it from; comes back with `Started`.
+        /// The spec in force when it was decided. Another one that is in force by the time it is started is taken
+        /// instead, and `Started` says which it was.
         spec: Digest,
     },
     /// Send a signal to the main process of a run; answered by `SignalDelivered` when an intent asked.

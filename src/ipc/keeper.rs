@@ -4,8 +4,8 @@
 //! with the first result. A fact is sent, in order and again to every agent that connects, until it
 //! is acknowledged; only then is the exit that it tells reaped.
 
-use std::fmt;
-use std::str::FromStr;
+mod name;
+mod step;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -13,103 +13,14 @@ use serde_bytes::ByteBuf;
 use super::hello::Hello;
 use super::listen::Listening;
 
-/// The longest name of a run or a slot, in bytes: it names a cgroup folder and a variable.
-pub const NAME_BYTES_MAX: usize = 128;
+pub use name::{FactNumber, InvalidName, NAME_BYTES_MAX, OperationNumber, RunName, SlotName};
+pub use step::{SpawnFailure, Step};
 
 /// The largest memo of a run, in bytes; it comes back with each of its facts.
 pub const MEMO_BYTES_MAX: usize = 8 * 1024;
 
 /// The runs in one answer to `List`, so that it fits a message with every memo.
 pub const LIST_PAGE: usize = 64;
-
-/// Says why a text names neither run nor slot.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a run or slot is named by 1 to {NAME_BYTES_MAX} of a-z, 0-9, `-` and `.`, `.` not first")]
-pub struct InvalidName;
-
-macro_rules! name {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
-
-        impl $name {
-            /// Returns the name as text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = InvalidName;
-
-            fn from_str(text: &str) -> Result<Self, InvalidName> {
-                let fits = |b: u8| {
-                    b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.'
-                };
-                let long = (1..=NAME_BYTES_MAX).contains(&text.len());
-                match long && !text.starts_with('.') && text.bytes().all(fits) {
-                    true => Ok(Self(text.to_owned())),
-                    false => Err(InvalidName),
-                }
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = InvalidName;
-
-            fn try_from(text: String) -> Result<Self, InvalidName> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(name: $name) -> Self {
-                name.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
-}
-
-name!(
-    /// Names a run, for ever: `web.0.17`. Chosen by the agent, never used twice.
-    RunName
-);
-name!(
-    /// Names what runs share one after the other, their pipes and sockets: `web.0`.
-    SlotName
-);
-
-macro_rules! counter {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(transparent)]
-        pub struct $name(pub u64);
-    };
-}
-
-counter!(
-    /// Numbers the operations of one life of an agent, ascending.
-    OperationNumber
-);
-counter!(
-    /// Numbers the facts of one life of a keeper, contiguous from 1.
-    FactNumber
-);
 
 /// Agent to keeper.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -433,76 +344,6 @@ pub enum Refusal {
     Lost,
 }
 
-/// A step between the wish and the first instruction that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-#[error("failed to {step}: error {errno}")]
-pub struct SpawnFailure {
-    /// Which step.
-    pub step: Step,
-    /// The error's number.
-    pub errno: i32,
-}
-
-macro_rules! steps {
-    ($($(#[$doc:meta])* $step:ident = $text:literal,)*) => {
-        /// The steps from the wish to the first instruction, in their order.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        #[repr(u32)]
-        pub enum Step {
-            $($(#[$doc])* $step,)*
-        }
-
-        impl Step {
-            /// All steps, in their order.
-            pub const ALL: &[Step] = &[$(Step::$step,)*];
-        }
-
-        impl fmt::Display for Step {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self {
-                    $(Step::$step => $text,)*
-                })
-            }
-        }
-    };
-}
-
-steps! {
-    /// Pipes, sockets and files.
-    Prepare = "prepare the descriptors of the process",
-    /// The sockets of the service.
-    Sockets = "open the sockets of the service",
-    /// The run's own cgroup.
-    Cgroup = "make the cgroup of the run",
-    /// The process itself.
-    Clone = "make a process",
-    /// Signal dispositions and mask.
-    Signals = "reset signals",
-    /// A session of its own.
-    Session = "begin a session",
-    /// Standard input, output and error, the readiness pipe.
-    Descriptors = "set up descriptors",
-    /// `oom_score_adj`.
-    OomScore = "set oom_score_adj",
-    /// Resource limits.
-    Limits = "set resource limits",
-    /// Supplementary groups.
-    Groups = "set the supplementary groups",
-    /// The group.
-    Gid = "set the group",
-    /// The user.
-    Uid = "set the user",
-    /// Capabilities.
-    Capabilities = "drop capabilities",
-    /// The working directory, entered as the user.
-    WorkingDir = "enter the working directory",
-    /// `no_new_privs`.
-    NoNewPrivileges = "set no_new_privs",
-    /// The program.
-    Exec = "execute the program",
-}
-
 /// A run as the keeper sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunState {
@@ -612,22 +453,6 @@ pub struct Usage {
 mod tests {
     use super::*;
     use crate::ipc::frame::{decode, encode};
-
-    #[test]
-    fn a_name_that_would_leave_its_folder_is_refused() {
-        for text in ["", ".", "..", "../a", "a/b", "A", "a b", "a\0"] {
-            assert_eq!(text.parse::<RunName>(), Err(InvalidName), "{text:?}");
-        }
-        assert!(decode::<RunName>(&encode(&"a/b").unwrap()).is_err());
-        assert!("web.0.17".parse::<RunName>().is_ok());
-    }
-
-    #[test]
-    fn every_step_is_found_by_its_number() {
-        for (at, step) in Step::ALL.iter().enumerate() {
-            assert_eq!(*step as usize, at);
-        }
-    }
 
     #[test]
     fn a_verb_that_does_not_exist_is_refused() {

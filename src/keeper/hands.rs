@@ -3,17 +3,19 @@
 //! A run goes through two ends, each a fact: its main process exits, its tree is gone. Its zombie is
 //! kept until the first is acknowledged, its place until both are.
 
+mod ends;
+mod slots;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::process::Signal;
 use tracing::warn;
 
 use super::channels::Slot;
 use super::clock;
-use super::exits::{self, Foreign};
+use super::exits;
 use super::facts::Facts;
 use super::notify::NotifyFolder;
 use super::operations::Operations;
@@ -24,26 +26,16 @@ use super::records::{Main, Records};
 use super::run::{MainProcess, Run, Tree};
 use super::sockets::Sockets;
 use super::spawn::{self, Descriptors};
-use super::trees::{Forest, Inhabitants};
+use super::trees::Forest;
 use super::vault::{Deposit, Pipes};
-use crate::ipc::frame::DESCRIPTORS_MAX;
 use crate::ipc::hello::Incarnation;
 use crate::ipc::keeper::{
-    Answer, Channel, Claim, Exit, Fact, FactNumber, LIST_PAGE, MEMO_BYTES_MAX, Refusal, RunName,
-    SlotName, Spawn, SpawnFailure, Step, What,
+    Answer, Channel, Fact, FactNumber, LIST_PAGE, MEMO_BYTES_MAX, Refusal, RunName, SlotName,
+    Spawn, SpawnFailure, Step, What,
 };
 
 /// Runs at one time, ended and not acknowledged ones included: more than one machine has services.
 pub(super) const RUNS_MAX: usize = 8192;
-
-/// Slots at one time; each holds three descriptors.
-const SLOTS_MAX: usize = 8192;
-
-/// The processes of one tree without cgroup whose ends are waited for before the next search.
-const MEMBERS_MAX: usize = 64;
-
-/// When a tree is looked at again that could not be: mostly a descriptor was missing, which others give back.
-const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
 /// What is answered, and the descriptors that go with it.
 pub(super) type Reply = (Answer, Vec<OwnedFd>);
@@ -246,16 +238,6 @@ impl Hands {
         Ok((Answer::Spawned { pid, inode, channels: names }, passed))
     }
 
-    /// Sees to it that a slot has its notify socket, and returns the address.
-    fn listen(&mut self, spawn: &Spawn) -> io::Result<String> {
-        let address = self.notify.address(&spawn.slot)?;
-        let slot = self.slots.get_mut(&spawn.slot).expect("the slot was completed in `spawn`");
-        if slot.listen(&address, spawn.account.as_ref().map(|account| account.uid))? {
-            self.deposit.keep(&spawn.slot, &slot.to_keep());
-        }
-        address.into_os_string().into_string().map_err(|_| io::ErrorKind::InvalidFilename.into())
-    }
-
     /// Removes what no service needs any more.
     pub(super) fn fell(&self) {
         self.forest.fell();
@@ -288,82 +270,6 @@ impl Hands {
         let mut rest = self.runs.range::<RunName, _>((from, Bound::Unbounded));
         let runs = rest.by_ref().take(LIST_PAGE).map(|(name, run)| run.state(name)).collect();
         (Answer::Runs { runs, more: rest.next().is_some() }, Vec::new())
-    }
-
-    /// Passes duplicates of what a slot and its runs have.
-    pub(super) fn take_descriptors(&mut self, agent: Incarnation, name: &SlotName) -> Reply {
-        let slot = match self.slot(name) {
-            Ok(slot) => slot,
-            Err(refusal) => return refused(refusal),
-        };
-        let (mut channels, mut passed) = match slot.duplicate() {
-            Ok(copies) => copies,
-            Err(error) => return refused(kernel("duplicate a channel", &error)),
-        };
-        slot.known_to = Some(agent);
-        let of_slot = || self.runs.iter().filter(|(_, run)| run.slot == *name);
-        if let Some(ready) = of_slot().rev().find_map(|(_, run)| run.ready.as_ref())
-            && let Ok(copy) = ready.try_clone()
-        {
-            channels.push(Channel::Ready);
-            passed.push(copy);
-        }
-        let mut runs = Vec::new();
-        for (run, pidfd) in of_slot().filter_map(|(name, run)| Some((name, run.pidfd()?))) {
-            if passed.len() < DESCRIPTORS_MAX
-                && let Ok(copy) = pidfd.try_clone()
-            {
-                runs.push(run.clone());
-                passed.push(copy);
-            }
-        }
-        (Answer::Descriptors { channels, runs }, passed)
-    }
-
-    /// Takes back what an earlier keeper made.
-    pub(super) fn give_descriptors(
-        &mut self,
-        poller: &Poller,
-        slot: &SlotName,
-        channels: &[Channel],
-        claims: &[Claim],
-        descriptors: Vec<OwnedFd>,
-    ) -> Reply {
-        if channels.len() + claims.len() != descriptors.len() {
-            return refused(Refusal::Invalid("not as many descriptors as names".to_owned()));
-        }
-        let mut descriptors = descriptors.into_iter();
-        let mut given: BTreeMap<Channel, OwnedFd> =
-            channels.iter().copied().zip(descriptors.by_ref()).collect();
-        given.remove(&Channel::Ready);
-        if !self.slots.contains_key(slot)
-            && let Err(refusal) = self.complete(slot, given)
-        {
-            return refused(refusal);
-        }
-        for (claim, pidfd) in claims.iter().zip(descriptors) {
-            self.claim(poller, slot, claim, pidfd);
-        }
-        (Answer::Done, Vec::new())
-    }
-
-    /// Closes the channels of a slot.
-    pub(super) fn close_slot(&mut self, slot: &SlotName) -> Reply {
-        if self.runs.values().any(|run| run.slot == *slot && run.tree != Tree::Gone) {
-            return refused(Refusal::SlotInUse);
-        }
-        self.slots.remove(slot);
-        self.orphaned.remove(slot);
-        self.sockets.close(slot, &self.deposit);
-        self.deposit.forget(slot);
-        self.notify.forget(slot);
-        (Answer::Done, Vec::new())
-    }
-
-    /// Closes the sockets of a slot, as far as no other slot has them.
-    pub(super) fn close_sockets(&mut self, slot: &SlotName) -> Reply {
-        self.sockets.close(slot, &self.deposit);
-        (Answer::Done, Vec::new())
     }
 
     /// Reaps and forgets what the agent knows durably.
@@ -413,155 +319,6 @@ impl Hands {
         }
     }
 
-    /// Looks at the main process that is watched under `number`.
-    pub(super) fn main_stirred(&mut self, poller: &Poller, number: u64) {
-        if let Some(name) = self.numbers.get(&number).cloned() {
-            self.look_at_main(poller, &name);
-        }
-    }
-
-    /// Looks at a tree of which a process has ended.
-    pub(super) fn member_ended(&mut self, poller: &Poller, number: u64) {
-        if let Some((name, pidfd)) = self.members.remove(&number) {
-            poller.forget(&pidfd);
-            if !self.members.values().any(|(run, _)| *run == name) {
-                self.look_after_tree(poller, &name);
-            }
-        }
-    }
-
-    /// Looks at the trees whose cgroup has changed.
-    pub(super) fn cgroups_changed(&mut self, poller: &Poller) {
-        for name in self.forest.changed() {
-            self.look_after_tree(poller, &name);
-        }
-    }
-
-    pub(super) fn look_at_main(&mut self, poller: &Poller, name: &RunName) {
-        let Some(run) = self.runs.get_mut(name) else { return };
-        let (exit, usage) = match &run.main {
-            MainProcess::Child { pidfd } => match exits::peek(pidfd) {
-                Ok(None) => return,
-                Ok(Some((exit, usage))) => (exit, Some(usage)),
-                Err(error) => {
-                    warn!(run = %name, %error, "failed to read the exit of a child");
-                    (Exit::Unknown, None)
-                }
-            },
-            MainProcess::Foreign { pidfd } => match exits::foreign(pidfd, run.pid) {
-                Foreign::Runs | Foreign::Unreaped => return,
-                Foreign::Ended(exit) => (exit, None),
-            },
-            MainProcess::Lost | MainProcess::Ended { .. } | MainProcess::Reaped => return,
-        };
-        let is_child = matches!(run.main, MainProcess::Child { .. });
-        let pidfd = match std::mem::replace(&mut run.main, MainProcess::Reaped) {
-            MainProcess::Child { pidfd } | MainProcess::Foreign { pidfd } => {
-                poller.forget(&pidfd);
-                Some(pidfd)
-            }
-            MainProcess::Lost | MainProcess::Ended { .. } | MainProcess::Reaped => None,
-        };
-        run.main = MainProcess::Ended { pidfd, is_child };
-        let tree_empty = run.tree == Tree::Gone
-            || matches!(self.forest.inhabitants(name, run.session()), Ok(Inhabitants::None));
-        let ran_ms = run.ran_ms();
-        let what = What::Exited { pid: run.pid, exit, usage, tree_empty, ran_ms };
-        self.facts.push(name, &run.memo, what);
-        if tree_empty && run.tree != Tree::Gone {
-            run.tree = Tree::Gone;
-            self.facts.push(name, &run.memo, What::TreeGone);
-        } else {
-            self.look_after_tree(poller, name);
-        }
-    }
-
-    /// Tells that a tree is gone, or sees to it that its end will be noticed.
-    pub(super) fn look_after_tree(&mut self, poller: &Poller, name: &RunName) {
-        // Whoever was found may be gone before it is watched; then the search begins again.
-        loop {
-            let Some(run) = self.runs.get_mut(name) else { return };
-            let has_main = matches!(
-                run.main,
-                MainProcess::Child { .. } | MainProcess::Foreign { .. } | MainProcess::Lost
-            );
-            if has_main || run.tree == Tree::Gone {
-                return;
-            }
-            let found = match self.forest.inhabitants(name, run.session()) {
-                Ok(Inhabitants::None) => {
-                    run.tree = Tree::Gone;
-                    self.facts.push(name, &run.memo, What::TreeGone);
-                    return;
-                }
-                Ok(Inhabitants::Watched) => return,
-                Ok(Inhabitants::Found(found)) => found,
-                Err(error) => {
-                    warn!(run = %name, %error, "failed to look at a tree");
-                    return self.look_later(name);
-                }
-            };
-            if run.tree == Tree::Dying
-                && let Err(error) = self.forest.signal(name, run.session(), Signal::KILL)
-            {
-                warn!(run = %name, %error, "failed to kill a tree");
-                self.look_later(name);
-            }
-            if self.members.values().any(|(run, _)| run == name) {
-                return;
-            }
-            let mut watched = 0;
-            for pid in found.into_iter().take(MEMBERS_MAX) {
-                let number = self.last_number + 1;
-                let opened = exits::open(pid).and_then(|pidfd| {
-                    poller.watch(&pidfd, Token::Member(number))?;
-                    Ok(pidfd)
-                });
-                match opened {
-                    Ok(pidfd) => {
-                        self.last_number = number;
-                        self.members.insert(number, (name.clone(), pidfd));
-                        watched += 1;
-                    }
-                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                    Err(error) => {
-                        warn!(run = %name, %error, "failed to watch a process");
-                        return self.look_later(name);
-                    }
-                }
-            }
-            if watched > 0 {
-                return;
-            }
-        }
-    }
-
-    /// Has a tree looked at again of which it could not be told whether it lives.
-    pub(super) fn look_later(&mut self, name: &RunName) {
-        self.unseen.insert(name.clone());
-        self.look_at.get_or_insert_with(|| Instant::now() + LOOK_PAUSE);
-    }
-
-    /// Returns when trees are looked at again.
-    pub(super) fn looks_again_at(&self) -> Option<Instant> {
-        self.look_at
-    }
-
-    /// Looks again at trees whose time has come, and kills again what was to die.
-    pub(super) fn look_again(&mut self, poller: &Poller) {
-        if self.look_at.is_none_or(|at| at > Instant::now()) {
-            return;
-        }
-        self.look_at = None;
-        for name in std::mem::take(&mut self.unseen) {
-            match self.runs.get(&name).map(|run| run.tree) {
-                Some(Tree::Dying) => drop(self.kill_tree(poller, &name)),
-                Some(Tree::Lives) => self.look_after_tree(poller, &name),
-                Some(Tree::Gone) | None => {}
-            }
-        }
-    }
-
     /// Says whether a process is the main one of a run, and so is not to be reaped by the way.
     pub(super) fn is_main(&self, pid: u32) -> bool {
         let is_child = |run: &Run| {
@@ -571,38 +328,6 @@ impl Hands {
             )
         };
         self.runs.values().any(|run| run.pid == pid && is_child(run))
-    }
-
-    fn slot(&mut self, name: &SlotName) -> Result<&mut Slot, Refusal> {
-        if !self.slots.contains_key(name) {
-            self.complete(name, Pipes::new())?;
-        }
-        Ok(self.slots.get_mut(name).expect("the slot was inserted above"))
-    }
-
-    /// Makes a slot of what the agent gave; what it did not have, a service may still hold.
-    fn complete(&mut self, name: &SlotName, mut given: Pipes) -> Result<(), Refusal> {
-        if self.slots.len() >= SLOTS_MAX {
-            return Err(Refusal::Full);
-        }
-        for (channel, pipe) in self.orphaned.remove(name).unwrap_or_default() {
-            // That one is of a run, which is gone.
-            if channel != Channel::Ready {
-                given.entry(channel).or_insert(pipe);
-            }
-        }
-        match Slot::complete(&mut given) {
-            Ok(slot) => {
-                self.deposit.keep(name, &slot.to_keep());
-                self.slots.insert(name.clone(), slot);
-                Ok(())
-            }
-            Err(error) => {
-                // Whatever service writes into them would stop for ever if another attempt began with new ones.
-                self.orphaned.insert(name.clone(), given);
-                Err(kernel("complete a slot", &error))
-            }
-        }
     }
 }
 

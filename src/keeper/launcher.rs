@@ -17,12 +17,13 @@ use rustix::process::Signal;
 use tracing::warn;
 
 use super::exits::{self, Foreign};
-use super::parts::jittered;
+use super::parts::spread;
 use super::vault::Vault;
 use super::{proc, signals};
 use crate::ipc::hello::{Before, Part};
 use crate::ipc::keeper::Exit;
 use crate::ipc::place::Place;
+use crate::retry;
 
 /// How long a zombie is kept here, and how long a keeper has to have lived before it is reaped.
 const KEEP: Duration = Duration::from_secs(5);
@@ -223,9 +224,9 @@ fn reap_strangers(keeper: &Keeper, strangers: &mut BTreeMap<u32, Instant>) {
 fn pause(signals: &OwnedFd, asked: &mut Vec<Signal>, short_lives: u32) -> io::Result<()> {
     let pause = match short_lives {
         0 | 1 => Duration::ZERO,
-        lives => LOOK_AGAIN.saturating_mul(1 << lives.min(16)).min(PAUSE_MAX),
+        lives => spread(retry::doubled(LOOK_AGAIN, PAUSE_MAX, lives)),
     };
-    let until = Instant::now() + jittered(pause);
+    let until = Instant::now() + pause;
     while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|r| !r.is_zero()) {
         wait_for(&mut [PollFd::new(signals, PollFlags::IN)], Some(rest))?;
         take_signals(signals, asked);

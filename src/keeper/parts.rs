@@ -16,6 +16,7 @@ use super::spawn::{self, Descriptors};
 use crate::ipc::hello::{Before, Part};
 use crate::ipc::keeper::{Account, Exit};
 use crate::ipc::place::Place;
+use crate::retry;
 
 /// How well agent and uplink are spared when memory runs out; the keeper itself is spared more.
 const PART_OOM_SCORE: i32 = -500;
@@ -207,9 +208,11 @@ impl Supervised {
     }
 
     fn later(&self) -> Life {
-        let doubled = PAUSE_MIN.saturating_mul(1 << self.short_lives.saturating_sub(1).min(16));
-        let pause = if self.short_lives == 0 { Duration::ZERO } else { doubled.min(PAUSE_MAX) };
-        Life::Due { at: Instant::now() + jittered(pause) }
+        let pause = match self.short_lives.checked_sub(1) {
+            None => Duration::ZERO,
+            Some(before) => spread(retry::doubled(PAUSE_MIN, PAUSE_MAX, before)),
+        };
+        Life::Due { at: Instant::now() + pause }
     }
 
     /// Tells it to end.
@@ -239,12 +242,9 @@ impl Supervised {
 }
 
 /// Spreads a pause by a quarter either way.
-pub(super) fn jittered(pause: Duration) -> Duration {
-    let mut bytes = [0; 2];
-    // Without randomness all nodes would only wait equally long.
-    let _ = getrandom::fill(&mut bytes);
-    let share = 0.75 + f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX) / 2.0;
-    pause.mul_f64(share)
+pub(super) fn spread(pause: Duration) -> Duration {
+    let quarter = pause / 4;
+    retry::drawn(pause - quarter..=pause + quarter)
 }
 
 /// Returns the keeper's own score: a part can be given a higher one, but not everywhere a lower one.

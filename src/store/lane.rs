@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::domain::id::{EpochId, Seq};
 use crate::domain::tree::{self, Frontier};
+use crate::retry;
 use crate::store::inbox::{Detached, LaneShared, Request};
 use crate::store::mark::Mark;
 use crate::store::reserve::Reserve;
@@ -27,7 +28,7 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 /// How long after a change the head is signed, and so the most often that it is.
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(1);
 
-/// The first wait after a failed write; it doubles up to [`RETRY_MAX`], with jitter.
+/// The first wait after a failed write; it doubles up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -297,8 +298,8 @@ impl Lane {
     fn fail(&mut self, error: &SegmentError) {
         let attempt = self.trouble.as_ref().map_or(0, |trouble| trouble.attempt + 1);
         let kind = error.outage();
-        let wait = jittered(RETRY_FIRST.saturating_mul(1 << attempt.min(10)).min(RETRY_MAX));
-        let retry_at = Instant::now() + wait;
+        let wait = retry::doubled(RETRY_FIRST, RETRY_MAX, attempt);
+        let retry_at = Instant::now() + spread(wait);
         let news = self.trouble.as_ref().is_none_or(|trouble| trouble.kind != kind);
         self.trouble = Some(Trouble { kind, retry_at, attempt, reopen: true });
         self.shared.lock().stuck = true;
@@ -488,8 +489,6 @@ pub(crate) fn create_segment(
 }
 
 /// Spreads a wait over half to one and a half of its length.
-pub(crate) fn jittered(wait: Duration) -> Duration {
-    // Without randomness the wait is merely not spread.
-    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-    wait.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX))
+pub(crate) fn spread(wait: Duration) -> Duration {
+    retry::drawn(wait / 2..=wait + wait / 2)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::store::disk::Disk;
-use crate::store::lane::jittered;
+use crate::store::lane::spread;
 use crate::store::{LogOptions, layout};
 
 /// How long to wait before the reserve is made again; each failure doubles it up to the most.
@@ -63,7 +63,7 @@ impl Reserve {
             return false;
         }
         self.state =
-            State::Missing { retry_at: Instant::now() + jittered(MEND_FIRST), wait: MEND_FIRST };
+            State::Missing { retry_at: Instant::now() + spread(MEND_FIRST), wait: MEND_FIRST };
         disk.release_reserve(&self.path).is_ok()
     }
 
@@ -80,7 +80,7 @@ impl Reserve {
                     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
                 tracing::debug!(%error, "the reserve of the log cannot be made");
                 let wait = (wait * 2).min(MEND_MAX);
-                self.state = State::Missing { retry_at: Instant::now() + jittered(wait), wait };
+                self.state = State::Missing { retry_at: Instant::now() + spread(wait), wait };
             }
         }
         self.is_whole()

@@ -17,15 +17,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::ipc::channel;
 use crate::ipc::hello::{Incarnation, Part};
 use crate::ipc::place::{LockError, Place};
+use crate::retry;
 
 use bus_link::BusLink;
 use session::SessionEnd;
 
 /// The delay before the agent's socket is tried again; it doubles with each failure.
-const REDIAL_DELAY_MS: u64 = 20;
+const REDIAL_FIRST: Duration = Duration::from_millis(20);
 
 /// The longest such delay. An agent is away for longer only when it cannot start.
-const REDIAL_DELAY_MS_MAX: u64 = 2_000;
+const REDIAL_MAX: Duration = Duration::from_secs(2);
 
 /// Where the uplink finds its agent.
 #[derive(Clone, Debug)]
@@ -77,7 +78,7 @@ pub fn run(options: &UplinkOptions) -> Result<(), UplinkError> {
 /// Serves one agent after the other.
 async fn serve(socket: &Path, bus: &mut BusLink) -> Result<(), UplinkError> {
     let incarnation = Incarnation::draw();
-    let mut failures = 0;
+    let mut failures = 0_u32;
     loop {
         match channel::connect(socket) {
             Ok((sender, receiver)) => {
@@ -88,17 +89,12 @@ async fn serve(socket: &Path, bus: &mut BusLink) -> Result<(), UplinkError> {
                         tracing::info!(%why, "the agent is gone");
                         failures = 0;
                     }
-                    SessionEnd::NoHello => failures += 1,
+                    SessionEnd::NoHello => failures = failures.saturating_add(1),
                 }
             }
-            Err(_) => failures += 1,
+            Err(_) => failures = failures.saturating_add(1),
         }
-        tokio::time::sleep(redial_delay(failures)).await;
+        let longest = retry::doubled(REDIAL_FIRST, REDIAL_MAX, failures);
+        tokio::time::sleep(retry::drawn(longest / 2..=longest)).await;
     }
-}
-
-fn redial_delay(failures: u32) -> Duration {
-    let ceiling = (REDIAL_DELAY_MS << failures.min(16)).min(REDIAL_DELAY_MS_MAX);
-    let spread = getrandom::u32().unwrap_or(u32::MAX / 2);
-    Duration::from_millis(ceiling / 2 + ceiling / 2 * u64::from(spread) / u64::from(u32::MAX))
 }

@@ -3,23 +3,25 @@
 //! `signed-note`, `tlog-checkpoint`, `tlog-cosignature` (Ed25519) and `tlog-proof`, as published at
 //! c2sp.org; nothing is added to them. What a signature means is decided by whoever trusts its key.
 
+mod key;
+mod proof;
+
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
-use sha2::{Digest as _, Sha256};
+use ed25519_dalek::{Signer as _, SigningKey};
 
 use crate::domain::id::Digest;
-use crate::domain::tree::{self, PROOF_HASHES_MAX, ProofError};
+
+pub use key::{KeyKind, NoteKey};
+pub use proof::{ProofRefused, TlogProof};
 
 /// The largest note that is read, in bytes: a checkpoint with some hundred cosignatures.
 pub const NOTE_BYTES_MAX: usize = 64 * 1024;
 
 /// The most signatures that a note may carry.
 pub const SIGNATURES_MAX: usize = 100;
-
-const PROOF_HEADER: &str = "c2sp.org/tlog-proof@v1";
 
 /// Says why a text is not a note, a checkpoint, a key or a proof.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,128 +53,6 @@ pub enum NoteError {
 
 fn form(what: &'static str, why: &'static str) -> NoteError {
     NoteError::Form { what, why }
-}
-
-/// What a key's signature states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum KeyKind {
-    /// Signs the text of a note (type 0x01).
-    Note,
-    /// Cosigns a checkpoint with the time at which it was seen to be consistent (type 0x04).
-    Cosignature,
-}
-
-impl KeyKind {
-    fn byte(self) -> u8 {
-        match self {
-            Self::Note => 0x01,
-            Self::Cosignature => 0x04,
-        }
-    }
-}
-
-/// A public key with its name and kind: what a reader trusts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoteKey {
-    name: String,
-    kind: KeyKind,
-    key: VerifyingKey,
-}
-
-impl NoteKey {
-    /// Names a key. The name is not empty and holds no blank and no `+`.
-    pub fn new(name: &str, kind: KeyKind, key: VerifyingKey) -> Result<Self, NoteError> {
-        if !is_key_name(name) {
-            return Err(form("key name", "it is empty or holds a blank or a `+`"));
-        }
-        Ok(Self { name: name.to_owned(), kind, key })
-    }
-
-    /// Names a key given as its 32 bytes; what is no point of the curve is refused.
-    pub fn from_bytes(name: &str, kind: KeyKind, key: &[u8; 32]) -> Result<Self, NoteError> {
-        let wrong = |_| form("public key", "it is not on the curve");
-        Self::new(name, kind, VerifyingKey::from_bytes(key).map_err(wrong)?)
-    }
-
-    /// Returns the name that stands in the signature line.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Returns the public key.
-    pub fn public(&self) -> &VerifyingKey {
-        &self.key
-    }
-
-    /// Returns the four bytes that, with the name, tell signatures apart.
-    pub fn id(&self) -> [u8; 4] {
-        let hash = Sha256::new()
-            .chain_update(&self.name)
-            .chain_update([b'\n', self.kind.byte()])
-            .chain_update(self.key.as_bytes())
-            .finalize();
-        [hash[0], hash[1], hash[2], hash[3]]
-    }
-
-    /// Checks this key's signature on `note`; gives the time of a cosignature in Unix seconds.
-    pub fn verify(&self, note: &Note) -> Result<Option<u64>, NoteError> {
-        let id = self.id();
-        let found = note.signatures.iter().find(|sig| sig.name == self.name && sig.id == id);
-        let Some(signature) = found else {
-            return Err(NoteError::NotSigned { name: self.name.clone() });
-        };
-        let bad = || NoteError::BadSignature { name: self.name.clone() };
-        let (time, message, bytes) = match self.kind {
-            KeyKind::Note => (None, note.text.clone(), signature.bytes.as_slice()),
-            KeyKind::Cosignature => {
-                let (time, bytes) = signature.bytes.split_first_chunk::<8>().ok_or_else(bad)?;
-                let time = u64::from_be_bytes(*time);
-                (Some(time), cosigned(time, &note.text), bytes)
-            }
-        };
-        let bytes: [u8; 64] = bytes.try_into().map_err(|_| bad())?;
-        self.key
-            .verify_strict(message.as_bytes(), &ed25519_dalek::Signature::from_bytes(&bytes))
-            .map_err(|_| bad())?;
-        Ok(time)
-    }
-}
-
-impl fmt::Display for NoteKey {
-    /// Writes the verifier key form `name+id+base64(kind || key)`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = vec![self.kind.byte()];
-        bytes.extend_from_slice(self.key.as_bytes());
-        write!(f, "{}+{:08x}+{}", self.name, u32::from_be_bytes(self.id()), BASE64.encode(bytes))
-    }
-}
-
-impl std::str::FromStr for NoteKey {
-    type Err = NoteError;
-
-    fn from_str(text: &str) -> Result<Self, NoteError> {
-        let wrong = |why| form("verifier key", why);
-        let mut parts = text.splitn(3, '+');
-        let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(wrong("it is not name+id+key"));
-        };
-        let bytes = BASE64.decode(key).map_err(|_| wrong("the key is not base64"))?;
-        let kind = match bytes.first() {
-            Some(0x01) => KeyKind::Note,
-            Some(0x04) => KeyKind::Cosignature,
-            Some(_) | None => return Err(wrong("the kind of key is not known")),
-        };
-        let bytes: [u8; 32] =
-            bytes[1..].try_into().map_err(|_| wrong("the key is not 32 bytes"))?;
-        let key =
-            VerifyingKey::from_bytes(&bytes).map_err(|_| wrong("the key is not on the curve"))?;
-        let key = Self::new(name, kind, key)?;
-        if format!("{:08x}", u32::from_be_bytes(key.id())) == id {
-            Ok(key)
-        } else {
-            Err(wrong("its id does not fit name and key"))
-        }
-    }
 }
 
 /// One signature line.
@@ -282,7 +162,7 @@ impl Ed25519Signer {
 impl NoteSigner for Ed25519Signer {
     fn sign(&self, text: &str) -> NoteSignature {
         let bytes = self.key.sign(text.as_bytes()).to_bytes().to_vec();
-        NoteSignature { name: self.name.name.clone(), id: self.name.id(), bytes }
+        NoteSignature { name: self.name.name().to_owned(), id: self.name.id(), bytes }
     }
 }
 
@@ -365,99 +245,18 @@ fn digest(text: &str) -> Option<Digest> {
     BASE64.decode(text).ok()?.try_into().ok().map(Digest)
 }
 
-/// A proof that a row is in a log, for a reader who has nothing else: one text file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlogProof {
-    /// Data for the reader, proved by nothing.
-    pub extra: Option<Vec<u8>>,
-    /// The row's place from 0, which is its sequence number less one.
-    pub index: u64,
-    /// The siblings, the nearest first.
-    pub hashes: Vec<Digest>,
-    /// The checkpoint with its signatures.
-    pub checkpoint: Note,
-}
-
-impl TlogProof {
-    /// Reads the text form, of at most [`NOTE_BYTES_MAX`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, NoteError> {
-        if bytes.len() > NOTE_BYTES_MAX {
-            return Err(NoteError::TooLong);
-        }
-        let wrong = |why| form("tlog-proof", why);
-        let text = std::str::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8"))?;
-        let (head, checkpoint) =
-            text.split_once("\n\n").ok_or_else(|| wrong("no blank line before the checkpoint"))?;
-        let mut lines = head.split('\n').peekable();
-        if lines.next() != Some(PROOF_HEADER) {
-            return Err(wrong("it does not begin with its header"));
-        }
-        let extra = lines.next_if(|line| line.starts_with("extra ")).map(|line| {
-            BASE64
-                .decode(&line["extra ".len()..])
-                .map_err(|_| wrong("the extra data is not base64"))
-        });
-        let index = lines
-            .next()
-            .and_then(|line| decimal(line.strip_prefix("index ")?))
-            .ok_or_else(|| wrong("no index"))?;
-        let hashes = lines
-            .map(digest)
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| wrong("a hash is not base64 of 32 bytes"))?;
-        if hashes.len() > PROOF_HASHES_MAX {
-            return Err(wrong("it has too many hashes"));
-        }
-        let checkpoint = Note::parse(checkpoint.as_bytes())?;
-        Ok(Self { extra: extra.transpose()?, index, hashes, checkpoint })
-    }
-
-    /// Checks that `row` is in the log that `key` signs for, and gives the checkpoint that says so.
-    pub fn verify(&self, row: &[u8], key: &NoteKey) -> Result<Checkpoint, ProofRefused> {
-        key.verify(&self.checkpoint)?;
-        let head = Checkpoint::parse(&self.checkpoint.text)?;
-        tree::check_inclusion(tree::leaf(row), self.index, head.size, &self.hashes, head.root)?;
-        Ok(head)
-    }
-}
-
-impl fmt::Display for TlogProof {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{PROOF_HEADER}")?;
-        if let Some(extra) = &self.extra {
-            writeln!(f, "extra {}", BASE64.encode(extra))?;
-        }
-        writeln!(f, "index {}", self.index)?;
-        for hash in &self.hashes {
-            writeln!(f, "{}", BASE64.encode(hash.0))?;
-        }
-        write!(f, "\n{}", self.checkpoint)
-    }
-}
-
-/// Says why a proof file does not prove that a row is in a log.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProofRefused {
-    /// The checkpoint is malformed or not signed by the key.
-    #[error("the checkpoint of the proof is not acceptable")]
-    Checkpoint(#[from] NoteError),
-    /// The hashes do not lead from the row to the root.
-    #[error("the row is not what the proof speaks of")]
-    Tree(#[from] ProofError),
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::tree::Frontier;
+    use crate::domain::tree::{self, Frontier};
 
-    fn signer() -> Ed25519Signer {
+    pub(super) fn signer() -> Ed25519Signer {
         Ed25519Signer::new("smgr/demo/n1/0abc", SigningKey::from_bytes(&[7; 32])).unwrap()
     }
 
-    fn checkpoint() -> Checkpoint {
+    pub(super) fn checkpoint() -> Checkpoint {
         Checkpoint { origin: "smgr/demo/n1/0abc".to_owned(), size: 2, root: root() }
     }
 
@@ -468,7 +267,7 @@ mod tests {
         tree.root()
     }
 
-    fn signed() -> Note {
+    pub(super) fn signed() -> Note {
         let text = checkpoint().to_string();
         Note { signatures: vec![signer().sign(&text)], text }
     }
@@ -509,21 +308,6 @@ mod tests {
         assert_eq!(witness.verify(&note), Ok(Some(1_795_000_000)));
         let as_log = NoteKey::new("c1", KeyKind::Note, key.verifying_key()).unwrap();
         assert_eq!(as_log.verify(&note), Err(NoteError::NotSigned { name: "c1".to_owned() }));
-    }
-
-    #[test]
-    fn a_proof_file_proves_its_row_and_no_other() {
-        let proof = TlogProof {
-            extra: Some(b"n1/0abc/2".to_vec()),
-            index: 1,
-            hashes: vec![tree::leaf(b"one")],
-            checkpoint: signed(),
-        };
-        let read = TlogProof::parse(proof.to_string().as_bytes()).unwrap();
-        assert_eq!(read, proof);
-        assert_eq!(read.verify(b"two", &signer().public()), Ok(checkpoint()));
-        let refused = Err(ProofRefused::Tree(ProofError::Root));
-        assert_eq!(read.verify(b"three", &signer().public()), refused);
     }
 
     #[test]

@@ -2,12 +2,18 @@
 //!
 //! A subject only transports. Whom a message is for, and who sent it, is decided on its signed content.
 
+mod inbox;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::str::FromStr;
 
 use crate::domain::id::{
     DocumentName, EventKind, FleetId, InvalidToken, NodeId, Principal, ServiceId,
 };
+
+pub use inbox::{Inbox, InboxPrefix};
 
 /// The two tokens that every subject begins with; the second is the version of the whole scheme.
 const ROOT: [&str; 2] = ["smgr", "v1"];
@@ -17,9 +23,6 @@ pub const ALL: &str = "all";
 
 /// Stands for the service in the event of a whole node. `_` is in no name, so no service can take it.
 const NO_SERVICE: &str = "_";
-
-/// The longest inbox, in bytes: prefix, principal, and two tokens of 22 characters with room to spare.
-const INBOX_BYTES_MAX: usize = 192;
 
 /// Returns the filter over all that belongs to a fleet: what its members may say and hear.
 pub fn all_of(fleet: &FleetId) -> String {
@@ -95,19 +98,6 @@ pub enum Filter {
     Receipts { fleet: FleetId, origin: Pick<NodeId> },
     /// Trust documents.
     Trust { fleet: FleetId },
-}
-
-/// The part of the bus under which one principal is answered: `_INBOX.<principal>`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InboxPrefix(pub Principal);
-
-/// A place to answer at: an inbox below the [`InboxPrefix`] of a known principal.
-///
-/// An answer goes nowhere else, or a caller could have it delivered as a call to somebody.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Inbox {
-    owner: InboxPrefix,
-    rest: String,
 }
 
 /// Says why a text is no subject, filter or inbox of ours.
@@ -367,56 +357,6 @@ pub fn event_kind(event_type: &str) -> Result<EventKind, InvalidToken> {
     event_type.replace(['.', '_'], "-").parse()
 }
 
-impl InboxPrefix {
-    /// Says whether `inbox` belongs to the principal of this prefix.
-    pub fn owns(&self, inbox: &Inbox) -> bool {
-        *self == inbox.owner
-    }
-}
-
-impl fmt::Display for InboxPrefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "_INBOX.{}", self.0)
-    }
-}
-
-impl Inbox {
-    /// Returns whose inbox it is.
-    pub fn principal(&self) -> &Principal {
-        &self.owner.0
-    }
-}
-
-impl fmt::Display for Inbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.owner, self.rest)
-    }
-}
-
-impl fmt::Debug for Inbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for Inbox {
-    type Err = InvalidSubject;
-
-    fn from_str(text: &str) -> Result<Self, InvalidSubject> {
-        let is_token = |token: &str| {
-            !token.is_empty()
-                && token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        };
-        let (principal, rest) = Some(text)
-            .filter(|text| text.len() <= INBOX_BYTES_MAX)
-            .and_then(|text| text.strip_prefix("_INBOX."))
-            .and_then(|text| text.split_once('.'))
-            .filter(|(_, rest)| rest.split('.').all(is_token))
-            .ok_or(InvalidSubject::Inbox)?;
-        Ok(Self { owner: InboxPrefix(principal.parse()?), rest: rest.to_owned() })
-    }
-}
-
 /// Splits a subject of ours into its fleet and the tokens after it.
 fn below_root(text: &str) -> Result<(FleetId, Vec<&str>), InvalidSubject> {
     let mut tokens = text.split('.');
@@ -424,176 +364,4 @@ fn below_root(text: &str) -> Result<(FleetId, Vec<&str>), InvalidSubject> {
     let fleet = tokens.next().filter(|_| is_ours).ok_or(InvalidSubject::Shape)?.parse()?;
     // The longest subject has four tokens here; a fifth proves that it is none.
     Ok((fleet, tokens.take(5).collect()))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn token<T: FromStr<Err: fmt::Debug> + fmt::Debug>() -> impl Strategy<Value = T> {
-        // Few and short names, so that filters and subjects meet.
-        prop_oneof!["[ab]", "[a-z0-9-]{1,63}", Just("all".to_owned())]
-            .prop_map(|text| text.parse().unwrap())
-    }
-
-    fn callee() -> impl Strategy<Value = Callee> {
-        token::<NodeId>().prop_map(|node| Callee::node(node).unwrap_or(Callee::EVERY_NODE))
-    }
-
-    fn scope() -> impl Strategy<Value = Scope> {
-        prop_oneof![Just(Scope::Node), token().prop_map(Scope::Service)]
-    }
-
-    fn pick<T: Clone + fmt::Debug>(of: impl Strategy<Value = T>) -> impl Strategy<Value = Pick<T>> {
-        prop::option::of(of).prop_map(|only| only.map_or(Pick::Any, Pick::Only))
-    }
-
-    fn subject() -> impl Strategy<Value = Subject> {
-        let f = token::<FleetId>;
-        let n = token::<NodeId>;
-        prop_oneof![
-            (f(), callee()).prop_map(|(fleet, to)| Subject::Call { fleet, to }),
-            (f(), n(), token()).prop_map(|(fleet, node, service)| Subject::Order {
-                fleet,
-                node,
-                service
-            }),
-            (f(), token()).prop_map(|(fleet, principal)| Subject::Request { fleet, principal }),
-            (f(), n(), scope(), token()).prop_map(|(fleet, origin, scope, kind)| {
-                Subject::Event { fleet, origin, scope, kind }
-            }),
-            (f(), n()).prop_map(|(fleet, origin)| Subject::Beat { fleet, origin }),
-            (f(), n()).prop_map(|(fleet, origin)| Subject::Log { fleet, origin }),
-            (f(), n()).prop_map(|(fleet, origin)| Subject::Copy { fleet, origin }),
-            (f(), n()).prop_map(|(fleet, origin)| Subject::Receipt { fleet, origin }),
-            (f(), token()).prop_map(|(fleet, document)| Subject::Trust { fleet, document }),
-        ]
-    }
-
-    fn filter() -> impl Strategy<Value = Filter> {
-        let f = token::<FleetId>;
-        let n = token::<NodeId>;
-        prop_oneof![
-            (f(), callee()).prop_map(|(fleet, to)| Filter::Calls { fleet, to }),
-            (f(), n()).prop_map(|(fleet, node)| Filter::Orders { fleet, node }),
-            f().prop_map(|fleet| Filter::Requests { fleet }),
-            (f(), pick(n()), pick(scope()), pick(token())).prop_map(
-                |(fleet, origin, scope, kind)| Filter::Events { fleet, origin, scope, kind }
-            ),
-            (f(), pick(n())).prop_map(|(fleet, origin)| Filter::Beats { fleet, origin }),
-            (f(), n()).prop_map(|(fleet, origin)| Filter::Log { fleet, origin }),
-            (f(), pick(n())).prop_map(|(fleet, origin)| Filter::Copies { fleet, origin }),
-            (f(), pick(n())).prop_map(|(fleet, origin)| Filter::Receipts { fleet, origin }),
-            f().prop_map(|fleet| Filter::Trust { fleet }),
-        ]
-    }
-
-    /// What the server does with `*`.
-    fn server_matches(filter: &str, subject: &str) -> bool {
-        let filter: Vec<_> = filter.split('.').collect();
-        let subject: Vec<_> = subject.split('.').collect();
-        filter.len() == subject.len()
-            && filter.iter().zip(subject).all(|(want, token)| *want == "*" || *want == token)
-    }
-
-    proptest! {
-        #[test]
-        fn a_subject_reads_what_it_writes(subject in subject()) {
-            prop_assert_eq!(subject.to_string().parse(), Ok(subject));
-        }
-
-        #[test]
-        fn a_filter_reads_what_it_writes(filter in filter()) {
-            prop_assert_eq!(filter.to_string().parse(), Ok(filter));
-        }
-
-        #[test]
-        fn a_filter_admits_what_the_server_delivers(filter in filter(), subject in subject()) {
-            let delivered = server_matches(&filter.to_string(), &subject.to_string());
-            prop_assert_eq!(filter.matches(&subject), delivered);
-        }
-
-        #[test]
-        fn any_text_is_read_or_refused_and_never_read_as_something_else(text in "[a-z.*>_1]{0,40}") {
-            if let Ok(subject) = text.parse::<Subject>() {
-                prop_assert_eq!(subject.to_string(), text);
-            }
-        }
-    }
-
-    #[test]
-    fn the_subjects_are_those_of_the_design() {
-        for text in [
-            "smgr.v1.acme.call.n1",
-            "smgr.v1.acme.call.all",
-            "smgr.v1.acme.order.n1.web",
-            "smgr.v1.acme.request.alice",
-            "smgr.v1.acme.event.n1.web.instance-started",
-            "smgr.v1.acme.event.n1._.log-opened",
-            "smgr.v1.acme.beat.n1",
-            "smgr.v1.acme.log.n1",
-            "smgr.v1.acme.copy.n1",
-            "smgr.v1.acme.receipt.n1",
-            "smgr.v1.acme.trust.bundle",
-        ] {
-            assert_eq!(text.parse::<Subject>().unwrap().to_string(), text);
-        }
-    }
-
-    #[test]
-    fn a_subject_of_another_shape_is_refused() {
-        for text in [
-            "",
-            "smgr",
-            "smgr.v1",
-            "smgr.v1.acme",
-            "smgr.v2.acme.call.n1",
-            "smgr.v1.acme.call",
-            "smgr.v1.acme.call.n1.x",
-            "smgr.v1.acme.call.*",
-            "smgr.v1.acme.call.>",
-            "smgr.v1.acme.call.",
-            "smgr.v1.acme.call.N1",
-            "smgr.v1.*.call.n1",
-            "smgr.v1.acme.order.n1._",
-            "smgr.v1.acme.event.n1.web.a.b.c.d.e.f",
-        ] {
-            assert!(text.parse::<Subject>().is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn no_node_may_be_called_all() {
-        assert_eq!(Callee::node("all".parse().unwrap()), Err(ReservedName));
-        assert_eq!("all".parse(), Ok(Callee::EVERY_NODE));
-    }
-
-    #[test]
-    fn a_dot_in_an_event_type_does_not_become_a_level_of_the_subject() {
-        assert_eq!(event_kind("instance.oom_killed").unwrap().as_str(), "instance-oom-killed");
-    }
-
-    #[test]
-    fn an_answer_goes_to_the_inbox_of_a_principal_and_nowhere_else() {
-        let inbox: Inbox = "_INBOX.alice.qAbZ09.x1".parse().unwrap();
-        assert_eq!(inbox.to_string(), "_INBOX.alice.qAbZ09.x1");
-        assert!(InboxPrefix("alice".parse().unwrap()).owns(&inbox));
-        assert!(!InboxPrefix("ali".parse().unwrap()).owns(&inbox));
-        let long = format!("_INBOX.alice.{}", "x".repeat(200));
-        for text in [
-            "smgr.v1.acme.call.n2",
-            "_INBOX.alice",
-            "_INBOX.alice.",
-            "_INBOX.alice.*",
-            "_INBOX.alice.>",
-            "_INBOX.*.x",
-            "_INBOX.alice.x\r\nPUB",
-            "$JS.API.STREAM.DELETE.X",
-            long.as_str(),
-        ] {
-            assert!(text.parse::<Inbox>().is_err(), "{text:?}");
-        }
-    }
 }

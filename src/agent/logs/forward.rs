@@ -8,6 +8,9 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
 
 use super::Stream;
 use crate::domain::id::InstanceId;
@@ -17,6 +20,9 @@ const WAITING_BYTES_MAX: usize = 4 << 20;
 
 /// What a line costs in the queue beside its text.
 const LINE_BYTES: usize = 64;
+
+/// When the kernel is asked for a thread again that it refused. Lines come by the thousand in that time.
+const START_AGAIN: Duration = Duration::from_secs(10);
 
 /// Where the journal takes datagrams.
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -101,6 +107,46 @@ impl Drop for Forwarder {
     fn drop(&mut self) {
         lock(&self.shared.0).closed = true;
         self.shared.1.notify_one();
+    }
+}
+
+/// The forwarder of all slots, made for the first line that is forwarded.
+#[derive(Debug, Default)]
+pub(super) enum Forwarding {
+    /// Nobody forwards anything.
+    #[default]
+    Unused,
+    /// It works.
+    Runs(Forwarder),
+    /// The kernel gave no thread; it is asked again then.
+    Refused { again_at: Instant },
+}
+
+impl Forwarding {
+    /// Returns the forwarder; `None` while there is none, and what is to be forwarded is lost.
+    pub(super) fn get(
+        &mut self,
+        now: Instant,
+        start: impl FnOnce() -> io::Result<Forwarder>,
+    ) -> Option<&Forwarder> {
+        let is_due = match self {
+            Self::Unused => true,
+            Self::Runs(_) => false,
+            Self::Refused { again_at } => now >= *again_at,
+        };
+        if is_due {
+            *self = match start() {
+                Ok(forwarder) => Self::Runs(forwarder),
+                Err(error) => {
+                    warn!(%error, "no thread forwards the lines of services: they are dropped");
+                    Self::Refused { again_at: now + START_AGAIN }
+                }
+            };
+        }
+        match self {
+            Self::Runs(forwarder) => Some(forwarder),
+            Self::Unused | Self::Refused { .. } => None,
+        }
     }
 }
 
@@ -242,6 +288,24 @@ mod tests {
         let lost: u64 = (0..200).map(|_| push()).sum();
         assert!((130..=140).contains(&lost), "{lost}");
         assert!(heard.recv_timeout(SOON).is_ok());
+    }
+
+    #[test]
+    fn a_thread_that_the_kernel_refuses_is_not_asked_for_with_each_line() {
+        let (mut forwarding, mut asked) = (Forwarding::default(), 0);
+        let began = Instant::now();
+        for second in 0..25 {
+            let now = began + Duration::from_secs(second);
+            let none = forwarding.get(now, || {
+                asked += 1;
+                Err(io::ErrorKind::WouldBlock.into())
+            });
+            assert!(none.is_none());
+        }
+        assert_eq!(asked, 3);
+        let start = || Forwarder::start_with("/nowhere".into(), Box::new(io::sink()));
+        assert!(forwarding.get(began + START_AGAIN * 3, start).is_some());
+        assert!(forwarding.get(began, || unreachable!("it runs")).is_some());
     }
 
     #[test]

@@ -1,20 +1,23 @@
 //! One slot: its two pipes, its file, its limits, and one batch of lines at a time.
 
+mod inlet;
+mod inspect;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use regex::Regex;
+use inlet::{GIVE_WAY, Inlet};
+use inspect::Watch;
 
 use super::face::Face;
 use super::format::{Stamp, Writer};
-use super::forward::{Forwarder, Goal};
+use super::forward::{Forwarder, Forwarding, Goal};
 use super::limit::{Bucket, Paced};
 use super::lines::{self, Piece, Rest};
 use super::pipe::{self, Scratch};
 use super::queue::{Places, Queue};
 use super::sink::Sink;
-use super::tail;
 use super::{Counters, DropReason, LogNotice, LogSetup, Stream};
 use crate::domain::id::{InstanceId, RunId};
 use crate::domain::spec::{Forward, LogFormat, OnFull};
@@ -30,22 +33,6 @@ const MATCHED_EVERY: Duration = Duration::from_secs(1);
 
 /// When a file that refused a line that must not be dropped is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// How long an unfinished line may stay in its pipe without growing; then it is written as a part.
-const UNFINISHED_MAX: Duration = Duration::from_secs(1);
-
-/// When a pipe with an unfinished line is looked at again, first and at most.
-///
-/// The kernel wakes nobody when a write blocks on a pipe that was not empty before it, so as long
-/// as something stays in a pipe, its edges cannot be trusted.
-const LOOK_FIRST: Duration = Duration::from_millis(1);
-const LOOK_MAX: Duration = Duration::from_millis(250);
-
-/// How often a writer that was blocked by a full pipe is given way before a timer is set for it.
-const GIVE_WAY: u8 = 8;
-
-/// The longest line that patterns see as one when it is written in parts.
-const JOINED_BYTES_MAX: usize = 64 << 10;
 
 /// How the work on a pipe ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +65,7 @@ pub(super) struct Tools {
     kept: Vec<usize>,
     queue: Arc<Queue>,
     counters: Arc<Counters>,
-    /// Made for the first slot whose lines are forwarded.
-    forwarder: Option<Forwarder>,
+    forwarding: Forwarding,
     /// What is to be told.
     pub(super) notices: Vec<LogNotice>,
     /// Whether a file was rotated.
@@ -91,7 +77,7 @@ impl Tools {
         Ok(Self {
             queue,
             counters,
-            forwarder: None,
+            forwarding: Forwarding::default(),
             scratch: Scratch::new()?,
             bytes: Vec::new(),
             pieces: Vec::new(),
@@ -102,67 +88,6 @@ impl Tools {
             rotated: false,
         })
     }
-}
-
-/// One of the two pipes.
-#[derive(Debug, Default)]
-pub(super) struct Inlet {
-    /// Whether it stands in the queue of pipes that want work.
-    pub(super) queued: bool,
-    held: Option<Instant>,
-    within_line: bool,
-    /// The parts of the line that is being written in parts.
-    parts: Vec<u8>,
-    unfinished: Option<Unfinished>,
-    give_way: u8,
-}
-
-/// A line that stays in its pipe until it ends.
-#[derive(Debug)]
-struct Unfinished {
-    bytes: usize,
-    since: Instant,
-    delay: Duration,
-    look_at: Instant,
-}
-
-impl Inlet {
-    /// Says whether an unfinished line of this length has been there for long enough.
-    fn has_waited(&mut self, bytes: usize, now: Instant) -> bool {
-        let fresh = Unfinished { bytes, since: now, delay: LOOK_FIRST, look_at: now };
-        let unfinished = self.unfinished.get_or_insert(fresh);
-        if unfinished.bytes != bytes {
-            (unfinished.bytes, unfinished.since, unfinished.delay) = (bytes, now, LOOK_FIRST);
-        }
-        now.saturating_duration_since(unfinished.since) >= UNFINISHED_MAX
-    }
-
-    /// Has the pipe looked at again before the unfinished line in it grows.
-    fn look_again(&mut self, now: Instant) -> Step {
-        if self.give_way > 0 {
-            self.give_way -= 1;
-            std::thread::yield_now();
-            return Step::More;
-        }
-        if let Some(unfinished) = &mut self.unfinished {
-            unfinished.look_at = now + unfinished.delay;
-            unfinished.delay = LOOK_MAX.min(unfinished.delay * 2);
-        }
-        Step::Idle
-    }
-
-    /// Says whether its work has to wait.
-    pub(super) fn is_held(&self, now: Instant) -> bool {
-        self.held.is_some_and(|until| now < until)
-    }
-}
-
-#[derive(Debug)]
-struct Watch {
-    run: RunId,
-    pattern: Regex,
-    /// What lies before belongs to another run.
-    from: Places,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -257,11 +182,6 @@ impl Slot {
         let lines = self.face.lock().tail.take();
         self.before = self.run.replace(run).map(|before| (before, lines));
         self.watch = None;
-    }
-
-    /// Looks for readiness in what lies behind `from`.
-    pub(super) fn watch(&mut self, run: RunId, pattern: Regex, from: Places) {
-        self.watch = Some(Watch { run, pattern, from });
     }
 
     pub(super) fn drain(&mut self, run: RunId) {
@@ -367,7 +287,7 @@ impl Slot {
         tools: &mut Tools,
         now: Instant,
     ) -> (usize, Option<Instant>) {
-        let Tools { bytes, pieces, out, ends, kept, forwarder: forwarder_slot, .. } = tools;
+        let Tools { bytes, pieces, out, ends, kept, forwarding, .. } = tools;
         out.clear();
         ends.clear();
         kept.clear();
@@ -403,7 +323,7 @@ impl Slot {
                 .map(|at| self.setup.redacted(&bytes[pieces[*at].text.clone()]))
                 .collect();
             let texts = texts.iter().map(|text| &**text);
-            let (lines, bytes) = match forwarder(forwarder_slot) {
+            let (lines, bytes) = match forwarding.get(now, Forwarder::start) {
                 Some(forwarder) => forwarder.push(goal, &self.id, stream, texts),
                 None => texts.fold((0, 0), |sum, text| (sum.0 + 1, sum.1 + text.len() as u64)),
             };
@@ -466,54 +386,6 @@ impl Slot {
         Ok(())
     }
 
-    /// Looks for patterns in the pieces that are taken.
-    fn inspect(
-        &mut self,
-        stream: Stream,
-        consumed: u64,
-        tools: &mut Tools,
-        taken: usize,
-        now: Instant,
-    ) {
-        if self.watch.is_some() || !self.setup.alerts.is_empty() {
-            for at in 0..taken {
-                let Piece { text, part, .. } = tools.pieces[at].clone();
-                let place = consumed + text.start as u64;
-                let parts = &mut self.inlets[stream as usize].parts;
-                if parts.len() + text.len() <= JOINED_BYTES_MAX {
-                    parts.extend_from_slice(&tools.bytes[text]);
-                }
-                let line = std::mem::take(parts);
-                if self.watch.as_ref().is_some_and(|watch| place >= watch.from[stream as usize]) {
-                    let ready = self.look_for_ready(&line);
-                    tools.notices.extend(ready);
-                }
-                if part {
-                    self.inlets[stream as usize].parts = line;
-                } else {
-                    self.look_for_alerts(stream, &line);
-                }
-            }
-        }
-        self.release(tools, now);
-    }
-
-    /// Returns the notice when a line is the one that is waited for.
-    pub(super) fn look_for_ready(&mut self, line: &[u8]) -> Option<LogNotice> {
-        // The pattern sees what the service wrote; what leaves is redacted.
-        let watch =
-            self.watch.take_if(|watch| watch.pattern.is_match(&String::from_utf8_lossy(line)))?;
-        let line = tail::text(&self.setup.redacted(line));
-        Some(LogNotice::Ready { slot: self.id.clone(), run: watch.run, line })
-    }
-
-    fn look_for_alerts(&mut self, stream: Stream, line: &[u8]) {
-        for at in self.setup.alerts.matching(stream, line) {
-            let shown = tail::text(&self.setup.redacted(line));
-            self.matched[at].add(|before| (before.map_or(0, |(count, _)| count) + 1, shown));
-        }
-    }
-
     /// Tells what may be told now.
     pub(super) fn release(&mut self, tools: &mut Tools, now: Instant) {
         if let Some(Loss { lines, bytes, why }) = self.lost.release(now) {
@@ -574,14 +446,6 @@ fn goal(forward: Forward) -> Option<Goal> {
         Forward::Journald => Some(Goal::Journal),
         Forward::Stdout => Some(Goal::Stdout),
     }
-}
-
-/// Returns the forwarder, made when it is first needed; `None` when the kernel gives no thread.
-fn forwarder(made: &mut Option<Forwarder>) -> Option<&Forwarder> {
-    if made.is_none() {
-        *made = Forwarder::start().ok();
-    }
-    made.as_ref()
 }
 
 fn reason(error: &io::Error) -> DropReason {

@@ -1,6 +1,7 @@
 //! run, remove, apply: the spec files of this machine, and making the node match them.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use super::service::{outcome, wish};
@@ -9,7 +10,8 @@ use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
 use crate::cli::interrupt::Interrupted;
-use crate::cli::out::Out;
+use crate::cli::out::{Out, width};
+use crate::cli::plan::Plan;
 use crate::cli::{launch, nats, specs};
 use crate::config;
 use crate::domain::code::{Code, ExitCode};
@@ -113,7 +115,12 @@ pub(super) async fn remove(
     let io = |error: io::Error| {
         CliError::caused(Code::IO, "failed to remove the file", &error).at(short(&path))
     };
+    let over = override_of(context, &service)?;
+    let over = over.map(|over| (over.with_extension("toml.removed"), over));
     std::fs::rename(&path, &aside).map_err(io)?;
+    if let Some((aside, over)) = &over {
+        std::fs::rename(over, aside).map_err(io)?;
+    }
     let action = Action::Apply { services: vec![service.clone()] };
     let waiting = Waiting::default();
     match outcome(context, &Whom::default(), action, waiting, out).await {
@@ -121,13 +128,30 @@ pub(super) async fn remove(
             std::fs::remove_file(&aside).map_err(io)?;
             if out.is_text() {
                 out.line(&format!("{service} is stopped and removed; its history stays"));
+                if let Some((aside, _)) = &over {
+                    out.line(&format!("  its override is kept in {}", short(aside)));
+                }
             }
             Ok(ExitCode::Done)
         }
         ended => {
             std::fs::rename(&aside, &path).map_err(io)?;
+            if let Some((aside, over)) = &over {
+                std::fs::rename(aside, over).map_err(io)?;
+            }
             Ok(ended?.map_or_else(Interrupted::exit, |verdicts| verdicts.exit(false)))
         }
+    }
+}
+
+/// Returns the override that would be one of nothing without this service's file.
+fn override_of(context: &Context, service: &ServiceId) -> Result<Option<PathBuf>, CliError> {
+    let sources = specs::sources_here(context)?;
+    let file = |folder: &PathBuf| folder.join(format!("{service}.toml"));
+    let mut below = [&sources.package, &sources.vendor].into_iter().flatten().map(file);
+    match below.any(|path| path.exists()) {
+        true => Ok(None),
+        false => Ok(sources.node.as_ref().map(file).filter(|path| path.exists())),
     }
 }
 
@@ -150,23 +174,9 @@ pub(super) async fn apply(
                 short(&here)
             ));
         }
-        let loaded =
-            specs::load(context, &setup.specs, &setup.service_logs, "nothing was changed")?;
-        let mut client = Client::connect(context, &Whom::default()).await?;
-        if let Some(status) = launch::status(&mut client).await.filter(|_| out.is_text()) {
-            let wanted = |name: &ServiceId| services.is_empty() || services.contains(name);
-            let there = |name: &ServiceId| status.services.iter().find(|it| it.service == *name);
-            for (name, new) in loaded.services.iter().filter(|(name, _)| wanted(name)) {
-                match there(name) {
-                    None => out.line(&format!("  {name}  new")),
-                    Some(old) if old.spec != new.digest => out.line(&format!("  {name}  changed")),
-                    Some(_) => {}
-                }
-            }
-            let gone = status.services.iter().map(|it| &it.service);
-            for name in gone.filter(|name| wanted(name) && !loaded.services.contains_key(name)) {
-                out.line(&format!("  {name}  gone: it is stopped and removed"));
-            }
+        let plan = Plan::make(context, &setup, &services).await?;
+        if out.is_text() {
+            out.data(&plan.text(width()));
         }
     }
     let whom = Whom::new(context, None);

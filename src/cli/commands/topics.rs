@@ -9,7 +9,7 @@ use crate::agent::folder::write_new;
 use crate::cli::args;
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
-use crate::cli::out::Out;
+use crate::cli::out::{Out, error_width};
 use crate::cli::specs::{self, PROJECT_FILE};
 use crate::config::{self, Input, Part};
 use crate::domain::code::{self, Code, ExitCode};
@@ -114,6 +114,10 @@ pub(super) fn check(context: &Context, paths: &[PathBuf], out: Out) -> Result<Ex
         config::assemble(inputs, &specs::options(context, &logs))
             .map_err(|mistakes| specs::mistaken(&mistakes, outcome))?
     };
+    let warnings = config::render_warnings(&loaded.warnings, error_width().map(usize::from));
+    if out.is_text() && !warnings.is_empty() {
+        out.note(warnings.trim_end());
+    }
     let names: Vec<&str> = loaded.services.keys().map(|service| service.as_str()).collect();
     match out.is_text() {
         true if names.is_empty() => out.line("no services; nothing is wrong"),

@@ -37,9 +37,9 @@ impl Table {
     }
 
     /// Adds a row; each cell becomes one printable line.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        debug_assert_eq!(N, self.heads.len());
-        let cells = cells.iter().map(|cell| printable(cell).into_owned()).collect();
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let cells: Vec<_> = cells.into_iter().map(|cell| printable(&cell).into_owned()).collect();
+        debug_assert_eq!(cells.len(), self.heads.len());
         self.lines.push(Line::Row(cells));
     }
 

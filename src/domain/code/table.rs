@@ -213,8 +213,6 @@ codes! {
         "Rates are written \"20000/s\".";
     BAD_MODE = 438, Invalid, "not a file mode",
         "Modes are texts of octal digits, at most \"0777\".";
-    BAD_ADDRESS = 449, Invalid, "not an address to listen at",
-        "Addresses are written `tcp:ADDRESS:PORT`, `udp:ADDRESS:PORT` with a number as address, or `unix:/absolute/path`.";
     EMPTY_VALUE = 439, Invalid, "empty where something is needed",
         "An empty list or text here would mean nothing, or everything, and neither is guessed.";
     FILE_IN_THE_WAY = 440, Refused, "there is a file already",
@@ -225,6 +223,10 @@ codes! {
          in $CREDENTIALS_DIRECTORY is not. Keep the copy only for programs that cannot read a file.";
     SHARED_LOG = 442, Invalid, "two services write their log into one folder",
         "Their files would overwrite each other. Put ${service} into `log.dir`.";
+    GROUP_OF_NOTHING = 443, Invalid, "this file changes a group that no service is in",
+        "A warning only. A file in `groups.d` is named after the `group` of services. Perhaps the name is misspelt.";
+    BAD_ADDRESS = 449, Invalid, "not an address to listen at",
+        "Addresses are written `tcp:ADDRESS:PORT`, `udp:ADDRESS:PORT` with a number as address, or `unix:/absolute/path`.";
 
     EVENT_ALTERED = 501, History, "an event is not what was signed",
         "The named event was changed after it was written, or its place in the tree holds another one. Keep the files \

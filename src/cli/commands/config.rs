@@ -1,0 +1,132 @@
+//! config show, plan: the effective configuration of this machine's services, and how it would change.
+
+use serde_json::{Value, json};
+
+use crate::cli::args::ConfigShow;
+use crate::cli::client::{Client, Whom};
+use crate::cli::context::{Context, not_up};
+use crate::cli::error::CliError;
+use crate::cli::out::{Out, width};
+use crate::cli::plan::{Plan, origin_json};
+use crate::cli::{launch, screen, specs};
+use crate::config::{Effective, Loaded, LoadedService, json_value};
+use crate::domain::code::{Code, ExitCode};
+use crate::domain::id::{NodeId, ServiceId};
+
+/// Shows every effective value of a service, as the files say.
+pub(super) async fn show(
+    context: &Context,
+    args: &ConfigShow,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    if args.at.is_some() {
+        return Err(CliError::not_yet("`smgr config show --at`"));
+    }
+    let service = &args.service.service;
+    only_here(context, args.service.node.as_ref())?;
+    if args.service.index.is_some() {
+        let what = format!("all instances of {service} have one configuration");
+        return Err(CliError::new(Code::USAGE, what).next(format!("smgr config show {service}")));
+    }
+    let sources = specs::sources_here(context)?;
+    let loaded = specs::load(context, &sources, &context.service_logs(), "nothing was shown")?;
+    let found = described(&loaded, service)?;
+    let wanted = |key: &str| {
+        let inside = |block: &String| {
+            key.strip_prefix(block.as_str())
+                .is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'.', ..]))
+        };
+        args.keys.is_empty() || args.keys.iter().any(inside)
+    };
+    let values: Vec<(&String, &Effective)> =
+        found.effective.iter().filter(|(key, _)| wanted(key)).collect();
+    if values.is_empty() {
+        let what = format!("`{service}` has no value for {}", args.keys.join(", "));
+        return Err(CliError::new(Code::USAGE, what).next("smgr help spec"));
+    }
+    let in_force = in_force(context, service, found).await;
+    if !out.is_text() {
+        out.json_pretty(&document(service, &values, in_force));
+        return Ok(ExitCode::Done);
+    }
+    out.data(&screen::effective::effective(&values, args.origin, args.hidden, width()));
+    if in_force == Some(false) {
+        out.note(&format!(
+            "note: not all of it is in force: smgr plan {service}, smgr apply {service}"
+        ));
+    }
+    Ok(ExitCode::Done)
+}
+
+fn document(
+    service: &ServiceId,
+    values: &[(&String, &Effective)],
+    in_force: Option<bool>,
+) -> Value {
+    let hides = |it: &Effective| -> Vec<Value> {
+        let hidden = it.hides.iter().map(
+            |(value, origin)| json!({"value": json_value(value), "origin": origin_json(origin)}),
+        );
+        hidden.collect()
+    };
+    let keys = values.iter().map(|(key, it)| {
+        json!({
+            "key": key, "value": it.json(), "origin": origin_json(&it.origin), "hides": hides(it),
+        })
+    });
+    json!({
+        "schema": "smgr.config.v1", "service": service.as_str(), "in_force": in_force,
+        "keys": keys.collect::<Vec<_>>(),
+    })
+}
+
+/// Says whether what the files say is what the node runs by; `None` where no node answers.
+async fn in_force(context: &Context, service: &ServiceId, found: &LoadedService) -> Option<bool> {
+    let mut client = Client::connect(context, &Whom::default()).await.ok()?;
+    let status = launch::status(&mut client).await?;
+    let known = status.services.iter().find(|it| it.service == *service);
+    Some(known.is_some_and(|known| known.spec == found.digest))
+}
+
+/// Shows what an apply would do.
+pub(super) async fn plan(
+    context: &Context,
+    services: &[ServiceId],
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    only_here(context, None)?;
+    let setup = context.setup()?.ok_or_else(|| not_up(context))?;
+    let plan = Plan::make(context, &setup, services).await?;
+    match out.is_text() {
+        true if plan.services.is_empty() => out.line("nothing changes: all is as the files say"),
+        true => out.data(&plan.text(width())),
+        false => out.json_pretty(&plan.json()),
+    }
+    Ok(ExitCode::Done)
+}
+
+/// Returns a service that files describe.
+pub(super) fn described<'a>(
+    loaded: &'a Loaded,
+    service: &ServiceId,
+) -> Result<&'a LoadedService, CliError> {
+    loaded.services.get(service).ok_or_else(|| {
+        let what = format!("no spec file describes `{service}`");
+        CliError::new(Code::NO_SUCH_SERVICE, what).next("smgr check")
+    })
+}
+
+/// Refuses another node than this machine's, whose files are elsewhere.
+pub(super) fn only_here(context: &Context, node: Option<&NodeId>) -> Result<(), CliError> {
+    let nodes: Vec<&NodeId> = node.into_iter().chain(&context.global.nodes).collect();
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    let own = context.own_node()?;
+    match nodes.iter().find(|node| ***node != own) {
+        None => Ok(()),
+        Some(other) => Err(CliError::not_yet("the configuration of another node")
+            .at(other.to_string())
+            .hint(format!("type it on {other}"))),
+    }
+}

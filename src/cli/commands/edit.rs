@@ -1,0 +1,167 @@
+//! edit: this machine's last word on a service, in an editor; only what is right is put in place.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::config::{described, only_here};
+use crate::agent::folder::write_whole;
+use crate::agent::setup::SpecSources;
+use crate::cli::context::{Context, short};
+use crate::cli::error::CliError;
+use crate::cli::out::{Out, width};
+use crate::cli::plan::Plan;
+use crate::cli::{nats, specs};
+use crate::config::{Input, LoadedService, Part};
+use crate::domain::code::{Code, ExitCode};
+use crate::domain::id::ServiceId;
+
+/// Opens the override file of a service in an editor, checks it together with all other files, and puts it in place.
+pub(super) async fn edit(
+    context: &Context,
+    service: &ServiceId,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    only_here(context, None)?;
+    let sources = specs::sources_here(context)?;
+    let logs = context.service_logs();
+    let loaded = specs::load(context, &sources, &logs, "nothing was changed");
+    // With a mistake in the very file, this is how to get it out.
+    let path = match &loaded {
+        Ok(loaded) => place(&sources, service, described(loaded, service)?)?,
+        Err(_) => existing(&sources, service).ok_or_else(|| loaded.clone().unwrap_err())?,
+    };
+    let failed = |what: &str, error: &io::Error| {
+        CliError::caused(Code::CANNOT_WRITE, what, error).at(short(&path))
+    };
+    let before = match fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed("failed to read the override", &error)),
+    };
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(|error| failed("failed to make the folder", &error))?;
+    // Hidden, so that nobody loads it; `.toml`, so that an editor knows what it is.
+    let draft = folder.join(format!(".{service}.edit.toml"));
+    let left = fs::read_to_string(&draft).ok();
+    let first = left.clone().or_else(|| before.clone()).unwrap_or_else(|| template(service));
+    write_whole(&draft, first.as_bytes(), 0o600)
+        .map_err(|error| failed("failed to write a draft", &error))?;
+    if left.is_some() {
+        out.note("note: it goes on with what was refused before");
+    }
+    let ended = open(&draft);
+    let text = fs::read_to_string(&draft);
+    let drop_draft = || drop(fs::remove_file(&draft));
+    if let Err(error) = ended {
+        if left.is_none() {
+            drop_draft();
+        }
+        return Err(error);
+    }
+    let text = text.map_err(|error| failed("failed to read what was edited", &error))?;
+    if Some(&text) == before.as_ref() || (before.is_none() && says_nothing(&text)) {
+        drop_draft();
+        out.line("nothing was changed");
+        return Ok(ExitCode::Done);
+    }
+    let edited = Input {
+        part: Part::Override,
+        shown: path.display().to_string(),
+        stem: service.to_string(),
+        folder: None,
+        text: text.clone(),
+    };
+    specs::load_with(context, &sources, &logs, "nothing was changed", Some(edited)).map_err(
+        |mut error| {
+            let go_on = format!("what you wrote is kept: smgr edit {service} goes on with it\n");
+            if let Some(instead) = &mut error.instead {
+                instead.screen.push_str(&go_on);
+            }
+            error
+        },
+    )?;
+    if fs::read_to_string(&path).ok() != before {
+        let what = "somebody else changed the file meanwhile; nothing was changed";
+        return Err(CliError::new(Code::FILE_IN_THE_WAY, what)
+            .at(short(&path))
+            .next(format!("smgr edit {service}")));
+    }
+    // The agent may have an account of its own, which reads it.
+    let mode = fs::metadata(&path).map_or(0o644, |about| about.permissions().mode() & 0o777);
+    let target = path.canonicalize().unwrap_or_else(|_| path.clone());
+    write_whole(&target, text.as_bytes(), mode)
+        .map_err(|error| failed("failed to write the override", &error))?;
+    drop_draft();
+    out.line(&format!("wrote {}      in force after: smgr apply {service}", short(&path)));
+    if let (true, Some(setup)) = (out.is_text(), context.setup()?)
+        && let Ok(plan) = Plan::make(context, &setup, std::slice::from_ref(service)).await
+    {
+        out.data(&plan.text(width()));
+    }
+    Ok(ExitCode::Done)
+}
+
+/// Returns the override that wins: the machine's where there is one, else that of the folder which describes the service.
+fn place(
+    sources: &SpecSources,
+    service: &ServiceId,
+    found: &LoadedService,
+) -> Result<PathBuf, CliError> {
+    let [of_project, of_machine] = files(sources, service);
+    let roots = specs::roots(sources);
+    let project = roots.project.map(|path| path.display().to_string());
+    let is_of_project = project.is_some() && found.origin.file == project;
+    let place = match (of_project, of_machine) {
+        (_, Some(machine)) if machine.exists() => Some(machine),
+        (Some(project), _) if is_of_project => Some(project),
+        (_, machine) => machine,
+    };
+    place.ok_or_else(|| CliError::new(Code::USAGE, "this node has no folder of overrides"))
+}
+
+fn existing(sources: &SpecSources, service: &ServiceId) -> Option<PathBuf> {
+    files(sources, service).into_iter().flatten().rev().find(|path| path.exists())
+}
+
+/// Returns where an override can be, the lower first.
+fn files(sources: &SpecSources, service: &ServiceId) -> [Option<PathBuf>; 2] {
+    let roots = specs::roots(sources);
+    let file = |folder: PathBuf| folder.join(format!("{service}.toml"));
+    [roots.of_project("override.d").map(file), roots.node.map(file)]
+}
+
+fn template(service: &ServiceId) -> String {
+    format!(
+        "# What this machine alone wants of {service} (layer 7). A key here hides that key of all lower layers;\n\
+         # what is not said stays as it is. What holds now: smgr config show {service} --origin\n\n"
+    )
+}
+
+fn says_nothing(text: &str) -> bool {
+    text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+}
+
+/// Runs the editor and waits for its end.
+fn open(path: &Path) -> Result<(), CliError> {
+    let var = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+    let editor = var("VISUAL").or_else(|| var("EDITOR"));
+    let editor = editor.or_else(|| nats::in_path("vi").map(|path| path.display().to_string()));
+    let editor = editor.ok_or_else(|| {
+        CliError::new(Code::USAGE, "no editor: neither VISUAL nor EDITOR is set").at(short(path))
+    })?;
+    let mut words = editor.split_whitespace();
+    let ended = Command::new(words.next().unwrap_or_default()).args(words).arg(path).status();
+    let ended = ended.map_err(|error| {
+        CliError::caused(Code::USAGE, format!("failed to start the editor `{editor}`"), &error)
+    })?;
+    match ended.success() {
+        true => Ok(()),
+        false => Err(CliError::new(
+            Code::USAGE,
+            format!("the editor ended with {ended}; nothing was changed"),
+        )),
+    }
+}
