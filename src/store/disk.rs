@@ -90,8 +90,8 @@ fn drop_cached_pages(file: &File) -> io::Result<()> {
     Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
 }
 
-/// How far blocks are written ahead of the pages that will lie in them.
-const AHEAD: u64 = 128 << 10;
+/// How far at most blocks are written ahead of the pages that will lie in them.
+const AHEAD_MAX: u64 = 128 << 10;
 
 /// Gives redb a backend of any kind, locks included: without them two writers could meet.
 ///
@@ -116,12 +116,13 @@ impl Boxed {
         if needed <= end {
             return;
         }
-        // The engine sets the length: what lies behind it is not ours.
+        // The engine sets the length: what lies behind it is not ours. A small file stays small.
         let len = self.inner.len().unwrap_or(0);
-        let to = (needed + AHEAD).min(len).max(needed);
-        let zeros = vec![0; AHEAD.min(to - end) as usize];
+        let ahead = (needed / 8).min(AHEAD_MAX);
+        let to = (needed + ahead).min(len).max(needed);
+        let zeros = vec![0; AHEAD_MAX.min(to - end) as usize];
         while end < to {
-            let part = (to - end).min(AHEAD);
+            let part = (to - end).min(AHEAD_MAX);
             if self.inner.write(end, &zeros[..part as usize]).is_err() {
                 // A page goes into a hole as well, or says itself what is wrong with the disk.
                 break;
