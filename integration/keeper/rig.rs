@@ -20,7 +20,7 @@ use smgr::ipc::place::{PartLock, Place};
 use smgr::ipc::socket::{self, Inbox, SocketError};
 
 use crate::support::process::signal;
-use crate::support::wait::{PATIENCE, wait_until};
+use crate::support::wait::{PATIENCE, eventually, wait_until};
 
 /// Starts the launcher, which starts the keeper.
 pub(super) const LAUNCHER: &str = "launcher";
@@ -58,26 +58,8 @@ impl Rig {
     }
 
     pub(super) fn agent_of(&self, incarnation: Incarnation) -> Agent {
-        let path = self.place.keeper_socket();
-        let mut socket = None;
-        wait_until("the keeper listens", || {
-            socket = socket::connect(&path).ok();
-            socket.is_some()
-        });
-        let mut agent = Agent {
-            socket: socket.unwrap(),
-            inbox: Inbox::default(),
-            incarnation,
-            trees: Trees::ProcessGroup,
-            last: 0,
-            facts: Vec::new(),
-            answers: VecDeque::new(),
-        };
-        agent.send(&ToKeeper::Hello(Hello::of(Part::Agent, incarnation)));
-        match agent.receive().unwrap() {
-            (FromKeeper::Hello { trees, .. }, _) => agent.trees = trees,
-            (other, _) => panic!("{other:?}"),
-        }
+        let mut agent = Agent::dial(self, incarnation);
+        agent.welcome();
         agent
     }
 
@@ -174,6 +156,31 @@ pub(super) struct Agent {
 }
 
 impl Agent {
+    /// Connects and says hello.
+    pub(super) fn dial(rig: &Rig, incarnation: Incarnation) -> Self {
+        let path = rig.place.keeper_socket();
+        let socket = eventually("the keeper listens", || socket::connect(&path).ok());
+        let agent = Self {
+            socket,
+            inbox: Inbox::default(),
+            incarnation,
+            trees: Trees::ProcessGroup,
+            last: 0,
+            facts: Vec::new(),
+            answers: VecDeque::new(),
+        };
+        agent.send(&ToKeeper::Hello(Hello::of(Part::Agent, incarnation)));
+        agent
+    }
+
+    /// Takes the keeper's hello.
+    pub(super) fn welcome(&mut self) {
+        match self.receive().unwrap() {
+            (FromKeeper::Hello { trees, .. }, _) => self.trees = trees,
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+
     pub(super) fn send(&self, message: &ToKeeper) {
         socket::send(&self.socket, &Packet::new(message).unwrap()).unwrap();
     }
