@@ -60,14 +60,19 @@ impl Machine {
     }
 
     pub(crate) fn smgr(&self, line: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_smgr"))
+        self.command(line).output().unwrap()
+    }
+
+    /// Returns a command line that is not run yet.
+    pub(crate) fn command(&self, line: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_smgr"));
+        command
             .args(line)
             .current_dir(self.temp.path())
             .env("SMGR_STATE", &self.state)
             .env("SMGR_NATS_SERVER", "off")
-            .envs(self.env.iter().cloned())
-            .output()
-            .unwrap()
+            .envs(self.env.iter().cloned());
+        command
     }
 
     /// Runs a command and demands its exit code; returns what it printed, stdout first.
