@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::support::process::kill_9;
+use crate::support::sweep::sweep;
 use crate::support::wait::eventually;
 
 /// A machine of one's own: everything it starts ends with it.
@@ -61,6 +62,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         let down = self.smgr(&["down"]);
+        sweep(&self.state());
         if !down.status.success() && !std::thread::panicking() {
             panic!("down: {}", String::from_utf8_lossy(&down.stderr));
         }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use smgr::ipc::place::{PartLock, Place};
 use smgr::ipc::socket::{self, Inbox, SocketError};
 
 use crate::support::process::signal;
+use crate::support::sweep::sweep;
 use crate::support::wait::{PATIENCE, eventually, wait_until};
 
 /// Starts the launcher, which starts the keeper.
@@ -126,22 +127,7 @@ impl Drop for Rig {
         for (pid, _) in self.marked() {
             signal(pid, Signal::KILL);
         }
-        let domain = self.place.folder_of(Part::Keeper).join("domain");
-        if let Ok(domain) = fs::read_to_string(domain) {
-            drop(fs::remove_dir_all(Path::new("/run/smgr").join(domain)));
-        }
-        let memory = self.place.folder_of(Part::Keeper).join("cgroup");
-        if let Ok(root) = fs::read_to_string(memory) {
-            let root = PathBuf::from(root);
-            wait_until("the cgroups are empty", || {
-                fs::read_to_string(root.join("cgroup.events"))
-                    .is_ok_and(|events| events.contains("populated 0"))
-            });
-            for run in fs::read_dir(&root).unwrap().flatten() {
-                drop(fs::remove_dir(run.path()));
-            }
-            drop(fs::remove_dir(root));
-        }
+        sweep(self.state.path());
     }
 }
 

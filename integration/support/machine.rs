@@ -10,6 +10,7 @@ use std::thread;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::sweep::sweep;
 use super::wait::eventually;
 
 /// A node that is brought up by the command line. Services come from `services.d` in its configuration folder.
@@ -142,6 +143,7 @@ impl Drop for Machine {
             let said = fs::read_to_string(self.state.join("run/smgr.log")).unwrap_or_default();
             eprintln!("the parts said:\n{said}");
         }
+        sweep(&self.state);
     }
 }
 
