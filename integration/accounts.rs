@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::machine::{Machine, is_root};
 use crate::support::mounts;
+use crate::support::nats;
 use crate::support::process::kill_9;
 use crate::support::wait::eventually;
 
@@ -75,6 +76,70 @@ fn each_part_has_its_own_account_and_dies_alone() {
     machine.exits(0, &["audit", "verify"]);
 }
 
+#[test]
+fn the_bus_of_a_machine_has_the_account_of_the_uplink_and_carries_commands() {
+    if !is_root() {
+        eprintln!("skipped: only root can become others");
+        return;
+    }
+    if !mounts::has_own() {
+        return mounts::again_with_own(
+            module_path!(),
+            "the_bus_of_a_machine_has_the_account_of_the_uplink_and_carries_commands",
+        );
+    }
+    let temp = tempfile::tempdir().unwrap();
+    fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    add_accounts(temp.path());
+    // Where it lies need not be open to others.
+    let program = temp.path().join("nats-server");
+    fs::copy(nats::program(), &program).unwrap();
+    let state = temp.path().join("state");
+    let mut machine = Machine::at(temp, state);
+    machine.env("SMGR_NATS_SERVER", &program);
+    machine.file("services.d/web.toml", "user = \"nobody\"\nexec = [\"/bin/sleep\", \"1000\"]\n");
+    machine.exits(0, &["up", "-d"]);
+    let url = connected(&machine);
+    let uplink = || uid_of(machine.part_if_any("uplink")?);
+    eventually("the uplink has its account", || (uplink()? == UPLINK).then_some(()));
+    let nats = machine.ready("nats");
+    assert_eq!(uid_of(nats), Some(UPLINK), "not root, and not who decides");
+    assert!(!may_read(STRANGER, &machine.state().join("nats.conf")));
+    assert!(!may_list(STRANGER, &machine.state().join("nats")));
+    assert!(!may_read(UPLINK, &machine.state().join("keys/node.key")), "the bus signs nothing");
+    assert!(!may_read(UPLINK, &machine.state().join("keys/operator.key")));
+
+    let web = machine.ready("web");
+    let node = machine.json(&["status"])["nodes"][0]["node"].as_str().unwrap().to_owned();
+    machine.exits(0, &["restart", "web", "--bus", &url, "--node", &node]);
+    let web = machine.ready_but("web", Some(web));
+    for part in [machine.part("uplink"), nats] {
+        kill_9(part);
+        eventually("the bus carries commands again", || {
+            let signal = ["signal", "-s", "CONT", "web", "--bus", &url, "--node", &node];
+            machine.smgr(&signal).status.success().then_some(())
+        });
+    }
+    assert_eq!(uid_of(machine.ready_but("nats", Some(nats))), Some(UPLINK));
+    assert_eq!(machine.ready("web"), web);
+
+    machine.exits(0, &["down"]);
+    machine.exits(0, &["up", "-d"]);
+    connected(&machine);
+    machine.exits(0, &["audit", "verify"]);
+}
+
+/// Waits until the node is on its bus; returns its address.
+fn connected(machine: &Machine) -> String {
+    eventually("the node is on its bus", || {
+        let bus = machine.json(&["status"])["nodes"][0]["bus"].clone();
+        (bus["state"] == "connected").then_some(())
+    });
+    let setup = fs::read_to_string(machine.state().join("node.json")).unwrap();
+    let setup: serde_json::Value = serde_json::from_str(&setup).unwrap();
+    setup["bus"]["urls"][0].as_str().unwrap().to_owned()
+}
+
 /// Lets this process and what it starts see a machine with two accounts more.
 fn add_accounts(folder: &Path) {
     for (file, lines) in [
@@ -101,6 +166,13 @@ fn uid_of(pid: u32) -> Option<u32> {
     let mut numbers = line.split_whitespace().map(|number| number.parse().unwrap());
     let first = numbers.next()?;
     numbers.all(|number: u32| number == first).then_some(first)
+}
+
+fn may_read(uid: u32, file: &Path) -> bool {
+    assert!(file.exists(), "{}", file.display());
+    let mut cat = Command::new("/bin/cat");
+    cat.arg(file).uid(uid).gid(uid).stdout(Stdio::null()).stderr(Stdio::null());
+    cat.status().unwrap().success()
 }
 
 fn may_list(uid: u32, folder: &Path) -> bool {

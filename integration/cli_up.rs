@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use smgr::ipc::hello::Part;
+use smgr::ipc::place::Place;
 
-use crate::support::process::kill_9;
+use crate::support::process::{kill_9, process_parent};
+use crate::support::sweep::sweep;
 use crate::support::wait::eventually;
 
 /// A machine of one's own: everything it starts ends with it.
@@ -61,6 +64,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         let down = self.smgr(&["down"]);
+        sweep(&self.state());
         if !down.status.success() && !std::thread::panicking() {
             panic!("down: {}", String::from_utf8_lossy(&down.stderr));
         }
@@ -303,6 +307,28 @@ fn the_foreground_shows_what_the_project_writes_and_ends_as_the_contract_says() 
     );
     // Whoever followed the log is told by its end.
     assert!(follow.wait().unwrap().success());
+}
+
+#[test]
+fn down_does_not_pass_over_what_a_killed_smgr_has_left_running() {
+    let machine = Machine::new();
+    machine.exits(0, &["up", "-d"]);
+    machine.exits(0, &["run", "hello", "--", "sleep", "1000"]);
+    let hello = machine.pid_of("hello").unwrap();
+    let place = Place::of(&machine.state());
+    let parts = [Part::Keeper, Part::Agent].map(|part| place.pid(part).unwrap());
+    let launcher = process_parent(parts[0]);
+    [launcher].into_iter().chain(parts).for_each(kill_9);
+    eventually("the kernel has let go of smgr", || {
+        let ran = machine.smgr(&["down"]);
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(ran.status.code(), Some(5), "{said}");
+        said.contains("what it ran goes on: hello.0.1").then_some(())
+    });
+    machine.exits(0, &["up", "-d"]);
+    assert_eq!(machine.pid_of("hello"), Some(hello));
+    machine.exits(0, &["down"]);
+    assert!(machine.exits(0, &["down"]).contains("not up here"));
 }
 
 #[test]

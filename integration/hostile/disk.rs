@@ -175,7 +175,16 @@ mod heavy {
                 .map(|event| event["data"]["starts"].as_u64().unwrap())
                 .sum();
             let started = of_crasher("instance.started") + usize::try_from(summarized).unwrap();
-            assert_eq!(started, self.starts(), "each start is an event, and each once");
+            assert_eq!(
+                started,
+                self.starts(),
+                "each start is an event, and each once; the history tells of {:#?}",
+                events
+                    .iter()
+                    .filter(|event| event["service"] == "crasher")
+                    .map(brief)
+                    .collect::<Vec<_>>(),
+            );
             for cursor in acknowledged {
                 let there = events.iter().any(|event| event["cursor"] == cursor.as_str());
                 assert!(there, "{cursor} was acknowledged and is gone");
@@ -184,6 +193,11 @@ mod heavy {
             let replay = self.machine.json(&["replay"]);
             assert_eq!(replay["live"]["equal"], true, "{replay}");
         }
+    }
+
+    fn brief(event: &Value) -> String {
+        let (at, kind, run, data) = (&event["at"], &event["type"], &event["run"], &event["data"]);
+        format!("{at} {kind} {run} {} {}", data["pid"], data["exit"])
     }
 
     /// Has wishes carried out and returns the events that said so.

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_bytes::ByteBuf;
+use smgr::ipc::hello::Incarnation;
 use smgr::ipc::keeper::{
-    Account, Answer, Channel, Claim, Exit, FactNumber, FromKeeper, Limit, Refusal, Resource, Spawn,
-    Step, Target, Trees, Verb, What,
+    Account, Answer, Channel, Claim, Exit, FactNumber, FromKeeper, Limit, OperationNumber, Refusal,
+    Resource, Spawn, Step, Target, ToKeeper, Trees, Verb, What,
 };
 use smgr::ipc::socket::{self, Inbox, SocketError};
 
@@ -32,6 +33,31 @@ fn an_exit_code_and_a_signal_are_told_apart() {
         assert_eq!(agent.exit("a.0.2"), Exit::Signal { signal: 15, core: false });
         agent.tree_gone("a.0.2");
     });
+}
+
+#[test]
+fn the_runs_are_listed_behind_all_facts_however_soon_the_agent_asks() {
+    let rig = Rig::start(&[]);
+    let names = ["a.0.1", "a.0.2", "a.0.3"];
+    let mut agent = rig.agent();
+    for name in names {
+        agent.spawn(sh(name, "exit 3"));
+        agent.tree_gone(name);
+    }
+    // Hello and question lie there together when the keeper comes to read.
+    signal(rig.keeper_pid(), Signal::STOP);
+    let mut agent = rig::Agent::dial(&rig, Incarnation::draw());
+    let (number, verb) = (OperationNumber(1), Verb::List { after: None });
+    agent.send(&ToKeeper::Operate { number, verb });
+    signal(rig.keeper_pid(), Signal::CONT);
+    agent.welcome();
+    while agent.answers.is_empty() {
+        agent.turn();
+    }
+    for name in names {
+        let is_told = |what: &What| matches!(what, What::Exited { exit: Exit::Code(3), .. });
+        assert!(agent.facts.iter().any(|fact| fact.run == run(name) && is_told(&fact.what)));
+    }
 }
 
 #[test]

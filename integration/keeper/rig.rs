@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,8 @@ use smgr::ipc::place::{PartLock, Place};
 use smgr::ipc::socket::{self, Inbox, SocketError};
 
 use crate::support::process::signal;
-use crate::support::wait::{PATIENCE, wait_until};
+use crate::support::sweep::sweep;
+use crate::support::wait::{PATIENCE, eventually, wait_until};
 
 /// Starts the launcher, which starts the keeper.
 pub(super) const LAUNCHER: &str = "launcher";
@@ -58,26 +59,8 @@ impl Rig {
     }
 
     pub(super) fn agent_of(&self, incarnation: Incarnation) -> Agent {
-        let path = self.place.keeper_socket();
-        let mut socket = None;
-        wait_until("the keeper listens", || {
-            socket = socket::connect(&path).ok();
-            socket.is_some()
-        });
-        let mut agent = Agent {
-            socket: socket.unwrap(),
-            inbox: Inbox::default(),
-            incarnation,
-            trees: Trees::ProcessGroup,
-            last: 0,
-            facts: Vec::new(),
-            answers: VecDeque::new(),
-        };
-        agent.send(&ToKeeper::Hello(Hello::of(Part::Agent, incarnation)));
-        match agent.receive().unwrap() {
-            (FromKeeper::Hello { trees, .. }, _) => agent.trees = trees,
-            (other, _) => panic!("{other:?}"),
-        }
+        let mut agent = Agent::dial(self, incarnation);
+        agent.welcome();
         agent
     }
 
@@ -144,22 +127,7 @@ impl Drop for Rig {
         for (pid, _) in self.marked() {
             signal(pid, Signal::KILL);
         }
-        let domain = self.place.folder_of(Part::Keeper).join("domain");
-        if let Ok(domain) = fs::read_to_string(domain) {
-            drop(fs::remove_dir_all(Path::new("/run/smgr").join(domain)));
-        }
-        let memory = self.place.folder_of(Part::Keeper).join("cgroup");
-        if let Ok(root) = fs::read_to_string(memory) {
-            let root = PathBuf::from(root);
-            wait_until("the cgroups are empty", || {
-                fs::read_to_string(root.join("cgroup.events"))
-                    .is_ok_and(|events| events.contains("populated 0"))
-            });
-            for run in fs::read_dir(&root).unwrap().flatten() {
-                drop(fs::remove_dir(run.path()));
-            }
-            drop(fs::remove_dir(root));
-        }
+        sweep(self.state.path());
     }
 }
 
@@ -174,6 +142,31 @@ pub(super) struct Agent {
 }
 
 impl Agent {
+    /// Connects and says hello.
+    pub(super) fn dial(rig: &Rig, incarnation: Incarnation) -> Self {
+        let path = rig.place.keeper_socket();
+        let socket = eventually("the keeper listens", || socket::connect(&path).ok());
+        let agent = Self {
+            socket,
+            inbox: Inbox::default(),
+            incarnation,
+            trees: Trees::ProcessGroup,
+            last: 0,
+            facts: Vec::new(),
+            answers: VecDeque::new(),
+        };
+        agent.send(&ToKeeper::Hello(Hello::of(Part::Agent, incarnation)));
+        agent
+    }
+
+    /// Takes the keeper's hello.
+    pub(super) fn welcome(&mut self) {
+        match self.receive().unwrap() {
+            (FromKeeper::Hello { trees, .. }, _) => self.trees = trees,
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+
     pub(super) fn send(&self, message: &ToKeeper) {
         socket::send(&self.socket, &Packet::new(message).unwrap()).unwrap();
     }

@@ -1,10 +1,13 @@
 //! The output of services: compressed, forwarded, kept.
 
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
 
 use crate::support::machine::Machine;
-use crate::support::wait::eventually;
+use crate::support::nats;
+use crate::support::wait::{PATIENCE, eventually};
 
 #[test]
 fn rotated_files_are_compressed_with_zstd_and_read_again() {
@@ -79,4 +82,44 @@ fn what_the_journal_does_not_take_is_counted_and_holds_nothing_up() {
     });
     let path = machine.instance("web")["log_path"].as_str().unwrap().to_owned();
     assert!(fs::read_to_string(path).unwrap().lines().count() > 1);
+}
+
+#[test]
+fn a_log_is_followed_over_the_bus_as_it_is_written() {
+    let mut machine = Machine::new();
+    machine.env("SMGR_NATS_SERVER", &nats::program());
+    machine.service(
+        "web",
+        "exec = [\"/bin/sh\", \"-c\", \"trap 'echo called' USR1; echo up; while :; do sleep 0.05; done\"]\n",
+    );
+    machine.exits(0, &["up", "-d"]);
+    eventually("the node is on its bus", || {
+        let status = machine.json(&["status"]);
+        (status["nodes"][0]["bus"]["state"] == "connected").then_some(())
+    });
+    let setup = fs::read_to_string(machine.state().join("node.json")).unwrap();
+    let setup: serde_json::Value = serde_json::from_str(&setup).unwrap();
+    let (url, node) = (&setup["bus"]["urls"][0], &setup["node"]);
+    let via = ["--bus", url.as_str().unwrap(), "--node", node.as_str().unwrap()];
+    eventually("it has begun", || {
+        machine.exits(0, &["logs", "web"]).contains("stdout F up").then_some(())
+    });
+    let mut follow = machine.command(&[&["logs", "web", "-f"][..], &via].concat());
+    let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+    let (told, lines) = mpsc::channel();
+    let out = BufReader::new(follow.stdout.take().unwrap());
+    let reader = std::thread::spawn(move || {
+        for line in out.lines() {
+            drop(told.send(line.unwrap()));
+        }
+    });
+    assert!(lines.recv_timeout(PATIENCE).unwrap().ends_with("stdout F up"));
+    for _ in 0..3 {
+        machine.exits(0, &["signal", "-s", "USR1", "web"]);
+        assert!(lines.recv_timeout(PATIENCE).unwrap().ends_with("stdout F called"));
+    }
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+    reader.join().unwrap();
+    assert_eq!(lines.try_iter().count(), 0, "each line once");
 }

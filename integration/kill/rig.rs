@@ -19,6 +19,7 @@ use tokio::time::sleep;
 
 use crate::support::nats::NatsServer;
 use crate::support::process::as_pid;
+use crate::support::sweep::sweep;
 use crate::support::wait::{PATIENCE, wait_until};
 
 /// Services that end by themselves all the time: together some 40 exits a second while nobody is killed.
@@ -165,6 +166,7 @@ impl Drop for Rig {
                 let _already_dead = kill_process(as_pid(pid), Signal::KILL);
             }
         }
+        sweep(&self.folder.path().join("state"));
     }
 }
 

@@ -10,6 +10,7 @@ use std::thread;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::sweep::sweep;
 use super::wait::eventually;
 
 /// A node that is brought up by the command line. Services come from `services.d` in its configuration folder.
@@ -60,14 +61,19 @@ impl Machine {
     }
 
     pub(crate) fn smgr(&self, line: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_smgr"))
+        self.command(line).output().unwrap()
+    }
+
+    /// Returns a command line that is not run yet.
+    pub(crate) fn command(&self, line: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_smgr"));
+        command
             .args(line)
             .current_dir(self.temp.path())
             .env("SMGR_STATE", &self.state)
             .env("SMGR_NATS_SERVER", "off")
-            .envs(self.env.iter().cloned())
-            .output()
-            .unwrap()
+            .envs(self.env.iter().cloned());
+        command
     }
 
     /// Runs a command and demands its exit code; returns what it printed, stdout first.
@@ -137,6 +143,7 @@ impl Drop for Machine {
             let said = fs::read_to_string(self.state.join("run/smgr.log")).unwrap_or_default();
             eprintln!("the parts said:\n{said}");
         }
+        sweep(&self.state);
     }
 }
 

@@ -26,6 +26,12 @@ pub(crate) fn process_state(pid: u32) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
+/// Returns whose child a process is.
+pub(crate) fn process_parent(pid: u32) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
 /// Lists the processes that have `needle` in their command line.
 pub(crate) fn processes_with(needle: &str) -> Vec<(u32, String)> {
     let all = fs::read_dir("/proc").unwrap().filter_map(Result::ok);

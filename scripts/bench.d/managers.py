@@ -9,6 +9,7 @@ import subprocess
 import time
 
 WAIT_SECONDS = 60
+SWEEP = pathlib.Path(__file__).parent.parent / "lib" / "sweep"
 
 
 class Service:
@@ -90,7 +91,10 @@ class Smgr(Manager):
         self.call("up", "-d", preload=self.preload)
 
     def down(self) -> None:
-        self.call("down")
+        try:
+            self.call("down")
+        finally:
+            subprocess.run([SWEEP, str(self.state)], check=False)
 
     def parts(self) -> dict[str, int]:
         """Returns the pids of the launcher and the three parts."""

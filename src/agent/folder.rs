@@ -65,6 +65,16 @@ impl StateFolder {
         self.root.join("internal/services.d")
     }
 
+    /// Returns what a nats-server of our own reads.
+    pub fn bus_config(&self) -> PathBuf {
+        self.root.join("nats.conf")
+    }
+
+    /// Returns what it keeps.
+    pub fn bus_store(&self) -> PathBuf {
+        self.root.join("nats")
+    }
+
     /// Returns the log files of services, where the set-up names no other folder.
     pub fn service_logs(&self) -> PathBuf {
         self.root.join("logs")
@@ -118,21 +128,21 @@ impl StateFolder {
         }
     }
 
-    /// Divides the folder of root between root and the account of the agent, by its user and group; `None` takes all
-    /// of it back. Nothing may run on it meanwhile. Can be called again at any time.
+    /// Divides the folder of root between root and the accounts of the parts; `None` takes all of it back. Nothing may run on it meanwhile. Can be called again at any time.
     ///
     /// The agent owns what it writes: the log, texts, log files. What says who may do what it can only read, and of the
-    /// keys it can read its own alone.
+    /// keys it can read its own alone. A nats-server of our own has the account of the uplink: it is the other end of the
+    /// same transport, which nobody trusts.
     ///
     /// # Errors
     /// When the disk or the permissions refuse.
-    pub fn divide(&self, service_logs: &Path, agent: Option<(u32, u32)>) -> io::Result<()> {
+    pub fn divide(&self, service_logs: &Path, accounts: Option<Accounts>) -> io::Result<()> {
         if std::fs::metadata(&self.root)?.uid() != 0 {
             // It is somebody's own, which is not taken away.
             return Ok(());
         }
-        let (uid, gid) = agent.unwrap_or((0, 0));
-        let mode = |divided: u32, whole: u32| if agent.is_some() { divided } else { whole };
+        let Accounts { agent: (uid, gid), uplink } = accounts.unwrap_or_default();
+        let mode = |divided: u32, whole: u32| if accounts.is_some() { divided } else { whole };
         for folder in [self.log(), self.specs(), self.root.join("detached")] {
             DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
             give(&folder, uid, gid)?;
@@ -149,11 +159,22 @@ impl StateFolder {
             }
             keep(&folder, gid, 0o750)?;
         }
+        give(&self.bus_store(), uplink.0, uplink.1)?;
+        keep(&self.bus_config(), uplink.1, mode(0o640, 0o600))?;
         keep(&self.setup(), gid, mode(0o640, 0o600))?;
         keep(&self.keys(), gid, mode(0o710, 0o700))?;
         keep(&self.run(), gid, 0o711)?;
         keep(&self.root, gid, mode(0o755, 0o700))
     }
+}
+
+/// The accounts of the parts, each by its user and group; root where they have none of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// Of the agent.
+    pub agent: (u32, u32),
+    /// Of the uplink.
+    pub uplink: (u32, u32),
 }
 
 /// Lists the files of a folder, and none of one that is missing.

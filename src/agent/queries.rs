@@ -1,25 +1,29 @@
 //! Answers readings: status, ranges of the log, lines of services' logs, outcomes. Nothing of it is logged.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_bytes::ByteBuf;
+use tokio::sync::{Notify, Semaphore};
 use tracing::debug;
 
 use super::answers::ReplyTo;
 use super::clock;
 use super::folder::StateFolder;
 use super::local::Caller;
+use super::logs::LogHandle;
 use super::task::Agent;
 use super::wake::Wake;
 use crate::domain::code::Code;
-use crate::domain::id::{EventId, IntentId, Seq, ServiceId};
+use crate::domain::id::{EventId, InstanceId, IntentId, Seq, ServiceId};
 use crate::domain::seen::Progress;
 use crate::ipc::hello::Hello;
 use crate::ipc::local::RequestId;
 use crate::ipc::place::Place;
 use crate::store::{EpochOnDisk, EventPos, Log, RangeEnd, RangeLimits, ReadError};
 use crate::wire::codec;
-use crate::wire::payload::{Ask, Query, Reply};
+use crate::wire::payload::{Ask, LogWait, Query, Reply};
 
 /// The most events in one answer to a range, and the most bytes, so that an answer fits a message of the bus.
 const RANGE_EVENTS_MAX: u32 = 1000;
@@ -28,7 +32,10 @@ const RANGE_BYTES_MAX: usize = 48 * 1024;
 /// Askers that wait for the next event: beyond it they are answered at once and ask again.
 const WAITING_MAX: usize = 256;
 
-/// The longest wait for the next event, in milliseconds.
+/// Askers that wait for the next line of a log: each has a task of its own.
+const LOG_WAITS_MAX: usize = 64;
+
+/// The longest wait for the next event or line, in milliseconds.
 const WAIT_MS_MAX: u32 = 30_000;
 
 /// The most lines of a log in one reading.
@@ -58,6 +65,8 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Queries {
     waiting: Vec<Waiting>,
+    /// Places of those who wait for lines.
+    log_waits: Arc<Semaphore>,
     /// The state folder.
     pub(super) state: StateFolder,
     /// Where the parts meet, for their process ids.
@@ -70,7 +79,8 @@ pub(super) struct Queries {
 
 impl Queries {
     pub(super) fn new(state: StateFolder, place: Place) -> Self {
-        Self { waiting: Vec::new(), state, place, keeper: None, refused: 0 }
+        let log_waits = Arc::new(Semaphore::new(LOG_WAITS_MAX));
+        Self { waiting: Vec::new(), log_waits, state, place, keeper: None, refused: 0 }
     }
 }
 
@@ -94,8 +104,8 @@ impl Agent {
                 return self.answers.reply_parts(&to, cause, parts, &mut self.voice);
             }
             Ask::Outcome { intent } => self.outcome(intent),
-            Ask::Logs { service, index, lines } => {
-                return self.lines(to, cause, &service, index, lines);
+            Ask::Logs { service, index, lines, wait } => {
+                return self.lines(to, cause, &service, index, lines, wait);
             }
             Ask::Range { after, events_max, wait_ms } => {
                 return self.range(to, cause, after, events_max, wait_ms);
@@ -125,6 +135,7 @@ impl Agent {
         service: &ServiceId,
         index: Option<u16>,
         lines: u32,
+        wait: Option<LogWait>,
     ) {
         let Some(known) = self.node.services().get(service) else {
             let reply =
@@ -141,26 +152,24 @@ impl Agent {
                 refused(Code::NO_SUCH_INSTANCE, format!("`{service}` has no such instance"));
             return self.answers.reply(&to, cause, reply, &mut self.voice);
         }
-        let asked: Vec<_> = slots
-            .into_iter()
-            .map(|index| {
-                let slot = crate::domain::id::InstanceId { service: service.clone(), index };
-                let lines = lines.min(LINES_MAX) as usize;
-                (index, self.logs.handle().read_lines(slot, lines))
-            })
-            .collect();
-        let (waker, service) = (self.waker.clone(), service.clone());
+        let slots: Vec<InstanceId> =
+            slots.into_iter().map(|index| InstanceId { service: service.clone(), index }).collect();
+        // Without a place to wait they are answered at once, and ask again.
+        let wait = wait.and_then(|wait| {
+            let place = self.queries.log_waits.clone().try_acquire_owned().ok()?;
+            Some((wait, place))
+        });
+        let (waker, logs, service) =
+            (self.waker.clone(), self.logs.handle().clone(), service.clone());
+        let lines = lines.min(LINES_MAX) as usize;
         tokio::spawn(async move {
+            let read = match wait {
+                Some((wait, _place)) => read_news(&logs, &slots, lines, &wait).await,
+                None => read_all(&logs, &slots, lines).await,
+            };
             let mut part = 0;
-            let mut slots = asked.into_iter().peekable();
-            while let Some((index, answer)) = slots.next() {
-                let lines = match answer {
-                    Ok(answer) => answer.await.map_err(|_| "too many read at once".to_owned()),
-                    Err(why) => Err(why.to_string()),
-                };
-                let lines = lines.and_then(|lines| lines.map_err(|why| why.to_string()));
-                let lines =
-                    lines.unwrap_or_else(|why| vec![format!("(the log cannot be read: {why})")]);
+            let mut slots = read.into_iter().peekable();
+            while let Some((index, lines)) = slots.next() {
                 let mut pages = pages(lines).into_iter().peekable();
                 while let Some(lines) = pages.next() {
                     let reply = Reply::Lines { service: service.clone(), index, lines };
@@ -300,6 +309,44 @@ fn first_kept(log: &Log) -> Result<EventPos, ReadError> {
 fn first_of(epoch: &EpochOnDisk) -> EventPos {
     let first = epoch.segments.first().map_or(1, |segment| segment.first);
     EventPos { epoch: epoch.epoch, seq: Seq(first) }
+}
+
+/// Reads the ends of logs, at once.
+async fn read_all(logs: &LogHandle, slots: &[InstanceId], lines: usize) -> Vec<(u16, Vec<String>)> {
+    let asked: Vec<_> =
+        slots.iter().map(|slot| (slot.index, logs.read_lines(slot.clone(), lines))).collect();
+    let mut read = Vec::new();
+    for (index, answer) in asked {
+        let lines = match answer {
+            Ok(answer) => answer.await.map_err(|_| "too many read at once".to_owned()),
+            Err(why) => Err(why.to_string()),
+        };
+        let lines = lines.and_then(|lines| lines.map_err(|why| why.to_string()));
+        let lines = lines.unwrap_or_else(|why| vec![format!("(the log cannot be read: {why})")]);
+        read.push((index, lines));
+    }
+    read
+}
+
+/// Reads the ends of logs when they hold what the asker has not seen, or when the time is up.
+async fn read_news(
+    logs: &LogHandle,
+    slots: &[InstanceId],
+    lines: usize,
+    wait: &LogWait,
+) -> Vec<(u16, Vec<String>)> {
+    let written = Arc::new(Notify::new());
+    // Before the reading, so that nothing is written unnoticed between the two.
+    slots.iter().for_each(|slot| logs.tell_when_written(slot, &written));
+    let read = read_all(logs, slots, lines).await;
+    if read.iter().any(|(index, lines)| wait.is_news(*index, lines)) {
+        return read;
+    }
+    let within = Duration::from_millis(u64::from(wait.ms.min(WAIT_MS_MAX)));
+    match tokio::time::timeout(within, written.notified()).await {
+        Ok(()) => read_all(logs, slots, lines).await,
+        Err(_) => read,
+    }
 }
 
 /// Divides lines into answers, in their order; at least one.

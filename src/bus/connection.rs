@@ -351,6 +351,8 @@ impl Watcher {
                 Event::Disconnected => down("the connection was lost"),
                 Event::Closed => down("the connection was closed"),
                 Event::ClientError(ClientError::Other(why)) if !self.state.borrow().is_up() => {
+                    // All that the client says of a refused connection.
+                    let why = if why == "IO error" { "no server answers there" } else { &*why };
                     down(&format!("cannot connect: {why}"))
                 }
                 Event::ServerError(why) => {

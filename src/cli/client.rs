@@ -117,6 +117,7 @@ impl Client {
     pub async fn ask(&mut self, ask: Ask) -> Result<Pending<'_>, CliError> {
         let patience = match &ask {
             Ask::Range { wait_ms, .. } => Duration::from_millis(u64::from(*wait_ms)),
+            Ask::Logs { wait: Some(wait), .. } => Duration::from_millis(u64::from(wait.ms)),
             _ => Duration::ZERO,
         };
         let slack = match patience.is_zero() {

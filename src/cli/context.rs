@@ -110,7 +110,7 @@ pub fn not_up(context: &Context) -> CliError {
     let error = CliError::new(Code::AGENT_UNREACHABLE, "smgr is not up here")
         .at(short(context.folder.root()))
         .next("smgr up");
-    match context.folder.log().is_dir() {
+    match context.folder.log().is_dir() && context.folder.trust().exists() {
         true => error.hint("what was here is in its files: smgr history, smgr status --at 1s"),
         false => error,
     }

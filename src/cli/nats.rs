@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::fs::DirBuilder;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -30,6 +33,16 @@ pub struct Found {
     pub program: PathBuf,
     /// What it says it is.
     pub version: ServerVersion,
+}
+
+impl Found {
+    /// Says whether an account, by its user and group, may execute it.
+    pub fn runs_as(&self, (uid, gid): (u32, u32)) -> bool {
+        let mut command = Command::new(&self.program);
+        command.arg("--version").uid(uid).gid(gid).current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    }
 }
 
 /// Finds a recent nats-server: what `SMGR_NATS_SERVER` names, else one in PATH. `SMGR_NATS_SERVER=off` is none.
@@ -155,26 +168,26 @@ pub fn prepare(
     found: &Found,
     before: Option<&BusSetup>,
     members: &Members,
-    is_root: bool,
+    user: Option<&str>,
 ) -> Result<BusSetup, CliError> {
     let write = |error: io::Error| {
         CliError::caused(Code::IO, "failed to write the set-up of the bus", &error)
             .at(folder.root().display().to_string())
     };
-    let config = folder.root().join("nats.conf");
+    let config = folder.bus_config();
     let before = before.filter(|bus| bus.own_server).and_then(port_of);
     // A port that is taken is ours only where a server outlived the parts that supervised it.
     let kept = before.filter(|port| claim(*port) && is_free(*port) || is_in_use(&config));
     let port = kept.or_else(free_port);
     let port = port.ok_or_else(|| CliError::new(Code::IO, "no port is free for the bus"))?;
     let (node, operator) = (folder.keys().join("node.nk"), folder.keys().join("operator.nk"));
-    let users = [(user(&node)?, members.uplink()), (user(&operator)?, members.operator())];
-    let store = folder.root().join("nats");
-    std::fs::create_dir_all(&store).map_err(write)?;
+    let users = [(nkey_of(&node)?, members.uplink()), (nkey_of(&operator)?, members.operator())];
+    let store = folder.bus_store();
+    DirBuilder::new().recursive(true).mode(0o700).create(&store).map_err(write)?;
     std::fs::create_dir_all(folder.internal_services()).map_err(write)?;
     write_whole(&config, server_config(port, &store, &users).as_bytes(), 0o600).map_err(write)?;
     let spec = folder.internal_services().join(format!("{}.toml", *BUS_SERVICE));
-    let text = service_spec(&found.program, &config, is_root);
+    let text = service_spec(&found.program, &config, user);
     write_whole(&spec, text.as_bytes(), 0o600).map_err(write)?;
     Ok(BusSetup {
         urls: vec![format!("nats://127.0.0.1:{port}")],
@@ -252,10 +265,10 @@ fn server_config(port: u16, store: &Path, users: &[(String, Permissions)]) -> St
     text
 }
 
-fn service_spec(program: &Path, config: &Path, is_root: bool) -> String {
+fn service_spec(program: &Path, config: &Path, user: Option<&str>) -> String {
     let argument = |path| quoted(path).replace('$', "$$"); // `$` begins a substitution in a spec.
     let exec = format!("[{}, \"-c\", {}]", argument(program), argument(config));
-    let user = if is_root { "user = \"root\"\n" } else { "" };
+    let user = user.map(|name| format!("user = \"{name}\"\n")).unwrap_or_default();
     format!(
         "# Written by `smgr up`; changes are overwritten.\n\
          description = \"The bus of this machine\"\n\
@@ -271,7 +284,7 @@ fn quoted(path: &Path) -> String {
 }
 
 /// Returns the public NKey of a user, and makes its seed where there is none.
-fn user(path: &Path) -> Result<String, CliError> {
+fn nkey_of(path: &Path) -> Result<String, CliError> {
     let io = |error: io::Error| {
         CliError::caused(Code::IO, "failed to make a key for the bus", &error)
             .at(path.display().to_string())
@@ -407,9 +420,9 @@ mod tests {
         folder.make().unwrap();
         let found = Found { program: "/bin/nats-server".into(), version: SERVER_VERSION_FLOOR };
         let somebody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let mut before = prepare(&folder, &found, None, &members(), false).unwrap();
+        let mut before = prepare(&folder, &found, None, &members(), None).unwrap();
         before.urls = vec![format!("nats://{}", somebody.local_addr().unwrap())];
-        let after = prepare(&folder, &found, Some(&before), &members(), false).unwrap();
+        let after = prepare(&folder, &found, Some(&before), &members(), None).unwrap();
         assert_ne!(port_of(&before), port_of(&after));
     }
 
@@ -420,9 +433,9 @@ mod tests {
         folder.make().unwrap();
         let version = SERVER_VERSION_FLOOR;
         let found = Found { program: "/usr/bin/nats-server".into(), version };
-        let first = prepare(&folder, &found, None, &members(), false).unwrap();
+        let first = prepare(&folder, &found, None, &members(), None).unwrap();
         let key = std::fs::read(folder.keys().join("node.nk")).unwrap();
-        let again = prepare(&folder, &found, Some(&first), &members(), false).unwrap();
+        let again = prepare(&folder, &found, Some(&first), &members(), None).unwrap();
         assert_eq!(first, again);
         assert_eq!(key, std::fs::read(folder.keys().join("node.nk")).unwrap());
     }

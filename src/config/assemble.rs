@@ -10,6 +10,7 @@ use super::keys::SERVICE;
 use super::merge::{Effective, Merged};
 use super::mistake::Mistake;
 use super::read::{self, Settings};
+use super::shared;
 use super::source::{Place, Source};
 use crate::domain::code::Code;
 use crate::domain::id::{Digest, ServiceId};
@@ -257,6 +258,7 @@ impl Assembler {
         let mut loaded = Loaded::default();
         let mut groups = BTreeSet::new();
         let mut waits = BTreeMap::new();
+        let mut listens = Vec::new();
         for (name, draft) in self.drafts {
             let group =
                 Merged::new(SERVICE, draft.layers.clone(), BTreeMap::new()).text(&["group"]);
@@ -273,6 +275,7 @@ impl Assembler {
             };
             match build::build(&merged, &context) {
                 Ok(spec) => {
+                    listens.extend(shared::listens(&name, &spec, &merged));
                     loaded.warnings.extend(warnings(&merged, &spec, options));
                     let origin = draft.whole.origin();
                     let service = LoadedService::new(spec, origin, merged.effective());
@@ -294,7 +297,8 @@ impl Assembler {
                 whole.mistake(Code::GROUP_OF_NOTHING, label).hint(near(group, &groups, hint))
             }));
         }
-        self.mistakes.extend(shared_logs(&loaded.services));
+        self.mistakes.extend(shared::logs(&loaded.services));
+        self.mistakes.extend(shared::sockets(&listens));
         self.mistakes.extend(unknown_dependencies(&waits, &names));
         self.mistakes.extend(cycles(&waits));
         // In the order of reading, whatever found them.
@@ -339,29 +343,6 @@ fn warnings(merged: &Merged, spec: &Spec, options: &Options) -> Vec<Mistake> {
         })
         .chain(lowered)
         .collect()
-}
-
-/// Finds services whose instances would write one and the same file.
-fn shared_logs(services: &BTreeMap<ServiceId, LoadedService>) -> Vec<Mistake> {
-    let mut folders = BTreeMap::new();
-    let mut mistakes = Vec::new();
-    for (name, service) in services {
-        let expand = |variable: &str| match variable {
-            "service" => Some(name.to_string()),
-            // Runs, instances and nodes never make one service's folder another's.
-            other => Some(format!("${{{other}}}")),
-        };
-        let Ok(folder) = service.spec.log.dir.expand(expand) else { continue };
-        if let Some(other) = folders.insert(folder, name) {
-            let label = format!("`{name}` and `{other}` write their log into one folder");
-            let effective = service.effective.get("log.dir").map(|dir| &dir.origin);
-            let place = effective.and_then(|origin| origin.file.clone());
-            let place = place.or(service.origin.file.clone()).unwrap_or_default();
-            let mistake = Mistake::new(Code::SHARED_LOG, place, None, label);
-            mistakes.push(mistake.hint("put ${service} into `dir` of [log]"));
-        }
-    }
-    mistakes
 }
 
 fn noun(part: Part) -> &'static str {

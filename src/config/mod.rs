@@ -17,6 +17,7 @@ mod pattern;
 mod quantity;
 mod read;
 mod reference;
+mod shared;
 mod source;
 mod write;
 

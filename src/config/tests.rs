@@ -331,6 +331,33 @@ fn two_services_never_write_one_log() {
 }
 
 #[test]
+fn two_sockets_never_listen_at_one_address() {
+    let at = |listen: &str| {
+        format!("exec = [\"a\"]\n[socket.http]\nlisten = \"{listen}\"\n{}", {
+            if listen.contains("${") && !listen.contains("service") {
+                "per_instance = true\n"
+            } else {
+                ""
+            }
+        })
+    };
+    let pair = |a: &str, b: &str| vec![body("a", &at(a)), body("b", &at(b))];
+    let mistakes = assemble(pair("tcp:[::]:80", "tcp:127.0.0.1:80"), &Options::default());
+    let expected = "\
+error: 1 mistake in /etc/smgr/services.d/b.toml; nothing                 [E0450]
+  /etc/smgr/services.d/b.toml:3:10  listen = \"tcp:127.0.0.1:80\"
+                                             ^^^^^^^^^^^^^^^^^^ `a` listens at tcp:[::]:80, in /etc/smgr/services.d/a.toml:3
+hint: give one of them another port or path          more: smgr explain E0450
+";
+    assert_eq!(render(&mistakes.unwrap_err(), "nothing", Some(80)), expected);
+    assert_eq!(codes(pair("unix:/run/x", "unix:/run/${service}")), []);
+    assert_eq!(codes(pair("tcp:[::1]:800${instance}", "tcp:[::]:8000")), [Code::SHARED_SOCKET]);
+    assert_eq!(codes(pair("unix:${runtime}/s", "unix:${runtime}/s")), []);
+    let one = format!("{}[socket.also]\nlisten = \"tcp:[::1]:80\"\n", at("tcp:[::1]:80"));
+    assert_eq!(codes(vec![body("a", &one)]), [Code::SHARED_SOCKET]);
+}
+
+#[test]
 fn a_secret_in_the_environment_is_a_warning() {
     let text = "exec = [\"a\"]\n[credential.key]\nsource = \"file:/k\"\nenv = \"KEY\"\n";
     let loaded = assemble(vec![body("web", text)], &Options::default()).unwrap();

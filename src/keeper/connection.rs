@@ -1,4 +1,5 @@
-//! The one connection of the agent: what is to be sent waits here, in order, answers before facts.
+//! The one connection of the agent: what is to be sent waits here, in order, answers before facts. Only a list of runs
+//! comes behind the facts that it rests on: an end that came later would make a run that is over look alive.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -9,7 +10,7 @@ use super::facts::Facts;
 use super::poller::{Poller, Token};
 use crate::ipc::frame::{Packet, Received};
 use crate::ipc::hello::Incarnation;
-use crate::ipc::keeper::{FromKeeper, ToKeeper};
+use crate::ipc::keeper::{Answer, FromKeeper, ToKeeper};
 use crate::ipc::socket::{self, Inbox, SocketError};
 
 /// Answers that wait to be sent, before no further request is read.
@@ -19,10 +20,17 @@ const OUTBOX_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: OwnedFd,
-    outbox: VecDeque<Packet>,
+    outbox: VecDeque<Outgoing>,
     is_blocked: bool,
     /// Which agent, once it has said so.
     pub(super) agent: Option<Incarnation>,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    packet: Packet,
+    /// Whether all facts go first.
+    behind_facts: bool,
 }
 
 impl Connection {
@@ -52,7 +60,11 @@ impl Connection {
     /// Puts a message behind those that wait.
     pub(super) fn push(&mut self, message: &FromKeeper, descriptors: Vec<OwnedFd>) {
         match Packet::with_descriptors(message, descriptors) {
-            Ok(packet) => self.outbox.push_back(packet),
+            Ok(packet) => {
+                let behind_facts =
+                    matches!(message, FromKeeper::Answer { answer: Answer::Runs { .. }, .. });
+                self.outbox.push_back(Outgoing { packet, behind_facts });
+            }
             // Every answer is bounded below the limits; the agent's deadline would notice.
             Err(error) => warn!(%error, "an answer does not fit"),
         }
@@ -73,13 +85,20 @@ impl Connection {
     }
 
     fn send_all(&mut self, facts: &mut Facts) -> Result<bool, SocketError> {
-        while let Some(packet) = self.outbox.front() {
-            match socket::send(&self.socket, packet) {
+        while let Some(next) = self.outbox.front() {
+            if next.behind_facts && !self.send_facts(facts)? {
+                return Ok(false);
+            }
+            match socket::send(&self.socket, &next.packet) {
                 Ok(()) => drop(self.outbox.pop_front()),
                 Err(error) if error.would_block() => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
+        self.send_facts(facts)
+    }
+
+    fn send_facts(&self, facts: &mut Facts) -> Result<bool, SocketError> {
         while let Some(fact) = facts.next().filter(|_| self.agent.is_some()) {
             match socket::send(&self.socket, &Packet::new(&FromKeeper::Fact(fact.clone()))?) {
                 Ok(()) => facts.mark_sent(),

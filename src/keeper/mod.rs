@@ -31,4 +31,5 @@ mod trees;
 mod vault;
 
 pub use launcher::{LaunchOptions, launch};
+pub use proc::living_runs;
 pub use serve::{KeeperError, KeeperOptions, run};

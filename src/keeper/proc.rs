@@ -1,9 +1,13 @@
 //! What /proc says about processes that are not ours to wait for.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::path::Path;
 
+use crate::ipc::hello::Part;
 use crate::ipc::keeper::RunName;
+use crate::ipc::place::Place;
 
 /// The variable by which the processes of a run are known.
 pub(super) const RUN_VARIABLE: &str = "SMGR_RUN";
@@ -111,6 +115,20 @@ fn run_in(environment: &[u8], domain: &str) -> Option<RunName> {
         std::str::from_utf8(value).ok()
     })?;
     token.strip_prefix(domain)?.strip_prefix(':')?.parse().ok()
+}
+
+/// Returns the runs of a state folder that have a living process, whether a keeper looks after them or not.
+///
+/// # Errors
+/// When it cannot be told, as where the folder belongs to another user. One in which nothing ever ran is none of these.
+pub fn living_runs(state: &Path) -> io::Result<BTreeSet<RunName>> {
+    let domain = match fs::read_to_string(Place::of(state).folder_of(Part::Keeper).join("domain")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        domain => domain?,
+    };
+    let alive = processes()?.into_iter().filter(|process| !process.is_zombie);
+    let runs = alive.map(|process| run_of_environment(process.pid, domain.trim()));
+    runs.filter_map(Result::transpose).collect()
 }
 
 /// Returns the path of a process in the unified cgroup tree.

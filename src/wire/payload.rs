@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use sha2::{Digest as _, Sha256};
 
 use super::codec::{self, CodecError};
 use super::status::NodeStatus;
@@ -100,6 +101,9 @@ pub enum Ask {
         index: Option<u16>,
         /// How many lines, at most 10,000.
         lines: u32,
+        /// When there is nothing new, wait for it; absent, answer at once.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wait: Option<LogWait>,
     },
     /// Events after a cursor, in order.
     Range {
@@ -115,6 +119,43 @@ pub enum Ask {
         /// Which.
         intent: IntentId,
     },
+}
+
+/// How long an answer may wait for lines that the asker does not have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct LogWait {
+    /// With which line the log of each slot ended for the asker; a slot that is not named had none.
+    pub seen: Vec<SeenEnd>,
+    /// At most this long, in milliseconds, and never longer than 30,000.
+    pub ms: u32,
+}
+
+/// The end of a log, as somebody saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SeenEnd {
+    /// Which slot.
+    pub index: u16,
+    /// SHA-256 of the last line, as it stands in the file.
+    pub line: Digest,
+}
+
+impl LogWait {
+    /// Says whether a slot's log ends otherwise than the asker has seen it.
+    pub fn is_news(&self, index: u16, lines: &[String]) -> bool {
+        lines.last().is_some_and(|last| {
+            let end = SeenEnd { index, line: line_digest(last) };
+            !self.seen.contains(&end)
+        })
+    }
+}
+
+/// Returns what a line is named by in a [`SeenEnd`].
+pub fn line_digest(line: &str) -> Digest {
+    Digest(Sha256::digest(line.as_bytes()).into())
 }
 
 /// A reading that is asked for: short expiry, not logged.

@@ -301,7 +301,12 @@ fn a_reading_is_judged_by_the_same_rules() {
         (
             "a log that is not granted",
             Query {
-                ask: Ask::Logs { service: "db".parse().unwrap(), index: None, lines: 1 },
+                ask: Ask::Logs {
+                    service: "db".parse().unwrap(),
+                    index: None,
+                    lines: 1,
+                    wait: None,
+                },
                 ..reading()
             },
             Code::NOT_GRANTED,

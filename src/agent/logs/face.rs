@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::Notify;
 
 use super::LogSetup;
 use super::lines::{self, Rest};
@@ -27,11 +29,27 @@ pub(super) struct Shown {
     pub(super) tail: Tail,
     /// How much was consumed of each pipe.
     pub(super) consumed: Places,
+    /// Those who are told when the next lines are written, as long as they wait.
+    waiting: Vec<Weak<Notify>>,
+}
+
+impl Shown {
+    /// Tells those who wait for lines.
+    pub(super) fn announce(&mut self) {
+        for notify in self.waiting.drain(..).filter_map(|waiting| waiting.upgrade()) {
+            notify.notify_one();
+        }
+    }
 }
 
 impl Face {
     pub(super) fn new(setup: LogSetup, stdout: OwnedFd, stderr: OwnedFd) -> Self {
-        let shown = Shown { setup: Arc::new(setup), tail: Tail::default(), consumed: [0; 2] };
+        let shown = Shown {
+            setup: Arc::new(setup),
+            tail: Tail::default(),
+            consumed: [0; 2],
+            waiting: Vec::new(),
+        };
         Self { pipes: [stdout, stderr], shown: Mutex::new(shown) }
     }
 
@@ -100,6 +118,15 @@ impl Faces {
         match scratch {
             Some(scratch) => face.last_lines(scratch, bytes),
             None => face.lock().tail.clone().take(),
+        }
+    }
+
+    /// Has somebody told when the next lines of a slot are written.
+    pub(super) fn tell(&self, slot: &InstanceId, notify: &Arc<Notify>) {
+        if let Some(face) = self.lock().faces.get(slot) {
+            let waiting = &mut face.lock().waiting;
+            waiting.retain(|waiting| waiting.strong_count() > 0);
+            waiting.push(Arc::downgrade(notify));
         }
     }
 

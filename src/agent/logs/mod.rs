@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use regex::Regex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::domain::id::{AlertName, InstanceId, RunId};
 use crate::domain::time::UnixMicros;
@@ -285,6 +285,12 @@ impl LogHandle {
         let (reply, answer) = oneshot::channel();
         self.queue.push(Command::Read { slot, n, reply })?;
         Ok(answer)
+    }
+
+    /// Notifies when the next lines of a slot are written, once, and as long as `notify` lives. An unknown slot never
+    /// has any.
+    pub fn tell_when_written(&self, slot: &InstanceId, notify: &Arc<Notify>) {
+        self.faces.tell(slot, notify);
     }
 
     /// Writes what is in the pipes of a slot and lets go of them.

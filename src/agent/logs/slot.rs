@@ -382,6 +382,7 @@ impl Slot {
         }
         tools.scratch.consume(&self.face.pipes[stream as usize], piece.end)?;
         shown.consumed[stream as usize] += piece.end as u64;
+        shown.announce();
         Counters::add(&tools.counters.bytes, piece.end as u64);
         Ok(())
     }

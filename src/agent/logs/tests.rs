@@ -495,3 +495,18 @@ impl ParseInstance for str {
         InstanceId { service: service.parse().unwrap(), index: index.parse().unwrap() }
     }
 }
+
+#[test]
+fn whoever_waits_for_lines_is_told_by_the_next_one_and_no_later_wait_is_kept_for_the_gone() {
+    let mut bench = Bench::new(&default_log());
+    bench.say("one\n");
+    bench.drained();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let [first, second] = [(); 2].map(|()| Arc::new(tokio::sync::Notify::new()));
+    bench.thread.handle().tell_when_written(&slot(), &first);
+    drop(first);
+    bench.thread.handle().tell_when_written(&slot(), &second);
+    bench.say("two\n");
+    runtime.block_on(async { tokio::time::timeout(SOON, second.notified()).await.unwrap() });
+    assert_eq!(bench.lines(), ["stdout F one", "stdout F two"], "what was told is in the file");
+}

@@ -41,7 +41,8 @@ impl Archive {
         let real = |folder: &StateFolder| std::fs::canonicalize(folder.root()).ok();
         let is_own = real(&folder) == real(&context.folder);
         let log = folder.log();
-        if !log.is_dir() {
+        // A node that never came up may have the folder, and nothing that could be verified.
+        if !log.is_dir() || !folder.trust().exists() {
             return Err(CliError::new(Code::NOT_A_LOG, Code::NOT_A_LOG.title()).at(short(&log)));
         }
         let (trust, ring) = load_trust(&folder).map_err(|error| from_keys(&error))?;

@@ -11,6 +11,7 @@ use crate::cli::interrupt::Interrupts;
 use crate::cli::out::Out;
 use crate::cli::session::{alive, until_down};
 use crate::domain::code::{Code, ExitCode};
+use crate::keeper::living_runs;
 
 /// How long the end is waited for unless told otherwise; a service may take its time to stop.
 const END_WITHIN: Duration = Duration::from_secs(120);
@@ -18,6 +19,16 @@ const END_WITHIN: Duration = Duration::from_secs(120);
 /// Ends everything; where nothing runs, there is nothing to do.
 pub(super) async fn down(context: &Context, out: Out) -> Result<ExitCode, CliError> {
     if alive(context).is_none() {
+        // Whoever asked would take services for stopped that only their manager has lost.
+        let left = living_runs(context.folder.root()).unwrap_or_default();
+        if !left.is_empty() {
+            let names: Vec<_> = left.iter().map(ToString::to_string).collect();
+            let what = format!("smgr is not up here, and what it ran goes on: {}", names.join(" "));
+            return Err(CliError::new(Code::AGENT_UNREACHABLE, what)
+                .at(short(context.folder.root()))
+                .hint("the next smgr takes it back, and ends it: smgr up -d, then smgr down")
+                .next("smgr up -d"));
+        }
         out.line(&format!("smgr is not up here ({})", short(context.folder.root())));
         return Ok(ExitCode::Done);
     }

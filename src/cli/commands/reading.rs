@@ -27,10 +27,13 @@ use crate::cli::time;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{EventId, FleetId, NodeId, ServiceId};
 use crate::domain::time::UnixMicros;
-use crate::wire::payload::{Ask, EventRecord, Reply};
+use crate::wire::payload::{Ask, EventRecord, LogWait, Reply, SeenEnd, line_digest};
 
-/// How often the log of another machine is read again. A node tells of events over the bus, not of lines.
+/// After lines of another machine it is left alone for so long: a service that writes all the time fills no bus.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long a node waits for lines before it says that there are none. Whoever is silent for longer may be gone.
+const WAIT_MS: u32 = 3_000;
 
 /// So many lines are read again each time; more than this between two looks is not shown.
 const FOLLOWED_LINES: u32 = 1000;
@@ -202,7 +205,7 @@ pub(super) async fn logs(
     let asked = if follow { lines.max(FOLLOWED_LINES) } else { lines };
     // The files are followed from before the first reading on, so that no line is lost between the two.
     let followed = if follow { files_of(&mut client, &selector).await } else { None };
-    let (seen, exit) = match last_lines(&mut client, &selector, asked).await {
+    let (seen, exit) = match last_lines(&mut client, &selector, asked, None).await {
         Ok(read) => read,
         Err(error) => {
             return Err(launch::with_likely(context, &whom, &selector.service, error).await);
@@ -298,7 +301,7 @@ async fn follow_files(
     Ok(ExitCode::Done)
 }
 
-/// Asks a node for the end of a log again and again: over the bus nobody tells of lines.
+/// Asks a node for the end of a log again and again; it answers when there is something new.
 async fn follow_node(
     context: &Context,
     whom: &Whom,
@@ -308,8 +311,7 @@ async fn follow_node(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     while !out.reader_gone() {
-        tokio::time::sleep(LOOK_AGAIN).await;
-        let read = match last_lines(&mut client, selector, asked).await {
+        let read = match last_lines(&mut client, selector, asked, Some(&seen)).await {
             Ok((read, _)) => read,
             Err(error) if error.code == Code::AGENT_UNREACHABLE => {
                 // An agent that was lost comes back within a moment; smgr that went down does not.
@@ -319,11 +321,16 @@ async fn follow_node(
             }
             Err(error) => return Err(error),
         };
+        let mut had_news = false;
         for (slot, lines) in read {
             let before = seen.entry(slot.clone()).or_default();
             let fresh = behind(before, &lines).to_vec();
             *before = lines;
+            had_news |= !fresh.is_empty();
             print_lines(selector, &slot, &fresh, seen.len(), out);
+        }
+        if had_news {
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
     Ok(ExitCode::Done)
@@ -336,8 +343,10 @@ async fn last_lines(
     client: &mut Client,
     selector: &Selector,
     lines: u32,
+    beyond: Option<&Tails>,
 ) -> Result<(Tails, ExitCode), CliError> {
-    let ask = Ask::Logs { service: selector.service.clone(), index: selector.index, lines };
+    let wait = beyond.map(|seen| LogWait { seen: ends(seen), ms: WAIT_MS });
+    let ask = Ask::Logs { service: selector.service.clone(), index: selector.index, lines, wait };
     let mut pending = client.ask(ask).await?;
     let mut slots = Tails::new();
     while let Some(answer) = pending.next().await? {
@@ -351,6 +360,13 @@ async fn last_lines(
         }
     }
     Ok((slots, silent(pending.missing().keys())?))
+}
+
+/// Names the last line of each slot. Those of several nodes are all named: each finds its own, and at worst answers
+/// early.
+fn ends(seen: &Tails) -> Vec<SeenEnd> {
+    let lasts = seen.iter().filter_map(|((_, index), lines)| Some((*index, lines.last()?)));
+    lasts.map(|(index, line)| SeenEnd { index, line: line_digest(line) }).collect()
 }
 
 /// Returns what a later look at the end of a log has behind what an earlier look saw.

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::archive::Archive;
 use super::service::{Place, outcome};
-use crate::agent::folder::write_whole;
+use crate::agent::folder::{Accounts, write_whole};
 use crate::agent::keyfile::{Keys, Owner, make_keys_and_trust};
 use crate::agent::launch::account_ids;
 use crate::agent::setup::{BUS_SERVICE, BusSetup, NodeSetup};
@@ -38,6 +38,9 @@ use crate::domain::intent::Action;
 use crate::domain::text::printable;
 use crate::wire::payload::{Audience, EventRecord, Reply};
 use crate::wire::status::{BusState, InstanceStatus, NodeStatus, ServiceStatus};
+
+/// The account of the uplink, and of a nats-server of our own.
+const UPLINK_ACCOUNT: &str = "smgr-uplink";
 
 /// An exit and the start that follows it at once are one line; this long nothing more belongs to it.
 const QUIET: Duration = Duration::from_millis(200);
@@ -141,14 +144,34 @@ pub(super) async fn attach(context: &Context, out: Out) -> Result<ExitCode, CliE
     }
 }
 
+/// Returns the accounts of the parts, if each has one and neither is root.
+fn accounts() -> Option<Accounts> {
+    let ids = |name| account_ids(name).filter(|(uid, _)| *uid != 0);
+    Some(Accounts { agent: ids("smgr")?, uplink: ids(UPLINK_ACCOUNT)? })
+}
+
+/// Says as whom a nats-server of our own runs: `None` where everything has the user's account.
+fn bus_user(context: &Context, found: &nats::Found) -> Option<&'static str> {
+    let uplink = context.is_root.then(accounts).flatten().map(|accounts| accounts.uplink);
+    match uplink {
+        Some(account) if found.runs_as(account) => Some(UPLINK_ACCOUNT),
+        Some(_) => {
+            warn!(
+                program = %found.program.display(),
+                "{UPLINK_ACCOUNT} may not execute the nats-server, which therefore runs as root"
+            );
+            Some("root")
+        }
+        None => context.is_root.then_some("root"),
+    }
+}
+
 /// Started by root, gives the agent's account what it needs of the state folder, if the parts have accounts.
 fn divide(context: &Context) -> Result<(), CliError> {
     if !context.is_root {
         return Ok(());
     }
-    let agent = account_ids("smgr").filter(|(uid, _)| *uid != 0);
-    let agent = agent.filter(|_| account_ids("smgr-uplink").is_some_and(|(uid, _)| uid != 0));
-    context.folder.divide(&context.service_logs(), agent).map_err(|error| {
+    context.folder.divide(&context.service_logs(), accounts()).map_err(|error| {
         CliError::caused(Code::IO, "failed to divide the state folder", &error)
             .at(short(context.folder.root()))
     })
@@ -219,7 +242,8 @@ fn bus(
     match nats::find()? {
         Some(found) => {
             let folder = &context.folder;
-            nats::prepare(folder, &found, before.as_ref(), members, context.is_root).map(Some)
+            let user = bus_user(context, &found);
+            nats::prepare(folder, &found, before.as_ref(), members, user).map(Some)
         }
         None => {
             let spec = context.folder.internal_services().join(format!("{}.toml", *BUS_SERVICE));

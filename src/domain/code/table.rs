@@ -227,6 +227,9 @@ codes! {
         "A warning only. A file in `groups.d` is named after the `group` of services. Perhaps the name is misspelt.";
     BAD_ADDRESS = 449, Invalid, "not an address to listen at",
         "Addresses are written `tcp:ADDRESS:PORT`, `udp:ADDRESS:PORT` with a number as address, or `unix:/absolute/path`.";
+    SHARED_SOCKET = 450, Invalid, "two sockets listen at one address",
+        "Only the first of them could be opened; `[::]` and `0.0.0.0` take their port on all addresses. Two services that \
+         are to share the work of one address are instances of one service.";
 
     EVENT_ALTERED = 501, History, "an event is not what was signed",
         "The named event was changed after it was written, or its place in the tree holds another one. Keep the files \

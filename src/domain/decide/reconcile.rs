@@ -81,7 +81,7 @@ impl Turn<'_> {
             self.missing(id, run, newest, meeting);
         }
         let newest = kept.keys().next_back().copied();
-        for (run, kept) in kept {
+        for (run, mut kept) in kept {
             let Some(instance) = self.instance(id) else { return };
             if instance.state.run() != Some(run) && run <= instance.last_run {
                 match kept.ended {
@@ -92,8 +92,9 @@ impl Turn<'_> {
                 continue;
             }
             if kept.ended.is_none() && newest != Some(run) {
+                // Whoever asked for the newer one had seen the end of this one, which the log does not hold.
                 self.repair(Act::KillTree { instance: id.clone(), run });
-                continue;
+                kept.ended = Some(self.unseen_end(id, run));
             }
             self.take_over(id, run, kept, meeting);
         }
@@ -153,18 +154,23 @@ impl Turn<'_> {
             Some(State::Spawning { .. }) | None => {}
             Some(State::Stopping { left: Left::Asked | Left::Rest, .. }) => self.stopped(id, run),
             Some(state) => {
-                let Some(main) = state.main() else { return };
-                let (pid, ran_ms) = (main.pid, self.now().ms_since(main.started_at));
-                let ended = Ended {
-                    exit: Exit::Unknown,
-                    usage: Usage::default(),
-                    oom_killed: false,
-                    ran_ms,
-                    tree_empty: true,
-                    tail: None,
-                };
+                let Some(pid) = state.main().map(|main| main.pid) else { return };
+                let ended = self.unseen_end(id, run);
                 self.exited(id, run, pid, ended);
             }
+        }
+    }
+
+    /// Returns the end of a run that nobody can tell any more.
+    fn unseen_end(&self, id: &InstanceId, run: RunId) -> Ended {
+        let main = self.state(id).and_then(State::main).filter(|main| main.run == run);
+        Ended {
+            exit: Exit::Unknown,
+            usage: Usage::default(),
+            oom_killed: false,
+            ran_ms: main.map_or(0, |main| self.now().ms_since(main.started_at)),
+            tree_empty: true,
+            tail: None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Sockets that are open before a service starts and stay open while it is started again.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
@@ -55,6 +56,37 @@ pub enum InvalidAddress {
     Path,
 }
 
+impl Address {
+    /// Says whether nothing can listen here once something listens there.
+    pub fn excludes(&self, other: &Self) -> bool {
+        let overlap = |a: &SocketAddr, b: &SocketAddr| {
+            // `[::]` takes IPv4 as well.
+            let holds = |all: &SocketAddr, one: &SocketAddr| {
+                all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4())
+            };
+            // Port 0 is another one each time.
+            a.port() == b.port()
+                && a.port() != 0
+                && (a.ip() == b.ip() || holds(a, b) || holds(b, a))
+        };
+        match (self, other) {
+            (Self::Tcp(a), Self::Tcp(b)) | (Self::Udp(a), Self::Udp(b)) => overlap(a, b),
+            (Self::Unix(a), Self::Unix(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(at) => write!(f, "tcp:{at}"),
+            Self::Udp(at) => write!(f, "udp:{at}"),
+            Self::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
+}
+
 impl FromStr for Address {
     type Err = InvalidAddress;
 
@@ -89,5 +121,24 @@ mod tests {
         assert_eq!(parse(&format!("unix:/{}", "a".repeat(107))), Err(InvalidAddress::Path));
         assert_eq!(parse("8080"), Err(InvalidAddress::Kind));
         assert_eq!(parse("http:8080"), Err(InvalidAddress::Kind));
+    }
+
+    #[test]
+    fn a_port_on_all_addresses_leaves_none_for_others() {
+        let excludes = |a: &str, b: &str| {
+            let (a, b) = (a.parse::<Address>().unwrap(), b.parse::<Address>().unwrap());
+            assert_eq!(a.excludes(&b), b.excludes(&a), "{a} {b}");
+            a.excludes(&b)
+        };
+        assert!(excludes("tcp:127.0.0.1:80", "tcp:127.0.0.1:80"));
+        assert!(excludes("tcp:[::]:80", "tcp:127.0.0.1:80"));
+        assert!(excludes("tcp:[::]:80", "tcp:0.0.0.0:80"));
+        assert!(excludes("udp:0.0.0.0:53", "udp:127.0.0.1:53"));
+        assert!(excludes("unix:/a", "unix:/a"));
+        assert!(!excludes("tcp:0.0.0.0:80", "tcp:[::1]:80"));
+        assert!(!excludes("tcp:127.0.0.1:80", "tcp:127.0.0.2:80"));
+        assert!(!excludes("tcp:127.0.0.1:53", "udp:127.0.0.1:53"));
+        assert!(!excludes("tcp:127.0.0.1:0", "tcp:127.0.0.1:0"));
+        assert!(!excludes("unix:/a", "unix:/b"));
     }
 }

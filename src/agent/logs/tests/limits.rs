@@ -52,14 +52,12 @@ fn a_service_that_wants_to_block_waits_and_loses_nothing() {
 
 #[test]
 fn a_file_that_cannot_be_opened_stops_no_service_and_recovers() {
-    let bench = Bench::in_folder(&default_log(), |dir| dir.join("blocked/log"));
     // Where the folder would be is a file: not even root can open the log then.
+    let mut bench = Bench::in_folder(&default_log(), |dir| {
+        fs::write(dir.join("blocked"), "in the way").unwrap();
+        dir.join("blocked/log")
+    });
     let blocked = bench.dir.path().join("blocked");
-    fs::remove_dir_all(&blocked).ok();
-    fs::write(&blocked, "in the way").unwrap();
-    let mut bench = bench;
-    let setup = LogSetup::new(&default_log(), &BTreeMap::new(), blocked.join("log")).unwrap();
-    bench.thread.handle().configure(slot(), setup).unwrap();
     let LogNotice::Failed { what, errno, .. } = bench.next() else { panic!("it cannot be opened") };
     assert_eq!((what, errno), ("open the log file", rustix::io::Errno::NOTDIR.raw_os_error()));
     bench.say(&"lost\n".repeat(100_000));

@@ -96,6 +96,20 @@ fn an_older_run_beside_a_newer_one_is_killed() {
 }
 
 #[test]
+fn every_run_that_the_log_missed_is_written_down_though_the_ends_of_the_older_ones_are_not_told_yet()
+ {
+    let mut site = Site::running(spec());
+    let runs = (1..=3).map(|run| kept_run("web", run, None)).collect();
+    site.tell(Input::Reconcile(kept(1, true, runs)));
+    let run = ["instance.exited web/0", "instance.starting web/0", "instance.started web/0"];
+    site.then(&[run, run].concat());
+    assert_eq!(site.kills(), 2, "what is left of the older ones goes");
+    assert_eq!(site.state("web").run(), Some(RunId(3)));
+    assert_eq!(site.spawned("web"), None);
+    site.exit("web", 2, Exit::Code(3), 100).then_nothing();
+}
+
+#[test]
 fn a_signal_is_asked_for_again_of_whichever_keeper_there_is_and_for_the_same_run() {
     let usr1 = Action::Signal { service: service("web"), signal: 10 };
     let mut site = Site::running(spec());
