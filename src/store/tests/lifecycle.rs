@@ -106,12 +106,11 @@ fn a_segment_begins_with_its_baseline_and_the_one_before_is_sealed() {
 #[test]
 fn a_full_segment_is_told_once() {
     let mut place = Place::new();
-    // More than a segment takes from the disk ahead of its rows.
-    place.options.segment_bytes = 512 << 10;
+    place.options.segment_bytes = 64 << 10;
     let open = place.open();
-    open.append(4000);
-    open.append(8000);
-    open.roll(8001);
+    open.append(500);
+    open.append(1000);
+    open.roll(1001);
     let notices = open.notices.try_iter();
     let full = notices.filter(|notice| matches!(notice, LogNotice::SegmentFull)).count();
     assert_eq!(full, 1);
