@@ -380,7 +380,11 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
         }),
         Event::AgentStarted(part.clone()),
         Event::AgentStopping(AgentStopping { leave_running: false }),
-        Event::InstanceStarting(InstanceStarting { from: StateName::Inactive, fresh: true }),
+        Event::InstanceStarting(InstanceStarting {
+            from: StateName::Inactive,
+            fresh: true,
+            beside: None,
+        }),
         Event::InstanceSignalled(InstanceSignalled { intent: INTENT, signal: 1, failed: None }),
         Event::AgentStopped(PartStopped { services_left_running: true }),
         Event::KeeperStarted(part),

@@ -260,7 +260,11 @@ fn run_events() -> Vec<Event> {
             on: vec!["db".parse().unwrap()],
             missing: vec!["db".parse().unwrap()],
         }),
-        Event::InstanceStarting(InstanceStarting { from: StateName::Waiting, fresh: true }),
+        Event::InstanceStarting(InstanceStarting {
+            from: StateName::Waiting,
+            fresh: true,
+            beside: None,
+        }),
         Event::InstanceStarted(InstanceStarted {
             from: StateName::Inactive,
             to: StateName::Starting,

@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
 
-use super::super::event::{known, part_words};
+use super::super::event::{handed_over_words, known, part_words};
 use super::super::names::Names;
 use super::super::units::{count, size, span};
 use super::super::words::{
@@ -304,6 +304,7 @@ impl History {
                 told("unhealthy", format!("check {}: {}", it.check, it.message))
             }
             Event::InstanceStopping(it) => detail("stopping", name_of(&it.phase)),
+            Event::InstanceHandedOver(it) => told("handed over", handed_over_words(it)),
             Event::InstanceReloading(_) => detail("reloading", ""),
             Event::InstanceReloaded(it) => match &it.failed {
                 None => told("reloaded", format!("in {}", span(it.took_ms))),
