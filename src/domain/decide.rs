@@ -154,8 +154,7 @@ impl<'a> Turn<'a> {
     /// Returns the run of an instance that the keeper was asked for. It is one at most: a run takes over, or begins anew.
     fn spawning(&self, id: &InstanceId) -> Option<RunId> {
         let instance = self.instance(id)?;
-        let beside = instance.beside.as_ref().map(|beside| &beside.state);
-        [Some(&instance.state), beside].into_iter().flatten().find_map(|state| match state {
+        instance.states().find_map(|state| match state {
             State::Spawning { run } => Some(*run),
             _ => None,
         })

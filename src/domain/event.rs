@@ -223,8 +223,6 @@ events! {
     "instance.stopping" critical InstanceStopping(InstanceStopping),
     /// A stop ended: no process of the run is left.
     "instance.stopped" critical InstanceStopped(InstanceStopped),
-    /// The run beside the one that counted took its place.
-    "instance.handed_over" critical InstanceHandedOver(InstanceHandedOver),
     /// A reload was asked for.
     "instance.reloading" critical InstanceReloading(InstanceReloading),
     /// A reload ended.
@@ -255,6 +253,8 @@ events! {
     "instance.healthy" optional InstanceHealthy(InstanceHealthy),
     /// A health check fails that did not.
     "instance.unhealthy" optional InstanceUnhealthy(InstanceUnhealthy),
+    /// The run beside the one that counted took its place.
+    "instance.handed_over" critical InstanceHandedOver(InstanceHandedOver),
 }
 
 /// Why an epoch began.

@@ -343,13 +343,8 @@ impl Turn<'_> {
             && states.any(|slot| !slot.at_rest())
             && !(self.others_at_rest() && self.runs_actions())
             && !self.services().any(|(_, service)| {
-                service.instances.iter().any(|slot| {
-                    let beside = slot.beside.as_ref().map(|beside| &beside.state);
-                    [Some(&slot.state), beside]
-                        .into_iter()
-                        .flatten()
-                        .any(|state| matches!(state, State::Stopping { .. }))
-                })
+                let mut states = service.instances.iter().flat_map(Instance::states);
+                states.any(|state| matches!(state, State::Stopping { .. }))
             })
     }
 

@@ -244,7 +244,7 @@ impl Turn<'_> {
     }
 
     /// Says whether the process of an instance runs from an older spec than its service has.
-    fn is_outdated(&self, id: &InstanceId) -> bool {
+    pub(super) fn is_outdated(&self, id: &InstanceId) -> bool {
         let digest = self.service(&id.service).map(|service| service.digest);
         self.state(id).and_then(State::main).is_some_and(|main| Some(main.spec) != digest)
     }

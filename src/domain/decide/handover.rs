@@ -11,7 +11,7 @@ use crate::domain::spec::{Kind, UpdateMethod};
 
 impl Turn<'_> {
     /// Says whether a run of this service begins beside the one before.
-    fn hands_over(&self, service: &ServiceId) -> bool {
+    pub(super) fn hands_over(&self, service: &ServiceId) -> bool {
         self.spec(service).is_some_and(|spec| {
             spec.update.method == UpdateMethod::Handover && spec.kind == Kind::Daemon
         })

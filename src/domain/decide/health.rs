@@ -68,6 +68,8 @@ impl Turn<'_> {
             // A run that is not ready yet is given time, and so is one that is to take over.
             Some(State::Starting { .. }) => {}
             _ if instance.is_beside(Some(run)) => {}
+            // The checks are those of the spec that is to relieve it, which may ask at places that it does not have.
+            _ if self.hands_over(&id.service) && self.is_outdated(id) => {}
             _ if is_fatal && self.is_wanted(id) && instance.coming().is_some() => {
                 // What follows is a matter of the run beside.
                 self.give_way(id);

@@ -35,10 +35,15 @@ pub struct Beside {
 }
 
 impl Instance {
+    /// Returns where its runs stand, the one that counts first.
+    pub fn states(&self) -> impl Iterator<Item = &State> {
+        let beside = self.beside.as_ref().map(|beside| &beside.state);
+        std::iter::once(&self.state).chain(beside)
+    }
+
     /// Returns where a run stands, of the two that there may be.
     pub fn of_run(&self, run: RunId) -> Option<&State> {
-        let states = [Some(&self.state), self.beside.as_ref().map(|beside| &beside.state)];
-        states.into_iter().flatten().find(|state| state.run() == Some(run))
+        self.states().find(|state| state.run() == Some(run))
     }
 
     /// Returns the runs of which a process may live, the one that counts first.

@@ -400,6 +400,11 @@ fn told_events() -> Vec<Event> {
             on_failure: OnFailure::Restart,
             message: "no answer within 2000ms".to_owned(),
         }),
+        Event::InstanceHandedOver(InstanceHandedOver {
+            from: RunId(16),
+            is_ready: true,
+            took_ms: 412,
+        }),
     ]
 }
 
