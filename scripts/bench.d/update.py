@@ -60,7 +60,7 @@ update.method = "handover"
             self.call("restart", "web")
         else:
             self.write()
-            self.call("up", "-d")
+            self.call("apply")
         deadline = time.monotonic() + READY_SECONDS
         while ask(self.port)[2] == before:
             if time.monotonic() > deadline:
