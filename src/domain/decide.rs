@@ -4,6 +4,7 @@
 //! that leads from where it is to where it is wanted (`drive`), until none has one; then wishes that came to
 //! their end are closed. A lost step is therefore found again by any later input.
 
+mod action;
 mod alert;
 mod drive;
 mod fact;

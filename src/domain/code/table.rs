@@ -293,7 +293,7 @@ codes! {
         "The user or group that the spec names does not exist here.";
     NOT_RELIEVED = 629, NotReady, "the new run did not take over; the old one serves on",
         "With `update.method = \"handover\"` the run before goes on until the next one is ready and its checks pass. The \
-         reason stands beside it. `smgr apply` or `smgr restart` tries again.";
+         reason stands beside it. `smgr restart` tries again, and so does a spec that is changed once more.";
     NOT_STOPPED = 630, NotReady, "the service did not end",
         "Processes of it are still there, after the stop signal and after KILL. `smgr status SERVICE` shows them; a \
          process in an uninterruptible call of the kernel ends when that returns.";

@@ -358,10 +358,10 @@ impl Turn<'_> {
     }
 }
 
-/// Returns how often the slots of a service were started.
+/// Returns how often the slots of a service were started, but for a run that has not taken over.
 fn starts(service: &Service) -> u64 {
     let slots = service.slots().take(usize::from(service.wanted));
-    slots.map(|(_, slot)| slot.last_run.0).sum()
+    slots.map(|(_, slot)| slot.state.run().unwrap_or(slot.last_run).0).sum()
 }
 
 fn has_come_to(slot: &Instance, condition: DependencyCondition) -> bool {

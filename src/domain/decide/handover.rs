@@ -3,7 +3,7 @@
 use super::Turn;
 use super::drive::Step;
 use super::health::passes;
-use crate::domain::event::{Event, InstanceHandedOver, InstanceStarting, StopReason};
+use crate::domain::event::{Context, Event, InstanceHandedOver, InstanceStarting, StopReason};
 use crate::domain::id::{InstanceId, ServiceId};
 use crate::domain::instance::{Instance, State};
 use crate::domain::node::Service;
@@ -74,7 +74,7 @@ impl Turn<'_> {
             (None, Some(service)) => service.changed_by.clone(),
             (asked, _) => asked.unwrap_or_default(),
         };
-        let context = crate::domain::event::Context::run(id, run).with(because);
+        let context = Context::run(id, run).with(because);
         self.emit(
             context,
             Event::InstanceStarting(InstanceStarting { from, fresh: false, beside }),

@@ -155,7 +155,12 @@ impl History {
         let progress = self.slots.entry(slot).or_default();
         progress.add(Counts { runs: 0, exits: 1, restarts: 0 });
         if self.choice.runs {
-            let live = progress.live.take().filter(|at| Some(self.runs[*at].run) == record.run);
+            let is_it = |at: &usize| Some(self.runs[*at].run) == record.run;
+            let live = progress.live.take_if(|at| is_it(at)).or_else(|| {
+                // In a handover it is not the one that began last.
+                let is_ours = |run: &Run| run.about == about && run.ended_at.is_none();
+                self.runs.iter().rposition(|run| is_ours(run) && Some(run.run) == record.run)
+            });
             let at = live.unwrap_or_else(|| {
                 self.runs.push(run_of(record, about.clone()));
                 self.runs.len() - 1
