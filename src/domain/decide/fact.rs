@@ -7,17 +7,17 @@ use crate::domain::backoff::Retry;
 use crate::domain::code::Code;
 use crate::domain::effect::{Act, Hook, Timer};
 use crate::domain::event::{
-    ActionEnded, ActionStarted, Actor, AgentStopping, AlertFired, AlertResolved, Cause, Context,
-    Desired, Event, Exit, InstanceExited, InstanceReady, InstanceReloaded, InstanceSignalled,
-    InstanceStartFailed, InstanceStarted, Next, Outcome, RunResult, ServiceAdded, ServiceRemoved,
-    StateName, StopPhase, StopReason,
+    Actor, AgentStopping, AlertFired, AlertResolved, Cause, Context, Desired, Event, Exit,
+    InstanceExited, InstanceReady, InstanceReloaded, InstanceSignalled, InstanceStartFailed,
+    InstanceStarted, Next, Outcome, RunResult, ServiceAdded, ServiceRemoved, StateName, StopPhase,
+    StopReason,
 };
 use crate::domain::id::{Digest, InstanceId, IntentId, RunId, ServiceId};
-use crate::domain::input::{ActionEnd, Delivery, Ended};
+use crate::domain::input::{Delivery, Ended};
 use crate::domain::instance::{Left, RESTART_LIMIT, State, Then};
 use crate::domain::intent::Action;
 use crate::domain::seen::{LOST, failed};
-use crate::domain::spec::{self, Kind, OnLimit, ReadyBy, ReloadBy, RestartPolicy, Severity};
+use crate::domain::spec::{Kind, OnLimit, ReadyBy, ReloadBy, RestartPolicy, Severity};
 use crate::domain::text;
 use crate::domain::time::UnixMicros;
 

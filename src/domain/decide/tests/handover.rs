@@ -11,7 +11,7 @@ use crate::domain::instance::State;
 use crate::domain::intent::Action;
 use crate::domain::rejection::Rejection;
 use crate::domain::signal::Signal;
-use crate::domain::spec::{Millis, OnFailure, ReadyBy, ReloadBy, Spec, UpdateMethod};
+use crate::domain::spec::{DependsOn, Millis, OnFailure, ReadyBy, ReloadBy, Spec, UpdateMethod};
 
 const TERMINATED: Exit = Exit::Signal { signal: 15, core_dumped: false };
 
@@ -290,6 +290,30 @@ fn instances_are_relieved_one_after_the_other() {
     assert_eq!((site.spawned("web/0").is_some(), site.spawned("web/1")), (true, None));
     site.start("web/0", 2).ready("web/0", 2);
     assert!(site.spawned("web/1").is_some());
+}
+
+#[test]
+fn the_end_of_the_agent_ends_both_runs() {
+    let mut site = begun(web());
+    site.tell(Input::Shutdown { leave_running: false });
+    assert_eq!(site.signals().len(), 2);
+    site.exit("web", 1, TERMINATED, 5);
+    assert!(!site.stops_agent());
+    assert!(site.exit("web", 2, TERMINATED, 5).stops_agent());
+}
+
+#[test]
+fn whoever_follows_the_restarts_of_a_service_follows_a_run_that_took_over_and_no_other() {
+    let mut follower = spec();
+    let rule = DependsOn { restart: true, ..DependsOn::default() };
+    follower.depends_on.insert(service("web"), rule);
+    let mut site = Site::with(&[("web", web()), ("app", follower)]);
+    site.start("web", 1).ready("web", 1).start("app", 1);
+    site.wish(restart()).start("web", 2).exit("web", 2, Exit::Code(1), 5);
+    site.then_failed(1, Code::NOT_RELIEVED);
+    assert!(matches!(site.state("app"), State::Running { .. }));
+    site.wish(restart()).start("web", 3).ready("web", 3);
+    assert!(matches!(site.state("app"), State::Stopping { .. }), "it is another one now");
 }
 
 fn met(mut site: Site, agent_is_new: bool, runs: Vec<KeptRun>) -> Site {
