@@ -161,7 +161,11 @@ fn next_at() -> Next {
 }
 
 fn starting(from: StateName) -> Event {
-    Event::InstanceStarting(InstanceStarting { from, fresh: from == StateName::Inactive })
+    Event::InstanceStarting(InstanceStarting {
+        from,
+        fresh: from == StateName::Inactive,
+        beside: None,
+    })
 }
 
 fn started() -> Event {

@@ -10,6 +10,7 @@ mod errands;
 mod frozen;
 mod fuzz_seeds;
 mod golden;
+mod handover;
 mod hostile;
 mod keeper;
 mod keys;

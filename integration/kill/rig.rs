@@ -28,7 +28,7 @@ pub(super) const MORTALS: usize = 24;
 /// Services that live, take signals and run actions.
 pub(super) const STEADY: usize = 6;
 
-/// Services that are restarted by intents.
+/// Services that are restarted by intents, half of them with a handover.
 pub(super) const TURNING: usize = 4;
 
 /// The node and everything beside it that has to live as long.
@@ -203,10 +203,14 @@ fn write_specs(specs: &Path, worker: &Path, tally: &Path) {
     let user = if rustix::process::geteuid().is_root() { "user = \"root\"\n" } else { "" };
     let (worker, tally) = (worker.display(), tally.display());
     let write = |mode: &str, name: String| {
+        let hands_over = match mode {
+            "relay" => "[ready]\nby = \"fd\"\nfd = 3\n[update]\nmethod = \"handover\"\n",
+            _ => "",
+        };
         let text = format!(
             "exec = [\"{worker}\", \"{mode}\", \"{name}\", \"{tally}\"]\n{user}\
              [restart]\ndelay = \"10ms\"\nmax_delay = \"20ms\"\nlimit = 1000000\n\
-             [stop]\ntimeout = \"20s\"\n\
+             [stop]\ntimeout = \"20s\"\n{hands_over}\
              [action.count]\nexec = [\"{worker}\", \"act\", \"${{id}}\", \"{tally}\"]\n\
              params.id = {{ type = \"string\", pattern = \"^[0-9a-f-]+$\" }}\n"
         );
@@ -214,5 +218,8 @@ fn write_specs(specs: &Path, worker: &Path, tally: &Path) {
     };
     (0..MORTALS).for_each(|number| write("mortal", format!("mortal-{number}")));
     (0..STEADY).for_each(|number| write("steady", format!("steady-{number}")));
-    (0..TURNING).for_each(|number| write("steady", format!("turning-{number}")));
+    for number in 0..TURNING {
+        // Every other one is handed over from one run to the next.
+        write(if number % 2 == 0 { "relay" } else { "steady" }, format!("turning-{number}"));
+    }
 }

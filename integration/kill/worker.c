@@ -2,6 +2,7 @@
  * nobody's memory but the kernel's, and it writes numbered lines of which none may be missing from its log.
  *
  *   worker steady NAME FOLDER       lives until it is told to end, counts signals
+ *   worker relay NAME FOLDER        as steady, says on descriptor 3 when it is ready, and may have one other beside it
  *   worker mortal NAME FOLDER       ends by itself after a moment, with a code of its own
  *   worker act ID FOLDER            counts one execution of an action
  */
@@ -58,14 +59,20 @@ int main(int argc, char **argv) {
     int signals = signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK);
 
     /* The kernel lets go of the lock when the process before is gone, so a second one at a time cannot have it. */
-    snprintf(text, sizeof text, "%s/%s.lock", folder, name);
-    int lock = open(text, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) != 0) {
+    int is_relay = strcmp(mode, "relay") == 0, has_place = 0;
+    for (int place = 0; place <= is_relay && !has_place; place++) {
+        snprintf(text, sizeof text, "%s/%s.%d.lock", folder, name, place);
+        int lock = open(text, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        has_place = lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) == 0;
+    }
+    if (!has_place) {
         snprintf(text, sizeof text, "double %s %ld\n", name, run);
         note(text);
     }
     snprintf(text, sizeof text, "start %s %ld\n", name, run);
     note(text);
+
+    if (is_relay && (write(3, "\n", 1) != 1 || close(3) != 0)) return 68;
 
     srandom((unsigned)getpid() ^ (unsigned)now_ms());
     int is_mortal = strcmp(mode, "mortal") == 0;

@@ -8,6 +8,7 @@ import traceback
 
 import figures
 import processes
+import update
 from managers import Smgr
 from report import note
 
@@ -15,6 +16,7 @@ BENCHES = {
     "restart": processes.restart,
     "startup": processes.startup,
     "idle": processes.idle,
+    "update": update.update,
     "command": figures.command,
     "append": figures.append,
     "append-signed": figures.append_signed,

@@ -12,7 +12,7 @@ use super::names::{self, Memo};
 use super::signs;
 use super::task::Agent;
 use crate::domain::id::{InstanceId, RunId, ServiceId};
-use crate::domain::instance::State;
+use crate::domain::instance::{Instance, State};
 use crate::ipc::keeper::{Channel, RunName, SlotName, Verb};
 
 impl Agent {
@@ -54,8 +54,12 @@ impl Agent {
         let mut fds = descriptors.into_iter();
         let taken: Vec<_> = channels.iter().copied().zip(fds.by_ref()).collect();
         self.hands.take_runs(slot, runs.into_iter().zip(fds));
-        let main = self.node.instance(&instance).and_then(|known| known.state.main());
-        let run = main.map(|main| main.run);
+        // The readiness pipe that comes along is that of the newest run.
+        let newest = self.node.instance(&instance).and_then(|known| known.runs().max());
+        let run = newest.filter(|run| {
+            let state = self.node.instance(&instance).and_then(|known| known.of_run(*run));
+            state.is_some_and(|state| state.main().is_some())
+        });
         self.open_channels(&instance, run, taken);
         self.await_adopted(&instance);
         self.close_slot_of(&instance);
@@ -81,7 +85,7 @@ impl Agent {
     /// a run that does not come.
     pub(super) fn close_sockets_of(&mut self, instance: &InstanceId) {
         let Some(service) = self.node.services().get(&instance.service) else { return };
-        let is_at_rest = self.node.instance(instance).is_none_or(|known| known.state.at_rest());
+        let is_at_rest = self.node.instance(instance).is_none_or(Instance::at_rest);
         let has_sockets = self
             .services
             .spec_of(&instance.service)

@@ -72,7 +72,7 @@ fn is_needed(memo: &Memo, node: &Node) -> bool {
             node.seen().get(intent).is_some_and(|record| record.open().is_some())
         }
         Memo::Hook { instance, run, hook } => {
-            let state = node.instance(instance).map(|known| &known.state);
+            let state = node.instance(instance).and_then(|known| known.of_run(*run));
             match (hook, state) {
                 (
                     HookName::PreStop,

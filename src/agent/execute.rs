@@ -15,6 +15,7 @@ use crate::domain::effect::{Act, Hook, Operation};
 use crate::domain::event::{Context, Event, Exit, LinesDropped, Usage};
 use crate::domain::id::{Digest, InstanceId, IntentId, RunId};
 use crate::domain::input::{ActionEnd, Decision, Ended, Input};
+use crate::domain::instance::State;
 use crate::domain::spec::ReadyBy;
 use crate::domain::time::UnixMicros;
 use crate::ipc::keeper::{
@@ -358,8 +359,8 @@ impl Agent {
         measured: Option<u64>,
         ended_at: Moment,
     ) -> u64 {
-        let main = self.node.instance(instance).and_then(|known| known.state.main());
-        let started_at = main.filter(|main| main.run == run).map(|main| main.started_at);
+        let state = self.node.instance(instance).and_then(|known| known.of_run(run));
+        let started_at = state.and_then(State::main).map(|main| main.started_at);
         let by_wall = || Some(UnixMicros(ended_at.unix_us).ms_since(started_at?));
         measured.or_else(by_wall).unwrap_or_default()
     }

@@ -14,7 +14,7 @@ use super::probe;
 use super::task::{Agent, Deadline};
 use super::wake::Wake;
 use crate::domain::event::{Context, Event};
-use crate::domain::health::{Age, Answer, Watch};
+use crate::domain::health::{Age, Answer, Check, Watch};
 use crate::domain::id::{CheckName, InstanceId, RunId, ServiceId};
 use crate::domain::input::Input;
 use crate::domain::instance::{Instance, State};
@@ -28,7 +28,7 @@ const AT_ONCE_MAX: usize = 64;
 /// What is probed. It is not folded: an agent that begins anew counts anew.
 #[derive(Debug)]
 pub(super) struct Probes {
-    watched: BTreeMap<InstanceId, BTreeMap<CheckName, Probing>>,
+    watched: BTreeMap<InstanceId, BTreeMap<(RunId, CheckName), Probing>>,
     turns: Arc<Semaphore>,
 }
 
@@ -40,7 +40,6 @@ impl Default for Probes {
 
 #[derive(Debug)]
 struct Probing {
-    run: RunId,
     watch: Watch,
     /// Where it connects to, and how that is written; or why nowhere.
     target: Result<(Target, String), String>,
@@ -58,9 +57,18 @@ impl Drop for Asking {
     }
 }
 
-/// Returns the run of a slot that is to be probed.
-fn probed_run(slot: &Instance, spec: &Spec) -> Option<RunId> {
-    match &slot.state {
+/// Returns the runs of a slot that are to be probed, each with what is known of its checks.
+fn probed_runs<'a>(
+    slot: &'a Instance,
+    spec: &Spec,
+) -> impl Iterator<Item = (RunId, &'a BTreeMap<CheckName, Check>)> {
+    let beside = slot.beside.as_ref().filter(|_| slot.coming().is_some());
+    let beside = beside.and_then(|beside| Some((probed_run(&beside.state, spec)?, &beside.checks)));
+    probed_run(&slot.state, spec).map(|run| (run, &slot.checks)).into_iter().chain(beside)
+}
+
+fn probed_run(state: &State, spec: &Spec) -> Option<RunId> {
+    match state {
         State::Starting { main, .. } if spec.ready.by == ReadyBy::Health => Some(main.run),
         State::Running { main } | State::Reloading { main, .. } => Some(main.run),
         State::Starting { .. }
@@ -85,6 +93,7 @@ impl Agent {
             (
                 Event::InstanceStarted(_)
                 | Event::InstanceReady(_)
+                | Event::InstanceHandedOver(_)
                 | Event::InstanceReloaded(_)
                 | Event::InstanceStopping(_)
                 | Event::InstanceExited(_),
@@ -120,29 +129,29 @@ impl Agent {
         let mut before = self.probes.watched.remove(&instance).unwrap_or_default();
         let mut after = BTreeMap::new();
         let slot = self.node.instance(&instance);
-        if let (Some(slot), Some(spec)) = (slot, spec)
-            && let Some(run) = probed_run(slot, &spec)
-        {
-            for (name, rule) in &spec.health {
-                let kept = before.remove(name);
-                let kept = kept.filter(|kept| kept.run == run && kept.watch.watches(rule));
-                let mut probing = kept.unwrap_or_else(|| {
-                    let known = slot.checks.get(name).map(|check| check.failing.is_none());
-                    let watch = Watch::new(rule, known);
-                    let address = self.launchers.text(rule.probe.address(), &instance, run);
-                    let target = address.and_then(|text| Ok((Target::parse(&text)?, text)));
-                    Probing { run, watch, target, last_at: None, asking: None }
-                });
-                probing.watch.hurry();
-                if probing.asking.is_none() {
-                    let deadline = Deadline::Probe(instance.clone(), name.clone());
-                    self.timers.set(deadline, clock::now().mono_ns);
+        if let (Some(slot), Some(spec)) = (slot, spec) {
+            for (run, checks) in probed_runs(slot, &spec) {
+                for (name, rule) in &spec.health {
+                    let key = (run, name.clone());
+                    let kept = before.remove(&key).filter(|kept| kept.watch.watches(rule));
+                    let mut probing = kept.unwrap_or_else(|| {
+                        let known = checks.get(name).map(|check| check.failing.is_none());
+                        let watch = Watch::new(rule, known);
+                        let address = self.launchers.text(rule.probe.address(), &instance, run);
+                        let target = address.and_then(|text| Ok((Target::parse(&text)?, text)));
+                        Probing { watch, target, last_at: None, asking: None }
+                    });
+                    probing.watch.hurry();
+                    if probing.asking.is_none() {
+                        let deadline = Deadline::Probe(instance.clone(), run, name.clone());
+                        self.timers.set(deadline, clock::now().mono_ns);
+                    }
+                    after.insert(key, probing);
                 }
-                after.insert(name.clone(), probing);
             }
         }
-        for name in before.into_keys() {
-            self.timers.cancel(&Deadline::Probe(instance.clone(), name));
+        for (run, name) in before.into_keys() {
+            self.timers.cancel(&Deadline::Probe(instance.clone(), run, name));
         }
         if !after.is_empty() {
             self.probes.watched.insert(instance, after);
@@ -150,13 +159,14 @@ impl Agent {
     }
 
     /// Starts a probe whose time has come.
-    pub(super) fn probe(&mut self, instance: InstanceId, check: CheckName) {
+    pub(super) fn probe(&mut self, instance: InstanceId, run: RunId, check: CheckName) {
         if !self.hands.met() {
             return; // The next meeting begins it again.
         }
         let checks = self.probes.watched.get_mut(&instance);
-        let Some(probing) = checks.and_then(|checks| checks.get_mut(&check)) else { return };
-        let (run, rule) = (probing.run, probing.watch.rule().clone());
+        let probing = checks.and_then(|checks| checks.get_mut(&(run, check.clone())));
+        let Some(probing) = probing else { return };
+        let rule = probing.watch.rule().clone();
         let (target, turns) = (probing.target.clone(), self.probes.turns.clone());
         let waker = self.waker.clone();
         let task = tokio::spawn(async move {
@@ -183,10 +193,10 @@ impl Agent {
         answer: Answer,
     ) {
         let now = clock::now();
-        let age = self.age(&instance, now.at);
+        let age = self.age(&instance, run, now.at);
         let checks = self.probes.watched.get_mut(&instance);
-        let probing = checks.and_then(|checks| checks.get_mut(&check));
-        let Some(probing) = probing.filter(|probing| probing.run == run) else { return };
+        let probing = checks.and_then(|checks| checks.get_mut(&(run, check.clone())));
+        let Some(probing) = probing else { return };
         if !self.hands.met() {
             probing.asking = None;
             return;
@@ -194,17 +204,20 @@ impl Agent {
         probing.last_at = Some(now.at);
         let verdict = probing.watch.answered(answer, age);
         let due = now.mono_ns.saturating_add(probing.watch.interval_ms().saturating_mul(1_000_000));
-        self.timers.set(Deadline::Probe(instance.clone(), check.clone()), due);
+        self.timers.set(Deadline::Probe(instance.clone(), run, check.clone()), due);
         if let Some(verdict) = verdict {
             self.inbox.push_back(Input::Checked { instance, run, check, verdict });
         }
     }
 
-    fn age(&self, instance: &InstanceId, now: UnixMicros) -> Age {
+    fn age(&self, instance: &InstanceId, run: RunId, now: UnixMicros) -> Age {
         let spec = self.services.spec_of(&instance.service);
         let given_ms = spec.map_or(0, |(spec, _)| spec.ready.timeout.0);
-        match self.node.instance(instance).map(|slot| &slot.state) {
+        let slot = self.node.instance(instance);
+        match slot.and_then(|slot| slot.of_run(run)) {
             Some(State::Starting { .. }) => Age::Starting,
+            // One that is to take over is not judged before it has.
+            Some(_) if slot.is_some_and(|slot| slot.state.run() != Some(run)) => Age::Starting,
             Some(state)
                 if state.main().is_some_and(|it| now.ms_since(it.started_at) < given_ms) =>
             {
@@ -220,7 +233,9 @@ impl Agent {
         let watched = self.probes.watched.get(instance);
         let status = |name: &CheckName| {
             let mut status = CheckStatus::folded(name, slot.checks.get(name));
-            if let Some(probing) = watched.and_then(|checks| checks.get(name)) {
+            let key = slot.state.run().map(|run| (run, name.clone()));
+            let probing = watched.zip(key).and_then(|(checks, key)| checks.get(&key));
+            if let Some(probing) = probing {
                 status.last_at = probing.last_at;
                 status.interval_ms = Some(probing.watch.interval_ms());
                 status.failures = probing.watch.failures();

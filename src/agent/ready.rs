@@ -12,7 +12,7 @@ use crate::domain::effect::Timer;
 use crate::domain::event::{Context, Event};
 use crate::domain::id::{InstanceId, RunId};
 use crate::domain::input::Input;
-use crate::domain::instance::State;
+use crate::domain::instance::{Instance, State};
 use crate::domain::spec::ReadyBy;
 
 impl Agent {
@@ -40,21 +40,28 @@ impl Agent {
     fn judge(&mut self, instance: &InstanceId, number: SignNumber, sender: Sender) {
         let known = self.node.instance(instance);
         let before = known.and_then(|known| known.last.as_ref()?.process).map(|last| last.pid);
-        match known.map(|known| &known.state) {
-            Some(State::Spawning { .. }) => {
+        // One that is to be ready comes first: where the sender is gone, it is the one whose word is awaited.
+        let mut states: Vec<&State> = known.into_iter().flat_map(Instance::states).collect();
+        states.sort_by_key(|state| !matches!(state, State::Starting { .. }));
+        let is_asked = states.iter().any(|state| matches!(state, State::Spawning { .. }));
+        let serves = |state: &&State| state.is_ready();
+        let mut mains =
+            states.iter().filter(|state| !(is_asked && sender.is_gone() && serves(state)));
+        let run = mains.find_map(|state| {
+            state.main().filter(|main| sender.speaks_for(main.pid, before)).map(|main| main.run)
+        });
+        match run {
+            Some(run) => {
+                let how = "notify".to_owned();
+                self.decide(Input::Ready { instance: instance.clone(), run, how });
+            }
+            None if is_asked => {
                 if let Some(ear) = self.hands.ear(instance) {
                     ear.keep_early(number, sender);
                 }
                 return;
             }
-            Some(state) => match state.main() {
-                Some(main) if sender.speaks_for(main.pid, before) => {
-                    let (run, how) = (main.run, "notify".to_owned());
-                    self.decide(Input::Ready { instance: instance.clone(), run, how });
-                }
-                _ => debug!(%instance, ?sender, "a stranger at the notify socket"),
-            },
-            None => {}
+            None => debug!(%instance, ?sender, "a stranger at the notify socket"),
         }
         // Behind whatever it led to, now or before.
         self.recorder.promise(Promise::Heard(instance.clone(), number));
@@ -86,17 +93,18 @@ impl Agent {
     /// Judges what was said before the start was told.
     pub(super) fn judge_early(&mut self) {
         while let Some(instance) = self.begun.pop() {
-            let state = self.node.instance(&instance).map(|known| &known.state);
-            let run = state.and_then(State::main).map(|main| main.run);
+            let known = self.node.instance(&instance);
+            let states = known.into_iter().flat_map(Instance::states);
+            let alive: Vec<RunId> = states.filter_map(State::main).map(|main| main.run).collect();
             let early = self.hands.ear(&instance).map(super::signs::Ear::take_early);
             for (number, sender) in early.into_iter().flatten() {
-                match run {
-                    Some(_) => self.judge(&instance, number, sender),
-                    None => self.forget_sign(&instance, number),
+                match alive.is_empty() {
+                    false => self.judge(&instance, number, sender),
+                    true => self.forget_sign(&instance, number),
                 }
             }
             if let Some((said, how)) = self.early.remove(&instance)
-                && run == Some(said)
+                && alive.contains(&said)
             {
                 self.decide(Input::Ready { instance, run: said, how });
             }

@@ -20,6 +20,7 @@ use super::wake::Wake;
 use crate::config::{self, Loaded, LoadedService, Mistake, Options, Roots};
 use crate::domain::id::{Digest, IntentId, ServiceId};
 use crate::domain::input::Input;
+use crate::domain::instance::{Instance, State};
 use crate::domain::intent::Action;
 use crate::domain::node::Node;
 use crate::domain::spec::{Change, Spec};
@@ -179,7 +180,8 @@ impl Services {
         let services = node.services().values();
         let needed: BTreeSet<PathBuf> = services
             .flat_map(|service| {
-                let mains = service.instances.iter().filter_map(|slot| slot.state.main());
+                let mains = service.instances.iter().flat_map(Instance::states);
+                let mains = mains.filter_map(State::main);
                 std::iter::once(service.digest).chain(mains.map(|main| main.spec))
             })
             .map(|digest| self.path(digest))

@@ -98,7 +98,7 @@ pub(super) enum Deadline {
     /// An alert is to be looked at although no line came.
     Alert(InstanceId, AlertName),
     /// A run is to be probed.
-    Probe(InstanceId, CheckName),
+    Probe(InstanceId, RunId, CheckName),
     /// Somebody has waited long enough for the next event.
     Ranges,
     /// The bus has had long enough to read the last words.
@@ -326,7 +326,7 @@ impl Agent {
                     self.follow_up();
                 }
                 Deadline::Farewell => self.farewell_is_over(),
-                Deadline::Probe(instance, check) => self.probe(instance, check),
+                Deadline::Probe(instance, run, check) => self.probe(instance, run, check),
                 Deadline::Keeper => self.keeper_is_late(),
                 Deadline::Again(again) => self.ask_again(&again),
                 Deadline::Core(timer) if !self.hands.met() && needs_keeper(&timer) => {

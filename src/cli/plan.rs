@@ -14,7 +14,7 @@ use crate::config::{Effective, LoadedService, json_value};
 use crate::domain::code::Code;
 use crate::domain::id::ServiceId;
 use crate::domain::origin::{Layer, Origin};
-use crate::domain::spec::Change;
+use crate::domain::spec::{Change, UpdateMethod};
 use crate::wire::status::NodeStatus;
 
 /// What would happen, by service; those that stay as they are have no place in it.
@@ -44,6 +44,8 @@ pub enum Step {
     Keep,
     /// It is started anew, as a process cannot be given what changed.
     Restart,
+    /// Another run begins beside it, and takes over when it is ready.
+    HandOver,
     /// A process cannot be given what changed, but there is none.
     Later,
     /// Its runs go on.
@@ -115,6 +117,7 @@ impl Plan {
                 Step::Start => ("new", "start"),
                 Step::Keep => ("new", "none"),
                 Step::Restart => ("changed", "restart"),
+                Step::HandOver => ("changed", "handover"),
                 Step::Later => ("changed", "none"),
                 Step::InPlace => ("changed", "in_place"),
                 Step::Unknown => ("changed", "unknown"),
@@ -160,7 +163,10 @@ fn planned(
     let mut instances = status.instances.iter().filter(|it| it.service == *service);
     let runs = instances.any(|it| it.pid.is_some() || it.next_attempt_at.is_some());
     let step = match in_force.change_to(&new.spec) {
-        Change::Restart if runs => Step::Restart,
+        Change::Restart if runs => match new.spec.update.method {
+            UpdateMethod::Restart => Step::Restart,
+            UpdateMethod::Handover => Step::HandOver,
+        },
         Change::Restart => Step::Later,
         Change::Same | Change::InPlace => Step::InPlace,
     };

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use crate::domain::event::{
     ActionEnded, ActionStarted, Actor, AgentStopping, AlertFired, AlertResolved, Baseline, Cause,
     Context, Desired, DesiredChanged, Detached, EpochReason, Event, Exit, InstanceAdopted,
-    InstanceExited, InstanceReady, InstanceReloaded, InstanceReloading, InstanceSignalled,
-    InstanceStartFailed, InstanceStarted, InstanceStarting, InstanceStopped, InstanceStopping,
-    InstanceWaiting, IntentAccepted, IntentExecuted, IntentRefused, LinesDropped, LogOpened,
-    LogRecovered, LogRetired, LogUnavailable, Next, Outcome, PartStarted, PartStopped, RunResult,
-    ServiceAdded, ServiceRemoved, StateName, StopPhase, StopReason, Summarized, TrustChanged,
-    Usage,
+    InstanceExited, InstanceHandedOver, InstanceReady, InstanceReloaded, InstanceReloading,
+    InstanceSignalled, InstanceStartFailed, InstanceStarted, InstanceStarting, InstanceStopped,
+    InstanceStopping, InstanceWaiting, IntentAccepted, IntentExecuted, IntentRefused, LinesDropped,
+    LogOpened, LogRecovered, LogRetired, LogUnavailable, Next, Outcome, PartStarted, PartStopped,
+    RunResult, ServiceAdded, ServiceRemoved, StateName, StopPhase, StopReason, Summarized,
+    TrustChanged, Usage,
 };
 use crate::domain::health::{InstanceHealthy, InstanceUnhealthy};
 use crate::domain::id::{
@@ -99,6 +99,7 @@ pub(super) fn running(name: &str, index: u16, up_s: u64, memory_mib: u64) -> Ins
             failures: 0,
             message: String::new(),
         }],
+        beside: None,
     }
 }
 
@@ -380,7 +381,11 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
         }),
         Event::AgentStarted(part.clone()),
         Event::AgentStopping(AgentStopping { leave_running: false }),
-        Event::InstanceStarting(InstanceStarting { from: StateName::Inactive, fresh: true }),
+        Event::InstanceStarting(InstanceStarting {
+            from: StateName::Inactive,
+            fresh: true,
+            beside: None,
+        }),
         Event::InstanceSignalled(InstanceSignalled { intent: INTENT, signal: 1, failed: None }),
         Event::AgentStopped(PartStopped { services_left_running: true }),
         Event::KeeperStarted(part),
@@ -422,6 +427,11 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             in_a_row: 3,
             on_failure: OnFailure::Unready,
             message: "status 503".to_owned(),
+        }),
+        Event::InstanceHandedOver(InstanceHandedOver {
+            from: RunId(1),
+            is_ready: true,
+            took_ms: 412,
         }),
         Event::InstanceExited(exited(Exit::Code(1), RunResult::ExitCode, 311, Next::At(until))),
         Event::InstanceStopping(InstanceStopping {

@@ -3,6 +3,7 @@
 mod alerts;
 mod health;
 mod sockets;
+mod update;
 
 use std::collections::BTreeMap;
 
@@ -79,6 +80,7 @@ impl Builder<'_> {
         });
         let (socket, ready) = (sockets::sockets(self), self.ready());
         sockets::refuse_overlap(self, socket.len(), &ready.by);
+        let update = update::update(self, kind, &ready.by);
         let spec = Spec {
             description: merged.text(&["description"]).unwrap_or_default(),
             owner: merged.text(&["owner"]).unwrap_or_default(),
@@ -107,6 +109,7 @@ impl Builder<'_> {
                 timeout: merged.millis(&["stop", "timeout"]),
             },
             reload: self.reload(),
+            update,
             limits: Limits { oom_score_adjust: merged.integer(&["limits", "oom_score_adjust"]) },
             log: self.log(),
             action: self.actions(),

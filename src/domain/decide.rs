@@ -4,9 +4,11 @@
 //! that leads from where it is to where it is wanted (`drive`), until none has one; then wishes that came to
 //! their end are closed. A lost step is therefore found again by any later input.
 
+mod action;
 mod alert;
 mod drive;
 mod fact;
+mod handover;
 mod health;
 mod reconcile;
 mod stop;
@@ -53,7 +55,7 @@ struct Turn<'a> {
     events: Vec<(Context, Event)>,
     effects: Vec<Effect>,
     /// The deadlines that touched instances had before.
-    before: BTreeMap<InstanceId, Option<(Timer, UnixMicros)>>,
+    before: BTreeMap<InstanceId, BTreeMap<Timer, UnixMicros>>,
     /// Spawns that became due, and whether they are promises.
     spawns: BTreeMap<InstanceId, (RunId, bool)>,
     /// Whether keeper and agent have just met.
@@ -145,6 +147,25 @@ impl<'a> Turn<'a> {
         self.instance(id).map(|instance| &instance.state)
     }
 
+    /// Returns where a run stands, of the two that an instance may have.
+    fn of_run(&self, id: &InstanceId, run: RunId) -> Option<&State> {
+        self.instance(id)?.of_run(run)
+    }
+
+    /// Returns the run of an instance that the keeper was asked for. It is one at most: a run takes over, or begins anew.
+    fn spawning(&self, id: &InstanceId) -> Option<RunId> {
+        let instance = self.instance(id)?;
+        instance.states().find_map(|state| match state {
+            State::Spawning { run } => Some(*run),
+            _ => None,
+        })
+    }
+
+    /// Returns the deadlines that an instance had before this decision.
+    fn deadlines_before(&self, id: &InstanceId) -> BTreeMap<Timer, UnixMicros> {
+        self.node.instance(id).map(|instance| instance.deadlines(id)).unwrap_or_default()
+    }
+
     /// Returns the services as they stand in this decision.
     fn services(&self) -> impl Iterator<Item = (&ServiceId, &Service)> {
         let added =
@@ -203,7 +224,12 @@ impl<'a> Turn<'a> {
 
     /// Returns what an event about a run says beside its body.
     fn about(&self, id: &InstanceId, run: RunId) -> Context {
-        Context::run(id, run).with(self.authority(id))
+        let beside = self.instance(id).and_then(|instance| instance.beside.as_ref());
+        let because = match beside.filter(|beside| beside.state.run() == Some(run)) {
+            Some(beside) => self.asked_by(id).unwrap_or_else(|| beside.because.clone()),
+            None => self.authority(id),
+        };
+        Context::run(id, run).with(because)
     }
 
     /// Returns whose open wish awaits an instance.
@@ -251,8 +277,7 @@ impl<'a> Turn<'a> {
         if let Some(id) = &touched
             && !self.before.contains_key(id)
         {
-            let before = self.node.instance(id).and_then(|instance| instance.deadline(id));
-            self.before.insert(id.clone(), before);
+            self.before.insert(id.clone(), self.deadlines_before(id));
         }
         // The promise is seen before the fact, which may fulfil what it was promised to.
         let promised = touched.as_ref().is_some_and(|id| self.awaited_by(id).is_some());
@@ -262,10 +287,9 @@ impl<'a> Turn<'a> {
             return;
         }
         if let Some(id) = touched
-            && let Some(State::Spawning { run }) = self.state(&id)
-            && self.spawns.get(&id).is_none_or(|(known, _)| known != run)
+            && let Some(run) = self.spawning(&id)
+            && self.spawns.get(&id).is_none_or(|(known, _)| *known != run)
         {
-            let run = *run;
             self.spawns.insert(id, (run, promised || self.desired_is_news()));
         }
         self.events.push((context, event));
@@ -377,13 +401,13 @@ impl<'a> Turn<'a> {
     fn others_at_rest(&self) -> bool {
         self.services()
             .filter(|(id, _)| !self.is_bus(id))
-            .all(|(_, service)| service.instances.iter().all(|instance| instance.state.at_rest()))
+            .all(|(_, service)| service.instances.iter().all(Instance::at_rest))
     }
 
     /// Says whether nothing runs, and nobody waits for the outcome of an action.
     fn is_down(&self) -> bool {
         let mut slots = self.services().flat_map(|(_, service)| &service.instances);
-        slots.all(|slot| slot.state.at_rest()) && !self.runs_actions()
+        slots.all(Instance::at_rest) && !self.runs_actions()
     }
 
     /// Adds the spawns and timers that follow from where every touched instance stands now.
@@ -391,8 +415,7 @@ impl<'a> Turn<'a> {
         let mut effects = Vec::with_capacity(self.effects.len() + 2);
         let known = self.world.reconciled || self.reconciling;
         for (id, (run, promised)) in &self.spawns {
-            let due =
-                matches!(self.state(id), Some(State::Spawning { run: asked }) if asked == run);
+            let due = self.spawning(id) == Some(*run);
             let Some(service) = self.service(&id.service).filter(|_| due && known) else {
                 continue;
             };
@@ -401,17 +424,15 @@ impl<'a> Turn<'a> {
         }
         effects.append(&mut self.effects);
         for (id, before) in &self.before {
-            let after = self.instance(id).and_then(|instance| instance.deadline(id));
-            if *before == after && !self.is_lost(after.as_ref().map(|(timer, _)| timer)) {
-                continue;
-            }
-            if let Some((timer, _)) = before
-                && after.as_ref().is_none_or(|(next, _)| next != timer)
-            {
+            let after = self.instance(id).map(|instance| instance.deadlines(id));
+            let after = after.unwrap_or_default();
+            for timer in before.keys().filter(|timer| !after.contains_key(timer)) {
                 effects.push(Effect::Repair(Act::CancelTimer { timer: timer.clone() }));
             }
-            if let Some((timer, at)) = after {
-                effects.push(Effect::Repair(self.set_timer(timer, at)));
+            for (timer, at) in after {
+                if before.get(&timer) != Some(&at) || self.is_lost(&timer) {
+                    effects.push(Effect::Repair(self.set_timer(timer, at)));
+                }
             }
         }
         Decision { events: self.events, effects }
@@ -420,8 +441,8 @@ impl<'a> Turn<'a> {
     /// Says whether a deadline that was set before has to be set again: the timers of an agent live as long as it.
     ///
     /// A run has its time to become ready while agent and keeper are together.
-    fn is_lost(&self, timer: Option<&Timer>) -> bool {
-        self.reconciling && (self.agent_is_new || matches!(timer, Some(Timer::Ready(..))))
+    fn is_lost(&self, timer: &Timer) -> bool {
+        self.reconciling && (self.agent_is_new || matches!(timer, Timer::Ready(..)))
     }
 
     /// Returns how long a deadline may be away, in milliseconds: as long as its rule says.
@@ -433,9 +454,9 @@ impl<'a> Turn<'a> {
         };
         match timer {
             Timer::Ready(id, _) => self.spec(&id.service).map(|spec| spec.ready.timeout.0),
-            Timer::Stop(id, _) => {
+            Timer::Stop(id, run) => {
                 let rules = self.stop_rules(&id.service);
-                match self.state(id) {
+                match self.of_run(id, *run) {
                     Some(State::Stopping { phase, .. }) => Some(match phase {
                         StopPhase::PreStop => rules.pre_timeout.0,
                         StopPhase::Drain => rules.drain.0,

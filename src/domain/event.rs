@@ -253,6 +253,8 @@ events! {
     "instance.healthy" optional InstanceHealthy(InstanceHealthy),
     /// A health check fails that did not.
     "instance.unhealthy" optional InstanceUnhealthy(InstanceUnhealthy),
+    /// The run beside the one that counted took its place.
+    "instance.handed_over" critical InstanceHandedOver(InstanceHandedOver),
 }
 
 /// Why an epoch began.
@@ -571,6 +573,21 @@ pub struct InstanceStarting {
     pub from: StateName,
     /// Whether somebody asked for it, so that delay and restart count begin anew.
     pub fresh: bool,
+    /// With a run that goes on serving beside it until this one is ready: the spec that it is to be started from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Digest>,
+}
+
+/// Body of `instance.handed_over`: the run that the event names counts from here on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct InstanceHandedOver {
+    /// The run that it relieves.
+    pub from: RunId,
+    /// Whether it is ready; otherwise the other one could serve no longer.
+    pub is_ready: bool,
+    /// From the beginning of the handover, in milliseconds.
+    pub took_ms: u64,
 }
 
 /// Body of `instance.started`.
@@ -737,6 +754,8 @@ pub enum StopReason {
     Leftover,
     /// A check failed whose failure restarts it; counts as a failure.
     Unhealthy,
+    /// Another run of the instance took its place.
+    HandedOver,
 }
 
 /// Body of `instance.stopping`.

@@ -1,6 +1,10 @@
-//! One slot of a service: the ten states, and which fact leads from which state to which.
+//! One slot of a service: the run that counts, and in a handover the one beside it.
 //!
-//! This file only folds. What is decided, and why, is in `decide`.
+//! This folder only folds. What is decided, and why, is in `decide`.
+
+mod after;
+mod beside;
+mod state;
 
 use std::collections::BTreeMap;
 
@@ -8,13 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
 use super::effect::Timer;
-use super::event::{
-    Because, Context, Event, Exit, InstanceExited, InstanceStarted, InstanceStarting,
-    InstanceStopping, Next, RunResult, StateName, StopPhase, StopReason, Summarized,
-};
+use super::event::{Because, Context, Event, InstanceStarting};
 use super::health::{Check, Failing};
 use super::id::{CheckName, Digest, InstanceId, RunId, ServiceId};
 use super::time::UnixMicros;
+
+pub use beside::Beside;
+pub use state::{LastProcess, LastRun, Left, Main, State, Then};
 
 /// Says that an event cannot have happened in the state that was folded before it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +61,12 @@ pub struct Instance {
     /// What its process was started after: the starts so far of each service whose restarts it follows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub started_after: BTreeMap<ServiceId, u64>,
+    /// The second run of it, in a handover.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Box<Beside>>,
+    /// The spec of a run that was to take over and failed: it is not tried again by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gave_up: Option<Digest>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -75,284 +85,6 @@ pub struct Firing {
     pub summary: String,
 }
 
-/// The end of the last run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastRun {
-    /// Its number.
-    pub run: RunId,
-    /// What its end means for the service.
-    pub result: RunResult,
-    /// When it ended.
-    pub at: UnixMicros,
-    /// What is known of its process; absent when none could be started.
-    pub process: Option<LastProcess>,
-}
-
-/// The process of the last run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastProcess {
-    /// Its process id.
-    pub pid: u32,
-    /// As the kernel told it.
-    pub exit: Exit,
-    /// Whether its memory limit ended it.
-    pub oom_killed: bool,
-    /// How long it ran, in milliseconds.
-    pub ran_ms: u64,
-    /// The most memory that it had, bytes; absent when it is not known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_peak_bytes: Option<u64>,
-}
-
-/// A live main process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Main {
-    /// The number of the start.
-    pub run: RunId,
-    /// Its process id.
-    pub pid: u32,
-    /// Its pidfs inode; 0 when it is not known.
-    pub pidfd_inode: u64,
-    /// The spec that it was started from, or a later one that says the same of its process.
-    pub spec: Digest,
-    /// When it was started.
-    pub started_at: UnixMicros,
-    /// When it counts as stable again; present only while its restart alert fires.
-    pub stable_at: Option<UnixMicros>,
-}
-
-/// Where an instance stands. What is valid in one state only, lives in it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Not wanted, no process.
-    #[default]
-    Inactive,
-    /// Wanted, and these services are not there yet.
-    Waiting {
-        /// Which.
-        on: Vec<ServiceId>,
-    },
-    /// The keeper was asked for a process. Shown as `starting`.
-    Spawning {
-        /// The number of the start.
-        run: RunId,
-    },
-    /// A process is there and not ready yet.
-    Starting {
-        /// The process.
-        main: Main,
-        /// When it has failed to be ready.
-        ready_by: Option<UnixMicros>,
-    },
-    /// Alive and ready.
-    Running {
-        /// The process.
-        main: Main,
-    },
-    /// Alive, taking in a new configuration.
-    Reloading {
-        /// The process.
-        main: Main,
-        /// When the reload has failed.
-        until: UnixMicros,
-    },
-    /// On the way down; ends when no process of the run is left.
-    Stopping {
-        /// The number of the start.
-        run: RunId,
-        /// What is left.
-        left: Left,
-        /// How far it is.
-        phase: StopPhase,
-        /// When the phase is over.
-        until: UnixMicros,
-        /// When the stop began.
-        began_at: UnixMicros,
-        /// Why.
-        reason: StopReason,
-        /// What follows.
-        then: Then,
-    },
-    /// Ended; the next start is scheduled.
-    Backoff {
-        /// When.
-        until: UnixMicros,
-    },
-    /// Ended with success, and that was wanted.
-    Completed,
-    /// Given up.
-    Failed,
-}
-
-/// What is left of a run that is being stopped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Left {
-    /// The keeper has not said yet whether there is a process.
-    Asked,
-    /// The main process, and whatever it started.
-    Alive(Main),
-    /// At most what the main process started.
-    Rest,
-}
-
-/// What follows a stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Then {
-    /// Rest.
-    Inactive,
-    /// The next run, at once.
-    Start,
-    /// The next run, at a time.
-    StartAt(UnixMicros),
-    /// Rest, as wanted.
-    Completed,
-    /// Rest, given up.
-    Failed,
-}
-
-impl Then {
-    /// Says whether a run follows.
-    pub fn starts(self) -> bool {
-        matches!(self, Self::Start | Self::StartAt(_))
-    }
-
-    fn from_next(next: Next) -> Option<Self> {
-        match next {
-            Next::AtOnce => Some(Self::Start),
-            Next::At(at) => Some(Self::StartAt(at)),
-            Next::Completed => Some(Self::Completed),
-            Next::Failed => Some(Self::Failed),
-            Next::Inactive => Some(Self::Inactive),
-            Next::Stopping => None,
-        }
-    }
-}
-
-impl From<Then> for Next {
-    fn from(then: Then) -> Self {
-        match then {
-            Then::Inactive => Self::Inactive,
-            Then::Start => Self::AtOnce,
-            Then::StartAt(at) => Self::At(at),
-            Then::Completed => Self::Completed,
-            Then::Failed => Self::Failed,
-        }
-    }
-}
-
-impl State {
-    /// Returns the state by the name that people read.
-    pub fn name(&self) -> StateName {
-        match self {
-            Self::Inactive => StateName::Inactive,
-            Self::Waiting { .. } => StateName::Waiting,
-            Self::Spawning { .. } | Self::Starting { .. } => StateName::Starting,
-            Self::Running { .. } => StateName::Running,
-            Self::Reloading { .. } => StateName::Reloading,
-            Self::Stopping { .. } => StateName::Stopping,
-            Self::Backoff { .. } => StateName::Backoff,
-            Self::Completed => StateName::Completed,
-            Self::Failed => StateName::Failed,
-        }
-    }
-
-    /// Returns the name that errors print; it tells `spawning` from `starting`.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Inactive => "inactive",
-            Self::Waiting { .. } => "waiting",
-            Self::Spawning { .. } => "spawning",
-            Self::Starting { .. } => "starting",
-            Self::Running { .. } => "running",
-            Self::Reloading { .. } => "reloading",
-            Self::Stopping { .. } => "stopping",
-            Self::Backoff { .. } => "backoff",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// Returns the main process while one lives.
-    pub fn main(&self) -> Option<&Main> {
-        match self {
-            Self::Starting { main, .. } | Self::Running { main } | Self::Reloading { main, .. } => {
-                Some(main)
-            }
-            Self::Stopping { left: Left::Alive(main), .. } => Some(main),
-            Self::Stopping { left: Left::Asked | Left::Rest, .. }
-            | Self::Inactive
-            | Self::Waiting { .. }
-            | Self::Spawning { .. }
-            | Self::Backoff { .. }
-            | Self::Completed
-            | Self::Failed => None,
-        }
-    }
-
-    pub(super) fn main_mut(&mut self) -> Option<&mut Main> {
-        match self {
-            Self::Starting { main, .. } | Self::Running { main } | Self::Reloading { main, .. } => {
-                Some(main)
-            }
-            Self::Stopping { left: Left::Alive(main), .. } => Some(main),
-            Self::Stopping { left: Left::Asked | Left::Rest, .. }
-            | Self::Inactive
-            | Self::Waiting { .. }
-            | Self::Spawning { .. }
-            | Self::Backoff { .. }
-            | Self::Completed
-            | Self::Failed => None,
-        }
-    }
-
-    /// Returns the run of which a process may live.
-    pub fn run(&self) -> Option<RunId> {
-        match self {
-            Self::Spawning { run } | Self::Stopping { run, .. } => Some(*run),
-            Self::Starting { main, .. } | Self::Running { main } | Self::Reloading { main, .. } => {
-                Some(main.run)
-            }
-            Self::Inactive
-            | Self::Waiting { .. }
-            | Self::Backoff { .. }
-            | Self::Completed
-            | Self::Failed => None,
-        }
-    }
-
-    /// Says whether nothing runs and nothing is scheduled.
-    pub fn at_rest(&self) -> bool {
-        matches!(self, Self::Inactive | Self::Completed | Self::Failed)
-    }
-
-    /// Says whether it is between two states that last.
-    pub fn is_under_way(&self) -> bool {
-        matches!(
-            self,
-            Self::Waiting { .. }
-                | Self::Spawning { .. }
-                | Self::Starting { .. }
-                | Self::Stopping { .. }
-        )
-    }
-
-    /// Says whether a process of this run is awaited that the keeper has not told of.
-    pub fn awaits_start(&self, of: RunId) -> bool {
-        matches!(
-            self,
-            Self::Spawning { run } | Self::Stopping { left: Left::Asked, run, .. } if *run == of
-        )
-    }
-
-    /// Says whether it serves: alive and ready.
-    pub fn is_ready(&self) -> bool {
-        matches!(self, Self::Running { .. } | Self::Reloading { .. })
-    }
-}
-
 impl Instance {
     /// Builds a slot whose first run has the number after `floor`.
     pub fn new(floor: RunId) -> Self {
@@ -368,7 +100,14 @@ impl Instance {
             firing: BTreeMap::new(),
             checks: BTreeMap::new(),
             started_after: BTreeMap::new(),
+            beside: None,
+            gave_up: None,
         }
+    }
+
+    /// Says whether nothing of it runs and nothing is scheduled.
+    pub fn at_rest(&self) -> bool {
+        self.state.at_rest() && self.beside.is_none()
     }
 
     /// Says whether it serves: alive, ready, and no check says that it should get no traffic.
@@ -381,24 +120,29 @@ impl Instance {
         RunId(self.last_run.0 + 1)
     }
 
-    /// Returns the one deadline that its state has.
-    pub fn deadline(&self, id: &InstanceId) -> Option<(Timer, UnixMicros)> {
-        match &self.state {
-            State::Starting { main, ready_by } => {
-                ready_by.map(|at| (Timer::Ready(id.clone(), main.run), at))
+    /// Counts what was started from `kept` as started from `digest`, which says the same of a process.
+    pub(super) fn keep(&mut self, kept: Option<Digest>, digest: Digest) {
+        let beside = self.beside.as_mut().map(|beside| {
+            if Some(beside.spec) == kept {
+                beside.spec = digest;
             }
-            State::Running { main } => {
-                main.stable_at.map(|at| (Timer::Stable(id.clone(), main.run), at))
-            }
-            State::Reloading { main, until } => Some((Timer::Reload(id.clone(), main.run), *until)),
-            State::Stopping { run, until, .. } => Some((Timer::Stop(id.clone(), *run), *until)),
-            State::Backoff { until } => Some((Timer::Backoff(id.clone()), *until)),
-            State::Inactive
-            | State::Waiting { .. }
-            | State::Spawning { .. }
-            | State::Completed
-            | State::Failed => None,
+            &mut beside.state
+        });
+        let states = [Some(&mut self.state), beside].into_iter().flatten();
+        for main in states.filter_map(State::main_mut).filter(|main| Some(main.spec) == kept) {
+            main.spec = digest;
         }
+    }
+
+    /// Returns the deadlines of its runs: one for each state that has one.
+    pub fn deadlines(&self, id: &InstanceId) -> BTreeMap<Timer, UnixMicros> {
+        let beside = self.beside.as_ref().and_then(|beside| match (&beside.state, beside.until) {
+            (State::Starting { main, .. } | State::Running { main }, Some(until)) => {
+                Some((Timer::Ready(id.clone(), main.run), until))
+            }
+            (state, _) => state.deadline(id),
+        });
+        self.state.deadline(id).into_iter().chain(beside).collect()
     }
 
     /// Folds one fact about this slot. On an error nothing has changed.
@@ -414,7 +158,19 @@ impl Instance {
     ) -> Result<(), IllegalEvent> {
         let run = context.run;
         let illegal = IllegalEvent { state: self.state.label(), event: event.kind() };
-        let next = self.after(at, run, event).ok_or(illegal)?;
+        if let Event::InstanceStarting(InstanceStarting { beside: Some(spec), .. }) = event {
+            return self.begin_beside(at, context, *spec).ok_or(illegal);
+        }
+        if self.is_beside(run) && !is_of_slot(event) {
+            let label = self.beside.as_ref().map_or("none", |beside| beside.state.label());
+            let illegal = IllegalEvent { state: label, event: event.kind() };
+            self.evolve_beside(at, context, event).ok_or(illegal)?;
+            if let Some(last) = LastRun::of(at, run, event) {
+                self.last = Some(last);
+            }
+            return Ok(());
+        }
+        let next = self.state.after(at, run, self.last_run, event).ok_or(illegal)?;
         self.remember(at, run, event);
         let was_stopping = matches!(self.state, State::Stopping { .. });
         if let Some(next) = next {
@@ -441,245 +197,6 @@ impl Instance {
         Ok(())
     }
 
-    /// Returns the state after the event: `None` when it is illegal, `Some(None)` when the state stays.
-    #[expect(
-        clippy::option_option,
-        reason = "illegal and unchanged are different answers, used in one place"
-    )]
-    fn after(&self, at: UnixMicros, run: Option<RunId>, event: &Event) -> Option<Option<State>> {
-        let ours = self.state.run().is_some() && self.state.run() == run;
-        match (&self.state, event) {
-            (
-                State::Inactive
-                | State::Waiting { .. }
-                | State::Spawning { .. }
-                | State::Backoff { .. }
-                | State::Completed
-                | State::Failed,
-                Event::InstanceStarting(InstanceStarting { .. }),
-            ) => match run {
-                Some(run) if run > self.last_run => Some(Some(State::Spawning { run })),
-                _ => None,
-            },
-            (
-                State::Inactive
-                | State::Waiting { .. }
-                | State::Backoff { .. }
-                | State::Completed
-                | State::Failed,
-                Event::InstanceWaiting(body),
-            ) => Some(Some(State::Waiting { on: body.on.clone() })),
-
-            (State::Spawning { .. }, Event::InstanceStarted(body)) if ours => {
-                let main = Main::new(at, run?, body);
-                match body.to {
-                    StateName::Running => Some(Some(State::Running { main })),
-                    _ => Some(Some(State::Starting { main, ready_by: body.ready_by })),
-                }
-            }
-            (
-                State::Stopping { left: Left::Asked, phase, until, began_at, reason, then, .. },
-                Event::InstanceStarted(body),
-            ) if ours => Some(Some(State::Stopping {
-                run: run?,
-                left: Left::Alive(Main::new(at, run?, body)),
-                phase: *phase,
-                until: *until,
-                began_at: *began_at,
-                reason: *reason,
-                then: *then,
-            })),
-            (
-                State::Spawning { .. } | State::Stopping { left: Left::Asked, .. },
-                Event::InstanceStartFailed(body),
-            ) if ours => match (body.to, body.next_attempt_at) {
-                (StateName::Backoff, Some(until)) => Some(Some(State::Backoff { until })),
-                (StateName::Failed, None) => Some(Some(State::Failed)),
-                (StateName::Inactive, None) => Some(Some(State::Inactive)),
-                _ => None,
-            },
-
-            (State::Starting { main, .. } | State::Running { main }, Event::InstanceReady(_)) if ours => {
-                Some(Some(State::Running { main: main.clone() }))
-            }
-
-            (
-                State::Starting { .. } | State::Running { .. } | State::Reloading { .. },
-                Event::InstanceExited(body),
-            ) if ours => self.after_exit(at, body).map(Some),
-            (
-                State::Stopping { left: Left::Alive(_), run, phase, until, began_at, reason, then },
-                Event::InstanceExited(body),
-            ) if ours && body.next == Next::Stopping => Some(Some(State::Stopping {
-                run: *run,
-                left: Left::Rest,
-                phase: *phase,
-                until: *until,
-                began_at: *began_at,
-                reason: *reason,
-                then: body.then.and_then(Then::from_next).unwrap_or(*then),
-            })),
-
-            (
-                State::Spawning { .. }
-                | State::Starting { .. }
-                | State::Running { .. }
-                | State::Reloading { .. }
-                | State::Stopping { .. },
-                Event::InstanceStopping(body),
-            ) if ours => Some(Some(self.after_stopping(at, run?, body))),
-            (
-                State::Stopping { left: Left::Asked | Left::Rest, .. },
-                Event::InstanceStopped(body),
-            ) if ours => self.rest_or_start(body.next).map(Some),
-            (State::Waiting { .. } | State::Backoff { .. }, Event::InstanceStopped(body))
-                if body.next == Next::Inactive =>
-            {
-                Some(Some(State::Inactive))
-            }
-
-            (State::Running { main }, Event::InstanceReloading(body)) if ours => {
-                Some(Some(State::Reloading { main: main.clone(), until: body.until }))
-            }
-            (State::Reloading { main, .. }, Event::InstanceReloaded(_)) if ours => {
-                Some(Some(State::Running { main: main.clone() }))
-            }
-
-            (
-                State::Starting { .. }
-                | State::Running { .. }
-                | State::Reloading { .. }
-                | State::Stopping { left: Left::Alive(_), .. },
-                Event::InstanceAdopted(_),
-            ) if ours => Some(None),
-            (
-                State::Starting { .. } | State::Running { .. } | State::Reloading { .. },
-                Event::InstanceHealthy(_) | Event::InstanceUnhealthy(_),
-            ) if ours => Some(None),
-            (_, Event::InstanceSignalled(_)) => Some(None),
-            (State::Running { main }, Event::AlertResolved(body)) if is_restart_limit(&body.alert) => {
-                Some(Some(State::Running { main: Main { stable_at: None, ..main.clone() } }))
-            }
-            (_, Event::AlertFired(_) | Event::AlertResolved(_) | Event::LinesDropped(_)) => Some(None),
-            (_, Event::Summarized(body)) => Some(Some(self.after_summary(body))),
-
-            (
-                State::Running { .. }
-                | State::Starting { .. }
-                | State::Reloading { .. }
-                | State::Stopping { .. },
-                Event::InstanceStarting(_) | Event::InstanceWaiting(_),
-            )
-            | (State::Spawning { .. }, Event::InstanceWaiting(_))
-            | (
-                _,
-                Event::InstanceStarted(_)
-                | Event::InstanceStartFailed(_)
-                | Event::InstanceReady(_)
-                | Event::InstanceHealthy(_)
-                | Event::InstanceUnhealthy(_)
-                | Event::InstanceExited(_)
-                | Event::InstanceStopping(_)
-                | Event::InstanceStopped(_)
-                | Event::InstanceReloading(_)
-                | Event::InstanceReloaded(_)
-                | Event::InstanceAdopted(_),
-            )
-            // Facts about something else than an instance.
-            | (
-                _,
-                Event::LogOpened(_)
-                | Event::Baseline(_)
-                | Event::LogRetired(_)
-                | Event::LogUnavailable(_)
-                | Event::LogRecovered(_)
-                | Event::AgentStarted(_)
-                | Event::AgentStopping(_)
-                | Event::AgentStopped(_)
-                | Event::KeeperStarted(_)
-                | Event::TrustChanged(_)
-                | Event::ServiceAdded(_)
-                | Event::ServiceRemoved(_)
-                | Event::DesiredChanged(_)
-                | Event::IntentAccepted(_)
-                | Event::IntentRefused(_)
-                | Event::IntentExecuted(_)
-                | Event::ActionStarted(_)
-                | Event::ActionEnded(_),
-            ) => None,
-        }
-    }
-
-    fn after_exit(&self, at: UnixMicros, body: &InstanceExited) -> Option<State> {
-        match (body.next, body.then) {
-            (Next::Stopping, Some(then)) => Some(State::Stopping {
-                run: self.state.run()?,
-                left: Left::Rest,
-                phase: StopPhase::Kill,
-                until: body.until?,
-                began_at: at,
-                reason: StopReason::Leftover,
-                then: Then::from_next(then)?,
-            }),
-            (Next::Stopping, None) => None,
-            (next, _) => self.rest_or_start(next),
-        }
-    }
-
-    fn after_stopping(&self, at: UnixMicros, run: RunId, body: &InstanceStopping) -> State {
-        let left = match &self.state {
-            State::Stopping { left, .. } => left.clone(),
-            state => state.main().map_or(Left::Asked, |main| Left::Alive(main.clone())),
-        };
-        let began_at = match &self.state {
-            State::Stopping { began_at, .. } => *began_at,
-            _ => at,
-        };
-        let then = if body.then_start { Then::Start } else { Then::Inactive };
-        let kept = match &self.state {
-            // An escalation keeps what was to follow, down to the time of a scheduled start.
-            State::Stopping { then: before, .. } if before.starts() == body.then_start => *before,
-            _ => then,
-        };
-        State::Stopping {
-            run,
-            left,
-            phase: body.phase,
-            until: body.until,
-            began_at,
-            reason: body.reason,
-            then: kept,
-        }
-    }
-
-    fn rest_or_start(&self, next: Next) -> Option<State> {
-        match next {
-            Next::AtOnce => Some(State::Spawning { run: self.next_run() }),
-            Next::At(until) => Some(State::Backoff { until }),
-            Next::Completed => Some(State::Completed),
-            Next::Failed => Some(State::Failed),
-            Next::Inactive => Some(State::Inactive),
-            Next::Stopping => None,
-        }
-    }
-
-    fn after_summary(&self, body: &Summarized) -> State {
-        let spec = self.state.main().map_or(Digest([0; 32]), |main| main.spec);
-        match body.live {
-            Some((run, pid)) => State::Running {
-                main: Main {
-                    run,
-                    pid,
-                    pidfd_inode: 0,
-                    spec,
-                    started_at: body.last_at,
-                    stable_at: None,
-                },
-            },
-            None => State::Backoff { until: body.last_at },
-        }
-    }
-
     /// Folds what an event says beside the state. Called for legal events only.
     fn remember(&mut self, at: UnixMicros, run: Option<RunId>, event: &Event) {
         match event {
@@ -696,17 +213,8 @@ impl Instance {
                 self.checks.clear();
                 self.started_after.clone_from(&body.after);
             }
-            Event::InstanceHealthy(body) if body.in_a_row == 0 => {
-                self.checks.remove(&body.check);
-            }
-            Event::InstanceHealthy(body) => {
-                self.checks.insert(body.check.clone(), Check { since: at, failing: None });
-            }
-            Event::InstanceUnhealthy(body) => {
-                let failing =
-                    Failing { on_failure: body.on_failure, message: body.message.clone() };
-                let check = Check { since: at, failing: Some(failing) };
-                self.checks.insert(body.check.clone(), check);
+            Event::InstanceHealthy(_) | Event::InstanceUnhealthy(_) => {
+                note_check(&mut self.checks, at, event);
             }
             Event::InstanceAdopted(_) => self.adopted_at = Some(at),
             Event::InstanceStartFailed(body) => {
@@ -715,8 +223,7 @@ impl Instance {
                 self.backoff.base_ms = body.base_ms;
                 self.backoff.window_since = body.window_since;
                 self.backoff.window_restarts = body.window_restarts;
-                self.last =
-                    run.map(|run| LastRun { run, result: RunResult::Resources, at, process: None });
+                self.last = LastRun::of(at, run, event);
             }
             Event::InstanceExited(body) => {
                 self.backoff.restarts = body.restarts;
@@ -728,15 +235,7 @@ impl Instance {
                 let ended_so = |last: &LastRun| last.process.map(|process| process.exit);
                 let is_same = self.last.as_ref().and_then(ended_so) == Some(body.exit);
                 self.same_exits = if is_same { self.same_exits.saturating_add(1) } else { 1 };
-                let process = LastProcess {
-                    memory_peak_bytes: Some(body.usage.memory_peak_bytes).filter(|peak| *peak > 0),
-                    pid: body.pid,
-                    exit: body.exit,
-                    oom_killed: body.oom_killed,
-                    ran_ms: body.ran_ms,
-                };
-                self.last =
-                    run.map(|run| LastRun { run, result: body.result, at, process: Some(process) });
+                self.last = LastRun::of(at, run, event);
             }
             Event::AlertFired(body) if is_restart_limit(&body.alert) => {
                 self.backoff.alerting = true;
@@ -757,6 +256,35 @@ impl Instance {
     }
 }
 
+/// Says whether an event is about the slot, whatever run it names.
+fn is_of_slot(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::InstanceSignalled(_)
+            | Event::AlertFired(_)
+            | Event::AlertResolved(_)
+            | Event::LinesDropped(_)
+            | Event::Summarized(_)
+    )
+}
+
+/// Folds what is known of a check.
+fn note_check(checks: &mut BTreeMap<CheckName, Check>, at: UnixMicros, event: &Event) {
+    match event {
+        Event::InstanceHealthy(body) if body.in_a_row == 0 => {
+            checks.remove(&body.check);
+        }
+        Event::InstanceHealthy(body) => {
+            checks.insert(body.check.clone(), Check { since: at, failing: None });
+        }
+        Event::InstanceUnhealthy(body) => {
+            let failing = Failing { on_failure: body.on_failure, message: body.message.clone() };
+            checks.insert(body.check.clone(), Check { since: at, failing: Some(failing) });
+        }
+        _ => {}
+    }
+}
+
 /// The name of the alert that a restart limit fires, after the service's name and a slash.
 pub(super) const RESTART_LIMIT: &str = "/restart-limit";
 
@@ -767,17 +295,4 @@ fn is_restart_limit(alert: &str) -> bool {
 /// Returns the name of an alert without that of its service.
 fn short_name(alert: &str) -> &str {
     alert.split_once('/').map_or(alert, |(_, name)| name)
-}
-
-impl Main {
-    fn new(at: UnixMicros, run: RunId, body: &InstanceStarted) -> Self {
-        Self {
-            run,
-            pid: body.pid,
-            pidfd_inode: body.pidfd_inode,
-            spec: body.spec,
-            started_at: at,
-            stable_at: body.stable_at,
-        }
-    }
 }

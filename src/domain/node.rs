@@ -16,7 +16,7 @@ use super::input::{Decision, Input, World};
 use super::instance::{Firing, IllegalEvent, Instance, State};
 use super::intent::Action;
 use super::rejection::Rejection;
-use super::seen::{Progress, Record, Seen};
+use super::seen::{Fact, Progress, Record, Seen};
 use super::time::UnixMicros;
 
 /// The version of the folding rules. State hashes are compared only between equal versions.
@@ -199,7 +199,8 @@ impl Node {
 
     /// Says whether a process of this run may be made: whether it is awaited still.
     pub fn awaits_start(&self, id: &InstanceId, run: RunId) -> bool {
-        self.instance(id).is_some_and(|instance| instance.state.awaits_start(run))
+        let state = self.instance(id).and_then(|instance| instance.of_run(run));
+        state.is_some_and(|state| state.awaits_start(run))
     }
 
     /// Returns the wishes that are remembered.
@@ -289,6 +290,7 @@ impl Node {
             | Event::InstanceReloading(_)
             | Event::InstanceReloaded(_)
             | Event::InstanceSignalled(_)
+            | Event::InstanceHandedOver(_)
             | Event::InstanceAdopted(_) => self.evolve_instance(at, context, event)?,
             Event::AlertFired(_) | Event::AlertResolved(_) | Event::Summarized(_)
                 if context.index.is_some() =>
@@ -421,10 +423,8 @@ impl Node {
             (service.desired_by, service.desired_at) = (None, None);
         }
         service.digest = body.digest;
-        for main in service.instances.iter_mut().filter_map(|slot| slot.state.main_mut()) {
-            if Some(main.spec) == body.keeps {
-                main.spec = body.digest;
-            }
+        for slot in &mut service.instances {
+            slot.keep(body.keeps, body.digest);
         }
         service.origin.clone_from(&body.origin);
         service.wanted = body.instances;
@@ -464,8 +464,10 @@ impl Node {
         let name = context.service.as_ref().ok_or_else(|| unknown.clone())?;
         let service = self.services.get_mut(name).ok_or_else(|| unknown.clone())?;
         let instance = service.instances.get_mut(usize::from(index)).ok_or(unknown)?;
+        let is_beside = instance.is_beside(context.run);
         instance.evolve(at, context, event)?;
-        self.seen.note(name, index, context.run, event, &instance.state, service.desired);
+        let fact = Fact { run: context.run, event, is_beside, after: instance };
+        self.seen.note(name, index, &fact, service.desired);
         if service.removed {
             self.drop_removed(context);
         }
@@ -475,9 +477,10 @@ impl Node {
     /// Forgets a removed service once nothing of it runs, but never its run numbers.
     fn drop_removed(&mut self, context: &Context) {
         let Some(name) = &context.service else { return };
-        let gone = self.services.get(name).filter(|service| {
-            service.removed && service.instances.iter().all(|instance| instance.state.at_rest())
-        });
+        let gone = self
+            .services
+            .get(name)
+            .filter(|service| service.removed && service.instances.iter().all(Instance::at_rest));
         if let Some(service) = gone {
             let highest = service.instances.iter().map(|instance| instance.last_run).max();
             self.head.run_floor = self.head.run_floor.max(highest.unwrap_or_default());
@@ -495,6 +498,8 @@ fn last_run_before(action: &Action, instance: &Instance) -> RunId {
             Action::Start { .. },
             State::Starting { main, .. } | State::Running { main } | State::Reloading { main, .. },
         ) => RunId(main.run.0.saturating_sub(1)),
+        // One that is to take over is not signalled, and not waited for.
+        (Action::Signal { .. }, state) => state.run().unwrap_or(instance.last_run),
         _ => instance.last_run,
     }
 }

@@ -55,6 +55,9 @@ pub enum Rejection {
     /// A reload is under way.
     #[error("{0} is reloading already")]
     Reloading(ServiceId),
+    /// A new run is to take over from the one that would reload.
+    #[error("a new run of {0} is about to take over")]
+    HandingOver(ServiceId),
     /// Nothing runs that a signal or a reload could reach.
     #[error("{0} is not running")]
     NotRunning(ServiceId),
@@ -69,7 +72,7 @@ impl Rejection {
             Self::StaleEpoch => Code::STALE_EPOCH,
             Self::StaleGeneration => Code::STALE_GENERATION,
             Self::Busy => Code::BUSY,
-            Self::Ending | Self::Reloading(_) => Code::CONFLICT,
+            Self::Ending | Self::Reloading(_) | Self::HandingOver(_) => Code::CONFLICT,
             Self::NoSuchService(_) => Code::NO_SUCH_SERVICE,
             Self::NoSuchAction { .. } => Code::NO_SUCH_ACTION,
             Self::BadParameter { .. } | Self::BadSignal(_) => Code::BAD_PARAMETER,

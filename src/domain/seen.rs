@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::code::Code;
 use super::event::{Actor, Desired, Event, Exit, IntentAccepted, Outcome, StopReason};
 use super::id::{Digest, InstanceId, IntentId, RunId, ServiceId};
-use super::instance::State;
+use super::instance::{Instance, State};
 use super::intent::Action;
 use super::text;
 use super::time::UnixMicros;
@@ -210,9 +210,7 @@ impl Seen {
         &mut self,
         service: &ServiceId,
         index: u16,
-        run: Option<RunId>,
-        event: &Event,
-        after: &State,
+        fact: &Fact<'_>,
         desired: Desired,
     ) {
         for id in self.open.values() {
@@ -227,7 +225,7 @@ impl Seen {
                 continue;
             };
             let from = open.awaiting.get(&key).copied().unwrap_or_default();
-            match step(&record.action, id, from, run, event, after, desired) {
+            match step(&record.action, id, from, fact, desired) {
                 Step::Awaited => {}
                 Step::Reached => {
                     open.awaiting.remove(&key);
@@ -258,6 +256,15 @@ impl Seen {
     }
 }
 
+/// What is folded of an instance, for the wishes that await it.
+pub(super) struct Fact<'a> {
+    pub(super) run: Option<RunId>,
+    pub(super) event: &'a Event,
+    /// Whether it is about the run beside the one that counts.
+    pub(super) is_beside: bool,
+    pub(super) after: &'a Instance,
+}
+
 enum Step {
     Awaited,
     Reached,
@@ -271,17 +278,31 @@ pub(super) fn failed(code: Code, why: impl Into<String>, exit: Option<Exit>) -> 
 }
 
 /// Says what a fact about an instance means for a wish that awaits it.
-fn step(
-    action: &Action,
-    id: &IntentId,
-    from: RunId,
-    run: Option<RunId>,
-    event: &Event,
-    after: &State,
-    desired: Desired,
-) -> Step {
+fn step(action: &Action, id: &IntentId, from: RunId, fact: &Fact<'_>, desired: Desired) -> Step {
+    let Fact { run, event, is_beside, after: instance } = *fact;
+    let after = &instance.state;
     let newer = run.is_some_and(|run| run > from);
     match action {
+        // The one that serves goes on, whatever becomes of the one that is to take over.
+        Action::Start { .. } | Action::Restart { .. }
+            if is_beside && !matches!(event, Event::InstanceHandedOver(_)) =>
+        {
+            match event {
+                Event::InstanceExited(body) if newer => {
+                    not_relieved("it ended before it was ready", Some(body.exit))
+                }
+                Event::InstanceStartFailed(body) if newer => not_relieved(&body.why, None),
+                Event::InstanceStopping(body)
+                    if newer && body.reason == StopReason::ReadyTimeout =>
+                {
+                    not_relieved("it was not ready and well in time", None)
+                }
+                Event::InstanceStopping(_) if newer => Step::Failed(superseded()),
+                _ => Step::Awaited,
+            }
+        }
+        // A reload and a signal are for the one that counts.
+        Action::Reload { .. } if is_beside => Step::Awaited,
         Action::Start { .. } | Action::Restart { .. } => match event {
             Event::InstanceExited(_) if newer && *after == State::Completed => Step::Reached,
             Event::InstanceStopped(_) if newer && *after == State::Completed => Step::Reached,
@@ -303,13 +324,14 @@ fn step(
                 let why = format!("it needs {}, which nobody brings up", names.join(", "));
                 Step::Failed(failed(Code::NOT_READY, why, None))
             }
+            Event::InstanceStarting(_) => Step::Awaited,
             _ if newer && after.is_ready() && desired != Desired::Completed => Step::Reached,
             _ => Step::Awaited,
         },
         Action::Stop { .. } => match event {
             Event::InstanceStarting(_) => Step::Failed(superseded()),
             Event::InstanceStopping(body) if body.then_start => Step::Failed(superseded()),
-            _ if after.at_rest() => Step::Reached,
+            _ if instance.at_rest() => Step::Reached,
             _ => Step::Awaited,
         },
         Action::Reload { .. } => match event {
@@ -336,6 +358,11 @@ fn step(
         },
         Action::Run { .. } | Action::Apply { .. } | Action::Shutdown { .. } => Step::Awaited,
     }
+}
+
+/// The run that was to take over did not.
+fn not_relieved(why: &str, exit: Option<Exit>) -> Step {
+    Step::Failed(failed(Code::NOT_RELIEVED, why, exit))
 }
 
 /// What an event says of a request that died with the keeper.

@@ -18,7 +18,7 @@ use super::id::{Generation, InstanceId, IntentId, ServiceId};
 use super::input::Input;
 use super::instance::State;
 use super::intent::Action;
-use super::spec::{Action as Declared, DependsOn, Millis, Ready, ReadyBy, Spec};
+use super::spec::{Action as Declared, DependsOn, Millis, Ready, ReadyBy, Spec, UpdateMethod};
 use super::template::Template;
 use super::time::UnixMicros;
 
@@ -38,6 +38,8 @@ struct Switches {
     audience_check: bool,
     /// Only a start that is awaited still is made, and none that was promised before a meeting.
     spawn_check: bool,
+    /// A run that was relieved is asked to end.
+    ends_relieved: bool,
 }
 
 impl Switches {
@@ -47,6 +49,7 @@ impl Switches {
         generation_check: true,
         audience_check: true,
         spawn_check: true,
+        ends_relieved: true,
     };
 }
 
@@ -291,10 +294,8 @@ impl Fleet {
             agent.told_by_machine(fact);
         }
         for ((instance, run), _) in serving {
-            if matches!(
-                agent.node.instance(&instance).map(|slot| &slot.state),
-                Some(State::Starting { .. })
-            ) {
+            let slot = agent.node.instance(&instance);
+            if matches!(slot.and_then(|slot| slot.of_run(run)), Some(State::Starting { .. })) {
                 agent.told_by_machine(Some(Input::Ready {
                     instance,
                     run,
@@ -320,11 +321,11 @@ impl Fleet {
         for (id, service) in agent.node.services() {
             for (index, slot) in service.slots() {
                 let instance = InstanceId { service: id.clone(), index };
-                let alive = agent
-                    .machine
-                    .processes
-                    .iter()
-                    .any(|((other, _), process)| *other == instance && process.ended.is_none());
+                let alive = agent.machine.alive(&instance);
+                if alive > 1 || slot.beside.is_some() {
+                    return Err(format!("n{node}: {alive} main processes of {instance} at rest"));
+                }
+                let alive = alive == 1;
                 let needs_db = id.as_str() == "web"
                     && agent.node.services()[&self::service("db")].desired == Desired::Stopped;
                 let right = match (&slot.state, service.desired) {
@@ -356,7 +357,7 @@ fn service(name: &str) -> ServiceId {
     name.parse().expect("a constant name")
 }
 
-/// `web` has two instances, says when it is ready and needs `db`; `db` is ready at once.
+/// `web` has two instances, says when it is ready, is handed over and needs `db`; `db` is ready at once.
 fn specs() -> BTreeMap<ServiceId, Arc<Spec>> {
     let path = |text: &str| Template::literal(text);
     let mut db = Spec::new(vec![path("/bin/db")], path("/"), path("/log"));
@@ -364,6 +365,7 @@ fn specs() -> BTreeMap<ServiceId, Arc<Spec>> {
         .insert("clear".parse().expect("a constant name"), Declared::new(vec![path("/bin/clear")]));
     let mut web = db.clone();
     web.instances = 2;
+    web.update.method = UpdateMethod::Handover;
     web.ready = Ready { by: ReadyBy::Notify, timeout: Millis(20_000) };
     web.depends_on.insert(service("db"), DependsOn::default());
     BTreeMap::from([(service("db"), Arc::new(db)), (service("web"), Arc::new(web))])
@@ -475,6 +477,12 @@ mod tests {
         let off = Switches { promise_before_sync: false, ..Switches::ON };
         fails_without(off, "the log does not hold it");
         fails_without(off, "was felt");
+    }
+
+    #[test]
+    fn without_the_end_of_those_that_were_relieved_two_serve_for_ever() {
+        let off = Switches { ends_relieved: false, ..Switches::ON };
+        fails_without(off, "2 main processes of web/");
     }
 
     #[test]

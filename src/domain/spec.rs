@@ -136,6 +136,9 @@ pub struct Spec {
     /// How it reads its configuration anew.
     #[serde(default)]
     pub reload: Reload,
+    /// How one run follows another. Left out where it is the default, so that older specs keep their digests.
+    #[serde(default, skip_serializing_if = "Update::is_restart")]
+    pub update: Update,
     /// What the kernel is told about its share of the machine.
     #[serde(default)]
     pub limits: Limits,
@@ -192,6 +195,7 @@ impl Spec {
             restart: Restart::default(),
             stop: Stop::default(),
             reload: Reload::default(),
+            update: Update::default(),
             limits: Limits::default(),
             log: Log::new(log_dir),
             action: BTreeMap::new(),
@@ -409,6 +413,32 @@ impl Default for Stop {
             timeout: Millis::from_secs(30),
         }
     }
+}
+
+/// How one run of an instance follows another: at a restart, and when its spec changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Update {
+    /// The way.
+    pub method: UpdateMethod,
+}
+
+impl Update {
+    fn is_restart(&self) -> bool {
+        self.method == UpdateMethod::Restart
+    }
+}
+
+/// How one run of an instance follows another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum UpdateMethod {
+    /// The old one ends, then the new one begins.
+    #[default]
+    Restart,
+    /// The new one begins beside the old one, which ends when the new one is ready and its checks pass.
+    Handover,
 }
 
 /// How a run reads its configuration anew, and how long that may take.

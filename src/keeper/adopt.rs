@@ -35,6 +35,7 @@ impl Hands {
             true => BTreeMap::new(),
             false => self.forest.census()?,
         };
+        let mut newest: BTreeMap<SlotName, (Option<u64>, RunName)> = BTreeMap::new();
         let names: BTreeSet<RunName> = records.keys().chain(census.keys()).cloned().collect();
         for name in names {
             let members = census.get(&name);
@@ -79,6 +80,7 @@ impl Hands {
                 let same = proc::process(main.pid)?.start_ticks == main.start_ticks;
                 pidfd.ok().filter(|_| same)
             });
+            let start_ticks = main.as_ref().map(|main| main.start_ticks);
             let pid = main.map(|main| main.pid).or(noted.map(|main| main.pid)).unwrap_or_default();
             let (slot, memo) = match record {
                 Some(record) => {
@@ -100,13 +102,20 @@ impl Hands {
             {
                 warn!(run = %name, %error, "failed to watch the tree of an adopted run");
             }
-            let is_alive = pidfd.is_some();
-            let mut run = Run::adopted(slot, memo, pid, pidfd);
-            if is_alive && let Some(kept) = self.orphaned.get_mut(&run.slot) {
-                run.ready = kept.remove(&Channel::Ready);
+            if pidfd.is_some() {
+                // The readiness pipe that was kept of a slot is that of the run which began last.
+                let newest = newest.entry(slot.clone()).or_insert((start_ticks, name.clone()));
+                *newest = newest.clone().max((start_ticks, name.clone()));
             }
+            let run = Run::adopted(slot, memo, pid, pidfd);
             self.insert(poller, name.clone(), run);
             self.look_at_main(poller, &name);
+        }
+        for (slot, (_, name)) in newest {
+            let ready = self.orphaned.get_mut(&slot).and_then(|kept| kept.remove(&Channel::Ready));
+            if let Some(run) = self.runs.get_mut(&name) {
+                run.ready = ready;
+            }
         }
         Ok(())
     }

@@ -115,6 +115,7 @@ impl Hands {
             Ok(reply) => reply,
             Err(Unstarted::Refused(refusal)) => refused(refusal),
             Err(Unstarted::Failed(failure)) => {
+                self.sockets.close_of_run(&spawn.run, &self.deposit);
                 self.facts.push(&spawn.run, &spawn.memo, What::NotSpawned(failure));
                 (Answer::NotSpawned(failure), Vec::new())
             }
@@ -147,7 +148,7 @@ impl Hands {
         }
         let sockets = self
             .sockets
-            .open(&spawn.slot, &spawn.sockets, spawn.account.as_ref(), &self.deposit)
+            .open(&spawn.slot, &spawn.run, &spawn.sockets, spawn.account.as_ref(), &self.deposit)
             .map_err(failed(Step::Sockets))?;
         let prepared = Prepared::of(spawn, &added, self.files)
             .map_err(|why| Unstarted::Refused(Refusal::Invalid(why.to_string())))?;
@@ -303,6 +304,7 @@ impl Hands {
             poller.forget(pidfd);
         }
         self.numbers.retain(|_, run| run != name);
+        self.sockets.close_of_run(name, &self.deposit);
         self.sweep(name.clone());
     }
 

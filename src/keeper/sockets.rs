@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::vault::Deposit;
-use crate::ipc::keeper::{Account, SlotName};
+use crate::ipc::keeper::{Account, RunName, SlotName};
 use crate::ipc::listen::{Address, Listening};
 
 /// Where the duplicates for a process begin: above every number that they are to have in it.
@@ -48,6 +48,7 @@ impl Sockets {
     pub(super) fn open(
         &mut self,
         slot: &SlotName,
+        run: &RunName,
         wanted: &[Listening],
         account: Option<&Account>,
         deposit: &Deposit,
@@ -57,12 +58,23 @@ impl Sockets {
             self.rename(listening, is_wanted, deposit);
         }
         self.leave(slot, is_wanted, deposit);
-        wanted.iter().map(|listening| self.open_one(slot, listening, account, deposit)).collect()
+        let of_run = slot_of(run);
+        let opened = wanted.iter().map(|listening| {
+            let is_its_own = listening.key.split('/').next() == Some(run.as_str());
+            let holder = if is_its_own { &of_run } else { slot };
+            self.open_one(holder, listening, account, deposit)
+        });
+        opened.collect()
     }
 
     /// Closes what no slot but this one has.
     pub(super) fn close(&mut self, slot: &SlotName, deposit: &Deposit) {
         self.leave(slot, |_| false, deposit);
+    }
+
+    /// Closes what a run has that is gone, and no other had.
+    pub(super) fn close_of_run(&mut self, run: &RunName, deposit: &Deposit) {
+        self.leave(&slot_of(run), |_| false, deposit);
     }
 
     /// Lets a socket that the service has by another name, which it does not want any more, go by the wanted one: closed
@@ -204,6 +216,11 @@ impl Address {
             warn!(path, %error, "a socket that nobody listens at stays");
         }
     }
+}
+
+/// A socket that a run shares with no other is held under the run's own name.
+fn slot_of(run: &RunName) -> SlotName {
+    run.as_str().parse().expect("a run's name has the form of a slot's name")
 }
 
 fn family(at: &std::net::SocketAddr) -> AddressFamily {

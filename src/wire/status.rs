@@ -230,6 +230,27 @@ pub struct InstanceStatus {
     /// Its checks, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<CheckStatus>,
+    /// The second run of it, in a handover.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<BesideStatus>,
+}
+
+/// The run beside the one that counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct BesideStatus {
+    /// Which start of the slot.
+    pub run: RunId,
+    /// Its state.
+    pub state: StateName,
+    /// As in [`InstanceStatus::substate`].
+    pub substate: Option<String>,
+    /// Its main process, while it lives.
+    pub pid: Option<u32>,
+    /// Since when there are two.
+    pub since: UnixMicros,
+    /// Whether it is to take over; otherwise it was relieved and ends.
+    pub takes_over: bool,
 }
 
 /// One health check of an instance.

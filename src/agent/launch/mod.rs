@@ -20,7 +20,7 @@ use rustix::process::getrlimit;
 use serde_bytes::ByteBuf;
 
 use crate::domain::id::{ActionName, FleetId, InstanceId, NodeId, RunId};
-use crate::domain::spec::{self, ReadyBy, ReloadBy, Spec};
+use crate::domain::spec::{self, ReadyBy, ReloadBy, Spec, UpdateMethod};
 use crate::domain::template::Template;
 use crate::ipc::keeper::{Limit, Resource, RunName, Spawn};
 use crate::ipc::listen::Listening;
@@ -369,9 +369,11 @@ fn listening(spec: &Spec, names: &Names<'_>) -> Result<Vec<Listening>, LaunchFau
         let address = text.parse().map_err(|why: spec::InvalidAddress| {
             LaunchFault::ours("socket", format!("socket.{name}.listen, `{text}`, {why}"))
         })?;
-        let holder = match socket.per_instance {
-            true => slot_name(names.instance).to_string(),
-            false => names.instance.service.to_string(),
+        let holder = match (socket.per_instance, spec.update.method, names.run) {
+            // Old and new never share it.
+            (true, UpdateMethod::Handover, Some(run)) => run_name(names.instance, run).to_string(),
+            (true, ..) => slot_name(names.instance).to_string(),
+            (false, ..) => names.instance.service.to_string(),
         };
         Ok(Listening {
             name: name.clone(),

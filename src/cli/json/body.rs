@@ -133,6 +133,11 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
             let rest = json!({"next": next(it.next), "took_ms": it.took_ms});
             transition(Some(StateName::Stopping), Some(after(it.next)), rest)
         }
+        Event::InstanceHandedOver(it) => {
+            let rest =
+                json!({"from_run": it.from.0, "is_ready": it.is_ready, "took_ms": it.took_ms});
+            transition(None, None, rest)
+        }
         Event::InstanceReloading(it) => {
             let rest = json!({"until": time(Some(it.until))});
             transition(Some(StateName::Running), Some(StateName::Reloading), rest)

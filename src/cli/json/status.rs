@@ -12,7 +12,8 @@ use crate::domain::event::Desired;
 use crate::domain::id::{NodeId, ServiceId};
 use crate::domain::time::UnixMicros;
 use crate::wire::status::{
-    AlertStatus, BusState, CheckStatus, Condition, InstanceStatus, NodeStatus, ServiceStatus,
+    AlertStatus, BesideStatus, BusState, CheckStatus, Condition, InstanceStatus, NodeStatus,
+    ServiceStatus,
 };
 
 /// Returns the document of `smgr status -o json`.
@@ -254,6 +255,14 @@ fn instance(node: &NodeStatus, it: &InstanceStatus) -> Value {
         "tasks": it.tasks,
         "log_path": it.log_path,
         "last_event": it.last_event.as_ref().map(ToString::to_string),
+        "beside": it.beside.as_ref().map(beside),
+    })
+}
+
+fn beside(it: &BesideStatus) -> Value {
+    json!({
+        "run": it.run.0, "state": name_of(&it.state), "substate": it.substate, "pid": it.pid,
+        "since": time(Some(it.since)), "takes_over": it.takes_over,
     })
 }
 

@@ -40,6 +40,7 @@ pub fn plan(plan: &Plan, width: Option<u16>) -> String {
             Step::Start => "new: it is started",
             Step::Keep => "new: its file says enabled = false, so it is not started",
             Step::Restart => "changed: it restarts",
+            Step::HandOver => "changed: a new run takes over when it is ready",
             Step::Later => "changed: it is not running, and nothing restarts",
             Step::InPlace => "changed: nothing restarts",
             Step::Unknown => "changed; what in it cannot be read here",

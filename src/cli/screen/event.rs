@@ -7,8 +7,8 @@ use super::words::{
     signal_name,
 };
 use crate::domain::event::{
-    Cause, EpochReason, Event, Exit, InstanceExited, Next, Outcome, PartStarted, RunResult,
-    StateName, StopPhase,
+    Cause, EpochReason, Event, Exit, InstanceExited, InstanceHandedOver, Next, Outcome,
+    PartStarted, RunResult, StateName, StopPhase,
 };
 use crate::domain::id::{EventId, IntentId};
 use crate::domain::text::printable;
@@ -176,6 +176,7 @@ pub(crate) fn clause(record: &EventRecord, event: Option<&Event>) -> String {
             StopPhase::Kill => "did not stop in time: killing the whole tree".to_owned(),
         },
         Event::InstanceStopped(it) => format!("stopped in {}", span(it.took_ms)),
+        Event::InstanceHandedOver(it) => handed_over_words(it),
         Event::InstanceReloading(_) => "reloading".to_owned(),
         Event::InstanceReloaded(it) => match &it.failed {
             None => format!("reloaded in {}", span(it.took_ms)),
@@ -241,6 +242,15 @@ pub(crate) fn after(next: Next) -> StateName {
     }
 }
 
+/// Says how one run took the place of another.
+pub(crate) fn handed_over_words(it: &InstanceHandedOver) -> String {
+    if it.is_ready {
+        format!("took over from run {} after {}", it.from, span(it.took_ms))
+    } else {
+        format!("takes the place of run {}, which serves no longer", it.from)
+    }
+}
+
 /// Returns `info`, `warning` or `error`.
 pub(crate) fn severity(event: Option<&Event>) -> &'static str {
     let Some(event) = event else {
@@ -298,6 +308,7 @@ pub(crate) fn severity(event: Option<&Event>) -> &'static str {
         | Event::InstanceHealthy(_)
         | Event::InstanceStopping(_)
         | Event::InstanceStopped(_)
+        | Event::InstanceHandedOver(_)
         | Event::InstanceReloading(_)
         | Event::InstanceReloaded(_)
         | Event::InstanceAdopted(_)

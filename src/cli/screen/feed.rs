@@ -167,6 +167,7 @@ fn is_worth_a_line(event: Option<&Event>) -> bool {
             | Event::InstanceStarted(_)
             | Event::InstanceStartFailed(_)
             | Event::InstanceReady(_)
+            | Event::InstanceHandedOver(_)
             | Event::InstanceHealthy(_)
             | Event::InstanceUnhealthy(_)
             | Event::InstanceStopped(_)

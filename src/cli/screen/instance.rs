@@ -10,7 +10,7 @@ use crate::domain::event::StateName;
 use crate::domain::text::printable;
 use crate::domain::time::UnixMicros;
 use crate::wire::status::{
-    CheckStatus, Condition, ExitStatus, InstanceStatus, NodeStatus, ServiceStatus,
+    BesideStatus, CheckStatus, Condition, ExitStatus, InstanceStatus, NodeStatus, ServiceStatus,
 };
 
 /// In which order conditions are read; others follow by name.
@@ -39,6 +39,7 @@ pub fn instance_text(
     if let Some(exit) = &instance.exit {
         page.line("result", &exit_line(instance, exit));
     }
+    page.line("beside", &instance.beside.as_ref().map(beside_words).unwrap_or_default());
     page.line("conditions", &conditions_words(instance, node.at));
     for (at, check) in instance.health.iter().enumerate() {
         page.line(if at == 0 { "health" } else { "" }, &check_words(check));
@@ -97,6 +98,13 @@ pub(super) fn service_head(
     }
     page.line("as of", as_of(view, now).trim_start_matches("as of "));
     page.text
+}
+
+fn beside_words(it: &BesideStatus) -> String {
+    let state = it.substate.clone().unwrap_or_else(|| name_of(&it.state));
+    let pid = it.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+    let role = if it.takes_over { "takes over when it is ready" } else { "was relieved, and ends" };
+    format!("run {}, {state}{pid}: {role}", it.run)
 }
 
 struct Page {

@@ -204,11 +204,11 @@ pub const SERVICE: &[Key] = &[
     served("reload.signal", Signal, Toml("\"HUP\""), "For by = \"signal\" and \"notify\""),
     served("reload.exec", Argv, None, "For by = \"exec\"; done when it exits with 0"),
     served("reload.timeout", Duration, Toml("\"30s\""), "How long a reload may take"),
-    reserved(
+    served(
         "update.method",
-        one_of![later("restart"), later("handover"), later("reload")],
+        one_of![can("restart"), can("handover"), later("reload")],
         Toml("\"restart\""),
-        "How one node goes from release to release",
+        "How one run follows another: after it, or beside it until it is ready",
     ),
     reserved("limits.memory", Size, None, "Hard limit: beyond it the instance is killed"),
     reserved("limits.memory_high", Size, None, "Soft limit: beyond it the instance is slowed"),

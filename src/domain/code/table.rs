@@ -294,6 +294,9 @@ codes! {
         "The kernel refused to execute it: no such file, no permission, or a limit. The reason stands beside it.";
     NO_SUCH_USER = 617, Refused, "no such user on this node",
         "The user or group that the spec names does not exist here.";
+    NOT_RELIEVED = 629, NotReady, "the new run did not take over; the old one serves on",
+        "With `update.method = \"handover\"` the run before goes on until the next one is ready and its checks pass. The \
+         reason stands beside it. `smgr restart` tries again, and so does a spec that is changed once more.";
     NOT_STOPPED = 630, NotReady, "the service did not end",
         "Processes of it are still there, after the stop signal and after KILL. `smgr status SERVICE` shows them; a \
          process in an uninterruptible call of the kernel ends when that returns.";

@@ -39,13 +39,13 @@ impl Turn<'_> {
             annotations: bounded(alarm.annotations),
             line: alarm.line,
         };
-        self.emit(self.of_run(id), Event::AlertFired(body));
+        self.emit(self.of_alert(id), Event::AlertFired(body));
     }
 
     pub(super) fn alert_over(&mut self, id: &InstanceId, alert: &str) {
         if self.instance(id).is_some_and(|instance| instance.firing.contains_key(alert)) {
             let alert = format!("{}/{alert}", id.service);
-            self.emit(self.of_run(id), Event::AlertResolved(AlertResolved { alert }));
+            self.emit(self.of_alert(id), Event::AlertResolved(AlertResolved { alert }));
         }
     }
 
@@ -78,7 +78,7 @@ impl Turn<'_> {
         }
     }
 
-    fn of_run(&self, id: &InstanceId) -> Context {
+    fn of_alert(&self, id: &InstanceId) -> Context {
         match self.state(id).and_then(|state| state.run()) {
             Some(run) => Context::run(id, run),
             None => Context::instance(id),

@@ -18,8 +18,11 @@ const PASSES_MAX: usize = 64;
 
 /// One step of one instance.
 #[derive(Debug)]
-enum Step {
+pub(super) enum Step {
     Start { fresh: bool },
+    BeginBeside,
+    HandOver,
+    StopBeside { reason: StopReason },
     Wait(Unmet),
     Rest,
     Stop { then_start: bool, reason: StopReason },
@@ -66,11 +69,14 @@ impl Turn<'_> {
                     && self.node.seen().open_len() == 0
                     && self.draft.seen().open_len() == 0
                     && instance.started_after.is_empty()
+                    && instance.beside.is_none()
                 {
                     continue;
                 }
                 let id = InstanceId { service: id.clone(), index };
-                if let Some(step) = self.next_step(&id, service, instance, wanted) {
+                if let Some(step) = self.step_beside(&id, service, instance, wanted) {
+                    steps.push((id, step));
+                } else if let Some(step) = self.next_step(&id, service, instance, wanted) {
                     steps.push((id, step));
                 }
             }
@@ -107,19 +113,19 @@ impl Turn<'_> {
                 true,
             ) => {
                 if self.has_restart_turn(id, instance) {
-                    Some(Step::Stop { then_start: true, reason: StopReason::Wish })
+                    self.replace(id, service, instance, StopReason::Wish)
                 } else if main.spec != service.digest
                     && self.has_turn(id, service, instance, |slot| {
                         slot.state.main().is_some_and(|main| main.spec != service.digest)
                     })
                 {
-                    Some(Step::Stop { then_start: true, reason: StopReason::Update })
+                    self.replace(id, service, instance, StopReason::Update)
                 } else if self.has_new_dependency(&id.service, instance)
                     && self.has_turn(id, service, instance, |slot| {
                         self.has_new_dependency(&id.service, slot)
                     })
                 {
-                    Some(Step::Stop { then_start: true, reason: StopReason::Dependency })
+                    self.replace(id, service, instance, StopReason::Dependency)
                 } else {
                     None
                 }
@@ -155,6 +161,15 @@ impl Turn<'_> {
             Step::Rest => self.rest(id),
             Step::Stop { then_start, reason } => self.begin_stop(id, then_start, reason),
             Step::Redirect { then_start } => self.redirect(id, then_start),
+            Step::BeginBeside => self.begin_beside(id),
+            Step::HandOver => self.hand_over(id, true),
+            Step::StopBeside { reason } => {
+                let instance = self.instance(id);
+                let beside = instance.and_then(|instance| instance.beside.as_ref());
+                if let Some(run) = beside.and_then(|beside| beside.state.run()) {
+                    self.begin_stop_of(id, run, false, reason);
+                }
+            }
         }
     }
 
@@ -172,7 +187,7 @@ impl Turn<'_> {
     fn start(&mut self, id: &InstanceId, fresh: bool) {
         let Some(instance) = self.instance(id) else { return };
         let (run, from) = (instance.next_run(), instance.state.name());
-        let body = InstanceStarting { from, fresh };
+        let body = InstanceStarting { from, fresh, beside: None };
         self.emit(
             Context::run(id, run).with(self.brought_up_by(id)),
             Event::InstanceStarting(body),
@@ -317,9 +332,7 @@ impl Turn<'_> {
         self.services().all(|(other, service)| {
             let depends =
                 self.spec(other).is_some_and(|spec| spec.depends_on.contains_key(&id.service));
-            !depends
-                || *other == id.service
-                || service.instances.iter().all(|slot| slot.state.at_rest())
+            !depends || *other == id.service || service.instances.iter().all(Instance::at_rest)
         })
     }
 
@@ -327,10 +340,11 @@ impl Turn<'_> {
     fn is_deadlocked(&self) -> bool {
         let mut states = self.services().flat_map(|(_, service)| &service.instances);
         self.head().stopping == Some(false)
-            && states.any(|slot| !slot.state.at_rest())
+            && states.any(|slot| !slot.at_rest())
             && !(self.others_at_rest() && self.runs_actions())
             && !self.services().any(|(_, service)| {
-                service.instances.iter().any(|slot| matches!(slot.state, State::Stopping { .. }))
+                let mut states = service.instances.iter().flat_map(Instance::states);
+                states.any(|state| matches!(state, State::Stopping { .. }))
             })
     }
 
@@ -344,10 +358,10 @@ impl Turn<'_> {
     }
 }
 
-/// Returns how often the slots of a service were started.
+/// Returns how often the slots of a service were started, but for a run that has not taken over.
 fn starts(service: &Service) -> u64 {
     let slots = service.slots().take(usize::from(service.wanted));
-    slots.map(|(_, slot)| slot.last_run.0).sum()
+    slots.map(|(_, slot)| slot.state.run().unwrap_or(slot.last_run).0).sum()
 }
 
 fn has_come_to(slot: &Instance, condition: DependencyCondition) -> bool {

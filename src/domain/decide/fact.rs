@@ -7,18 +7,19 @@ use crate::domain::backoff::Retry;
 use crate::domain::code::Code;
 use crate::domain::effect::{Act, Hook, Timer};
 use crate::domain::event::{
-    ActionEnded, ActionStarted, Actor, AgentStopping, AlertFired, AlertResolved, Cause, Context,
-    Desired, Event, Exit, InstanceExited, InstanceReady, InstanceReloaded, InstanceSignalled,
-    InstanceStartFailed, InstanceStarted, Next, Outcome, RunResult, ServiceAdded, ServiceRemoved,
-    StateName, StopPhase, StopReason,
+    Actor, AgentStopping, AlertFired, AlertResolved, Cause, Context, Desired, Event, Exit,
+    InstanceExited, InstanceReady, InstanceReloaded, InstanceSignalled, InstanceStartFailed,
+    InstanceStarted, Next, Outcome, RunResult, ServiceAdded, ServiceRemoved, StateName, StopPhase,
+    StopReason,
 };
 use crate::domain::id::{Digest, InstanceId, IntentId, RunId, ServiceId};
-use crate::domain::input::{ActionEnd, Delivery, Ended};
+use crate::domain::input::{Delivery, Ended};
 use crate::domain::instance::{Left, RESTART_LIMIT, State, Then};
 use crate::domain::intent::Action;
 use crate::domain::seen::{LOST, failed};
-use crate::domain::spec::{self, Kind, OnLimit, ReadyBy, ReloadBy, RestartPolicy, Severity};
+use crate::domain::spec::{Kind, OnLimit, ReadyBy, ReloadBy, RestartPolicy, Severity};
 use crate::domain::text;
+use crate::domain::time::UnixMicros;
 
 impl Turn<'_> {
     pub(super) fn started(
@@ -31,14 +32,13 @@ impl Turn<'_> {
     ) {
         let Some(instance) = self.instance(id) else { return };
         let backoff = instance.backoff.clone();
-        let to = match &instance.state {
-            State::Spawning { run: asked } if *asked == run => StateName::Running,
-            State::Stopping { left: Left::Asked, run: asked, .. } if *asked == run => {
-                StateName::Stopping
-            }
-            state if state.run() == Some(run) => return, // Said before.
+        let is_coming = instance.coming().is_some_and(|coming| coming.state.run() == Some(run));
+        let to = match instance.of_run(run) {
+            Some(State::Spawning { .. }) => StateName::Running,
+            Some(State::Stopping { left: Left::Asked, .. }) => StateName::Stopping,
+            Some(_) => return, // Said before.
             // Nobody waits for it any more, and nobody would ever stop it.
-            _ => return self.repair(Act::KillTree { instance: id.clone(), run }),
+            None => return self.repair(Act::KillTree { instance: id.clone(), run }),
         };
         let rules = self.spec(&id.service).map(|spec| spec.ready.clone()).unwrap_or_default();
         let at_once = rules.by == ReadyBy::Started;
@@ -51,13 +51,13 @@ impl Turn<'_> {
             pidfd_inode,
             spec,
             restarts: backoff.restarts,
-            ready_by: (!at_once).then(|| self.now().plus_ms(rules.timeout.0)),
+            ready_by: (!at_once || is_coming).then(|| self.now().plus_ms(rules.timeout.0)),
             stable_at,
             after: self.followed(&id.service),
         };
         self.emit(self.about(id, run), Event::InstanceStarted(body));
         // A stop that came while the process was being made begins to be felt here.
-        self.ask_to_end(id);
+        self.ask_to_end(id, run);
     }
 
     pub(super) fn start_failed(
@@ -70,19 +70,20 @@ impl Turn<'_> {
     ) {
         self.promise(Act::Acknowledge { instance: id.clone(), run });
         let Some(instance) = self.instance(id) else { return };
-        let (from, backoff) = (instance.state.name(), instance.backoff.clone());
-        let stopping = match &instance.state {
-            State::Spawning { run: asked } if *asked == run => None,
-            State::Stopping { left: Left::Asked, run: asked, then, .. } if *asked == run => {
-                Some(*then)
-            }
+        let backoff = instance.backoff.clone();
+        let is_beside = instance.is_beside(Some(run));
+        let Some(state) = instance.of_run(run) else { return };
+        let from = state.name();
+        let stopping = match state {
+            State::Spawning { .. } => None,
+            State::Stopping { left: Left::Asked, then, .. } => Some(*then),
             _ => return,
         };
         let rules = self.restart_rules(&id.service);
         let retry = backoff.retry(&rules, 0, self.now(), self.entropy(id));
         let wanted = self.is_wanted(id);
         let (to, next_attempt_at) = match stopping {
-            _ if !wanted => (StateName::Inactive, None),
+            _ if !wanted || is_beside => (StateName::Inactive, None),
             Some(then) if then.starts() => (StateName::Backoff, Some(self.now())),
             Some(_) => (StateName::Inactive, None),
             None if rules.policy == RestartPolicy::Never => (StateName::Failed, None),
@@ -111,8 +112,8 @@ impl Turn<'_> {
     }
 
     pub(super) fn ready(&mut self, id: &InstanceId, run: RunId, how: String) {
-        match self.state(id) {
-            Some(State::Starting { main, .. }) if main.run == run => {
+        match self.of_run(id, run) {
+            Some(State::Starting { main, .. }) => {
                 let ready_ms = self.now().ms_since(main.started_at);
                 self.emit(
                     self.about(id, run),
@@ -125,7 +126,7 @@ impl Turn<'_> {
             {
                 self.reloaded(id, run, None);
             }
-            Some(State::Spawning { run: asked }) if *asked == run => {
+            Some(State::Spawning { .. }) => {
                 self.repair(Act::KeepReady { instance: id.clone(), run, how });
             }
             _ => {} // A repeated word is not news.
@@ -140,29 +141,35 @@ impl Turn<'_> {
 
     pub(super) fn exited(&mut self, id: &InstanceId, run: RunId, pid: u32, ended: Ended) {
         let tree_empty = ended.tree_empty;
-        let Some(state) = self.state(id) else { return };
-        if state.run() != Some(run) || matches!(state, State::Stopping { left: Left::Rest, .. }) {
+        let Some(instance) = self.instance(id) else { return };
+        let Some(state) = instance
+            .of_run(run)
+            .filter(|state| !matches!(state, State::Stopping { left: Left::Rest, .. }))
+        else {
             match tree_empty {
                 true => self.tree_gone(id, run),
                 // Whether they were asked to end is not known.
-                false if self.reconciling && state.run() == Some(run) => self.ask_to_end(id),
+                false if self.reconciling => self.ask_to_end(id, run),
                 false => {}
             }
             return;
-        }
+        };
         if matches!(state, State::Spawning { .. } | State::Stopping { left: Left::Asked, .. }) {
             // The end overtook the word of the start.
             let spec = self.service(&id.service).map_or(Digest([0; 32]), |service| service.digest);
             self.started(id, run, pid, 0, spec);
         }
+        if self.state(id).is_some_and(|state| state.is_ready() && state.run() == Some(run)) {
+            self.give_way(id);
+        }
         self.record_exit(id, run, pid, ended);
         if tree_empty {
-            if matches!(self.state(id), Some(State::Stopping { .. })) {
+            if matches!(self.of_run(id, run), Some(State::Stopping { .. })) {
                 self.stopped(id, run);
             }
             self.promise(Act::Acknowledge { instance: id.clone(), run });
         } else {
-            self.end_rest(id);
+            self.end_rest(id, run);
         }
     }
 
@@ -171,22 +178,28 @@ impl Turn<'_> {
         let Some(instance) = self.instance(id) else { return };
         let rules = self.restart_rules(&id.service);
         let backoff = instance.backoff.clone();
-        let (from, stop) = match &instance.state {
+        let Some(state) = instance.of_run(run) else { return };
+        let (from, stop) = match state {
             State::Stopping { phase, reason, .. } => (StateName::Stopping, Some((*phase, *reason))),
             state => (state.name(), None),
         };
+        let is_beside = instance.is_beside(Some(run));
         let result = self.result(id, &ended, stop);
         let is_outdated = self.is_outdated(id);
         let retry = backoff.retry(&rules, ended.ran_ms, self.now(), self.entropy(id));
         // A stop that was asked for goes on to what was asked for; every other end is for the policy.
-        let by_policy = !matches!(
-            stop,
-            Some((_, StopReason::Wish | StopReason::Update | StopReason::Dependency))
-        );
-        let then = by_policy.then(|| match self.follow(id, &ended, result, &retry) {
-            // What made it fail may be what was changed in the meantime.
-            Then::Failed if is_outdated => Then::Start,
-            then => then,
+        let by_policy = !is_beside
+            && !matches!(
+                stop,
+                Some((_, StopReason::Wish | StopReason::Update | StopReason::Dependency))
+            );
+        let then = if is_beside { Some(Then::Inactive) } else { None };
+        let then = then.or_else(|| {
+            by_policy.then(|| match self.follow(id, &ended, result, &retry) {
+                // What made it fail may be what was changed in the meantime.
+                Then::Failed if is_outdated => Then::Start,
+                then => then,
+            })
         });
         let retries = then.is_some_and(Then::starts);
         let hit = by_policy
@@ -208,10 +221,10 @@ impl Turn<'_> {
             usage: ended.usage,
             next,
             delay_ms: if retries { retry.delay_ms } else { 0 },
-            restarts: if retries {
-                retry.restarts
-            } else {
-                backoff.restarts_after(ended.ran_ms, &rules)
+            restarts: match (retries, is_beside) {
+                (true, _) => retry.restarts,
+                (false, true) => backoff.restarts,
+                (false, false) => backoff.restarts_after(ended.ran_ms, &rules),
             },
             tail: ended.tail,
             then: (next == Next::Stopping).then_some(then).flatten().map(Next::from),
@@ -220,18 +233,18 @@ impl Turn<'_> {
             window_since: if retries { retry.window_since } else { backoff.window_since },
             window_restarts: if retries { retry.window_restarts } else { backoff.window_restarts },
         };
-        let because = match stop {
-            Some(_) => self.authority(id),
-            None => self.asked_by(id).unwrap_or_default(),
+        let context = match stop {
+            Some(_) => self.about(id, run),
+            None => Context::run(id, run).with(self.asked_by(id).unwrap_or_default()),
         };
-        self.emit(Context::run(id, run).with(because), Event::InstanceExited(body));
+        self.emit(context, Event::InstanceExited(body));
         if retries && retry.over_limit {
             self.alert(id, run, &retry);
         }
     }
 
     /// Says whether the process of an instance runs from an older spec than its service has.
-    fn is_outdated(&self, id: &InstanceId) -> bool {
+    pub(super) fn is_outdated(&self, id: &InstanceId) -> bool {
         let digest = self.service(&id.service).map(|service| service.digest);
         self.state(id).and_then(State::main).is_some_and(|main| Some(main.spec) != digest)
     }
@@ -305,13 +318,13 @@ impl Turn<'_> {
     }
 
     pub(super) fn tree_gone(&mut self, id: &InstanceId, run: RunId) {
-        let over = match self.state(id) {
-            Some(State::Stopping { run: ours, left: Left::Rest, .. }) if *ours == run => {
+        let over = match self.of_run(id, run) {
+            Some(State::Stopping { left: Left::Rest, .. }) => {
                 self.stopped(id, run);
                 true
             }
+            Some(_) => false,
             // Its end was written down before, and the keeper did not hear that.
-            Some(state) => state.run() != Some(run),
             None => true,
         };
         if over {
@@ -363,11 +376,9 @@ impl Turn<'_> {
     }
 
     pub(super) fn hook_ended(&mut self, id: &InstanceId, run: RunId, hook: Hook, exit: Exit) {
-        match (hook, self.state(id)) {
-            (Hook::PreStop, Some(State::Stopping { run: ours, phase: StopPhase::PreStop, .. }))
-                if *ours == run =>
-            {
-                self.next_phase(id);
+        match (hook, self.of_run(id, run)) {
+            (Hook::PreStop, Some(State::Stopping { phase: StopPhase::PreStop, .. })) => {
+                self.next_phase(id, run);
             }
             (Hook::Reload, Some(State::Reloading { main, .. })) if main.run == run => {
                 let failed = match exit {
@@ -384,7 +395,7 @@ impl Turn<'_> {
         }
     }
 
-    pub(super) fn timer(&mut self, timer: Timer, at: crate::domain::time::UnixMicros) {
+    pub(super) fn timer(&mut self, timer: Timer, at: UnixMicros) {
         match timer {
             Timer::Intent(intent) => {
                 if self.open(&intent).is_some_and(|open| open.until == at) {
@@ -396,43 +407,47 @@ impl Turn<'_> {
                     self.repair(Act::KillAction { intent });
                 }
             }
-            Timer::Ready(id, _)
-            | Timer::Stop(id, _)
-            | Timer::Backoff(id)
-            | Timer::Reload(id, _)
-            | Timer::Stable(id, _) => self.instance_timer(&id, at),
-        }
-    }
-
-    fn instance_timer(&mut self, id: &InstanceId, at: crate::domain::time::UnixMicros) {
-        let Some(instance) = self.instance(id) else { return };
-        if instance.deadline(id).is_none_or(|(_, due)| due != at) {
-            return; // Of a state that is over.
-        }
-        match &instance.state {
-            State::Starting { .. } => {
-                self.begin_stop(id, self.is_wanted(id), StopReason::ReadyTimeout);
-            }
-            State::Stopping { .. } => self.next_phase(id),
-            State::Backoff { .. } => {
-                if self.is_wanted(id) {
+            Timer::Ready(ref id, run)
+            | Timer::Stop(ref id, run)
+            | Timer::Reload(ref id, run)
+            | Timer::Stable(ref id, run) => self.run_timer(id, run, &timer, at),
+            Timer::Backoff(ref id) => {
+                if self.is_due(id, &timer, at) && self.is_wanted(id) {
                     self.bring_up(id, false);
                 }
             }
-            State::Reloading { main, .. } => {
-                let run = main.run;
+        }
+    }
+
+    /// Says whether a deadline is one that an instance has; otherwise it is of a state that is over.
+    fn is_due(&self, id: &InstanceId, timer: &Timer, at: UnixMicros) -> bool {
+        let deadlines = self.instance(id).map(|instance| instance.deadlines(id));
+        deadlines.is_some_and(|deadlines| deadlines.get(timer) == Some(&at))
+    }
+
+    fn run_timer(&mut self, id: &InstanceId, run: RunId, timer: &Timer, at: UnixMicros) {
+        if !self.is_due(id, timer, at) {
+            return;
+        }
+        let counts = self.state(id).and_then(State::run) == Some(run);
+        match self.of_run(id, run) {
+            Some(State::Starting { .. }) if counts => {
+                self.begin_stop(id, self.is_wanted(id), StopReason::ReadyTimeout);
+            }
+            // It was to take over, and is not ready, or not well, in time.
+            Some(State::Starting { .. } | State::Running { .. }) if !counts => {
+                self.begin_stop_of(id, run, false, StopReason::ReadyTimeout);
+            }
+            Some(State::Stopping { .. }) => self.next_phase(id, run),
+            Some(State::Reloading { .. }) => {
                 self.reloaded(id, run, Some("it was not done in time".to_owned()));
             }
-            State::Running { main } => {
-                let context = Context::run(id, main.run);
+            Some(State::Running { .. }) => {
+                let context = Context::run(id, run);
                 let alert = format!("{}{RESTART_LIMIT}", id.service);
                 self.emit(context, Event::AlertResolved(AlertResolved { alert }));
             }
-            State::Inactive
-            | State::Waiting { .. }
-            | State::Spawning { .. }
-            | State::Completed
-            | State::Failed => {}
+            _ => {}
         }
     }
 
@@ -449,78 +464,6 @@ impl Turn<'_> {
             | Action::Apply { .. } => Outcome::Unknown { why: why.to_owned() },
         };
         self.execute(intent, outcome);
-    }
-
-    fn action_spec(
-        &self,
-        intent: IntentId,
-    ) -> Option<(Context, crate::domain::id::ActionName, Option<&spec::Action>)> {
-        let record = self.record(&intent)?;
-        record.open()?;
-        let Action::Run { service, action, .. } = &record.action else { return None };
-        let context =
-            Context::service(service).because(Some(Cause::Intent(intent)), record.by.clone());
-        let declared = self.spec(service).and_then(|spec| spec.action.get(action));
-        Some((context, action.clone(), declared))
-    }
-
-    pub(super) fn action_started(&mut self, intent: IntentId) {
-        let Some((context, action, declared)) = self.action_spec(intent) else { return };
-        if self.open(&intent).is_none_or(|open| open.action_until.is_some()) {
-            return;
-        }
-        let timeout_ms =
-            declared.map_or(spec::Action::new(Vec::new()).timeout.0, |spec| spec.timeout.0);
-        let until = self.now().plus_ms(timeout_ms);
-        self.emit(context, Event::ActionStarted(ActionStarted { intent, action, until }));
-        let act = self.set_timer(Timer::Action(intent), until);
-        self.repair(act);
-    }
-
-    pub(super) fn action_ended(&mut self, intent: IntentId, end: ActionEnd) {
-        let Some((context, action, declared)) = self.action_spec(intent) else {
-            self.promise(Act::AcknowledgeAction { intent });
-            return;
-        };
-        let idempotent = declared.is_some_and(|spec| spec.idempotent);
-        let timeout_ms = declared.map_or(u64::MAX, |spec| spec.timeout.0);
-        let outcome = match end {
-            ActionEnd::Exited { exit, ran_ms } => {
-                let timed_out = ran_ms >= timeout_ms;
-                let body = ActionEnded { intent, action, exit, timed_out, ran_ms };
-                self.emit(context, Event::ActionEnded(body));
-                self.promise(Act::AcknowledgeAction { intent });
-                match exit {
-                    Exit::Code(0) => Outcome::Done { changed: true },
-                    Exit::Unknown => Outcome::Unknown { why: "nobody saw the end".to_owned() },
-                    _ if timed_out => {
-                        failed(Code::ACTION_FAILED, "it was killed at its deadline", Some(exit))
-                    }
-                    Exit::Code(_) | Exit::Signal { .. } => {
-                        failed(Code::ACTION_FAILED, "it ran and failed", Some(exit))
-                    }
-                }
-            }
-            ActionEnd::NotStarted { why } => {
-                self.promise(Act::AcknowledgeAction { intent });
-                failed(Code::SPAWN_FAILED, why, None)
-            }
-            ActionEnd::Lost if idempotent => {
-                self.start_action(intent);
-                return;
-            }
-            ActionEnd::Lost => {
-                Outcome::Unknown { why: "it may have run: agent or keeper died with it".to_owned() }
-            }
-        };
-        self.execute(intent, outcome);
-    }
-
-    /// Asks for the action of a wish; asking again is harmless as long as the keeper lives.
-    pub(super) fn start_action(&mut self, intent: IntentId) {
-        let Some(record) = self.record(&intent) else { return };
-        let Action::Run { service, action, params } = record.action.clone() else { return };
-        self.promise(Act::StartAction { intent, service, action, params });
     }
 
     pub(super) fn spec_adopted(

@@ -54,7 +54,7 @@ impl Turn<'_> {
             .collect();
         for id in &ids {
             // The timers of an agent before are gone with it.
-            let before = self.node.instance(id).and_then(|instance| instance.deadline(id));
+            let before = self.deadlines_before(id);
             self.before.entry(id.clone()).or_insert(before);
             self.meet(id, runs.remove(id).unwrap_or_default(), meeting);
         }
@@ -73,17 +73,16 @@ impl Turn<'_> {
     }
 
     fn meet(&mut self, id: &InstanceId, kept: BTreeMap<RunId, KeptRun>, meeting: Meeting) {
-        let Some(state) = self.state(id) else { return };
-        if let Some(run) = state.run()
-            && !kept.contains_key(&run)
-        {
+        let Some(instance) = self.instance(id) else { return };
+        for run in instance.runs().filter(|run| !kept.contains_key(run)) {
             let newest = kept.keys().all(|other| *other < run);
             self.missing(id, run, newest, meeting);
         }
         let newest = kept.keys().next_back().copied();
         for (run, mut kept) in kept {
             let Some(instance) = self.instance(id) else { return };
-            if instance.state.run() != Some(run) && run <= instance.last_run {
+            let is_known = instance.of_run(run).is_some();
+            if !is_known && run <= instance.last_run {
                 match kept.ended {
                     Some(_) => self.promise(Act::Acknowledge { instance: id.clone(), run }),
                     // Two of one instance: the older one goes.
@@ -91,7 +90,20 @@ impl Turn<'_> {
                 }
                 continue;
             }
-            if kept.ended.is_none() && newest != Some(run) {
+            // The one that counts is alive, so this one was to take over, and the log did not hear of it.
+            let is_beside = !is_known && instance.state.is_ready();
+            if is_beside && (instance.beside.is_some() || !self.is_wanted(id)) {
+                self.repair(Act::KillTree { instance: id.clone(), run });
+                continue;
+            }
+            if is_beside {
+                let (from, beside) = (instance.state.name(), Some(kept.spec));
+                let body = InstanceStarting { from, fresh: false, beside };
+                self.emit(Context::run(id, run), Event::InstanceStarting(body));
+            }
+            // Two of an instance that hands over may be side by side.
+            let may_stay = is_beside || (is_known && self.hands_over(&id.service));
+            if !may_stay && kept.ended.is_none() && newest != Some(run) {
                 // Whoever asked for the newer one had seen the end of this one, which the log does not hold.
                 self.repair(Act::KillTree { instance: id.clone(), run });
                 kept.ended = Some(self.unseen_end(id, run));
@@ -102,18 +114,19 @@ impl Turn<'_> {
 
     /// Takes in what the keeper says of a run that is the present one or a later one.
     fn take_over(&mut self, id: &InstanceId, run: RunId, kept: KeptRun, meeting: Meeting) {
+        let is_known = self.of_run(id, run).is_some();
         if let Some(State::Stopping { run: older, .. }) = self.state(id)
-            && *older != run
+            && !is_known
         {
             let older = *older;
             self.stopped(id, older);
         }
-        if self.state(id).and_then(State::run) != Some(run) {
+        if !is_known {
             let Some(state) = self.state(id) else { return };
-            let body = InstanceStarting { from: state.name(), fresh: false };
+            let body = InstanceStarting { from: state.name(), fresh: false, beside: None };
             self.emit(Context::run(id, run), Event::InstanceStarting(body));
         }
-        let knew = self.state(id).is_some_and(|state| state.main().is_some());
+        let knew = self.of_run(id, run).is_some_and(|state| state.main().is_some());
         self.started(id, run, kept.pid, kept.pidfd_inode, kept.spec);
         match kept.ended {
             Some(ended) => self.exited(id, run, kept.pid, ended),
@@ -123,14 +136,14 @@ impl Turn<'_> {
                     let body = InstanceAdopted { pid: kept.pid, away, away_ms: meeting.away_ms };
                     self.emit(Context::run(id, run), Event::InstanceAdopted(body));
                 }
-                self.ask_to_end(id);
+                self.ask_to_end(id, run);
             }
         }
     }
 
     /// Draws the conclusion from a run that the log knows and the keeper does not.
     fn missing(&mut self, id: &InstanceId, run: RunId, newest: bool, meeting: Meeting) {
-        match self.state(id) {
+        match self.of_run(id, run) {
             Some(State::Spawning { .. })
                 if newest
                     && self.is_wanted(id)
@@ -141,11 +154,13 @@ impl Turn<'_> {
                 // lives has the request in its hands still, so for that one the number stays.
                 let Some(instance) = self.instance(id) else { return };
                 let (next, from) = (instance.next_run(), instance.state.name());
-                let body = InstanceStarting { from, fresh: false };
+                let beside = instance.beside.as_ref().filter(|_| instance.is_beside(Some(run)));
+                let beside = beside.map(|beside| beside.spec);
+                let body = InstanceStarting { from, fresh: false, beside };
                 self.emit(self.about(id, next), Event::InstanceStarting(body));
             }
             Some(State::Spawning { .. }) if newest && !self.is_wanted(id) => {
-                self.begin_stop(id, false, StopReason::Wish);
+                self.begin_stop_of(id, run, false, StopReason::Wish);
                 self.stopped(id, run);
             }
             Some(State::Spawning { .. }) if newest => {

@@ -16,40 +16,64 @@ pub(super) const KILL_RETRY_MS: u64 = 10_000;
 pub(super) const KILL_RETRY_MS_MAX: u64 = 10 * 60_000;
 
 impl Turn<'_> {
-    /// Begins to stop whatever an instance has of a run.
+    /// Begins to stop whatever there is of the run that counts.
     pub(super) fn begin_stop(&mut self, id: &InstanceId, then_start: bool, reason: StopReason) {
+        if let Some(run) = self.state(id).and_then(State::run) {
+            self.begin_stop_of(id, run, then_start, reason);
+        }
+    }
+
+    /// Begins to stop whatever there is of one run.
+    pub(super) fn begin_stop_of(
+        &mut self,
+        id: &InstanceId,
+        run: RunId,
+        then_start: bool,
+        reason: StopReason,
+    ) {
         let rules = self.stop_rules(&id.service);
-        let first = match self.state(id) {
+        let serves = self.instance(id).is_some_and(|instance| {
+            instance.coming().is_none_or(|coming| coming.state.run() != Some(run))
+        });
+        let first = match self.of_run(id, run).filter(|_| serves) {
             Some(state) if state.is_ready() && rules.pre.is_some() => StopPhase::PreStop,
             Some(state) if state.is_ready() && rules.drain.0 > 0 => StopPhase::Drain,
             // Who never was ready has no traffic to move away.
             _ => StopPhase::Term,
         };
-        self.enter(id, first, then_start, reason);
+        self.enter(id, run, first, then_start, reason);
     }
 
     /// Goes on with a stop whose phase is over.
-    pub(super) fn next_phase(&mut self, id: &InstanceId) {
-        let Some(State::Stopping { phase, then, reason, .. }) = self.state(id) else { return };
+    pub(super) fn next_phase(&mut self, id: &InstanceId, run: RunId) {
+        let Some(State::Stopping { phase, then, reason, .. }) = self.of_run(id, run) else {
+            return;
+        };
         let (then_start, reason) = (then.starts(), *reason);
         let next = match phase {
             StopPhase::PreStop if self.stop_rules(&id.service).drain.0 > 0 => StopPhase::Drain,
             StopPhase::PreStop | StopPhase::Drain => StopPhase::Term,
             StopPhase::Term | StopPhase::Kill => StopPhase::Kill,
         };
-        self.enter(id, next, then_start, reason);
+        self.enter(id, run, next, then_start, reason);
     }
 
-    fn enter(&mut self, id: &InstanceId, phase: StopPhase, then_start: bool, reason: StopReason) {
-        let Some(instance) = self.instance(id) else { return };
-        let Some(run) = instance.state.run() else { return };
+    fn enter(
+        &mut self,
+        id: &InstanceId,
+        run: RunId,
+        phase: StopPhase,
+        then_start: bool,
+        reason: StopReason,
+    ) {
+        let Some(state) = self.of_run(id, run) else { return };
         let rules = self.stop_rules(&id.service);
         let lasts_ms = match phase {
             StopPhase::PreStop => rules.pre_timeout.0,
             StopPhase::Drain => rules.drain.0,
             StopPhase::Term => rules.timeout.0,
             // Twice as long each time, so that a process that cannot die does not fill the log.
-            StopPhase::Kill => match &instance.state {
+            StopPhase::Kill => match state {
                 State::Stopping { phase: StopPhase::Kill, began_at, .. } => {
                     self.now().ms_since(*began_at).clamp(KILL_RETRY_MS, KILL_RETRY_MS_MAX)
                 }
@@ -57,26 +81,28 @@ impl Turn<'_> {
             },
         };
         let body = InstanceStopping {
-            from: instance.state.name(),
+            from: state.name(),
             phase,
             until: self.now().plus_ms(lasts_ms),
             then_start,
             reason,
         };
-        let begins = !matches!(instance.state, State::Stopping { .. });
-        let because = match self.asked_by(id) {
-            Some(asked) => asked,
-            None if begins => self.stopped_by(id, reason),
-            None => instance.because.clone(),
+        let begins = !matches!(state, State::Stopping { .. });
+        let is_followed = begins && reason != StopReason::HandedOver;
+        let context = match self.asked_by(id) {
+            None if is_followed => Context::run(id, run).with(self.stopped_by(id, reason)),
+            _ => self.about(id, run),
         };
-        self.emit(Context::run(id, run).with(because), Event::InstanceStopping(body));
-        self.ask_to_end(id);
+        self.emit(context, Event::InstanceStopping(body));
+        self.ask_to_end(id, run);
     }
 
     /// Asks the keeper for what the present phase of a stop consists of. Asking again is harmless.
-    pub(super) fn ask_to_end(&mut self, id: &InstanceId) {
-        let Some(State::Stopping { run, left, phase, reason, .. }) = self.state(id) else { return };
-        let (run, phase, reason) = (*run, *phase, *reason);
+    pub(super) fn ask_to_end(&mut self, id: &InstanceId, run: RunId) {
+        let Some(State::Stopping { left, phase, reason, .. }) = self.of_run(id, run) else {
+            return;
+        };
+        let (phase, reason) = (*phase, *reason);
         let (alive, is_asked) = (matches!(left, Left::Alive(_)), *left == Left::Asked);
         let rules = self.stop_rules(&id.service);
         let act = match phase {
@@ -105,7 +131,13 @@ impl Turn<'_> {
             | (_, StopReason::ReadyTimeout | StopReason::Leftover | StopReason::Unhealthy) => {
                 self.repair(act);
             }
-            (_, StopReason::Wish | StopReason::Update | StopReason::Dependency) => {
+            (
+                _,
+                StopReason::Wish
+                | StopReason::Update
+                | StopReason::Dependency
+                | StopReason::HandedOver,
+            ) => {
                 self.promise(act);
             }
         }
@@ -113,14 +145,16 @@ impl Turn<'_> {
 
     /// The main process has ended in a stop and left others behind: each is asked to end as it was. There is nobody left
     /// to move traffic away from, so that is not waited for.
-    pub(super) fn end_rest(&mut self, id: &InstanceId) {
-        let Some(State::Stopping { phase, then, reason, .. }) = self.state(id) else { return };
+    pub(super) fn end_rest(&mut self, id: &InstanceId, run: RunId) {
+        let Some(State::Stopping { phase, then, reason, .. }) = self.of_run(id, run) else {
+            return;
+        };
         match phase {
             StopPhase::PreStop | StopPhase::Drain => {
                 let (then_start, reason) = (then.starts(), *reason);
-                self.enter(id, StopPhase::Term, then_start, reason);
+                self.enter(id, run, StopPhase::Term, then_start, reason);
             }
-            StopPhase::Term | StopPhase::Kill => self.ask_to_end(id),
+            StopPhase::Term | StopPhase::Kill => self.ask_to_end(id, run),
         }
     }
 
@@ -153,6 +187,7 @@ impl Turn<'_> {
             StopReason::ReadyTimeout
             | StopReason::Leftover
             | StopReason::Dependency
+            | StopReason::HandedOver
             | StopReason::Unhealthy => Because::default(),
         }
     }
@@ -160,7 +195,9 @@ impl Turn<'_> {
     /// Ends a stop: no process of the run is left.
     pub(super) fn stopped(&mut self, id: &InstanceId, run: RunId) {
         let Some(instance) = self.instance(id) else { return };
-        let State::Stopping { then, began_at, reason, .. } = &instance.state else { return };
+        let Some(State::Stopping { then, began_at, reason, .. }) = instance.of_run(run) else {
+            return;
+        };
         let took_ms = self.now().ms_since(*began_at);
         let next = self.next_after(id, *then);
         let is_asked_for = *reason == StopReason::Update || self.is_asked_for(id, instance);

@@ -3,6 +3,7 @@
 mod alert;
 mod any;
 mod follow;
+mod handover;
 mod health;
 mod site;
 

@@ -151,7 +151,10 @@ impl Turn<'_> {
                 })
             }
             Action::Restart { .. } => Ok(select(|_| true, false)),
-            Action::Stop { .. } => Ok(select(|state| !state.at_rest(), true)),
+            Action::Stop { .. } => {
+                let slots = service.slots().filter(|(_, slot)| !slot.at_rest());
+                Ok(slots.map(|(index, _)| InstanceId { service: id.clone(), index }).collect())
+            }
             Action::Signal { signal, .. } => {
                 Signal::from_number(*signal).ok_or(Rejection::BadSignal(*signal))?;
                 let alive = select(|state| state.main().is_some(), true);
@@ -163,6 +166,9 @@ impl Turn<'_> {
                 }
                 if !select(|state| matches!(state, State::Reloading { .. }), true).is_empty() {
                     return Err(Rejection::Reloading(id.clone()));
+                }
+                if service.instances.iter().any(|slot| slot.coming().is_some()) {
+                    return Err(Rejection::HandingOver(id.clone()));
                 }
                 let ready = select(|state| matches!(state, State::Running { .. }), true);
                 if ready.is_empty() { Err(Rejection::NotRunning(id.clone())) } else { Ok(ready) }

@@ -12,7 +12,7 @@ use crate::domain::input::{Input, Wish, World};
 use crate::domain::intent::ActorKind;
 use crate::domain::node::Node;
 use crate::domain::promises::Promises;
-use crate::domain::spec::Spec;
+use crate::domain::spec::{Spec, UpdateMethod};
 use crate::domain::time::{Now, UnixMicros};
 
 pub(super) type Row = (UnixMicros, Context, Event);
@@ -311,6 +311,11 @@ impl Agent {
             Act::Spawn { instance, run, .. }
                 if self.switches.spawn_check
                     && !(self.reconciled && self.node.awaits_start(&instance, run)) => {}
+            Act::Signal { instance, run, .. } | Act::KillTree { instance, run }
+                if !self.switches.ends_relieved
+                    && self.node.instance(&instance).is_some_and(|slot| {
+                        slot.is_beside(Some(run)) && slot.coming().is_none()
+                    }) => {}
             act => {
                 if let Act::Acknowledge { instance, run } = &act {
                     self.check_acknowledged(instance, *run)?;
@@ -417,8 +422,22 @@ impl Agent {
                 *alive.entry(id).or_default() += 1;
             }
         }
-        if let Some((id, count)) = alive.iter().find(|(_, count)| **count > 1) {
-            return Err(format!("n{}: {count} main processes of {id}", self.number));
+        for (id, count) in alive {
+            // One more while it is handed over, from the meeting with the keeper on as the node knows.
+            let hands_over = self
+                .specs
+                .get(&id.service)
+                .is_some_and(|spec| spec.update.method == UpdateMethod::Handover);
+            if count > 1 + u32::from(hands_over) {
+                return Err(format!("n{}: {count} main processes of {id}", self.number));
+            }
+        }
+        for (id, service) in self.node.services() {
+            for (index, slot) in service.slots() {
+                if slot.coming().is_some() && !slot.state.is_ready() {
+                    return Err(format!("n{}: nobody serves of {id}/{index}", self.number));
+                }
+            }
         }
         let mut felt: BTreeMap<(u8, Option<InstanceId>), u32> = BTreeMap::new();
         for ((intent, instance), count) in &self.machine.felt {

@@ -49,6 +49,14 @@ impl Machine {
         }
     }
 
+    /// Counts the main processes of an instance.
+    pub(super) fn alive(&self, id: &InstanceId) -> usize {
+        let alive = |(key, process): &(&(InstanceId, RunId), &Process)| {
+            key.0 == *id && process.ended.is_none()
+        };
+        self.processes.iter().filter(alive).count()
+    }
+
     /// Carries out a request and returns what the keeper says about it.
     pub(super) fn serve(&mut self, act: &Act, luck: u64) -> Option<Input> {
         match act {

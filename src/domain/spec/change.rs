@@ -40,6 +40,7 @@ impl Spec {
             restart: _,
             stop: _,
             reload: _,
+            update: _,
             limits,
             log: _,
             action: _,

@@ -43,7 +43,10 @@ impl Hands {
         };
         slot.known_to = Some(agent);
         let of_slot = || self.runs.iter().filter(|(_, run)| run.slot == *name);
-        if let Some(ready) = of_slot().rev().find_map(|(_, run)| run.ready.as_ref())
+        // Of two runs side by side the one that began last is to become ready; one that was adopted began before.
+        let with_pipe = of_slot().map(|(_, run)| run).filter(|run| run.ready.is_some());
+        if let Some(ready) =
+            with_pipe.max_by_key(|run| run.began_ns).and_then(|run| run.ready.as_ref())
             && let Ok(copy) = ready.try_clone()
         {
             channels.push(Channel::Ready);

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{AlertStatus, CheckStatus, Condition, ExitStatus, InstanceStatus, ServiceStatus};
+use super::{
+    AlertStatus, BesideStatus, CheckStatus, Condition, ExitStatus, InstanceStatus, ServiceStatus,
+};
 use crate::domain::event::{Exit, StateName, StopPhase};
 use crate::domain::health::Check;
 use crate::domain::id::{CheckName, InstanceId, ServiceId};
@@ -15,7 +17,7 @@ pub fn shown(
 ) -> impl Iterator<Item = (InstanceId, &Service, &Instance)> {
     services.iter().flat_map(|(id, known)| {
         let slots = known.slots();
-        let slots = slots.filter(|(index, slot)| *index < known.wanted || !slot.state.at_rest());
+        let slots = slots.filter(|(index, slot)| *index < known.wanted || !slot.at_rest());
         slots.map(move |(index, slot)| (InstanceId { service: id.clone(), index }, known, slot))
     })
 }
@@ -53,7 +55,7 @@ impl InstanceStatus {
         Self {
             service: id.service,
             index: id.index,
-            run: slot.last_run,
+            run: slot.state.run().unwrap_or(slot.last_run),
             desired: service.desired,
             state: slot.state.name(),
             substate: substate(&slot.state),
@@ -82,6 +84,7 @@ impl InstanceStatus {
                 .iter()
                 .map(|(name, check)| CheckStatus::folded(name, Some(check)))
                 .collect(),
+            beside: BesideStatus::folded(slot),
         }
     }
 
@@ -94,6 +97,21 @@ impl InstanceStatus {
         let reason = if slot.state.main().is_some() { "NotChecked" } else { "NotRunning" };
         let unknown = Condition { status: None, reason: reason.to_owned(), since: slot.since };
         self.conditions.insert("Healthy".to_owned(), unknown);
+    }
+}
+
+impl BesideStatus {
+    /// Returns what was folded of the run beside the one that counts.
+    fn folded(slot: &Instance) -> Option<Self> {
+        let beside = slot.beside.as_ref()?;
+        Some(Self {
+            run: beside.state.run()?,
+            state: beside.state.name(),
+            substate: substate(&beside.state),
+            pid: beside.state.main().map(|main| main.pid),
+            since: beside.since,
+            takes_over: slot.coming().is_some(),
+        })
     }
 }
 
@@ -192,11 +210,15 @@ fn reason(slot: &Instance) -> Option<String> {
             Some(format!("waits for {}", names.join(", ")))
         }
         State::Running { .. } | State::Reloading { .. } => {
-            let (name, failing) = slot
-                .checks
-                .iter()
-                .find_map(|(name, check)| Some((name, check.failing.as_ref()?)))?;
-            Some(format!("check {name} fails: {}", failing.message))
+            let failing =
+                slot.checks.iter().find_map(|(name, check)| Some((name, check.failing.as_ref()?)));
+            match failing {
+                Some((name, failing)) => Some(format!("check {name} fails: {}", failing.message)),
+                None if slot.gave_up.is_some() && slot.beside.is_none() => {
+                    Some("serves on: the run after it did not take over".to_owned())
+                }
+                None => None,
+            }
         }
         _ => None,
     }

@@ -260,7 +260,11 @@ fn run_events() -> Vec<Event> {
             on: vec!["db".parse().unwrap()],
             missing: vec!["db".parse().unwrap()],
         }),
-        Event::InstanceStarting(InstanceStarting { from: StateName::Waiting, fresh: true }),
+        Event::InstanceStarting(InstanceStarting {
+            from: StateName::Waiting,
+            fresh: true,
+            beside: None,
+        }),
         Event::InstanceStarted(InstanceStarted {
             from: StateName::Inactive,
             to: StateName::Starting,
@@ -395,6 +399,11 @@ fn told_events() -> Vec<Event> {
             in_a_row: 6,
             on_failure: OnFailure::Restart,
             message: "no answer within 2000ms".to_owned(),
+        }),
+        Event::InstanceHandedOver(InstanceHandedOver {
+            from: RunId(16),
+            is_ready: true,
+            took_ms: 412,
         }),
     ]
 }

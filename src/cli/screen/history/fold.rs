@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
 
-use super::super::event::{known, part_words};
+use super::super::event::{handed_over_words, known, part_words};
 use super::super::names::Names;
 use super::super::units::{count, size, span};
 use super::super::words::{
@@ -155,7 +155,12 @@ impl History {
         let progress = self.slots.entry(slot).or_default();
         progress.add(Counts { runs: 0, exits: 1, restarts: 0 });
         if self.choice.runs {
-            let live = progress.live.take().filter(|at| Some(self.runs[*at].run) == record.run);
+            let is_it = |at: &usize| Some(self.runs[*at].run) == record.run;
+            let live = progress.live.take_if(|at| is_it(at)).or_else(|| {
+                // In a handover it is not the one that began last.
+                let is_ours = |run: &Run| run.about == about && run.ended_at.is_none();
+                self.runs.iter().rposition(|run| is_ours(run) && Some(run.run) == record.run)
+            });
             let at = live.unwrap_or_else(|| {
                 self.runs.push(run_of(record, about.clone()));
                 self.runs.len() - 1
@@ -304,6 +309,7 @@ impl History {
                 told("unhealthy", format!("check {}: {}", it.check, it.message))
             }
             Event::InstanceStopping(it) => detail("stopping", name_of(&it.phase)),
+            Event::InstanceHandedOver(it) => told("handed over", handed_over_words(it)),
             Event::InstanceReloading(_) => detail("reloading", ""),
             Event::InstanceReloaded(it) => match &it.failed {
                 None => told("reloaded", format!("in {}", span(it.took_ms))),

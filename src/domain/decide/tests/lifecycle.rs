@@ -79,7 +79,7 @@ fn a_repeated_exit_is_acknowledged_and_changes_nothing() {
 fn a_deadline_of_a_state_that_is_over_changes_nothing() {
     let mut site = Site::running(spec());
     site.exit("web", 1, Exit::Code(1), 5);
-    let (timer, at) = site.at("web").deadline(&id("web")).unwrap();
+    let (timer, at) = site.deadline("web").unwrap();
     site.pass("web").start("web", 2);
     site.tell(Input::Timer { timer, at }).then_nothing();
 }
@@ -331,7 +331,7 @@ fn leaves_rest(site: &mut Site) {
 fn what_a_main_process_leaves_behind_in_a_stop_is_asked_to_end_and_then_killed() {
     let mut site = Site::running(spec());
     site.wish(Action::Stop { service: service("web") });
-    let deadline = site.at("web").deadline(&id("web"));
+    let deadline = site.deadline("web");
     leaves_rest(&mut site);
     let rest = Operation::StopRest(id("web"), RunId(1));
     assert!(
@@ -339,7 +339,7 @@ fn what_a_main_process_leaves_behind_in_a_stop_is_asked_to_end_and_then_killed()
             |act| matches!(act, Act::Signal { signal: 15, operation, .. } if *operation == rest)
         )
     );
-    assert_eq!(site.at("web").deadline(&id("web")), deadline);
+    assert_eq!(site.deadline("web"), deadline);
     assert_eq!(site.pass("web").kills(), 1);
     site.tell(Input::TreeGone { instance: id("web"), run: RunId(1) }).then_outcome(1, true);
 }

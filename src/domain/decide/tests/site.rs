@@ -210,11 +210,15 @@ impl Site {
         self
     }
 
-    /// Lets the present deadline of an instance pass.
+    /// Lets the first deadline of an instance pass.
     pub(crate) fn pass(&mut self, name: &str) -> &mut Self {
-        let (timer, at) = self.at(name).deadline(&id(name)).expect("it has a deadline");
+        let (timer, at) = self.deadline(name).expect("it has a deadline");
         self.now = self.now.max(at);
         self.tell(Input::Timer { timer, at })
+    }
+
+    pub(crate) fn deadline(&self, name: &str) -> Option<(Timer, UnixMicros)> {
+        self.at(name).deadlines(&id(name)).into_iter().min_by_key(|(_, at)| *at)
     }
 
     pub(crate) fn pass_intent(&mut self, number: u8) -> &mut Self {
