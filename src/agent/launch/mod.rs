@@ -29,7 +29,6 @@ use account::{Accounts, Identity};
 use environment::Environment;
 use folder::RunFolder;
 
-pub use account::account_ids;
 pub use fault::{ActionRefusal, Degradation, LaunchFault};
 pub use names::{run_name, slot_name};
 

@@ -39,7 +39,7 @@ impl StateFolder {
         self.root.join("root.pub")
     }
 
-    /// Returns the node's set-up, see [`super::setup::NodeSetup`].
+    /// Returns the node's set-up, see `agent::setup::NodeSetup`.
     pub fn setup(&self) -> PathBuf {
         self.root.join("node.json")
     }

@@ -76,7 +76,7 @@ pub enum SucceedTrustError {
 ///
 /// # Errors
 /// When it is for another fleet, or is not the one that was in force and not a later one.
-pub(super) fn succeed(
+pub fn succeed(
     trust: &Trust,
     read: &TrustChanged,
     own: &FleetId,
