@@ -29,6 +29,7 @@ mod probe;
 mod probes;
 mod queries;
 mod ready;
+pub(crate) mod release;
 mod services;
 pub mod setup;
 mod signs;

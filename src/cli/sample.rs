@@ -191,6 +191,7 @@ pub(super) fn node() -> NodeStatus {
             since: at("14:06:55"),
             summary: "10 restarts in 2m (limit 10 in 10m); still trying, every 60s".to_owned(),
         }],
+        releases: vec![],
     }
 }
 

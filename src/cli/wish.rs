@@ -88,7 +88,7 @@ impl Caller {
             iat,
             exp: iat.plus_ms(millis(INTENT_LIFE)),
             fleet: self.fleet.clone(),
-            mode: Mode::Once,
+            mode: if action.generation().is_some() { Mode::Desired } else { Mode::Once },
             action,
             audience: audience.clone(),
             note: self.note.clone(),

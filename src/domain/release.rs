@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod trial;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};

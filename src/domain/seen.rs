@@ -306,7 +306,7 @@ fn step(
             _ if newer && after.is_ready() && desired != Desired::Completed => Step::Reached,
             _ => Step::Awaited,
         },
-        Action::Stop { .. } => match event {
+        Action::Stop { .. } | Action::Remove { .. } => match event {
             Event::InstanceStarting(_) => Step::Failed(superseded()),
             Event::InstanceStopping(body) if body.then_start => Step::Failed(superseded()),
             _ if after.at_rest() => Step::Reached,
@@ -337,8 +337,7 @@ fn step(
         Action::Run { .. }
         | Action::Apply { .. }
         | Action::Shutdown { .. }
-        | Action::Deploy { .. }
-        | Action::Remove { .. } => Step::Awaited,
+        | Action::Deploy { .. } => Step::Awaited,
     }
 }
 

@@ -123,7 +123,7 @@ impl Authority {
             why,
             signed: Some(Signed { id: Some(intent.id), actor: actor.clone() }),
         };
-        if bytes.len() > INTENT_BYTES_MAX {
+        if bytes.len() > INTENT_BYTES_MAX && intent.action.verb() != Verb::Deploy {
             let why = format!("the intent has {} bytes, more than {INTENT_BYTES_MAX}", bytes.len());
             return Err(refuse(&actor, Code::TOO_LARGE, why));
         }
@@ -140,17 +140,31 @@ impl Authority {
             let why = format!("it says key {} and was signed by {kid}", intent.iss);
             return Err(refuse(&actor, Code::WRONG_ISSUER, why));
         }
+        if let Audience::Select { .. } = &intent.audience {
+            let why = "a selection is resolved by a controller".to_owned();
+            return Err(refuse(&actor, Code::ORDER_NEEDED, why));
+        }
         if let Err(why) = self.addressed(&intent.fleet, &intent.audience, true) {
             return Err(refuse(&actor, Code::WRONG_AUDIENCE, why));
         }
-        if intent.mode == Mode::Desired {
-            let why = "releases and configurations by intent are not in this version".to_owned();
-            return Err(refuse(&actor, Code::NOT_YET, why));
+        if let Err((code, why)) = fits_mode(&intent) {
+            return Err(refuse(&actor, code, why));
+        }
+        if let (Mode::Desired, Audience::Nodes(nodes)) = (intent.mode, &intent.audience)
+            && nodes.len() != 1
+        {
+            let why =
+                format!("it names {} nodes: a controller goes from wave to wave", nodes.len());
+            return Err(refuse(&actor, Code::ORDER_NEEDED, why));
         }
         let verb = intent.action.verb();
         let service = intent.action.service();
-        let objection = self
-            .in_time(intent.iat, intent.exp, way, holder.class, now)
+        // What is desired never expires: its generation says whether it is new.
+        let in_time = match intent.mode {
+            Mode::Once => self.in_time(intent.iat, intent.exp, way, holder.class, now),
+            Mode::Desired => Ok(()),
+        };
+        let objection = in_time
             .and_then(|()| self.granted(&holder, verb, service))
             .err()
             .map(|(code, why)| refuse(&actor, code, why));
@@ -296,6 +310,20 @@ impl Authority {
                     None => format!("`{}` may not {verb:?} on `{}`", holder.name, self.node),
                 },
             )),
+        }
+    }
+}
+
+/// Says whether a wish is one for ever, or once, as its action is.
+fn fits_mode(intent: &Intent) -> Result<(), (Code, String)> {
+    match (intent.mode, intent.action.generation()) {
+        (Mode::Desired, Some(_)) | (Mode::Once, None) => Ok(()),
+        (Mode::Once, Some(_)) => {
+            Err((Code::BAD_PAYLOAD, "a release is desired, not asked for once".to_owned()))
+        }
+        (Mode::Desired, None) => {
+            let why = "only releases are desired by intent in this version".to_owned();
+            Err((Code::NOT_YET, why))
         }
     }
 }
