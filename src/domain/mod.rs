@@ -40,5 +40,7 @@ pub mod seen;
 
 pub mod tree;
 
+pub mod selector;
+
 #[cfg(test)]
 mod sim;
