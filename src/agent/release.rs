@@ -263,9 +263,10 @@ fn running(pid: u32) -> io::Result<Digest> {
     tree::digest_of(&mut File::open(format!("/proc/{pid}/exe"))?)
 }
 
-/// Says in an event what is wrong with the spec of a release.
+/// Says in an event, in a line, what is wrong with the spec of a release.
 pub(super) fn mistaken(mistakes: &[config::Mistake]) -> Refused {
     let code = mistakes.first().map_or(Code::BAD_MANIFEST, |mistake| mistake.code);
-    let why = config::render(mistakes, "nothing was deployed", None);
+    let told = mistakes.iter().map(|mistake| format!("{}: {}", mistake.place(), mistake.what));
+    let why = told.collect::<Vec<_>>().join("; ");
     Refused::new(code, text::brief(why, MISTAKES_BYTES_MAX))
 }
