@@ -74,7 +74,7 @@ fn a_release_is_deployed_seen_rolled_back_and_survives_a_new_start() {
     assert!(said.contains("deployed web"), "{said}");
     let first = machine.ready("web");
     assert_eq!(release(&machine)["version"], "1.0");
-    assert!(machine.exits(0, &["status"]).contains(" 1.0 "));
+    assert!(machine.exits(0, &["status"]).contains("  1.0"));
     let shown = machine.exits(0, &["config", "show", "web", "--origin", "stop.timeout"]);
     assert!(shown.contains("release ") && shown.contains("web.toml:"), "{shown}");
 
@@ -184,7 +184,7 @@ fn what_is_not_as_signed_or_no_release_changes_nothing() {
 }
 
 #[test]
-fn an_artifact_comes_over_http_through_the_uplink() {
+fn a_machine_without_a_bus_says_that_it_cannot_fetch_over_http() {
     let machine = up();
     let spec = spec(&machine, "");
     let bytes = fs::read(archive(&machine, "one", &good("1"))).unwrap();
@@ -199,8 +199,9 @@ fn an_artifact_comes_over_http_through_the_uplink() {
             stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&bytes)).unwrap();
         }
     });
-    deploy(&machine, 0, "1.0", &url, &spec);
-    machine.ready("web");
+    let said = deploy(&machine, 5, "1.0", &url, &spec);
+    assert!(said.contains("E0704") && said.contains("give it a file"), "{said}");
+    assert!(machine.instance("web").is_null());
 }
 
 #[test]

@@ -30,6 +30,7 @@ use crate::domain::spec::Spec;
 use crate::domain::text;
 use crate::ipc::uplink::Ticket;
 use crate::wire::codec;
+use crate::wire::status::BusState;
 
 /// The longest word that people have for a release, in bytes.
 const VERSION_BYTES_MAX: usize = 64;
@@ -225,7 +226,15 @@ impl Agent {
         match self.voice.fetch(url, bytes_max, into) {
             Some(ticket) => drop(self.staging.downloads.insert(ticket, why)),
             // The other end of the pipe closes here.
-            None => drop(why.send("the uplink is away".to_owned())),
+            None => {
+                let away = match self.voice.state() {
+                    BusState::Off => {
+                        "a node without a bus has no uplink to fetch with: give it a file"
+                    }
+                    BusState::Connected { .. } | BusState::Away { .. } => "the uplink is away",
+                };
+                drop(why.send(away.to_owned()));
+            }
         }
     }
 
