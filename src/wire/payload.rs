@@ -280,6 +280,7 @@ pub struct EventRecord {
 
 /// An event that was read, with or without a body that this version knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time is read, and never kept")]
 pub enum Body {
     /// Known.
     Known(Event),
