@@ -52,8 +52,20 @@ impl Agent {
                 .map(|(id, known, slot)| self.instance_status(&id, known, slot))
                 .collect(),
             alerts: AlertStatus::folded(services),
-            releases: ReleaseStatus::folded(self.node.releases()),
+            releases: self.release_status(),
         }
+    }
+
+    /// Where its spec forbids to go back, nothing is offered to go back to.
+    fn release_status(&self) -> Vec<ReleaseStatus> {
+        let mut all = ReleaseStatus::folded(self.node.releases());
+        for status in &mut all {
+            let spec = self.services.spec_of(&status.service);
+            if spec.is_some_and(|(spec, _)| !spec.verdict.rollback) {
+                status.earlier = None;
+            }
+        }
+        all
     }
 
     fn service_status(&self, id: &ServiceId, known: &Service) -> ServiceStatus {

@@ -168,7 +168,9 @@ impl Builder<'_> {
 
     fn absolute(&mut self, path: &[&str], text: &str) -> Template {
         // What a name stands for is an absolute path, or the rest would not be one either.
-        if text.starts_with('/') || text.starts_with("${runtime}") {
+        if text.starts_with('/')
+            || ["${runtime}", "${release}"].iter().any(|name| text.starts_with(name))
+        {
             return Template::new(text);
         }
         match self.context.folder {

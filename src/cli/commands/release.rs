@@ -59,7 +59,7 @@ pub(super) async fn rollback(
     let none = || {
         CliError::new(
             Code::NO_EARLIER_RELEASE,
-            format!("{service} has no earlier release that was good here"),
+            format!("{service} has no earlier good release here that its spec lets it go back to"),
         )
         .hint(format!("see what there was: smgr history {service}"))
     };
