@@ -62,6 +62,8 @@ struct Turn<'a> {
     reconciling: bool,
     /// Whether that agent has just begun, without a timer.
     agent_is_new: bool,
+    /// The deadline of a release that has passed. A timer counts whole milliseconds, so the clock may not be there yet.
+    passed: UnixMicros,
     /// Whether the node was told to end by this input, or knows the keeper only since it.
     may_end: bool,
 }
@@ -79,6 +81,7 @@ impl<'a> Turn<'a> {
             spawns: BTreeMap::new(),
             reconciling: false,
             agent_is_new: false,
+            passed: UnixMicros::default(),
             may_end: false,
         }
     }

@@ -399,7 +399,7 @@ impl Turn<'_> {
                 }
             }
             // The trial is judged after every input.
-            Timer::Release(_) => {}
+            Timer::Release(_) => self.passed = at,
             Timer::Ready(id, _)
             | Timer::Stop(id, _)
             | Timer::Backoff(id)

@@ -336,7 +336,7 @@ impl Turn<'_> {
     fn judge(&mut self, service: &ServiceId) {
         let Some(trial) = self.trial(service) else { return };
         let Some(trying) = &trial.trying else { return };
-        let now = self.now();
+        let now = self.now().max(self.passed);
         let held = trying.held_since.map(|since| since.plus_ms(trying.min_healthy_ms));
         if trying.broken.is_some() {
             return self.fail(service);
@@ -369,7 +369,9 @@ impl Turn<'_> {
         };
         let Some(trying) = &trial.trying else { return };
         let Some(since) = trying.held_since else { return };
-        if trial.step != Step::Apply || since.plus_ms(trying.min_healthy_ms) > now {
+        // What the timer cuts off is less than a millisecond.
+        let about_now = UnixMicros(now.0.saturating_add(999));
+        if trial.step != Step::Apply || since.plus_ms(trying.min_healthy_ms) > about_now {
             return;
         }
         let (intent, body) = (

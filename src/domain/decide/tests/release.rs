@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::site::*;
 use crate::domain::code::Code;
-use crate::domain::effect::{Act, Effect, Reply};
+use crate::domain::effect::{Act, Effect, Reply, Timer};
 use crate::domain::event::{Event, Exit, Outcome};
 use crate::domain::id::{Digest, Generation};
 use crate::domain::input::{Input, OrderMark, StagedRelease};
@@ -105,6 +105,21 @@ fn a_release_is_good_after_its_time_and_the_facts_leave_its_manifest_out() {
     proved(&mut site, 1);
     assert_eq!(outcome(&site), Some(Outcome::Done { changed: true }));
     assert_eq!(current(&site), Some(ReleaseId::of(b"a")));
+}
+
+#[test]
+fn a_timer_that_comes_a_moment_early_is_not_the_last_one() {
+    let mut site = Site::empty();
+    site.wish(deploy(1, "a"));
+    staged(&mut site, 1, 11);
+    replaced(&mut site, 1);
+    let at = site.node.releases()[&service("web")].trial.as_ref().unwrap().deadline().unwrap();
+    site.now = crate::domain::time::UnixMicros(at.0 - 700);
+    site.tell(Input::Timer { timer: Timer::Release(service("web")), at });
+    let asks = |effect: &Effect| matches!(effect.act(), Act::ProveRelease { .. });
+    assert!(site.last.effects.iter().any(asks), "{:?}", site.last);
+    site.tell(Input::Proved { service: service("web"), generation: Generation(1), running: None });
+    assert_eq!(outcome(&site), Some(Outcome::Done { changed: true }));
 }
 
 #[test]
