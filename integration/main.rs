@@ -18,6 +18,7 @@ mod kill;
 mod layering;
 mod layers;
 mod proof;
+mod releases;
 mod shop;
 mod signs;
 mod sockets;

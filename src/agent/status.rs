@@ -13,7 +13,7 @@ use crate::domain::spec::Kind;
 use crate::ipc::keeper::{Isolation, Trees};
 use crate::ipc::place;
 use crate::wire::status::{
-    AlertStatus, Condition, InstanceStatus, NodeStatus, ServiceStatus, shown,
+    AlertStatus, Condition, InstanceStatus, NodeStatus, ReleaseStatus, ServiceStatus, shown,
 };
 
 /// What the log may take on disk, in bytes: the default of `history.max_size`.
@@ -52,7 +52,20 @@ impl Agent {
                 .map(|(id, known, slot)| self.instance_status(&id, known, slot))
                 .collect(),
             alerts: AlertStatus::folded(services),
+            releases: self.release_status(),
         }
+    }
+
+    /// Where its spec forbids to go back, nothing is offered to go back to.
+    fn release_status(&self) -> Vec<ReleaseStatus> {
+        let mut all = ReleaseStatus::folded(self.node.releases());
+        for status in &mut all {
+            let spec = self.services.spec_of(&status.service);
+            if spec.is_some_and(|(spec, _)| !spec.verdict.rollback) {
+                status.earlier = None;
+            }
+        }
+        all
     }
 
     fn service_status(&self, id: &ServiceId, known: &Service) -> ServiceStatus {

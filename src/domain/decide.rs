@@ -11,6 +11,7 @@ mod fact;
 mod handover;
 mod health;
 mod reconcile;
+mod release;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ pub(super) fn decide(node: &Node, world: &World<'_>, input: Input) -> Result<Dec
     turn.take(input)?;
     if world.reconciled || turn.reconciling {
         turn.drive();
+        turn.judge_releases();
     }
     turn.settle();
     Ok(turn.finish())
@@ -62,6 +64,8 @@ struct Turn<'a> {
     reconciling: bool,
     /// Whether that agent has just begun, without a timer.
     agent_is_new: bool,
+    /// The deadline of a release that has passed. A timer counts whole milliseconds, so the clock may not be there yet.
+    passed: UnixMicros,
     /// Whether the node was told to end by this input, or knows the keeper only since it.
     may_end: bool,
 }
@@ -79,6 +83,7 @@ impl<'a> Turn<'a> {
             spawns: BTreeMap::new(),
             reconciling: false,
             agent_is_new: false,
+            passed: UnixMicros::default(),
             may_end: false,
         }
     }
@@ -116,6 +121,12 @@ impl<'a> Turn<'a> {
             }
             Input::SpecRemoved { service, intent } => self.spec_removed(&service, intent),
             Input::Applied { intent, failed } => self.applied(intent, failed),
+            Input::Staged { service, generation, staged } => {
+                self.staged(&service, generation, staged);
+            }
+            Input::Proved { service, generation, running } => {
+                self.proved(&service, generation, running);
+            }
             Input::Reconcile(kept) => self.reconcile(kept),
             Input::Shutdown { leave_running } => self.shut_down(leave_running, None, None),
         }
@@ -358,7 +369,8 @@ impl<'a> Turn<'a> {
             | Action::Stop { .. }
             | Action::Restart { .. }
             | Action::Reload { .. }
-            | Action::Signal { .. } => open
+            | Action::Signal { .. }
+            | Action::Remove { .. } => open
                 .awaiting
                 .is_empty()
                 .then(|| open.failed.clone().unwrap_or(Outcome::Done { changed: open.changed })),
@@ -368,7 +380,7 @@ impl<'a> Turn<'a> {
                 (over && self.head().stopping.is_some()).then_some(Outcome::Done { changed: true })
             }
             // These two end with an input of their own.
-            Action::Run { .. } | Action::Apply { .. } => None,
+            Action::Run { .. } | Action::Apply { .. } | Action::Deploy { .. } => None,
         }
     }
 
@@ -435,6 +447,7 @@ impl<'a> Turn<'a> {
                 }
             }
         }
+        self.time_releases(&mut effects);
         Decision { events: self.events, effects }
     }
 
@@ -475,6 +488,9 @@ impl<'a> Turn<'a> {
             Timer::Intent(intent) => {
                 of_intent(intent).map(|(action, awaiting)| self.budget_ms(action, &awaiting))
             }
+            Timer::Release(service) => self
+                .spec(service)
+                .map(|spec| spec.verdict.healthy_deadline.0.max(spec.verdict.min_healthy_time.0)),
             Timer::Action(intent) => of_intent(intent).and_then(|(action, _)| match action {
                 Action::Run { service, action, .. } => {
                     Some(self.spec(service)?.action.get(action)?.timeout.0)

@@ -20,6 +20,8 @@ pub mod health;
 
 pub mod intent;
 
+pub mod release;
+
 pub mod event;
 
 pub mod policy;
@@ -37,6 +39,8 @@ pub mod instance;
 pub mod seen;
 
 pub mod tree;
+
+pub mod selector;
 
 #[cfg(test)]
 mod sim;

@@ -328,7 +328,7 @@ fn step(action: &Action, id: &IntentId, from: RunId, fact: &Fact<'_>, desired: D
             _ if newer && after.is_ready() && desired != Desired::Completed => Step::Reached,
             _ => Step::Awaited,
         },
-        Action::Stop { .. } => match event {
+        Action::Stop { .. } | Action::Remove { .. } => match event {
             Event::InstanceStarting(_) => Step::Failed(superseded()),
             Event::InstanceStopping(body) if body.then_start => Step::Failed(superseded()),
             _ if instance.at_rest() => Step::Reached,
@@ -356,7 +356,10 @@ fn step(action: &Action, id: &IntentId, from: RunId, fact: &Fact<'_>, desired: D
             },
             _ => Step::Awaited,
         },
-        Action::Run { .. } | Action::Apply { .. } | Action::Shutdown { .. } => Step::Awaited,
+        Action::Run { .. }
+        | Action::Apply { .. }
+        | Action::Shutdown { .. }
+        | Action::Deploy { .. } => Step::Awaited,
     }
 }
 

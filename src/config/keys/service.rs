@@ -300,10 +300,10 @@ pub const SERVICE: &[Key] = &[
         Toml("\"none\""),
         "Where lines go besides the file",
     ),
-    reserved("release.keep", COUNT, Toml("5"), "How many releases stay on the node"),
-    reserved(
+    served("release.keep", Integer(1, 100), Toml("5"), "How many good releases stay on the node"),
+    served(
         "release.rollback",
-        one_of![later("allow"), later("forbid")],
+        one_of![can("allow"), can("forbid")],
         Toml("\"allow\""),
         "Forbid when a migration cannot be taken back",
     ),
@@ -340,13 +340,13 @@ pub const SERVICE: &[Key] = &[
         Toml("\"checks\""),
         "What counts as healthy",
     ),
-    reserved(
+    served(
         "rollout.min_healthy_time",
         Duration,
         Toml("\"10s\""),
         "How long a node must stay healthy",
     ),
-    reserved("rollout.healthy_deadline", Duration, Toml("\"5m\""), "How long a node may take"),
+    served("rollout.healthy_deadline", Duration, Toml("\"5m\""), "How long a node may take"),
     reserved(
         "rollout.progress_deadline",
         Duration,

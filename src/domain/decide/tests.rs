@@ -11,4 +11,5 @@ mod anew;
 mod commands;
 mod lifecycle;
 mod meeting;
+mod release;
 mod whose;

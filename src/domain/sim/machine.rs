@@ -135,6 +135,9 @@ impl Machine {
             | Act::CancelTimer { .. }
             | Act::KeepReady { .. }
             | Act::LoadSpecs { .. }
+            | Act::Stage { .. }
+            | Act::ProveRelease { .. }
+            | Act::PruneReleases { .. }
             | Act::Answer { .. }
             | Act::StopAgent { .. } => None,
         }
