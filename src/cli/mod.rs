@@ -7,6 +7,7 @@ pub mod commands;
 pub mod context;
 pub mod error;
 pub mod feed;
+pub mod fleet;
 pub mod follow;
 pub mod interrupt;
 pub mod json;

@@ -1,1 +1,2 @@
 //! The second head.
+pub mod setup;
