@@ -344,7 +344,10 @@ impl<'a> Turn<'a> {
                 (over && self.head().stopping.is_some()).then_some(Outcome::Done { changed: true })
             }
             // These two end with an input of their own.
-            Action::Run { .. } | Action::Apply { .. } => None,
+            Action::Run { .. }
+            | Action::Apply { .. }
+            | Action::Deploy { .. }
+            | Action::Remove { .. } => None,
         }
     }
 

@@ -304,7 +304,14 @@ impl Node {
             | Event::LogUnavailable(_)
             | Event::LogRecovered(_)
             | Event::IntentRefused(_)
-            | Event::LinesDropped(_) => {}
+            | Event::LinesDropped(_)
+            | Event::OrderAccepted(_)
+            | Event::ReleaseStaged(_)
+            | Event::ReleaseApplied(_)
+            | Event::ReleaseHealthy(_)
+            | Event::ReleaseFailed(_)
+            | Event::ReleaseReturned(_)
+            | Event::ReleaseRefused(_) => {}
         }
         if let Some(forgotten) = self.seen.forget(at) {
             self.head.forgotten = self.head.forgotten.max(forgotten);

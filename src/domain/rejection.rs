@@ -55,6 +55,9 @@ pub enum Rejection {
     /// A reload is under way.
     #[error("{0} is reloading already")]
     Reloading(ServiceId),
+    /// It asks for something that this version does not do.
+    #[error("releases by intent are not in this version")]
+    NotYet,
     /// Nothing runs that a signal or a reload could reach.
     #[error("{0} is not running")]
     NotRunning(ServiceId),
@@ -76,6 +79,7 @@ impl Rejection {
             Self::MissingParameter(_) => Code::MISSING_PARAMETER,
             Self::NoReload(_) => Code::NO_RELOAD,
             Self::NotRunning(_) => Code::NOT_RUNNING,
+            Self::NotYet => Code::NOT_YET,
         }
     }
 }

@@ -334,7 +334,11 @@ fn step(
             },
             _ => Step::Awaited,
         },
-        Action::Run { .. } | Action::Apply { .. } | Action::Shutdown { .. } => Step::Awaited,
+        Action::Run { .. }
+        | Action::Apply { .. }
+        | Action::Shutdown { .. }
+        | Action::Deploy { .. }
+        | Action::Remove { .. } => Step::Awaited,
     }
 }
 

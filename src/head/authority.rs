@@ -240,6 +240,10 @@ impl Authority {
             Audience::Nodes(nodes) if nodes.len() > NODES_MAX => {
                 Err(format!("it names {} nodes, more than {NODES_MAX}", nodes.len()))
             }
+            Audience::Select { .. } => {
+                Err("a selection is resolved by a controller: it is taken inside an order only"
+                    .to_owned())
+            }
             audience if audience.includes(&self.node) => Ok(()),
             _ => Err(format!("it does not name this node, `{}`", self.node)),
         }

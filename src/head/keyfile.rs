@@ -302,6 +302,7 @@ fn first_trust(owner: &Owner, operator: &Signer, node: &Signer, local: &Signer) 
             key(local, local_name, KeyClass::Local, vec![everything_here]),
         ],
         revoked: vec![],
+        nodes: vec![],
     }
 }
 

@@ -142,7 +142,8 @@ mod tests {
     fn trust(version: u64, fleet: &str) -> (Trust, TrustChanged) {
         let (issued, fleet) = (UnixMicros(0), fleet.parse().unwrap());
         let (keys, revoked) = (Vec::new(), Vec::new());
-        let trust = Trust { v: PAYLOAD_VERSION, version, fleet, issued, keys, revoked };
+        let nodes = Vec::new();
+        let trust = Trust { v: PAYLOAD_VERSION, version, fleet, issued, keys, revoked, nodes };
         (trust, TrustChanged { version, digest: Digest([u8::try_from(version).unwrap(); 32]) })
     }
 

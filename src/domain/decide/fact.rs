@@ -358,6 +358,8 @@ impl Turn<'_> {
             | Action::Restart { .. }
             | Action::Run { .. }
             | Action::Apply { .. }
+            | Action::Deploy { .. }
+            | Action::Remove { .. }
             | Action::Shutdown { .. } => {}
         }
     }
@@ -446,7 +448,9 @@ impl Turn<'_> {
             Action::Reload { .. }
             | Action::Signal { .. }
             | Action::Run { .. }
-            | Action::Apply { .. } => Outcome::Unknown { why: why.to_owned() },
+            | Action::Apply { .. }
+            | Action::Deploy { .. }
+            | Action::Remove { .. } => Outcome::Unknown { why: why.to_owned() },
         };
         self.execute(intent, outcome);
     }

@@ -250,7 +250,9 @@ impl Turn<'_> {
                 Action::Start { .. }
                 | Action::Stop { .. }
                 | Action::Restart { .. }
-                | Action::Apply { .. } => {}
+                | Action::Apply { .. }
+                | Action::Deploy { .. }
+                | Action::Remove { .. } => {}
             }
         }
         let known: Vec<_> = kept.into_iter().filter(|(_, ended)| ended.is_some()).collect();

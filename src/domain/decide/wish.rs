@@ -60,7 +60,8 @@ impl Turn<'_> {
         let body = IntentAccepted {
             intent: wish.id,
             digest: wish.digest,
-            action: wish.action.clone(),
+            action: wish.action.clone().recorded(),
+            release: wish.action.release(),
             expires_at: wish.expires_at,
             instances: Vec::new(),
             until,
@@ -90,6 +91,7 @@ impl Turn<'_> {
             Action::Shutdown { leave_running } => {
                 self.shut_down(leave_running, cause, Some(wish.by));
             }
+            Action::Deploy { .. } | Action::Remove { .. } => {}
         }
         Ok(())
     }
@@ -132,6 +134,9 @@ impl Turn<'_> {
 
     /// Returns the instances that have to come somewhere before the wish is fulfilled.
     fn concerned(&self, action: &Action) -> Result<Vec<InstanceId>, Rejection> {
+        if matches!(action, Action::Deploy { .. } | Action::Remove { .. }) {
+            return Err(Rejection::NotYet);
+        }
         let Some(id) = action.service() else { return Ok(Vec::new()) };
         let service = self.known(id)?;
         let select = |wanted: fn(&State) -> bool, all: bool| -> Vec<InstanceId> {
@@ -171,7 +176,10 @@ impl Turn<'_> {
                 self.check_params(id, action, params)?;
                 Ok(Vec::new())
             }
-            Action::Apply { .. } | Action::Shutdown { .. } => Ok(Vec::new()),
+            Action::Apply { .. }
+            | Action::Shutdown { .. }
+            | Action::Deploy { .. }
+            | Action::Remove { .. } => Ok(Vec::new()),
         }
     }
 
@@ -240,7 +248,7 @@ impl Turn<'_> {
             Action::Restart { .. } => each_ms.saturating_mul(count),
             Action::Start { .. } | Action::Stop { .. } => each_ms,
             Action::Reload { .. } => spec.map_or(0, |spec| spec.reload.timeout.0),
-            Action::Signal { .. } => 0,
+            Action::Signal { .. } | Action::Deploy { .. } | Action::Remove { .. } => 0,
             Action::Run { action, .. } => {
                 spec.and_then(|spec| spec.action.get(action)).map_or(0, |action| action.timeout.0)
             }
