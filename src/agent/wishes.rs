@@ -36,15 +36,19 @@ impl Agent {
                 }
                 Err(refusal) => self.refuse(now, refusal, &to),
             },
-            Kind::Intent | Kind::Order | Kind::Answer | Kind::Event | Kind::Beat | Kind::Trust => {
-                match self.authority.intent(bytes, way, now.at) {
-                    Ok(verified) => {
-                        let to = own_inbox(to, &verified.actor.name);
-                        self.wish(now, verified, way, to);
-                    }
-                    Err(refusal) => self.refuse(now, refusal, &to),
+            Kind::Intent
+            | Kind::Order
+            | Kind::Answer
+            | Kind::Event
+            | Kind::Beat
+            | Kind::Receipt
+            | Kind::Trust => match self.authority.intent(bytes, way, now.at) {
+                Ok(verified) => {
+                    let to = own_inbox(to, &verified.actor.name);
+                    self.wish(now, verified, way, to);
                 }
-            }
+                Err(refusal) => self.refuse(now, refusal, &to),
+            },
         }
     }
 

@@ -3,6 +3,7 @@
 //! The first node has the state folder itself, and with it the keys of the operator, the bus and the controllers as
 //! services; the others have folders inside it. So every command means the same with a fleet as with one node.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
@@ -31,6 +32,9 @@ pub struct Fleet {
     pub nodes: Vec<NodeId>,
     /// The controllers.
     pub controllers: Vec<NodeId>,
+    /// What is said of nodes, by which they are selected.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<NodeId, BTreeMap<String, String>>,
 }
 
 impl Fleet {
@@ -73,7 +77,7 @@ impl Fleet {
                 .at(short(context.folder.root()))
                 .hint("a fleet begins in a folder of its own: smgr up --nodes 3 --state DIR"));
         }
-        let known = before.map(|fleet| fleet.nodes).unwrap_or_default();
+        let (known, labels) = before.map(|fleet| (fleet.nodes, fleet.labels)).unwrap_or_default();
         if usize::from(asked) < known.len() {
             let what = format!("the fleet has {} nodes, and {asked} are asked for", known.len());
             return Err(CliError::new(Code::USAGE, what)
@@ -81,7 +85,7 @@ impl Fleet {
         }
         let name = |number: u16| format!("n{number}").parse().expect("a letter and a number");
         let controllers = vec!["c1".parse().expect("a constant that is a name")];
-        Ok(Some(Self { v: VERSION, nodes: (1..=asked).map(name).collect(), controllers }))
+        Ok(Some(Self { v: VERSION, nodes: (1..=asked).map(name).collect(), controllers, labels }))
     }
 
     /// Writes the fleet down.

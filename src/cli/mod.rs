@@ -84,6 +84,9 @@ fn carry_out(cli: Cli) -> Result<ExitCode, CliError> {
         // The keeper must not run in a runtime: it makes processes.
         return parts::run(&context, args);
     }
+    if let Command::Controller = &command {
+        return parts::controller(&context);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

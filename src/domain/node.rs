@@ -311,7 +311,13 @@ impl Node {
             | Event::ReleaseHealthy(_)
             | Event::ReleaseFailed(_)
             | Event::ReleaseReturned(_)
-            | Event::ReleaseRefused(_) => {}
+            | Event::ReleaseRefused(_)
+            | Event::ControllerStarted(_)
+            | Event::ControllerLed(_)
+            | Event::ControllerSteppedDown(_)
+            | Event::NodeUnreachable(_)
+            | Event::NodeSeen(_)
+            | Event::LogForked(_) => {}
         }
         if let Some(forgotten) = self.seen.forget(at) {
             self.head.forgotten = self.head.forgotten.max(forgotten);

@@ -1,6 +1,8 @@
 //! One trust envelope for a whole fleet on one machine: every member has a folder and keys of its own, and the root key
 //! in the folder of the first says which of them count.
 
+use std::collections::BTreeMap;
+
 use super::folder::StateFolder;
 use super::keyfile::{
     KeyName, LoadKeyError, MakeKeysError, hex_line, load_key, load_trust, make_key, read_capped,
@@ -13,7 +15,7 @@ use crate::domain::time::UnixMicros;
 use crate::wire::codec;
 use crate::wire::envelope::{TRUST_BYTES_MAX, seal};
 use crate::wire::key::{Keyring, Signer};
-use crate::wire::payload::{PAYLOAD_VERSION, Trust, TrustedKey};
+use crate::wire::payload::{Enrolled, PAYLOAD_VERSION, Trust, TrustedKey};
 
 /// A node or controller of the fleet, and the folder that is its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Enrolment {
     pub operator: Principal,
     /// The nodes; the folder of the first holds the root key and the operator's.
     pub nodes: Vec<Member>,
+    /// What is said of nodes, by which they are selected.
+    pub labels: BTreeMap<NodeId, BTreeMap<String, String>>,
     /// The controllers.
     pub controllers: Vec<Member>,
     /// The time that the document bears.
@@ -41,7 +45,7 @@ pub struct Enrolment {
 
 /// What a fleet verifies with.
 #[derive(Debug)]
-pub struct Enrolled {
+pub struct FleetKeys {
     /// The trust document that every member has.
     pub trust: Trust,
     /// Its keys.
@@ -60,7 +64,7 @@ pub struct Enrolled {
 ///
 /// # Panics
 /// If there is no node.
-pub fn enrol(wanted: &Enrolment) -> Result<Enrolled, MakeKeysError> {
+pub fn enrol(wanted: &Enrolment) -> Result<FleetKeys, MakeKeysError> {
     let first = &wanted.nodes.first().expect("invariant: a fleet has a node").folder;
     for member in wanted.nodes.iter().chain(&wanted.controllers) {
         let failed =
@@ -68,11 +72,15 @@ pub fn enrol(wanted: &Enrolment) -> Result<Enrolled, MakeKeysError> {
         member.folder.make().map_err(failed)?;
     }
     let operator = key(first, KeyName::Operator)?;
+    let mut roster = Vec::with_capacity(wanted.nodes.len());
     let mut keys =
         vec![(operator, wanted.operator.clone(), KeyClass::Human, everything(Names::All))];
     for Member { name, folder } in &wanted.nodes {
         let here = everything(Names::Only(vec![name.clone()]));
-        keys.push((key(folder, KeyName::Node)?, principal(name), KeyClass::Node, vec![]));
+        let node = key(folder, KeyName::Node)?;
+        let labels = wanted.labels.get(name).cloned().unwrap_or_default();
+        roster.push(Enrolled { node: name.clone(), kid: node.kid(), labels });
+        keys.push((node, principal(name), KeyClass::Node, vec![]));
         let root = "root".parse().expect("a constant that is a name");
         keys.push((key(folder, KeyName::Local)?, root, KeyClass::Local, here));
     }
@@ -96,7 +104,7 @@ pub fn enrol(wanted: &Enrolment) -> Result<Enrolled, MakeKeysError> {
         .collect();
     let made = !first.trust().exists();
     let before = if made { None } else { Some(load_trust(first)?.0) };
-    if let Some(trust) = next(wanted, before, keys) {
+    if let Some(trust) = next(wanted, before, keys, roster) {
         let root = key(first, KeyName::Root)?;
         if !first.root_pin().exists() {
             write(&first.root_pin(), hex_line(root.public()).as_bytes(), 0o644)?;
@@ -107,11 +115,16 @@ pub fn enrol(wanted: &Enrolment) -> Result<Enrolled, MakeKeysError> {
     for member in wanted.nodes[1..].iter().chain(&wanted.controllers) {
         copy(first, &member.folder)?;
     }
-    Ok(Enrolled { trust, ring, made })
+    Ok(FleetKeys { trust, ring, made })
 }
 
 /// Returns the document that has to be signed; `None` when the one that is there says it all.
-fn next(wanted: &Enrolment, before: Option<Trust>, keys: Vec<TrustedKey>) -> Option<Trust> {
+fn next(
+    wanted: &Enrolment,
+    before: Option<Trust>,
+    keys: Vec<TrustedKey>,
+    nodes: Vec<Enrolled>,
+) -> Option<Trust> {
     let Some(before) = before else {
         return Some(Trust {
             v: PAYLOAD_VERSION,
@@ -120,13 +133,15 @@ fn next(wanted: &Enrolment, before: Option<Trust>, keys: Vec<TrustedKey>) -> Opt
             issued: wanted.now,
             keys,
             revoked: vec![],
+            nodes,
         });
     };
     let fresh = |key: &TrustedKey| before.keys.iter().all(|known| known.key != key.key);
     let fresh: Vec<_> = keys.into_iter().filter(fresh).collect();
     let version = before.version + 1;
-    (!fresh.is_empty()).then(|| Trust {
+    (!fresh.is_empty() || before.nodes != nodes).then(|| Trust {
         version,
+        nodes,
         issued: wanted.now,
         keys: before.keys.into_iter().chain(fresh).collect(),
         ..before
@@ -181,6 +196,7 @@ mod tests {
             fleet: "local".parse().unwrap(),
             operator: "ana".parse().unwrap(),
             nodes: nodes.iter().map(member).collect(),
+            labels: BTreeMap::new(),
             controllers: vec![member(&"c1")],
             now: UnixMicros(1),
         }

@@ -464,7 +464,12 @@ async fn ask_to_shut_down(context: &Context) -> Result<(), CliError> {
             Reply::Refused { code, why } => {
                 return Err(CliError::new(code.parse().unwrap_or(Code::INTERNAL), why));
             }
-            Reply::Pong { .. } | Reply::Status(_) | Reply::Lines { .. } | Reply::Range { .. } => {}
+            Reply::Pong { .. }
+            | Reply::Fleet(_)
+            | Reply::Arrivals { .. }
+            | Reply::Status(_)
+            | Reply::Lines { .. }
+            | Reply::Range { .. } => {}
         }
     }
     Ok(()) // It may have ended before it could say so.

@@ -80,6 +80,11 @@ pub(super) async fn up(
     {
         return Err(already_up(alive.pid()));
     }
+    if is_alive[0] && Fleet::read(context)?.as_ref() != Some(fleet) {
+        return Err(CliError::new(Code::ALREADY_UP, "the fleet runs with other members")
+            .hint("it takes in new ones at its next start")
+            .next("smgr down"));
+    }
     if !is_alive[0] {
         rising.iter().try_for_each(|node| divide(&node.context))?;
         prepare(context, fleet)?;
@@ -210,6 +215,7 @@ fn prepare(context: &Context, fleet: &Fleet) -> Result<Loaded, CliError> {
         fleet: before.as_ref().map_or(name, |setup| setup.fleet.clone()),
         operator: user_name(),
         nodes: nodes.clone(),
+        labels: fleet.labels.clone(),
         controllers: controllers.clone(),
         now: time::now(),
     };
