@@ -142,7 +142,8 @@ impl Leases {
             ..Config::default()
         };
         match self.context.get_key_value(&self.bucket).await {
-            Ok(store) => Ok(store),
+            Ok(store) if store.stream.cached_info().config.max_age == self.ttl => Ok(store),
+            Ok(_) => self.context.update_key_value(config).await.map_err(refused),
             Err(_) => self.context.create_key_value(config).await.map_err(refused),
         }
     }

@@ -77,14 +77,16 @@ impl Fleet {
                 .at(short(context.folder.root()))
                 .hint("a fleet begins in a folder of its own: smgr up --nodes 3 --state DIR"));
         }
-        let (known, labels) = before.map(|fleet| (fleet.nodes, fleet.labels)).unwrap_or_default();
+        let (known, labels) =
+            before.as_ref().map(|it| (it.nodes.clone(), it.labels.clone())).unwrap_or_default();
         if usize::from(asked) < known.len() {
             let what = format!("the fleet has {} nodes, and {asked} are asked for", known.len());
             return Err(CliError::new(Code::USAGE, what)
                 .hint("nodes leave a fleet with `smgr remove`, not in passing"));
         }
         let name = |number: u16| format!("n{number}").parse().expect("a letter and a number");
-        let controllers = vec!["c1".parse().expect("a constant that is a name")];
+        let one = || vec!["c1".parse().expect("a constant that is a name")];
+        let controllers = before.map_or_else(one, |fleet| fleet.controllers);
         Ok(Some(Self { v: VERSION, nodes: (1..=asked).map(name).collect(), controllers, labels }))
     }
 
