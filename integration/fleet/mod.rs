@@ -72,41 +72,56 @@ impl Fleet {
                 kill_9(pid);
             }
         }
-    }
-
-    /// Returns the ids of the events of a node's own log, in order.
-    fn log(&self, node: &str) -> Vec<String> {
-        self.ids(&["events", "--node", node])
+        wait_until("they are gone", || {
+            !processes_with(&folder).iter().any(|(_, line)| line.contains(" agent "))
+        });
     }
 
     /// Returns the ids of all events in the order in which they reached the controller, log by log.
     fn arrivals(&self) -> BTreeMap<String, Vec<String>> {
-        let mut logs: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for id in self.ids(&["events", "--fleet"]) {
-            let origin = id.split('/').next().unwrap().to_owned();
-            logs.entry(origin).or_default().push(id);
-        }
-        logs
+        by_log(self.ids(&["events", "--fleet"]))
     }
 
     fn ids(&self, line: &[&str]) -> Vec<String> {
-        let text = self.machine.exits(0, &[line, &["-o", "json"]].concat());
-        let events = text.lines().filter(|line| line.contains("smgr.event.v1"));
-        let events = events.map(|line| serde_json::from_str::<Value>(line).unwrap());
-        events.map(|event| event["id"].as_str().unwrap().to_owned()).collect()
+        self.ids_if_any(line).unwrap_or_else(|| panic!("{line:?} is not answered"))
+    }
+
+    /// The same; nothing while nobody answers.
+    fn ids_if_any(&self, line: &[&str]) -> Option<Vec<String>> {
+        let ran = self.machine.smgr(&[line, &["-o", "json"]].concat());
+        let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+        ran.status.success().then(|| ids_in(&text))
     }
 
     /// Waits until the controller has all that each node has, and nothing twice.
     fn all_arrives(&self, nodes: &[&str]) {
         eventually("the controller has every event", || {
-            let arrived = self.arrivals();
-            let is_whole = |node: &&str| {
-                let (log, copy) = (self.log(node), arrived.get(*node).cloned());
-                difference(&log, &copy.unwrap_or_default()).is_none()
-            };
-            nodes.iter().all(is_whole).then_some(())
+            let arrived = by_log(self.ids_if_any(&["events", "--fleet"])?);
+            for node in nodes {
+                let log = self.ids_if_any(&["events", "--node", node])?;
+                let copy = arrived.get(*node).cloned().unwrap_or_default();
+                if difference(&log, &copy).is_some() {
+                    return None;
+                }
+            }
+            Some(())
         });
     }
+}
+
+fn ids_in(text: &str) -> Vec<String> {
+    let events = text.lines().filter(|line| line.contains("smgr.event.v1"));
+    let events = events.map(|line| serde_json::from_str::<Value>(line).unwrap());
+    events.map(|event| event["id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn by_log(ids: Vec<String>) -> BTreeMap<String, Vec<String>> {
+    let mut logs: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for id in ids {
+        let origin = id.split('/').next().unwrap().to_owned();
+        logs.entry(origin).or_default().push(id);
+    }
+    logs
 }
 
 /// Says where a copy is not the log: the first place at which they part.

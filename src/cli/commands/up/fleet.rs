@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::{QUIET, apply_at_start, divide, print, shut_down};
-use crate::agent::setup::{BusSetup, NodeSetup};
+use crate::agent::setup::{BUS_SERVICE, BusSetup, NodeSetup};
 use crate::cli::args::Up;
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, short, user_name};
@@ -37,10 +37,19 @@ use crate::domain::id::ServiceId;
 use crate::head::enrol::{Enrolment, Member, enrol};
 use crate::head::folder::{StateFolder, write_whole};
 use crate::wire::payload::EventRecord;
-use crate::wire::status::NodeStatus;
+use crate::wire::status::{BusState, NodeStatus};
 
 /// How long the controllers are waited for: without them the fleet is up and says so.
 const CONTROLLERS_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long the bus is waited for before the nodes are started all the same.
+const BUS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the nodes may take to find the bus: the longest pause between two tries of theirs.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How soon a node is asked again whether it has found the bus.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Events of all nodes that wait to be printed.
 const EVENTS_MAX: usize = 64;
@@ -90,13 +99,7 @@ pub(super) async fn up(
         prepare(context, fleet)?;
         rising.iter().try_for_each(|node| divide(&node.context))?;
     }
-    for (node, _) in rising.iter_mut().zip(&is_alive).filter(|(_, is_alive)| !**is_alive) {
-        node.session.record(Mode::Foreground, 0)?;
-        let launcher = launch::start(&node.context)?;
-        node.session.record(Mode::Foreground, launcher.id())?;
-        node.launcher = Some(launcher);
-    }
-    let statuses = match interrupts.guard(until_up(&mut rising)).await {
+    let statuses = match interrupts.guard(begin(&mut rising, fleet)).await {
         Ok(Ok(statuses)) => statuses,
         Ok(Err(error)) => {
             end_all(&rising);
@@ -113,9 +116,14 @@ pub(super) async fn up(
         let pid = node.launcher.as_ref().map_or(before, Child::id);
         node.session.record(mode, pid)?;
     }
-    let leads = interrupts.guard(until_controlled(context, fleet)).await;
-    let is_controlled = match leads {
-        Ok(is_controlled) => is_controlled,
+    let services: Vec<ServiceId> = fleet.controllers.iter().map(service_of).collect();
+    let contexts = fleet.contexts(context);
+    let all = async {
+        let is_connected = until_connected(&contexts).await;
+        (until_ready(context, &services, CONTROLLERS_WITHIN).await, is_connected)
+    };
+    let (is_controlled, is_connected) = match interrupts.guard(all).await {
+        Ok(done) => done,
         Err(interrupted) => {
             out.note("the fleet goes on without this terminal: smgr status, smgr down");
             return Ok(interrupted.exit());
@@ -124,6 +132,9 @@ pub(super) async fn up(
     out.data(&first_screen(context, fleet, began, !args.detach)?);
     if !is_controlled {
         out.note("the controller is not ready; the nodes do not need it: smgr status controller");
+    }
+    if !is_connected {
+        out.note("not every node is on the bus yet; they go on trying: smgr ping");
     }
     if args.detach {
         return Ok(ExitCode::Done);
@@ -153,39 +164,74 @@ fn end_all(rising: &[Rising]) {
     }
 }
 
-async fn until_up(rising: &mut [Rising]) -> Result<Vec<NodeStatus>, CliError> {
+/// Starts the nodes that do not run, the first before the others: it has the bus, and who finds it there need not come
+/// back for it.
+async fn begin(rising: &mut [Rising], fleet: &Fleet) -> Result<Vec<NodeStatus>, CliError> {
     let mut statuses = Vec::with_capacity(rising.len());
-    for node in rising {
-        let (_, status) = Box::pin(launch::until_up(&node.context, node.launcher.as_mut())).await?;
-        statuses.push(status);
+    let (first, others) = rising.split_first_mut().expect("invariant: a fleet has a node");
+    launch_missing(first)?;
+    statuses.push(until_up(first).await?);
+    until_ready(&first.context, &[BUS_SERVICE.clone()], BUS_WITHIN).await;
+    others.iter_mut().try_for_each(launch_missing)?;
+    for node in others {
+        statuses.push(until_up(node).await?);
     }
+    debug_assert_eq!(statuses.len(), fleet.nodes.len());
     Ok(statuses)
 }
 
-/// Waits until the first node says that its controllers are ready. Says whether they are.
-async fn until_controlled(context: &Context, fleet: &Fleet) -> bool {
-    let services: Vec<ServiceId> = fleet.controllers.iter().map(service_of).collect();
+fn launch_missing(node: &mut Rising) -> Result<(), CliError> {
+    if alive(&node.context).is_none() {
+        node.session.record(Mode::Foreground, 0)?;
+        let launcher = launch::start(&node.context)?;
+        node.session.record(Mode::Foreground, launcher.id())?;
+        node.launcher = Some(launcher);
+    }
+    Ok(())
+}
+
+async fn until_up(node: &mut Rising) -> Result<NodeStatus, CliError> {
+    let up = Box::pin(launch::until_up(&node.context, node.launcher.as_mut())).await?;
+    Ok(up.1)
+}
+
+/// Waits until every node has found the bus, and says whether all have.
+async fn until_connected(contexts: &[Context]) -> bool {
+    let all = async {
+        for context in contexts {
+            let Ok(mut client) = Client::connect(context, &Whom::default()).await else { continue };
+            while let Some(status) = launch::status(&mut client).await
+                && !matches!(status.bus, BusState::Connected { .. })
+            {
+                // A node records nothing about its bus, so there is nothing to wait for.
+                sleep(LOOK_AGAIN).await;
+            }
+        }
+    };
+    timeout(CONNECTED_WITHIN, Box::pin(all)).await.is_ok()
+}
+
+/// Waits until a node says that services of it are ready. Says whether they are.
+async fn until_ready(context: &Context, services: &[ServiceId], within: Duration) -> bool {
     let whom = Whom::default();
     let wait = async {
         let mut client = Client::connect(context, &whom).await.ok()?;
         let status = launch::status(&mut client).await?;
         let mut feed = Feed::after(Some(status.head.clone()));
-        let mut ready = ready_in(&status, &services);
+        let mut ready = ready_in(&status, services);
         while ready.len() < services.len() {
             let Turn::Event(record) = feed.next(context, &whom, &mut client, true).await.ok()?
             else {
                 continue;
             };
-            let is_ready = matches!(record.kind.as_str(), "instance.ready");
-            ready.extend(
-                record
-                    .service
-                    .filter(|it| is_ready && services.contains(it) && !ready.contains(it)),
-            );
+            let is_ready = record.kind == "instance.ready";
+            let is_new = |it: &ServiceId| is_ready && services.contains(it) && !ready.contains(it);
+            let new = record.service.filter(is_new);
+            ready.extend(new);
         }
         Some(())
     };
-    matches!(timeout(CONTROLLERS_WITHIN, Box::pin(wait)).await, Ok(Some(())))
+    matches!(timeout(within, Box::pin(wait)).await, Ok(Some(())))
 }
 
 fn ready_in(status: &NodeStatus, services: &[ServiceId]) -> Vec<ServiceId> {
