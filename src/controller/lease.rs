@@ -34,31 +34,33 @@ pub(super) async fn keep(
     waker: Waker,
     mut end: watch::Receiver<bool>,
 ) {
-    let leases = Leases::new(&connection, &fleet, controller, ttl);
+    let mut bus = connection.state();
     let mut hold: Option<(Hold, Instant)> = None;
     let mut told = None;
     loop {
         // Counted from before the question: the server's time begins later than ours.
         let asked = Instant::now();
-        let answer = match hold {
-            Some((held, _)) => leases.renew(held).await,
-            None => leases.take().await,
+        // Nothing is asked of a bus that is not there: answers to what was asked before the first connection never come.
+        let is_up = bus.borrow_and_update().is_up();
+        let answer = match is_up {
+            false => Err("the bus is away".to_owned()),
+            true => ask(&Leases::new(&connection, &fleet, controller.clone(), ttl), hold).await,
         };
         let standing = match answer {
-            Ok(held) => {
+            Ok(Ok(held)) => {
                 hold = Some((held, asked));
                 Some(Standing::Held)
             }
-            Err(LeaseError::Held { by }) => {
+            Ok(Err(by)) => {
                 hold = None;
                 Some(Standing::Away { by, why: "another controller holds the lease".to_owned() })
             }
-            Err(error) => {
-                debug!(%error, "the lease could not be asked for");
+            Err(why) => {
+                debug!(why, "the lease could not be asked for");
                 let over = hold.is_none_or(|(_, since)| since.elapsed() >= ttl);
                 over.then(|| {
                     hold = None;
-                    Standing::Away { by: None, why: error.to_string() }
+                    Standing::Away { by: None, why }
                 })
             }
         };
@@ -72,13 +74,30 @@ pub(super) async fn keep(
         let pause = ttl / 3;
         tokio::select! {
             () = sleep(retry::drawn(pause * 9 / 10..=pause)) => {}
+            Ok(()) = bus.changed() => {}
             _ = end.wait_for(|end| *end) => break,
         }
     }
     if let Some((held, _)) = hold
-        && let Err(error) = leases.give_back(held).await
+        && let Err(error) = Leases::new(&connection, &fleet, controller, ttl).give_back(held).await
     {
         debug!(%error, "the lease was not given back; it ends by itself");
+    }
+}
+
+/// Takes or renews the lease: it is held, somebody else holds it, or nobody can tell.
+async fn ask(
+    leases: &Leases,
+    hold: Option<(Hold, Instant)>,
+) -> Result<Result<Hold, Option<NodeId>>, String> {
+    let answer = match hold {
+        Some((held, _)) => leases.renew(held).await,
+        None => leases.take().await,
+    };
+    match answer {
+        Ok(held) => Ok(Ok(held)),
+        Err(LeaseError::Held { by }) => Ok(Err(by)),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -1,5 +1,8 @@
 //! What happened to a controller: facts of its own log.
 
+#[cfg(test)]
+pub(crate) mod samples;
+
 use serde::{Deserialize, Serialize};
 
 use super::id::{EpochId, NodeId, Seq};
