@@ -90,7 +90,8 @@ fn a_node_that_is_silent_is_told_to_be_unreachable_and_named_by_ping() {
     let silent = fleet.machine.exits(16, &["ping"]);
     assert!(silent.contains("no answer from n3"), "{silent}");
     wait_until("the controller says that n3 is unreachable", || {
-        fleet.status()["as_of"]["missing_nodes"] == serde_json::json!(["n3"])
+        let as_of = fleet.status()["as_of"].clone();
+        as_of["source"] == "c1" && as_of["missing_nodes"] == serde_json::json!(["n3"])
     });
     let screen = fleet.machine.exits(0, &["status"]);
     assert!(screen.contains("1 unreachable") && screen.contains("what runs there"), "{screen}");

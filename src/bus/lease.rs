@@ -136,7 +136,7 @@ impl Leases {
             description: "who of the controllers of smgr decides".to_owned(),
             history: 1,
             max_age: self.ttl,
-            max_bytes: 64 * 1024,
+            // No bound in bytes: it would be reserved, and a server whose storage is given away refuses the bucket.
             storage: StorageType::File,
             num_replicas: 1,
             ..Config::default()

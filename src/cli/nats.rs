@@ -265,7 +265,7 @@ fn server_config(port: u16, store: &Path, users: &[(String, Permissions)]) -> St
          listen: \"127.0.0.1:{port}\"\n\
          server_name: \"smgr\"\n\
          max_payload: 1MB\n\
-         jetstream {{\n  store_dir: {store}\n  max_memory_store: 16MB\n  max_file_store: 1GB\n}}\n\
+         jetstream {{\n  store_dir: {store}\n  max_memory_store: 16MB\n  max_file_store: 2GB\n}}\n\
          authorization {{\n  users: [\n",
         store = quoted(store),
     );

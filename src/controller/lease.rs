@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::wake::{Wake, Waker};
 use crate::bus::{Connection, Hold, LeaseError, Leases};
@@ -65,7 +65,10 @@ pub(super) async fn keep(
             }
         };
         if let Some(standing) = standing.filter(|standing| told.as_ref() != Some(standing)) {
-            info!(?standing, "the lease");
+            match &standing {
+                Standing::Away { by: None, why } => warn!(why, "nobody can tell who leads"),
+                standing => info!(?standing, "the lease"),
+            }
             told = Some(standing.clone());
             if waker.send(Wake::Lease(standing)).await.is_err() {
                 return;
@@ -97,7 +100,10 @@ async fn ask(
     match answer {
         Ok(held) => Ok(Ok(held)),
         Err(LeaseError::Held { by }) => Ok(Err(by)),
-        Err(error) => Err(error.to_string()),
+        Err(error) => {
+            let why = std::error::Error::source(&error).map(ToString::to_string);
+            Err(why.map_or_else(|| error.to_string(), |why| format!("{error}: {why}")))
+        }
     }
 }
 
