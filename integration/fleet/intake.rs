@@ -86,15 +86,19 @@ fn a_stream_of_the_fleet_resumes_exactly_after_any_of_its_cursors() {
 #[test]
 fn a_node_that_is_silent_is_told_to_be_unreachable_and_named_by_ping() {
     let fleet = Fleet::of(3);
+    fleet.all_arrives(&["n1", "n2", "n3"]);
     fleet.kill_node("n3");
     let silent = fleet.machine.exits(16, &["ping"]);
     assert!(silent.contains("no answer from n3"), "{silent}");
-    wait_until("the controller says that n3 is unreachable", || {
-        let as_of = fleet.status()["as_of"].clone();
-        as_of["source"] == "c1" && as_of["missing_nodes"] == serde_json::json!(["n3"])
+    wait_until("the screen says that n3 is unreachable", || {
+        let screen = fleet.machine.exits(0, &["status"]);
+        screen.contains("1 unreachable") && screen.contains("what runs there is not known")
     });
-    let screen = fleet.machine.exits(0, &["status"]);
-    assert!(screen.contains("1 unreachable") && screen.contains("what runs there"), "{screen}");
+    let as_of = fleet.status()["as_of"].clone();
+    assert_eq!(
+        (&as_of["source"], &as_of["missing_nodes"]),
+        (&"c1".into(), &serde_json::json!(["n3"]))
+    );
     wait_until("it is an event", || {
         fleet.machine.exits(0, &["events", "--fleet"]).contains("hears nothing of n3")
     });

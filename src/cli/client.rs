@@ -96,7 +96,7 @@ impl Client {
                 Ok(Some(fleet)) => return Ok(fleet),
                 Ok(None) => {}
                 Err(error) => {
-                    warn!(%error, "the fleet cannot be asked; this is this machine alone")
+                    warn!(%error, "the fleet cannot be asked; this is this machine alone");
                 }
             }
         }

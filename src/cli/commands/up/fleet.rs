@@ -171,7 +171,7 @@ async fn begin(rising: &mut [Rising], fleet: &Fleet) -> Result<Vec<NodeStatus>, 
     let (first, others) = rising.split_first_mut().expect("invariant: a fleet has a node");
     launch_missing(first)?;
     statuses.push(until_up(first).await?);
-    until_ready(&first.context, &[BUS_SERVICE.clone()], BUS_WITHIN).await;
+    until_ready(&first.context, std::slice::from_ref(&*BUS_SERVICE), BUS_WITHIN).await;
     others.iter_mut().try_for_each(launch_missing)?;
     for node in others {
         statuses.push(until_up(node).await?);
