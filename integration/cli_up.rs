@@ -407,7 +407,7 @@ fn what_was_not_understood_exits_with_2_and_one_error() {
     for line in [
         &["statsu"][..],
         &["deploy", "web"],
-        &["up", "--nodes", "3"],
+        &["up", "--nodes", "0"],
         &["status", "Web"],
         &["stop"],
         &["run", "hello"],

@@ -7,6 +7,7 @@ mod cli_up;
 mod daemons;
 mod damage;
 mod errands;
+mod fleet;
 mod frozen;
 mod fuzz_seeds;
 mod golden;

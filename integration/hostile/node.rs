@@ -230,7 +230,12 @@ fn came_of(reply: Reply) -> Option<Came> {
         Reply::Refused { code, .. } => Some(Came::Refused(code)),
         Reply::Outcome { outcome, .. } => Some(Came::Outcome(outcome)),
         Reply::Accepted { .. } => None,
-        Reply::Pong { .. } | Reply::Status(_) | Reply::Lines { .. } | Reply::Range { .. } => {
+        Reply::Pong { .. }
+        | Reply::Fleet(_)
+        | Reply::Arrivals { .. }
+        | Reply::Status(_)
+        | Reply::Lines { .. }
+        | Reply::Range { .. } => {
             panic!("not an answer to a wish")
         }
     }

@@ -237,7 +237,12 @@ impl Load {
                 sent.refused = Some(format!("{code}: {why}"));
                 self.open.remove(&(sent.sent_at, answer.cause));
             }
-            Reply::Pong { .. } | Reply::Status(_) | Reply::Lines { .. } | Reply::Range { .. } => {
+            Reply::Pong { .. }
+            | Reply::Fleet(_)
+            | Reply::Arrivals { .. }
+            | Reply::Status(_)
+            | Reply::Lines { .. }
+            | Reply::Range { .. } => {
                 panic!("an intent was answered with a reading");
             }
         }

@@ -45,17 +45,20 @@ impl Agent {
                 }
                 Err(refusal) => self.refuse_order(now, refusal, &to),
             },
-            Kind::Intent | Kind::Answer | Kind::Event | Kind::Beat | Kind::Trust => {
-                match self.authority.intent(bytes, way, now.at) {
-                    Ok(verified) => {
-                        let to = own_inbox(to, &verified.actor.name);
-                        if let Err(refusal) = self.wish(now, verified, way, to.clone(), None) {
-                            self.refuse(now, refusal, &to);
-                        }
+            Kind::Intent
+            | Kind::Answer
+            | Kind::Event
+            | Kind::Beat
+            | Kind::Receipt
+            | Kind::Trust => match self.authority.intent(bytes, way, now.at) {
+                Ok(verified) => {
+                    let to = own_inbox(to, &verified.actor.name);
+                    if let Err(refusal) = self.wish(now, verified, way, to.clone(), None) {
+                        self.refuse(now, refusal, &to);
                     }
-                    Err(refusal) => self.refuse(now, refusal, &to),
                 }
-            }
+                Err(refusal) => self.refuse(now, refusal, &to),
+            },
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod answers;
 mod connection;
+mod lease;
 mod options;
 mod retained;
 mod server;
@@ -13,6 +14,7 @@ pub use answers::{Answers, NobodyListens};
 pub use connection::{
     BusState, Connection, Delivered, DialError, SendError, SubscribeError, Subscription,
 };
+pub use lease::{Hold, LeaseError, Leases, lease_bucket_name};
 pub use options::{BusOptions, Credentials, InvalidOptions, ReadCredentialsError, TlsFiles};
 pub use retained::{EnsureStreamError, ensure_event_stream, event_stream_name};
 pub use server::{SERVER_VERSION_FLOOR, ServerVersion};

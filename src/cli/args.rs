@@ -18,31 +18,9 @@ use crate::domain::signal::Signal;
 
 /// Verbs whose names are taken and whose function comes in a later version.
 const RESERVED: &[&str] = &[
-    "rollout",
-    "diff",
-    "hold",
-    "release",
-    "node",
-    "service",
-    "alert",
-    "silence",
-    "key",
-    "token",
-    "trust",
-    "policy",
-    "sign",
-    "fleet",
-    "context",
-    "emulate",
-    "demo",
-    "top",
-    "web",
-    "doctor",
-    "controller",
-    "schema",
-    "man",
-    "cancel",
-    "enrol",
+    "rollout", "diff", "hold", "release", "node", "service", "alert", "silence", "key", "token",
+    "trust", "policy", "sign", "fleet", "context", "emulate", "demo", "top", "web", "doctor",
+    "schema", "man", "cancel", "enrol",
 ];
 
 /// A service manager for one machine or a whole fleet, with history that can be proved.
@@ -261,6 +239,8 @@ pub enum Command {
     },
     /// Run the parts of a node; `smgr up` and service units call this
     Agent(PartArgs),
+    /// Run a controller; `smgr up --nodes` and service units call this
+    Controller,
 }
 
 /// What to deploy.
@@ -336,6 +316,9 @@ pub struct Events {
     /// About this service
     #[arg(long)]
     pub service: Option<ServiceId>,
+    /// Of the whole fleet, in the order in which they reached a controller
+    #[arg(long)]
+    pub fleet: bool,
 }
 
 /// Which history.

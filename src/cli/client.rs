@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::warn;
 
 pub use pending::{Missing, Pending};
 
@@ -16,6 +17,7 @@ use super::context::{Context, not_up};
 use super::error::CliError;
 use super::session::alive;
 use super::wish::{Caller, Signed};
+use crate::agent::setup::NodeSetup;
 use crate::domain::code::Code;
 use crate::domain::id::{FleetId, NodeId};
 use crate::domain::intent::Action;
@@ -57,12 +59,20 @@ enum Route {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Whom {
     nodes: BTreeSet<NodeId>,
+    /// Where nobody is named: the whole fleet, if this machine is part of one.
+    everybody: bool,
 }
 
 impl Whom {
     /// Takes the nodes of `--node` and of the selectors; none means this machine.
     pub fn new(context: &Context, named: impl IntoIterator<Item = NodeId>) -> Self {
-        Self { nodes: context.global.nodes.iter().cloned().chain(named).collect() }
+        let nodes = context.global.nodes.iter().cloned().chain(named).collect();
+        Self { nodes, everybody: false }
+    }
+
+    /// The same; but none means every node of the fleet that this machine is part of.
+    pub fn or_everybody(context: &Context, named: impl IntoIterator<Item = NodeId>) -> Self {
+        Self { everybody: true, ..Self::new(context, named) }
     }
 
     /// Says whether nobody but `own` is meant.
@@ -81,6 +91,15 @@ impl Client {
         let own = setup.as_ref().map(|setup| setup.node.clone());
         let elsewhere = whom.nodes.iter().any(|node| Some(node) != own.as_ref());
         let by_bus = context.global.bus.is_some() || context.global.via == Via::Bus || elsewhere;
+        if whom.everybody && whom.nodes.is_empty() && !by_bus && context.global.via == Via::Auto {
+            match Self::connect_to_fleet(context, setup.as_ref()).await {
+                Ok(Some(fleet)) => return Ok(fleet),
+                Ok(None) => {}
+                Err(error) => {
+                    warn!(%error, "the fleet cannot be asked; this is this machine alone");
+                }
+            }
+        }
         let timeout = context.global.timeout;
         if by_bus && context.global.via != Via::Local {
             let caller = Caller::load(context, false)?;
@@ -108,6 +127,54 @@ impl Client {
             timeout,
             bus_is_here: false,
         })
+    }
+
+    /// Connects to the bus of a fleet; nothing when this machine is all there is.
+    async fn connect_to_fleet(
+        context: &Context,
+        setup: Option<&NodeSetup>,
+    ) -> Result<Option<Self>, CliError> {
+        let Some(bus) = setup.and_then(|setup| setup.bus.as_ref()) else { return Ok(None) };
+        let caller = Caller::load(context, false)?;
+        let nodes = caller.ring.iter().filter(|(_, holder)| holder.class == KeyClass::Node);
+        if nodes.count() < 2 {
+            return Ok(None);
+        }
+        let road = Box::pin(bus::Road::connect(context, setup, &caller)).await?;
+        Ok(Some(Self {
+            caller,
+            route: Route::Bus(road),
+            named: Vec::new(),
+            own: setup.map(|setup| setup.node.clone()),
+            timeout: context.global.timeout,
+            bus_is_here: bus.own_server,
+        }))
+    }
+
+    /// Returns the controllers that the trust document names; over the local socket none is reached.
+    pub fn controllers(&self) -> Vec<NodeId> {
+        let is_controller = |class| class == KeyClass::Controller && self.is_by_bus();
+        let holders = self.caller.ring.iter().map(|(_, holder)| holder);
+        let controllers = holders.filter(|holder| is_controller(holder.class));
+        controllers.filter_map(|holder| holder.name.as_str().parse().ok()).collect()
+    }
+
+    /// Asks something of one controller.
+    ///
+    /// # Errors
+    /// When the question cannot be sent.
+    pub async fn ask_controller(
+        &mut self,
+        controller: &NodeId,
+        ask: Ask,
+    ) -> Result<Pending<'_>, CliError> {
+        let patience = match &ask {
+            Ask::Arrivals { wait_ms, .. } => Duration::from_millis(u64::from(*wait_ms)),
+            _ => Duration::ZERO,
+        };
+        let within = self.timeout.unwrap_or(ANSWER_AFTER_WAIT) + patience;
+        let query = self.caller.query(ask, Audience::Nodes(vec![controller.clone()]), true)?;
+        self.transmit(&query, true, within).await
     }
 
     /// Asks something of the audience.
@@ -212,7 +279,8 @@ fn verified(bytes: &[u8], ring: &Keyring) -> Result<Answer, CliError> {
     let sealed = envelope::read(bytes, ENVELOPE_BYTES_MAX).map_err(|error| distrust(&error))?;
     let opened = sealed.open(ring).map_err(|error| distrust(&error))?;
     let answer: Answer = codec::decode(opened.payload).map_err(|error| distrust(&error))?;
-    let is_node = opened.kind == Kind::Answer && opened.holder.class == KeyClass::Node;
+    let answers = matches!(opened.holder.class, KeyClass::Node | KeyClass::Controller);
+    let is_node = opened.kind == Kind::Answer && answers;
     match is_node && opened.holder.name.as_str() == answer.node.as_str() {
         true => Ok(answer),
         false => Err(CliError::new(

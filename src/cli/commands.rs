@@ -6,6 +6,7 @@ mod config;
 mod down;
 mod edit;
 mod files;
+mod fleet;
 mod offline;
 mod reading;
 mod release;
@@ -94,6 +95,8 @@ pub async fn carry_out(
         Command::Explain { code } => topics::explain(code, out),
         Command::Completions { shell } => Ok(topics::completions(shell, out)),
         // Taken out before there is a runtime.
-        Command::Agent(_) => Err(CliError::new(Code::INTERNAL, "a part in a runtime")),
+        Command::Agent(_) | Command::Controller => {
+            Err(CliError::new(Code::INTERNAL, "a part in a runtime"))
+        }
     }
 }

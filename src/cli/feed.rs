@@ -140,6 +140,8 @@ impl Feed {
                     return Err(CliError::new(code.parse().unwrap_or(Code::INTERNAL), why));
                 }
                 Reply::Pong { .. }
+                | Reply::Fleet(_)
+                | Reply::Arrivals { .. }
                 | Reply::Status(_)
                 | Reply::Lines { .. }
                 | Reply::Accepted { .. }
@@ -181,7 +183,8 @@ pub fn verified(row: &[u8], ring: &Keyring) -> Result<EventRecord, CliError> {
         .map_err(|error| altered(&error))?;
     let record: EventRecord = codec::decode(opened.payload).map_err(|error| altered(&error))?;
     let is_origin = opened.holder.name.as_str() == record.origin.as_str();
-    match opened.kind == Kind::Event && opened.holder.class == KeyClass::Node && is_origin {
+    let keeps_log = matches!(opened.holder.class, KeyClass::Node | KeyClass::Controller);
+    match opened.kind == Kind::Event && keeps_log && is_origin {
         true => Ok(record),
         false => Err(CliError::new(
             Code::EVENT_ALTERED,

@@ -4,8 +4,10 @@
 //! time `*_ms`, sizes `*_bytes`.
 
 mod body;
+mod controller;
 pub mod error;
 pub mod event;
+pub mod fleet;
 pub mod history;
 mod release;
 pub mod status;

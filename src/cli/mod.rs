@@ -7,6 +7,7 @@ pub mod commands;
 pub mod context;
 pub mod error;
 pub mod feed;
+pub mod fleet;
 pub mod follow;
 pub mod interrupt;
 pub mod json;
@@ -82,6 +83,9 @@ fn carry_out(cli: Cli) -> Result<ExitCode, CliError> {
     if let Command::Agent(args) = &command {
         // The keeper must not run in a runtime: it makes processes.
         return parts::run(&context, args);
+    }
+    if let Command::Controller = &command {
+        return parts::controller(&context);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::error::CliError;
 use crate::agent::setup::{BUS_SERVICE, BusSetup};
-use crate::bus::{SERVER_VERSION_FLOOR, ServerVersion, event_stream_name};
+use crate::bus::{SERVER_VERSION_FLOOR, ServerVersion, event_stream_name, lease_bucket_name};
 use crate::domain::code::Code;
 use crate::domain::id::{FleetId, NodeId, Principal};
 use crate::domain::policy::KeyClass;
@@ -99,8 +99,21 @@ pub struct Members {
     pub fleet: FleetId,
     /// The node, whose uplink is one user.
     pub node: NodeId,
+    /// Those of the fleet on the same machine who have folders of their own: each is one user, by the key in its folder.
+    pub others: Vec<Other>,
     /// Those who command it, who are the other.
     pub people: Vec<Principal>,
+}
+
+/// A node or controller with a folder of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Other {
+    /// Its name.
+    pub name: NodeId,
+    /// Its NKey seed, made where there is none.
+    pub nkey: PathBuf,
+    /// Whether it is a controller.
+    pub is_controller: bool,
 }
 
 impl Members {
@@ -112,13 +125,12 @@ impl Members {
         };
         let holders = ring.iter().filter(|(_, holder)| commands(holder.class));
         let people: BTreeSet<_> = holders.map(|(_, holder)| holder.name.clone()).collect();
-        Self { fleet, node, people: people.into_iter().collect() }
+        Self { fleet, node, others: Vec::new(), people: people.into_iter().collect() }
     }
 
-    /// The node says what happens and answers whoever asked, and keeps the stream over its events.
-    fn uplink(&self) -> Permissions {
-        let inbox =
-            InboxPrefix(self.node.as_str().parse().expect("a node's name is a principal's"));
+    /// A node says what happens and answers whoever asked, and keeps the stream over its events.
+    fn uplink(&self, node: &NodeId) -> Permissions {
+        let inbox = inbox_of(node);
         let stream = event_stream_name(&self.fleet);
         let api = |verb| format!("$JS.API.STREAM.{verb}.{stream}");
         let keeps = ["CREATE", "UPDATE", "INFO"].map(api);
@@ -126,6 +138,19 @@ impl Members {
             publish: [all_of(&self.fleet), EVERY_INBOX.to_owned()]
                 .into_iter()
                 .chain(keeps)
+                .collect(),
+            subscribe: vec![all_of(&self.fleet), format!("{inbox}.>")],
+        }
+    }
+
+    /// A controller asks and listens like people, answers like a node, and keeps its streams and its lease.
+    fn controller(&self, controller: &NodeId) -> Permissions {
+        let inbox = inbox_of(controller);
+        Permissions {
+            publish: ["$JS.API.>", "$JS.ACK.>", "$JS.FC.>", EVERY_INBOX]
+                .map(str::to_owned)
+                .into_iter()
+                .chain([all_of(&self.fleet), format!("$KV.{}.>", lease_bucket_name(&self.fleet))])
                 .collect(),
             subscribe: vec![all_of(&self.fleet), format!("{inbox}.>")],
         }
@@ -151,6 +176,10 @@ impl Members {
             subscribe: [all_of(&self.fleet)].into_iter().chain(inboxes).collect(),
         }
     }
+}
+
+fn inbox_of(name: &NodeId) -> InboxPrefix {
+    InboxPrefix(name.as_str().parse().expect("a node's name is a principal's"))
 }
 
 /// What a user of the bus may do.
@@ -181,7 +210,14 @@ pub fn prepare(
     let port = kept.or_else(free_port);
     let port = port.ok_or_else(|| CliError::new(Code::IO, "no port is free for the bus"))?;
     let (node, operator) = (folder.keys().join("node.nk"), folder.keys().join("operator.nk"));
-    let users = [(nkey_of(&node)?, members.uplink()), (nkey_of(&operator)?, members.operator())];
+    let mut users = vec![
+        (nkey_of(&node)?, members.uplink(&members.node)),
+        (nkey_of(&operator)?, members.operator()),
+    ];
+    for Other { name, nkey, is_controller } in &members.others {
+        let may = if *is_controller { members.controller(name) } else { members.uplink(name) };
+        users.push((nkey_of(nkey)?, may));
+    }
     let store = folder.bus_store();
     DirBuilder::new().recursive(true).mode(0o700).create(&store).map_err(write)?;
     std::fs::create_dir_all(folder.internal_services()).map_err(write)?;
@@ -244,7 +280,7 @@ fn server_config(port: u16, store: &Path, users: &[(String, Permissions)]) -> St
          listen: \"127.0.0.1:{port}\"\n\
          server_name: \"smgr\"\n\
          max_payload: 1MB\n\
-         jetstream {{\n  store_dir: {store}\n  max_memory_store: 16MB\n  max_file_store: 1GB\n}}\n\
+         jetstream {{\n  store_dir: {store}\n  max_memory_store: 16MB\n  max_file_store: 2GB\n}}\n\
          authorization {{\n  users: [\n",
         store = quoted(store),
     );
@@ -266,7 +302,6 @@ fn server_config(port: u16, store: &Path, users: &[(String, Permissions)]) -> St
 }
 
 fn service_spec(program: &Path, config: &Path, user: Option<&str>) -> String {
-    let argument = |path| quoted(path).replace('$', "$$"); // `$` begins a substitution in a spec.
     let exec = format!("[{}, \"-c\", {}]", argument(program), argument(config));
     let user = user.map(|name| format!("user = \"{name}\"\n")).unwrap_or_default();
     format!(
@@ -276,6 +311,11 @@ fn service_spec(program: &Path, config: &Path, user: Option<&str>) -> String {
          working_dir = \"/\"\n{user}\n\
          [ready]\nby = \"log\"\nmatch = \"Server is ready\"\n"
     )
+}
+
+/// Writes a path as an argument in a spec, where `$` begins a substitution.
+pub fn argument(path: &Path) -> String {
+    quoted(path).replace('$', "$$")
 }
 
 /// Writes a path as a string of TOML, which nats-server reads alike.
@@ -399,12 +439,14 @@ mod tests {
 
     fn members() -> Members {
         let (fleet, node) = ("local".parse().unwrap(), "n1".parse().unwrap());
-        Members { fleet, node, people: vec!["ana".parse().unwrap()] }
+        Members { fleet, node, others: Vec::new(), people: vec!["ana".parse().unwrap()] }
     }
 
     #[test]
     fn a_user_of_the_bus_may_say_and_hear_what_its_fleet_needs_and_nothing_else() {
-        for Permissions { publish, subscribe } in [members().uplink(), members().operator()] {
+        for Permissions { publish, subscribe } in
+            [members().uplink(&members().node), members().operator()]
+        {
             assert!(publish[0].ends_with(".local.>") && subscribe[0] == publish[0]);
             let all = || publish.iter().chain(&subscribe);
             assert!(all().all(|subject| !subject.starts_with('>') && !subject.starts_with('*')));

@@ -6,6 +6,7 @@ use super::args::{PartArgs, PartName};
 use super::context::{Context, not_up, short};
 use super::error::CliError;
 use crate::agent::{self, AgentOptions};
+use crate::controller::{self, ControllerOptions};
 use crate::domain::code::{Code, ExitCode};
 use crate::keeper::{self, KeeperOptions, LaunchOptions};
 use crate::uplink::{self, UplinkOptions};
@@ -48,6 +49,19 @@ pub fn run(context: &Context, args: &PartArgs) -> Result<ExitCode, CliError> {
             ended.map_err(|error| failed("the uplink cannot go on", &error))?;
         }
     }
+    Ok(ExitCode::Done)
+}
+
+/// Runs the controller of a state folder, until it is told to end.
+///
+/// # Errors
+/// When it cannot begin or go on; whoever started it starts it again.
+pub fn controller(context: &Context) -> Result<ExitCode, CliError> {
+    let state = context.folder.root().to_owned();
+    controller::run(&ControllerOptions { state }).map_err(|error| {
+        CliError::caused(Code::IO, "the controller cannot go on", error.as_ref())
+            .at(short(context.folder.root()))
+    })?;
     Ok(ExitCode::Done)
 }
 

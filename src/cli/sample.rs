@@ -489,7 +489,12 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             live: Some((RunId(3), 77)),
         }),
     ];
-    let events = [events, crate::domain::release::samples::events()].concat();
+    let events = [
+        events,
+        crate::domain::release::samples::events(),
+        crate::domain::controller::samples::events(),
+    ]
+    .concat();
     (1..)
         .zip(&events)
         .map(|(seq, event)| record(seq, "14:00:00.000", ("web", 0, 1), event))

@@ -8,11 +8,13 @@ pub mod table;
 pub mod units;
 pub(super) mod words;
 
+mod controller;
 pub mod effective;
 pub mod ending;
 pub mod error;
 pub mod event;
 pub mod feed;
+pub mod fleet;
 pub mod history;
 pub mod instance;
 pub mod outcome;

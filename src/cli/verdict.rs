@@ -154,7 +154,12 @@ impl Verdicts {
                     _ => refused,
                 })
             }
-            Reply::Pong { .. } | Reply::Status(_) | Reply::Lines { .. } | Reply::Range { .. } => {
+            Reply::Pong { .. }
+            | Reply::Fleet(_)
+            | Reply::Arrivals { .. }
+            | Reply::Status(_)
+            | Reply::Lines { .. }
+            | Reply::Range { .. } => {
                 return;
             }
         };

@@ -56,7 +56,11 @@ impl Caller {
             return Err(super::context::not_up(context));
         }
         let (trust, ring) = load_trust(&context.folder).map_err(|error| from_keys(&error))?;
-        let local = over_socket && context.is_root && KeyName::Local.path(&context.folder).exists();
+        // A node of a fleet on this machine has no operator of its own.
+        let exists = |name: KeyName| name.path(&context.folder).exists();
+        let local = over_socket
+            && exists(KeyName::Local)
+            && (context.is_root || !exists(KeyName::Operator));
         let name = if local { KeyName::Local } else { KeyName::Operator };
         let signer = load_signer(&name.path(&context.folder));
         Ok(Self { signer, fleet: trust.fleet, ring, note: note(context) })

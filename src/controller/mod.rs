@@ -1,1 +1,20 @@
-//! The second head.
+//! The second head: takes in the log of every node, projects the fleet, answers for it, and leads rollouts.
+//!
+//! It decides nothing that a node would have to believe: what a node does stands in an intent that a person or a job
+//! signed, and the node looks at that itself. See `docs/controller.md`.
+
+mod arrivals;
+mod boot;
+mod intake;
+mod lead;
+mod lease;
+mod links;
+mod own;
+mod projection;
+mod queries;
+pub mod setup;
+mod task;
+mod verify;
+mod wake;
+
+pub use boot::{ControllerOptions, run};

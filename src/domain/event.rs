@@ -9,6 +9,9 @@ use serde::de::Deserializer;
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
+use super::controller::{
+    ControllerLed, ControllerSteppedDown, LogForked, NodeSeen, NodeUnreachable,
+};
 use super::health::{InstanceHealthy, InstanceUnhealthy};
 use super::id::{
     ActionName, BootId, Digest, EpochId, EventId, Generation, InstanceId, IntentId, Kid, Principal,
@@ -273,6 +276,18 @@ events! {
     "release.returned" critical ReleaseReturned(ReleaseReturned),
     /// A verified order was refused.
     "release.refused" optional ReleaseRefused(ReleaseRefused),
+    /// A controller began to work.
+    "controller.started" optional ControllerStarted(PartStarted),
+    /// A controller began to decide.
+    "controller.led" critical ControllerLed(ControllerLed),
+    /// A controller decides no more.
+    "controller.stepped_down" optional ControllerSteppedDown(ControllerSteppedDown),
+    /// A controller heard nothing of a node for too long.
+    "node.unreachable" optional NodeUnreachable(NodeUnreachable),
+    /// A controller heard a node again.
+    "node.seen" optional NodeSeen(NodeSeen),
+    /// A log does not extend what a controller has of it.
+    "log.forked" optional LogForked(LogForked),
 }
 
 /// Why an epoch began.

@@ -4,6 +4,7 @@
 #![deny(clippy::disallowed_methods)]
 
 pub mod code;
+pub mod controller;
 pub mod id;
 mod name;
 pub mod time;

@@ -340,7 +340,13 @@ impl Node {
             | Event::IntentRefused(_)
             | Event::LinesDropped(_)
             | Event::ReleaseStaged(_)
-            | Event::ReleaseRefused(_) => {}
+            | Event::ReleaseRefused(_)
+            | Event::ControllerStarted(_)
+            | Event::ControllerLed(_)
+            | Event::ControllerSteppedDown(_)
+            | Event::NodeUnreachable(_)
+            | Event::NodeSeen(_)
+            | Event::LogForked(_) => {}
         }
         if let Some(forgotten) = self.seen.forget(at) {
             self.head.forgotten = self.head.forgotten.max(forgotten);

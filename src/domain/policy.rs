@@ -39,6 +39,8 @@ pub enum Kind {
     Event,
     /// The head of a log, between nodes and controllers.
     Beat,
+    /// That a log was taken in, durably.
+    Receipt,
     /// Which keys may do what.
     Trust,
 }
@@ -51,7 +53,15 @@ impl KeyClass {
             Self::Human | Self::Ci | Self::Local => matches!(kind, Kind::Intent | Kind::Query),
             Self::Node => matches!(kind, Kind::Event | Kind::Answer | Kind::Beat),
             Self::Controller => {
-                matches!(kind, Kind::Order | Kind::Query | Kind::Answer | Kind::Event | Kind::Beat)
+                matches!(
+                    kind,
+                    Kind::Order
+                        | Kind::Query
+                        | Kind::Answer
+                        | Kind::Event
+                        | Kind::Beat
+                        | Kind::Receipt
+                )
             }
         }
     }

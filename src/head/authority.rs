@@ -354,9 +354,11 @@ fn actor_of(holder: &Holder, kid: Kid) -> Actor {
 
 fn verb_of(ask: &Ask) -> (Verb, Option<&crate::domain::id::ServiceId>) {
     match ask {
-        Ask::Ping | Ask::Status => (Verb::Status, None),
+        Ask::Ping | Ask::Status | Ask::Fleet => (Verb::Status, None),
         Ask::Logs { service, .. } => (Verb::Logs, Some(service)),
-        Ask::Range { .. } | Ask::Outcome { .. } => (Verb::Events, None),
+        Ask::Range { .. } | Ask::Outcome { .. } | Ask::Arrivals { .. } | Ask::Copy { .. } => {
+            (Verb::Events, None)
+        }
     }
 }
 

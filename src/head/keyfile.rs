@@ -31,9 +31,12 @@ pub enum KeyName {
     Node,
     /// Local root: every wish, on this node alone, for ever.
     Local,
+    /// A controller: its events, answers and orders. Only in the folder of one.
+    Controller,
 }
 
 impl KeyName {
+    /// Those of one machine.
     const ALL: [Self; 4] = [Self::Root, Self::Operator, Self::Node, Self::Local];
 
     /// Returns the stem of its files.
@@ -43,6 +46,7 @@ impl KeyName {
             Self::Operator => "operator",
             Self::Node => "node",
             Self::Local => "local",
+            Self::Controller => "controller",
         }
     }
 
@@ -259,7 +263,7 @@ fn make(folder: &StateFolder, owner: &Owner) -> Result<(), MakeKeysError> {
         .map_err(|source| MakeKeysError::Write { path: folder.trust(), source })
 }
 
-fn make_key(folder: &StateFolder, name: KeyName) -> Result<Signer, MakeKeysError> {
+pub(super) fn make_key(folder: &StateFolder, name: KeyName) -> Result<Signer, MakeKeysError> {
     let path = name.path(folder);
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)
@@ -319,18 +323,18 @@ pub fn read_root(folder: &StateFolder) -> Result<Option<PublicKey>, MakeKeysErro
     PublicKey::from_bytes(&key.0).map(Some).map_err(|_| torn())
 }
 
-fn read_capped(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+pub(super) fn read_capped(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
     File::open(path)?.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-fn hex_line(key: PublicKey) -> String {
+pub(super) fn hex_line(key: PublicKey) -> String {
     format!("{}\n", Digest(key.to_bytes()))
 }
 
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), MakeKeysError> {
+pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), MakeKeysError> {
     write_whole(path, bytes, mode)
         .map_err(|source| MakeKeysError::Write { path: path.to_owned(), source })
 }

@@ -4,6 +4,7 @@
 pub mod account;
 pub mod authority;
 pub mod clock;
+pub mod enrol;
 pub mod folder;
 pub mod keyfile;
 pub mod recorder;

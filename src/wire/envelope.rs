@@ -34,6 +34,7 @@ const TYPES: &[(Kind, &str)] = &[
     (Kind::Answer, "application/vnd.smgr.answer.v1+msgpack"),
     (Kind::Event, "application/vnd.smgr.event.v1+msgpack"),
     (Kind::Beat, "application/vnd.smgr.beat.v1+msgpack"),
+    (Kind::Receipt, "application/vnd.smgr.receipt.v1+msgpack"),
     (Kind::Trust, "application/vnd.smgr.trust.v1+msgpack"),
 ];
 

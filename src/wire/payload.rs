@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::codec::{self, CodecError};
 use super::key::digest_of;
-use super::status::NodeStatus;
+use super::status::{FleetStatus, NodeStatus};
 use crate::domain::event::{Actor, Cause, Context, Event, Outcome};
 use crate::domain::id::{
     BootId, Digest, EpochId, EventId, FleetId, IntentId, Kid, NodeId, Principal, RunId, Seq,
@@ -132,6 +132,26 @@ pub enum Ask {
         /// Which.
         intent: IntentId,
     },
+    /// Of a controller: the fleet as it knows it.
+    Fleet,
+    /// Of a controller: the events of all logs in the order in which they arrived there.
+    Arrivals {
+        /// The place behind which to begin: `CONTROLLER/EPOCH/N`. `None` asks from the first one kept.
+        after: Option<EventId>,
+        /// At most this many.
+        events_max: u32,
+        /// Wait this long for the first one when there is none yet, in milliseconds, at most 30,000.
+        wait_ms: u32,
+    },
+    /// Of a controller: events of its copy of a log.
+    Copy {
+        /// Whose log.
+        origin: NodeId,
+        /// The last event that the asker has; `None` asks from the first one kept.
+        after: Option<EventId>,
+        /// At most this many.
+        events_max: u32,
+    },
 }
 
 /// How long an answer may wait for lines that the asker does not have.
@@ -246,6 +266,24 @@ pub enum Reply {
         rows: Vec<ByteBuf>,
         /// The last durable event of the log.
         head: EventId,
+    },
+    /// The fleet, in parts.
+    Fleet(Box<FleetStatus>),
+    /// A run of arrivals. Each envelope names its own log; its place is `first` and so on.
+    Arrivals {
+        /// The epoch of the places.
+        epoch: EpochId,
+        /// The place of the first one.
+        first: Seq,
+        /// The envelopes, as they arrived.
+        #[cfg_attr(test, schemars(with = "Vec<String>"))]
+        rows: Vec<ByteBuf>,
+        /// The last place.
+        head: EventId,
+        /// So many of the first ones may have been given to the asker before: it came with the place of another
+        /// controller, which is known here only roughly.
+        #[serde(default)]
+        again: u32,
     },
     /// The intent is durable; its outcome follows.
     Accepted {
@@ -393,6 +431,26 @@ pub struct Beat {
     pub state_hash: Digest,
     /// The version of the folding rules: hashes compare only between equals.
     pub fold: u32,
+    /// When.
+    pub at: UnixMicros,
+}
+
+/// A controller's word that it has a log durably up to here, and that this extends what it had before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Receipt {
+    /// [`PAYLOAD_VERSION`].
+    pub v: u8,
+    /// Who has it.
+    pub controller: NodeId,
+    /// Whose log.
+    pub origin: NodeId,
+    /// The epoch.
+    pub epoch: EpochId,
+    /// How many events of the epoch.
+    pub size: u64,
+    /// The Merkle root over them.
+    pub root: Digest,
     /// When.
     pub at: UnixMicros,
 }

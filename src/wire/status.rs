@@ -1,5 +1,6 @@
 //! What a node says of itself when asked for its status.
 
+mod fleet;
 mod folded;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use crate::domain::release::Step;
 use crate::domain::release::trial::Releases;
 use crate::domain::time::UnixMicros;
 
+pub use fleet::{FleetNode, FleetStatus, Intake};
 pub use folded::shown;
 
 /// One node, as it sees itself.

@@ -141,7 +141,12 @@ impl<'c> Pending<'c> {
         match &answer.reply {
             // One word each, and the same one however often it is said.
             Reply::Accepted { .. } | Reply::Outcome { .. } | Reply::Refused { .. } => true,
-            Reply::Pong { .. } | Reply::Status(_) | Reply::Lines { .. } | Reply::Range { .. } => {
+            Reply::Pong { .. }
+            | Reply::Fleet(_)
+            | Reply::Arrivals { .. }
+            | Reply::Status(_)
+            | Reply::Lines { .. }
+            | Reply::Range { .. } => {
                 let next = self.parts.entry(answer.node.clone()).or_default();
                 let is_next = answer.part == *next;
                 *next += u32::from(is_next);

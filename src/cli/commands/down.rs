@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::up::shut_down;
+use super::up::shut_down_here;
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
+use crate::cli::fleet::Fleet;
 use crate::cli::interrupt::Interrupts;
 use crate::cli::out::Out;
 use crate::cli::session::{alive, until_down};
@@ -18,12 +19,17 @@ const END_WITHIN: Duration = Duration::from_secs(120);
 
 /// Ends everything; where nothing runs, there is nothing to do.
 pub(super) async fn down(context: &Context, out: Out) -> Result<ExitCode, CliError> {
-    if alive(context).is_none() {
+    let fleet = Fleet::read(context)?;
+    let contexts = fleet.as_ref().map_or_else(|| vec![context.clone()], |it| it.contexts(context));
+    if contexts.iter().all(|context| alive(context).is_none()) {
         // Whoever asked would take services for stopped that only their manager has lost.
-        let left = living_runs(context.folder.root()).unwrap_or_default();
+        let left: Vec<_> = contexts
+            .iter()
+            .flat_map(|context| living_runs(context.folder.root()).unwrap_or_default())
+            .map(|run| run.to_string())
+            .collect();
         if !left.is_empty() {
-            let names: Vec<_> = left.iter().map(ToString::to_string).collect();
-            let what = format!("smgr is not up here, and what it ran goes on: {}", names.join(" "));
+            let what = format!("smgr is not up here, and what it ran goes on: {}", left.join(" "));
             return Err(CliError::new(Code::AGENT_UNREACHABLE, what)
                 .at(short(context.folder.root()))
                 .hint("the next smgr takes it back, and ends it: smgr up -d, then smgr down")
@@ -34,9 +40,9 @@ pub(super) async fn down(context: &Context, out: Out) -> Result<ExitCode, CliErr
     }
     let began = Instant::now();
     let mut interrupts = Interrupts::watch()?;
-    shut_down(context).await?;
+    shut_down_here(context).await?;
     let deadline = began + context.global.timeout.unwrap_or(END_WITHIN);
-    match interrupts.guard(until_down(context, Some(deadline))).await {
+    match interrupts.guard(all_down(&contexts, deadline)).await {
         Ok(true) => {
             let took = began.elapsed().as_secs_f64();
             out.line(&format!(
@@ -54,4 +60,13 @@ pub(super) async fn down(context: &Context, out: Out) -> Result<ExitCode, CliErr
             Ok(interrupted.exit())
         }
     }
+}
+
+async fn all_down(contexts: &[Context], deadline: Instant) -> bool {
+    for context in contexts {
+        if !until_down(context, Some(deadline)).await {
+            return false;
+        }
+    }
+    true
 }

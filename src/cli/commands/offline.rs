@@ -16,14 +16,12 @@ use crate::cli::selector::Selector;
 use crate::cli::view::View;
 use crate::cli::{launch, time};
 use crate::domain::code::{Code, ExitCode};
-use crate::domain::id::{EventId, NodeId};
+use crate::domain::id::EventId;
 use crate::domain::node::Node;
 use crate::domain::time::UnixMicros;
 use crate::store::LogReader;
 use crate::wire::fold::{Fold, state_hash};
-use crate::wire::status::{
-    AlertStatus, BusState, InstanceStatus, NodeStatus, ReleaseStatus, ServiceStatus, shown,
-};
+use crate::wire::status::{InstanceStatus, NodeStatus, shown};
 
 /// How often a busy node is asked for a state that is whole on its disk.
 const STATUS_TRIES: u32 = 50;
@@ -219,39 +217,12 @@ pub(super) fn status_at(
         Until::Event(_) | Until::End => last_at,
     };
     let log_bytes = LogReader::new(&archive.log).allocated_bytes();
-    let status = picture(&archive, own, &folded.node, head, as_of, log_bytes);
-    let nodes = [status];
-    print(&View { nodes: &nodes, missing: &[], selector }, out)
-}
-
-/// Returns what the log alone says; what only the kernel knew then is left out.
-fn picture(
-    archive: &Archive,
-    node: NodeId,
-    state: &Node,
-    head: EventId,
-    at: UnixMicros,
-    log_bytes: u64,
-) -> NodeStatus {
-    let services = state.services();
-    NodeStatus {
-        fleet: archive.fleet.clone(),
-        node,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        at,
-        head,
-        bus: BusState::Off,
-        isolation: String::new(),
-        trees: String::new(),
+    let fleet = archive.fleet.clone();
+    let status = NodeStatus {
         log_bytes,
         log_bytes_max: 1 << 30,
-        log_unavailable: None,
-        state_hash: None,
-        services: services.iter().map(|(id, known)| ServiceStatus::folded(id, known)).collect(),
-        instances: shown(services)
-            .map(|(id, known, slot)| InstanceStatus::folded(id, known, slot))
-            .collect(),
-        alerts: AlertStatus::folded(services),
-        releases: ReleaseStatus::folded(state.releases()),
-    }
+        ..NodeStatus::folded(fleet, own, &folded.node, head, as_of)
+    };
+    let nodes = [status];
+    print(&View { nodes: &nodes, missing: &[], selector }, out)
 }

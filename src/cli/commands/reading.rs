@@ -42,7 +42,7 @@ const FOLLOWED_LINES: u32 = 1000;
 const FROM_FILES: &str = "smgr is not up here: this is what its files say";
 
 /// From where on events are wanted.
-enum Since {
+pub(super) enum Since {
     Beginning,
     Cursor(EventId),
     Time(UnixMicros),
@@ -55,6 +55,9 @@ pub(super) async fn events(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let since = since(args.since.as_deref())?;
+    if args.fleet || super::fleet::is_of_controller(context, &since) {
+        return super::fleet::events(context, &args, since, out).await;
+    }
     let node = match &since {
         Since::Cursor(cursor) => Some(cursor.origin.clone()),
         Since::Beginning | Since::Time(_) => None,
@@ -105,21 +108,31 @@ pub(super) async fn events(
     }
 }
 
-struct Printer {
-    out: Out,
-    fleet: FleetId,
-    service: Option<ServiceId>,
-    since: Since,
+pub(super) struct Printer {
+    pub(super) out: Out,
+    pub(super) fleet: FleetId,
+    pub(super) service: Option<ServiceId>,
+    pub(super) since: Since,
 }
 
 impl Printer {
     fn event(&self, record: &EventRecord, names: &mut Names) {
+        self.event_at(record, None, names);
+    }
+
+    /// Prints an event with its place in a stream where that is not its own name.
+    pub(super) fn event_at(
+        &self,
+        record: &EventRecord,
+        cursor: Option<&EventId>,
+        names: &mut Names,
+    ) {
         let is_old = matches!(self.since, Since::Time(from) if record.at < from);
         let is_other = self.service.is_some() && record.service != self.service;
         if is_old || is_other {
             return;
         }
-        let beside = Beside::default();
+        let beside = Beside { cursor, ..Beside::default() };
         self.out.line(&match self.out.form {
             Output::Text => event_line(record, names, Stamp::DateTime),
             Output::Json | Output::Jsonl => json::line(&event_json(record, &beside)),
@@ -130,7 +143,7 @@ impl Printer {
     }
 
     /// A consumer of CloudEvents expects nothing but those.
-    fn control(&self, control: Control) {
+    pub(super) fn control(&self, control: Control) {
         if matches!(self.out.form, Output::Json | Output::Jsonl) {
             self.out.line(&json::line(&control_json(&control, time::now())));
         }
@@ -397,7 +410,7 @@ fn print_lines(
 
 /// Asks nodes whether they are there.
 pub(super) async fn ping(context: &Context, out: Out) -> Result<ExitCode, CliError> {
-    let mut client = Client::connect(context, &Whom::new(context, None)).await?;
+    let mut client = Client::connect(context, &Whom::or_everybody(context, None)).await?;
     let began = std::time::Instant::now();
     let mut pending = client.ask(Ask::Ping).await?;
     while let Some(answer) = pending.next().await? {

@@ -29,7 +29,15 @@ pub(super) async fn status(
         return super::offline::status_at(context, selector.as_ref(), &at, out);
     }
     let node = selector.as_ref().and_then(|selector| selector.node.clone());
-    let mut client = Client::connect(context, &Whom::new(context, node)).await?;
+    let whom = Whom::or_everybody(context, node);
+    let mut client = Client::connect(context, &whom).await?;
+    let is_of_all = selector.is_none() && context.global.nodes.is_empty();
+    if is_of_all && !client.controllers().is_empty() {
+        match super::fleet::ask(&mut client).await? {
+            Some(fleet) => return super::fleet::print(&fleet, out),
+            None => out.note("controller unreachable: the nodes were asked directly"),
+        }
+    }
     let mut pending = client.ask(Ask::Status).await?;
     let mut nodes: Vec<NodeStatus> = Vec::new();
     while let Some(answer) = pending.next().await? {

@@ -1,5 +1,7 @@
 //! `smgr up` and `smgr attach`: begins a node on this machine, shows what happens, and ends it in good order.
 
+mod fleet;
+
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, host_name, not_up, short, user_name};
 use crate::cli::error::CliError;
 use crate::cli::feed::{Feed, Turn};
+use crate::cli::fleet::Fleet;
 use crate::cli::follow::{Follower, From, cri};
 use crate::cli::interrupt::{Interrupted, Interrupts};
 use crate::cli::nats::{self, Members};
@@ -47,8 +50,8 @@ const QUIET: Duration = Duration::from_millis(200);
 
 /// Begins a node here, or goes on with one whose `smgr up` was killed.
 pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode, CliError> {
-    if args.fleet.is_some() {
-        return Err(CliError::not_yet("`smgr up --nodes`"));
+    if let Some(wanted) = Fleet::wanted(context, args.fleet)? {
+        return Box::pin(fleet::up(context, &wanted, &args, out)).await;
     }
     let began = Instant::now();
     let since = time::log_stamp();
@@ -199,19 +202,26 @@ fn prepare(context: &Context, project: Option<PathBuf>) -> Result<(Keys, Loaded)
             .at(short(&context.folder.setup()))
     })?;
     if is_known {
-        // What the log knows goes on as it was applied, unless it is told before anything is started.
-        let wish = Caller::load(context, true)?
-            .intent(Action::Apply { services: Vec::new() }, Audience::Nodes(vec![setup.node]))?;
-        let path = context.folder.boot_wish();
-        let folder = path.parent().unwrap_or(context.folder.root());
-        let written = std::fs::create_dir_all(folder);
-        written.and_then(|()| write_whole(&path, &wish.bytes, 0o600)).map_err(|error| {
-            CliError::caused(Code::IO, "failed to write the wish to apply", &error).at(short(&path))
-        })?;
+        apply_at_start(context, &setup)?;
     }
     // Once more, as the bus has brought a service of its own.
     let loaded = specs::load(context, &setup.specs, &setup.service_logs, "nothing was started")?;
     Ok((keys, loaded))
+}
+
+/// Leaves the wish to match the files for an agent that is not there yet: what the log knows would go on as it was
+/// applied otherwise.
+fn apply_at_start(context: &Context, setup: &NodeSetup) -> Result<(), CliError> {
+    let wish = Caller::load(context, true)?.intent(
+        Action::Apply { services: Vec::new() },
+        Audience::Nodes(vec![setup.node.clone()]),
+    )?;
+    let path = context.folder.boot_wish();
+    let folder = path.parent().unwrap_or(context.folder.root());
+    let written = std::fs::create_dir_all(folder);
+    written.and_then(|()| write_whole(&path, &wish.bytes, 0o600)).map_err(|error| {
+        CliError::caused(Code::IO, "failed to write the wish to apply", &error).at(short(&path))
+    })
 }
 
 /// Says whether a node runs by these files and by no others.
@@ -450,8 +460,16 @@ fn print(lines: Vec<String>, out: Out) {
     lines.iter().for_each(|line| out.line(line));
 }
 
+/// Asks every agent of this machine to end, the one that has the bus last.
+pub(super) async fn shut_down_here(context: &Context) -> Result<(), CliError> {
+    match Fleet::read(context)? {
+        Some(wanted) => fleet::shut_down_all(context, &wanted).await,
+        None => shut_down(context).await,
+    }
+}
+
 /// Asks the agent to end its services and itself; the keeper where the agent does not answer.
-pub(super) async fn shut_down(context: &Context) -> Result<(), CliError> {
+async fn shut_down(context: &Context) -> Result<(), CliError> {
     let asked = ask_to_shut_down(context).await;
     match asked {
         Err(error) if error.code == Code::AGENT_UNREACHABLE => terminate(context),
@@ -470,7 +488,12 @@ async fn ask_to_shut_down(context: &Context) -> Result<(), CliError> {
             Reply::Refused { code, why } => {
                 return Err(CliError::new(code.parse().unwrap_or(Code::INTERNAL), why));
             }
-            Reply::Pong { .. } | Reply::Status(_) | Reply::Lines { .. } | Reply::Range { .. } => {}
+            Reply::Pong { .. }
+            | Reply::Fleet(_)
+            | Reply::Arrivals { .. }
+            | Reply::Status(_)
+            | Reply::Lines { .. }
+            | Reply::Range { .. } => {}
         }
     }
     Ok(()) // It may have ended before it could say so.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::event::Beside;
-use super::{digest, exit, release, time};
+use super::{controller, digest, exit, release, time};
 use crate::cli::screen::event::after;
 use crate::cli::screen::words::{full_intent, name_of, signal_name};
 use crate::domain::event::{
@@ -33,7 +33,9 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
             "unavailable_ms": it.unavailable_ms, "late": it.late, "summarized": it.summarized,
             "dropped": it.dropped,
         }),
-        Event::AgentStarted(it) | Event::KeeperStarted(it) => part_started(it),
+        Event::AgentStarted(it) | Event::KeeperStarted(it) | Event::ControllerStarted(it) => {
+            part_started(it)
+        }
         Event::AgentStopping(it) => json!({"leave_running": it.leave_running}),
         Event::AgentStopped(it) => json!({"services_left_running": it.services_left_running}),
         Event::TrustChanged(it) => json!({"version": it.version, "digest": digest(&it.digest)}),
@@ -157,6 +159,11 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         | Event::ReleaseFailed(_)
         | Event::ReleaseReturned(_)
         | Event::ReleaseRefused(_) => release::data(event),
+        Event::ControllerLed(_)
+        | Event::ControllerSteppedDown(_)
+        | Event::NodeUnreachable(_)
+        | Event::NodeSeen(_)
+        | Event::LogForked(_) => controller::data(event),
     }
 }
 

@@ -1,5 +1,6 @@
 //! One event in words: a clause, a summary, a line.
 
+use super::controller;
 use super::names::Names;
 use super::release;
 use super::units::{clock_ms, count, date_time_ms, size, span};
@@ -109,7 +110,9 @@ pub(crate) fn clause(record: &EventRecord, event: Option<&Event>) -> String {
                 dropped => format!(", {dropped} lost"),
             }
         ),
-        Event::AgentStarted(it) | Event::KeeperStarted(it) => part_words(it),
+        Event::AgentStarted(it) | Event::KeeperStarted(it) | Event::ControllerStarted(it) => {
+            part_words(it)
+        }
         Event::AgentStopping(it) if it.leave_running => "stopping; services go on".to_owned(),
         Event::AgentStopping(_) => "stopping".to_owned(),
         Event::InstanceStarting(_) => "starting".to_owned(),
@@ -219,6 +222,11 @@ pub(crate) fn clause(record: &EventRecord, event: Option<&Event>) -> String {
         | Event::ReleaseFailed(_)
         | Event::ReleaseReturned(_)
         | Event::ReleaseRefused(_) => release::clause(event),
+        Event::ControllerLed(_)
+        | Event::ControllerSteppedDown(_)
+        | Event::NodeUnreachable(_)
+        | Event::NodeSeen(_)
+        | Event::LogForked(_) => controller::clause(event),
     }
 }
 
@@ -290,7 +298,11 @@ pub(crate) fn severity(event: Option<&Event>) -> &'static str {
             _ => "warning",
         },
         Event::LogOpened(it) if it.reason != EpochReason::FirstStart => "warning",
-        Event::AgentStarted(it) | Event::KeeperStarted(it) if it.after.is_some() => "warning",
+        Event::AgentStarted(it) | Event::KeeperStarted(it) | Event::ControllerStarted(it)
+            if it.after.is_some() =>
+        {
+            "warning"
+        }
         Event::InstanceStopping(it) if it.phase == StopPhase::Kill => "warning",
         Event::InstanceUnhealthy(_) => "warning",
         Event::InstanceReloaded(it) if it.failed.is_some() => "warning",
@@ -303,6 +315,11 @@ pub(crate) fn severity(event: Option<&Event>) -> &'static str {
         | Event::ReleaseFailed(_)
         | Event::ReleaseReturned(_)
         | Event::ReleaseRefused(_) => release::severity(event),
+        Event::ControllerLed(_)
+        | Event::ControllerSteppedDown(_)
+        | Event::NodeUnreachable(_)
+        | Event::NodeSeen(_)
+        | Event::LogForked(_) => controller::severity(event),
         Event::LogOpened(_)
         | Event::Baseline(_)
         | Event::LogRetired(_)
@@ -311,6 +328,7 @@ pub(crate) fn severity(event: Option<&Event>) -> &'static str {
         | Event::AgentStopping(_)
         | Event::AgentStopped(_)
         | Event::KeeperStarted(_)
+        | Event::ControllerStarted(_)
         | Event::TrustChanged(_)
         | Event::ServiceAdded(_)
         | Event::ServiceRemoved(_)

@@ -160,7 +160,8 @@ fn is_worth_a_line(event: Option<&Event>) -> bool {
             | Event::ActionStarted(_)
             | Event::LogRetired(_)
             | Event::OrderAccepted(_)
-            | Event::ReleaseStaged(_) => false,
+            | Event::ReleaseStaged(_)
+            | Event::ControllerStarted(_) => false,
             Event::LogUnavailable(_)
             | Event::LogRecovered(_)
             | Event::ServiceRemoved(_)
@@ -185,6 +186,11 @@ fn is_worth_a_line(event: Option<&Event>) -> bool {
             | Event::ReleaseFailed(_)
             | Event::ReleaseReturned(_)
             | Event::ReleaseRefused(_)
+            | Event::ControllerLed(_)
+            | Event::ControllerSteppedDown(_)
+            | Event::NodeUnreachable(_)
+            | Event::NodeSeen(_)
+            | Event::LogForked(_)
             | Event::Summarized(_) => true,
         },
     }

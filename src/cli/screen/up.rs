@@ -179,16 +179,26 @@ pub fn already_up_text(pid: u32) -> String {
     format!("already up (pid {pid}): smgr attach, smgr down\n")
 }
 
-/// Returns the first line of a demo fleet on one machine.
-pub fn fleet_text(nodes: &[NodeId], bus: Bus<'_>) -> String {
-    let names: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
-    let words = format!(
-        "fleet of {} on this machine: nodes {}, {}",
+/// Returns what a fleet on one machine says when it is up.
+pub fn fleet_text(
+    controllers: &[NodeId],
+    nodes: &[NodeId],
+    bus: Bus<'_>,
+    took_ms: u64,
+    is_foreground: bool,
+) -> String {
+    let list = |names: &[NodeId]| names.iter().map(NodeId::as_str).collect::<Vec<_>>().join(" ");
+    let first = format!(
+        "fleet of {} on this machine: {} {}, nodes {}, {}",
         nodes.len(),
-        names.join(" "),
+        if controllers.len() == 1 { "controller" } else { "controllers" },
+        list(controllers),
+        list(nodes),
         bus_words(bus)
     );
-    printable(&words).into_owned() + "\n"
+    let end = if is_foreground { "stop: Ctrl-C" } else { "stop: smgr down" };
+    let ready = format!("ready in {}      {end}      look: smgr status", span(took_ms));
+    format!("{}\n{ready}\n", printable(&first))
 }
 
 #[cfg(test)]

@@ -187,7 +187,13 @@ impl State {
                 | Event::ReleaseHealthy(_)
                 | Event::ReleaseFailed(_)
                 | Event::ReleaseReturned(_)
-                | Event::ReleaseRefused(_),
+                | Event::ReleaseRefused(_)
+                | Event::ControllerStarted(_)
+                | Event::ControllerLed(_)
+                | Event::ControllerSteppedDown(_)
+                | Event::NodeUnreachable(_)
+                | Event::NodeSeen(_)
+                | Event::LogForked(_),
             ) => None,
         }
     }

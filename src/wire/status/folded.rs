@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{
-    AlertStatus, BesideStatus, CheckStatus, Condition, ExitStatus, InstanceStatus, ServiceStatus,
+    AlertStatus, BesideStatus, BusState, CheckStatus, Condition, ExitStatus, InstanceStatus,
+    NodeStatus, ReleaseStatus, ServiceStatus,
 };
 use crate::domain::event::{Exit, StateName, StopPhase};
 use crate::domain::health::Check;
-use crate::domain::id::{CheckName, InstanceId, ServiceId};
+use crate::domain::id::{CheckName, EventId, FleetId, InstanceId, NodeId, ServiceId};
 use crate::domain::instance::{Instance, LastRun, State};
-use crate::domain::node::Service;
+use crate::domain::node::{Node, Service};
+use crate::domain::time::UnixMicros;
 
 /// Returns the slots that a status shows: those that are wanted, and those that are not at rest yet.
 pub fn shown(
@@ -20,6 +22,39 @@ pub fn shown(
         let slots = slots.filter(|(index, slot)| *index < known.wanted || !slot.at_rest());
         slots.map(move |(index, slot)| (InstanceId { service: id.clone(), index }, known, slot))
     })
+}
+
+impl NodeStatus {
+    /// Returns what the log alone says; what only the kernel knows is left out.
+    pub fn folded(
+        fleet: FleetId,
+        node: NodeId,
+        state: &Node,
+        head: EventId,
+        at: UnixMicros,
+    ) -> Self {
+        let services = state.services();
+        Self {
+            fleet,
+            node,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            at,
+            head,
+            bus: BusState::Off,
+            isolation: String::new(),
+            trees: String::new(),
+            log_bytes: 0,
+            log_bytes_max: 0,
+            log_unavailable: None,
+            state_hash: None,
+            services: services.iter().map(|(id, known)| ServiceStatus::folded(id, known)).collect(),
+            instances: shown(services)
+                .map(|(id, known, slot)| InstanceStatus::folded(id, known, slot))
+                .collect(),
+            alerts: AlertStatus::folded(services),
+            releases: ReleaseStatus::folded(state.releases()),
+        }
+    }
 }
 
 impl ServiceStatus {

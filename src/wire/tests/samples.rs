@@ -267,9 +267,10 @@ pub(in crate::wire) fn events() -> Vec<(Context, Event)> {
         wish_events(),
         told_events(),
         crate::domain::release::samples::events(),
+        crate::domain::controller::samples::events(),
     ];
     let context = |event: &Event| match event.kind().split('.').next() {
-        Some("log" | "agent" | "keeper" | "trust") => whole(),
+        Some("log" | "agent" | "keeper" | "trust" | "controller" | "node") => whole(),
         Some("service") => about(),
         Some("intent" | "action") => asked(),
         Some("order" | "release") => {

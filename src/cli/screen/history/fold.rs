@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 
 use super::super::event::{handed_over_words, known, part_words};
 use super::super::names::Names;
-use super::super::release;
 use super::super::units::{count, size, span};
 use super::super::words::{
     action_words, actor_words, exit_words, name_of, next_words, outcome_words, result_words,
     short_intent, signal_name,
 };
+use super::super::{controller, release};
 use super::{About, Choice, Counts, History, Progress, Repeats, Row, Run, Slot, Stopping};
 use crate::domain::event::{
     Cause, EpochReason, Event, Exit, InstanceExited, InstanceStarted, InstanceStopped, Next,
@@ -274,6 +274,12 @@ impl History {
             ),
             Event::AgentStarted(it) => part("agent", it),
             Event::KeeperStarted(it) => part("keeper", it),
+            Event::ControllerStarted(it) => part("controller", it),
+            Event::ControllerLed(_)
+            | Event::ControllerSteppedDown(_)
+            | Event::NodeUnreachable(_)
+            | Event::NodeSeen(_)
+            | Event::LogForked(_) => told(record.kind.clone(), controller::clause(event)),
             Event::AgentStopped(it) => {
                 let left = if it.services_left_running { "services go on" } else { "" };
                 told("agent stopped", left)

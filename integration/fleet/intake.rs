@@ -1,0 +1,108 @@
+//! Nothing that a node recorded is missed by the controller, whoever dies meanwhile, and nothing is taken twice.
+
+use super::Fleet;
+use crate::support::process::kill_9;
+use crate::support::wait::{eventually, wait_until};
+
+const SLEEP: &str = "exec = [\"sleep\", \"1000\"]\n";
+
+#[test]
+fn nothing_is_missed_and_nothing_taken_twice_when_controller_bus_and_nodes_are_killed() {
+    let fleet = Fleet::new();
+    for node in ["n1", "n2", "n3"] {
+        fleet.service(node, "web", SLEEP);
+    }
+    fleet.up(3);
+    for round in 0..4 {
+        for node in ["n1", "n2", "n3"] {
+            fleet.machine.smgr(&["restart", &format!("web@{node}")]);
+        }
+        match round {
+            0 => kill_9(fleet.pid("controller-c1")),
+            1 => kill_9(fleet.pid("nats")),
+            2 => {
+                // While the bus is away nodes go on; what they record then is fetched.
+                kill_9(fleet.pid("nats"));
+                kill_9(fleet.pid("controller-c1"));
+            }
+            _ => {
+                fleet.kill_node("n2");
+                fleet.machine.exits(0, &["up", "-d"]);
+            }
+        }
+        eventually("the controller answers again", || {
+            let status = fleet.machine.smgr(&["status", "-o", "json"]);
+            let text = String::from_utf8_lossy(&status.stdout).into_owned();
+            text.contains("\"source\": \"c1\"").then_some(())
+        });
+    }
+    fleet.all_arrives(&["n1", "n2", "n3"]);
+    let status = fleet.status();
+    let logs = status["intake"]["logs"].as_array().unwrap();
+    assert!(logs.iter().all(|log| log["doubt"].is_null()), "{logs:?}");
+    assert_eq!(status["intake"]["forked"], 0, "{status}");
+}
+
+#[test]
+fn events_of_while_the_bus_was_away_are_fetched() {
+    let fleet = Fleet::new();
+    fleet.service("n1", "web", SLEEP);
+    fleet.up(2);
+    fleet.machine.ready("web");
+    let before = fleet.status()["intake"]["fetched"].as_u64().unwrap();
+    // The agent restarts it over its own socket: no bus is needed.
+    fleet.machine.exits(0, &["stop", "nats", "--node", "n1"]);
+    for _ in 0..3 {
+        fleet.machine.exits(0, &["restart", "web", "--node", "n1"]);
+    }
+    fleet.machine.exits(0, &["start", "nats", "--node", "n1"]);
+    fleet.all_arrives(&["n1", "n2"]);
+    let after = fleet.status()["intake"]["fetched"].as_u64().unwrap();
+    assert!(after > before, "{before} then {after}");
+}
+
+#[test]
+fn a_stream_of_the_fleet_resumes_exactly_after_any_of_its_cursors() {
+    let fleet = Fleet::of(2);
+    fleet.all_arrives(&["n1", "n2"]);
+    let all = fleet.machine.exits(0, &["events", "--fleet", "-o", "json"]);
+    let all: Vec<serde_json::Value> = all
+        .lines()
+        .filter(|line| line.contains("smgr.event.v1"))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for (place, event) in all.iter().enumerate() {
+        let cursor = event["cursor"].as_str().unwrap();
+        assert!(cursor.starts_with("c1/"), "{cursor}");
+        let rest = fleet.ids(&["events", "--since", cursor]);
+        let wanted: Vec<_> = all[place + 1..].iter().map(|it| it["id"].as_str().unwrap()).collect();
+        assert_eq!(rest[..wanted.len()], wanted[..], "after {cursor}");
+        if place > 6 {
+            break; // Each is a process.
+        }
+    }
+}
+
+#[test]
+fn a_node_that_is_silent_is_told_to_be_unreachable_and_named_by_ping() {
+    let fleet = Fleet::of(3);
+    fleet.all_arrives(&["n1", "n2", "n3"]);
+    fleet.kill_node("n3");
+    let silent = fleet.machine.exits(16, &["ping"]);
+    assert!(silent.contains("no answer from n3"), "{silent}");
+    wait_until("the screen says that n3 is unreachable", || {
+        let screen = fleet.machine.exits(0, &["status"]);
+        screen.contains("1 unreachable") && screen.contains("what runs there is not known")
+    });
+    let as_of = fleet.status()["as_of"].clone();
+    assert_eq!(
+        (&as_of["source"], &as_of["missing_nodes"]),
+        (&"c1".into(), &serde_json::json!(["n3"]))
+    );
+    wait_until("it is an event", || {
+        fleet.machine.exits(0, &["events", "--fleet"]).contains("hears nothing of n3")
+    });
+    fleet.machine.exits(0, &["up", "-d"]);
+    wait_until("it is heard again", || fleet.status()["as_of"]["complete"] == true);
+    fleet.all_arrives(&["n1", "n2", "n3"]);
+}

@@ -1,0 +1,450 @@
+//! `smgr up --nodes N`: a whole fleet on this machine, each node with its own folder, keeper, agent, uplink, log and
+//! keys.
+//!
+//! The first node runs the bus and the controllers as services of its own: what supervises services already supervises
+//! them well, and whichever of them dies comes back without anybody else noticing more than a gap.
+
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::{QUIET, apply_at_start, divide, print, shut_down};
+use crate::agent::setup::{BUS_SERVICE, BusSetup, NodeSetup};
+use crate::cli::args::Up;
+use crate::cli::client::{Client, Whom};
+use crate::cli::context::{Context, short, user_name};
+use crate::cli::error::CliError;
+use crate::cli::feed::{Feed, Turn};
+use crate::cli::fleet::Fleet;
+use crate::cli::interrupt::{Interrupted, Interrupts};
+use crate::cli::nats::{self, Members, Other};
+use crate::cli::out::Out;
+use crate::cli::screen::feed::Feed as Lines;
+use crate::cli::screen::names::Names;
+use crate::cli::screen::up as screen;
+use crate::cli::session::{Mode, Session, alive, already_up, terminate, until_down};
+use crate::cli::view::{Readiness, readiness};
+use crate::cli::wish::from_keys;
+use crate::cli::{launch, specs, time};
+use crate::config::Loaded;
+use crate::controller::setup::ControllerSetup;
+use crate::domain::code::{Code, ExitCode};
+use crate::domain::id::ServiceId;
+use crate::head::enrol::{Enrolment, Member, enrol};
+use crate::head::folder::{StateFolder, write_whole};
+use crate::wire::payload::EventRecord;
+use crate::wire::status::{BusState, NodeStatus};
+
+/// How long the controllers are waited for: without them the fleet is up and says so.
+const CONTROLLERS_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long the bus is waited for before the nodes are started all the same.
+const BUS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the nodes may take to find the bus: the longest pause between two tries of theirs.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How soon a node is asked again whether it has found the bus.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Events of all nodes that wait to be printed.
+const EVENTS_MAX: usize = 64;
+
+/// One node of the fleet while it comes up.
+struct Rising {
+    context: Context,
+    session: Session,
+    launcher: Option<Child>,
+}
+
+/// Begins the fleet, or goes on with one whose `smgr up` was killed.
+pub(super) async fn up(
+    context: &Context,
+    fleet: &Fleet,
+    args: &Up,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let began = Instant::now();
+    let contexts = fleet.contexts(context);
+    let mut rising = Vec::with_capacity(contexts.len());
+    for context in contexts {
+        context.folder.make().map_err(|error| {
+            CliError::caused(Code::IO, "failed to make the state folder", &error)
+                .at(short(context.folder.root()))
+        })?;
+        let session = Session::take(&context)?;
+        rising.push(Rising { context, session, launcher: None });
+    }
+    let mut interrupts = Interrupts::watch()?;
+    let mode = if args.detach { Mode::Detached } else { Mode::Foreground };
+    let is_alive: Vec<bool> = rising.iter().map(|node| alive(&node.context).is_some()).collect();
+    let was_killed = rising[0].session.before.is_some_and(|before| before.mode == Mode::Foreground);
+    if let Some(alive) = alive(context)
+        && !was_killed
+        && is_alive.iter().all(|alive| *alive)
+    {
+        return Err(already_up(alive.pid()));
+    }
+    if is_alive[0] && Fleet::read(context)?.as_ref() != Some(fleet) {
+        return Err(CliError::new(Code::ALREADY_UP, "the fleet runs with other members")
+            .hint("it takes in new ones at its next start")
+            .next("smgr down"));
+    }
+    if !is_alive[0] {
+        rising.iter().try_for_each(|node| divide(&node.context))?;
+        prepare(context, fleet)?;
+        rising.iter().try_for_each(|node| divide(&node.context))?;
+    }
+    let statuses = match interrupts.guard(begin(&mut rising, fleet)).await {
+        Ok(Ok(statuses)) => statuses,
+        Ok(Err(error)) => {
+            end_all(&rising);
+            return Err(error);
+        }
+        Err(interrupted) => {
+            end_all(&rising);
+            out.note("stopped before it was up");
+            return Ok(interrupted.exit());
+        }
+    };
+    for node in &mut rising {
+        let before = node.session.before.map_or(0, |before| before.launcher);
+        let pid = node.launcher.as_ref().map_or(before, Child::id);
+        node.session.record(mode, pid)?;
+    }
+    let services: Vec<ServiceId> = fleet.controllers.iter().map(service_of).collect();
+    let contexts = fleet.contexts(context);
+    let all = async {
+        let is_connected = until_connected(&contexts).await;
+        (until_ready(context, &services, CONTROLLERS_WITHIN).await, is_connected)
+    };
+    let (is_controlled, is_connected) = match interrupts.guard(all).await {
+        Ok(done) => done,
+        Err(interrupted) => {
+            out.note("the fleet goes on without this terminal: smgr status, smgr down");
+            return Ok(interrupted.exit());
+        }
+    };
+    out.data(&first_screen(context, fleet, began, !args.detach)?);
+    if !is_controlled {
+        out.note("the controller is not ready; the nodes do not need it: smgr status controller");
+    }
+    if !is_connected {
+        out.note("not every node is on the bus yet; they go on trying: smgr ping");
+    }
+    if args.detach {
+        return Ok(ExitCode::Done);
+    }
+    foreground(context, rising, &statuses, interrupts, out).await
+}
+
+/// Ends every node of the fleet; the first last, whose bus the others use for their farewell.
+pub(super) async fn shut_down_all(context: &Context, fleet: &Fleet) -> Result<(), CliError> {
+    let contexts = fleet.contexts(context);
+    let mut last = Ok(());
+    for node in contexts[1..].iter().filter(|node| alive(node).is_some()) {
+        last = shut_down(node).await.and(last);
+    }
+    for node in &contexts[1..] {
+        until_down(node, None).await;
+    }
+    if alive(context).is_some() {
+        last = shut_down(context).await.and(last);
+    }
+    last
+}
+
+fn end_all(rising: &[Rising]) {
+    for node in rising {
+        drop(terminate(&node.context));
+    }
+}
+
+/// Starts the nodes that do not run, the first before the others: it has the bus, and who finds it there need not come
+/// back for it.
+async fn begin(rising: &mut [Rising], fleet: &Fleet) -> Result<Vec<NodeStatus>, CliError> {
+    let mut statuses = Vec::with_capacity(rising.len());
+    let (first, others) = rising.split_first_mut().expect("invariant: a fleet has a node");
+    launch_missing(first)?;
+    statuses.push(until_up(first).await?);
+    until_ready(&first.context, std::slice::from_ref(&*BUS_SERVICE), BUS_WITHIN).await;
+    others.iter_mut().try_for_each(launch_missing)?;
+    for node in others {
+        statuses.push(until_up(node).await?);
+    }
+    debug_assert_eq!(statuses.len(), fleet.nodes.len());
+    Ok(statuses)
+}
+
+fn launch_missing(node: &mut Rising) -> Result<(), CliError> {
+    if alive(&node.context).is_none() {
+        node.session.record(Mode::Foreground, 0)?;
+        let launcher = launch::start(&node.context)?;
+        node.session.record(Mode::Foreground, launcher.id())?;
+        node.launcher = Some(launcher);
+    }
+    Ok(())
+}
+
+async fn until_up(node: &mut Rising) -> Result<NodeStatus, CliError> {
+    let up = Box::pin(launch::until_up(&node.context, node.launcher.as_mut())).await?;
+    Ok(up.1)
+}
+
+/// Waits until every node has found the bus, and says whether all have.
+async fn until_connected(contexts: &[Context]) -> bool {
+    let all = async {
+        for context in contexts {
+            let Ok(mut client) = Client::connect(context, &Whom::default()).await else { continue };
+            while let Some(status) = launch::status(&mut client).await
+                && !matches!(status.bus, BusState::Connected { .. })
+            {
+                // A node records nothing about its bus, so there is nothing to wait for.
+                sleep(LOOK_AGAIN).await;
+            }
+        }
+    };
+    timeout(CONNECTED_WITHIN, Box::pin(all)).await.is_ok()
+}
+
+/// Waits until a node says that services of it are ready. Says whether they are.
+async fn until_ready(context: &Context, services: &[ServiceId], within: Duration) -> bool {
+    let whom = Whom::default();
+    let wait = async {
+        let mut client = Client::connect(context, &whom).await.ok()?;
+        let status = launch::status(&mut client).await?;
+        let mut feed = Feed::after(Some(status.head.clone()));
+        let mut ready = ready_in(&status, services);
+        while ready.len() < services.len() {
+            let Turn::Event(record) = feed.next(context, &whom, &mut client, true).await.ok()?
+            else {
+                continue;
+            };
+            let is_ready = record.kind == "instance.ready";
+            let is_new = |it: &ServiceId| is_ready && services.contains(it) && !ready.contains(it);
+            let new = record.service.filter(is_new);
+            ready.extend(new);
+        }
+        Some(())
+    };
+    matches!(timeout(within, Box::pin(wait)).await, Ok(Some(())))
+}
+
+fn ready_in(status: &NodeStatus, services: &[ServiceId]) -> Vec<ServiceId> {
+    let ready = status.instances.iter().filter(|it| readiness(it) == Readiness::Yes);
+    ready.map(|it| it.service.clone()).filter(|it| services.contains(it)).collect()
+}
+
+/// Returns the service of the first node that is a controller.
+fn service_of(controller: &crate::domain::id::NodeId) -> ServiceId {
+    let name = format!("controller-{controller}");
+    name.parse().expect("a short name of a controller is one of a service")
+}
+
+/// Checks the files, makes what is missing, and writes down how each member is set up. Nothing is started by it.
+fn prepare(context: &Context, fleet: &Fleet) -> Result<Loaded, CliError> {
+    let sources = specs::sources(context, specs::project_here());
+    let logs = context.service_logs();
+    specs::load(context, &sources, &logs, "nothing was started")?;
+    let Some(found) = nats::find()? else {
+        return Err(CliError::new(Code::NO_NATS_SERVER, "a fleet needs a bus, and no nats-server was found")
+            .hint("install nats-server 2.14.5 or later, or name one: SMGR_NATS_SERVER=/path/to/nats-server"));
+    };
+    let name = "local".parse().expect("a constant that is a name");
+    let before = context.setup()?;
+    let (nodes, controllers) = (fleet.node_members(context), fleet.controller_members(context));
+    let enrolment = Enrolment {
+        fleet: before.as_ref().map_or(name, |setup| setup.fleet.clone()),
+        operator: user_name(),
+        nodes: nodes.clone(),
+        labels: fleet.labels.clone(),
+        controllers: controllers.clone(),
+        now: time::now(),
+    };
+    let enrolled = enrol(&enrolment).map_err(|error| from_keys(&error))?;
+    let other = |member: &Member, key: &str, is_controller| Other {
+        name: member.name.clone(),
+        nkey: member.folder.keys().join(key),
+        is_controller,
+    };
+    let mut members = Members::of(enrolment.fleet.clone(), nodes[0].name.clone(), &enrolled.ring);
+    members.others.extend(nodes[1..].iter().map(|it| other(it, "node.nk", false)));
+    members.others.extend(controllers.iter().map(|it| other(it, "controller.nk", true)));
+    let bus = before.and_then(|setup| setup.bus);
+    let user = super::bus_user(context, &found);
+    let bus = nats::prepare(&context.folder, &found, bus.as_ref(), &members, user)?;
+    for controller in &controllers {
+        set_up_controller(context, controller, &enrolment, &bus)?;
+    }
+    for (node, member) in fleet.contexts(context).iter().zip(&nodes).skip(1) {
+        let bus = BusSetup {
+            urls: bus.urls.clone(),
+            nkey: Some(member.folder.keys().join("node.nk")),
+            operator_nkey: None,
+            own_server: false,
+        };
+        let sources = specs::sources(node, None);
+        set_up_node(node, member, &enrolment, sources, Some(bus))?;
+    }
+    let loaded = set_up_node(context, &nodes[0], &enrolment, sources, Some(bus))?;
+    fleet.write(context)?;
+    Ok(loaded)
+}
+
+fn set_up_node(
+    context: &Context,
+    member: &Member,
+    enrolment: &Enrolment,
+    sources: crate::agent::setup::SpecSources,
+    bus: Option<BusSetup>,
+) -> Result<Loaded, CliError> {
+    let is_known = context.setup()?.is_some();
+    let (fleet, node) = (enrolment.fleet.clone(), member.name.clone());
+    let mut setup = NodeSetup::new(fleet, node, sources, context.service_logs());
+    setup.bus = bus;
+    setup.write(&context.folder).map_err(|error| unwritten(context.folder.setup(), &error))?;
+    if is_known {
+        apply_at_start(context, &setup)?;
+    }
+    specs::load(context, &setup.specs, &setup.service_logs, "nothing was started")
+}
+
+fn set_up_controller(
+    context: &Context,
+    member: &Member,
+    enrolment: &Enrolment,
+    bus: &BusSetup,
+) -> Result<(), CliError> {
+    let folder: &StateFolder = &member.folder;
+    // What an operator wrote into it stays.
+    let mut setup = ControllerSetup::read(folder).unwrap_or_else(|_| {
+        ControllerSetup::new(enrolment.fleet.clone(), member.name.clone(), Vec::new())
+    });
+    setup.urls.clone_from(&bus.urls);
+    setup.nkey = Some(folder.keys().join("controller.nk"));
+    setup.write(folder).map_err(|error| unwritten(ControllerSetup::path(folder), &error))?;
+    let program = std::env::current_exe()
+        .map_err(|error| CliError::caused(Code::IO, "failed to find this program", &error))?;
+    let words = [&program, &PathBuf::from("controller"), &"--state".into(), &folder.root().into()];
+    let words: Vec<_> = words.into_iter().map(|word| nats::argument(word)).collect();
+    let user = if context.is_root { "user = \"root\"\n" } else { "" };
+    let text = format!(
+        "# Written by `smgr up`; changes are overwritten.\n\
+         description = \"A controller of this fleet\"\n\
+         exec = [{}]\n\
+         working_dir = \"/\"\n{user}\n\
+         [ready]\nby = \"notify\"\n",
+        words.join(", ")
+    );
+    let spec =
+        context.folder.internal_services().join(format!("{}.toml", service_of(&member.name)));
+    write_whole(&spec, text.as_bytes(), 0o600).map_err(|error| unwritten(spec.clone(), &error))
+}
+
+fn unwritten(path: PathBuf, error: &std::io::Error) -> CliError {
+    CliError::caused(Code::IO, "failed to write the set-up", error).at(short(&path))
+}
+
+fn first_screen(
+    context: &Context,
+    fleet: &Fleet,
+    began: Instant,
+    is_foreground: bool,
+) -> Result<String, CliError> {
+    let bus = context.setup()?.and_then(|setup| setup.bus);
+    let address = bus.as_ref().and_then(|bus| bus.urls.first()).cloned().unwrap_or_default();
+    let version = nats::find().ok().flatten().map(|found| found.version.to_string());
+    let bus = screen::Bus::Ours {
+        version: version.as_deref().unwrap_or("of before"),
+        address: address.trim_start_matches("nats://"),
+    };
+    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(screen::fleet_text(&fleet.controllers, &fleet.nodes, bus, took_ms, is_foreground))
+}
+
+/// Shows what happens everywhere until Ctrl-C, then ends everything in good order.
+async fn foreground(
+    context: &Context,
+    mut rising: Vec<Rising>,
+    statuses: &[NodeStatus],
+    mut interrupts: Interrupts,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let (sender, mut events) = mpsc::channel(EVENTS_MAX);
+    let mut tellers: Vec<JoinHandle<()>> = Vec::new();
+    for (node, status) in rising.iter().zip(statuses) {
+        tellers.push(tokio::spawn(tell(node.context.clone(), status.clone(), sender.clone())));
+    }
+    drop(sender);
+    let mut lines: Vec<Lines> = rising.iter().map(|_| Lines::new(Names::of_fleet())).collect();
+    let place = |record: &EventRecord| {
+        statuses.iter().position(|status| status.node == record.origin).unwrap_or(0)
+    };
+    let fleet = Fleet::read(context)?;
+    let mut ending: Option<JoinHandle<Result<(), CliError>>> = None;
+    let down = async {
+        for node in fleet.iter().flat_map(|fleet| fleet.contexts(context)) {
+            until_down(&node, None).await;
+        }
+    };
+    tokio::pin!(down);
+    loop {
+        tokio::select! {
+            Some(record) = events.recv() => print(lines[place(&record)].push(&record), out),
+            () = sleep(QUIET), if lines.iter().any(Lines::holds) => {
+                lines.iter_mut().for_each(|lines| print(lines.flush(), out));
+            }
+            interrupted = interrupts.next() => {
+                if ending.is_some() {
+                    out.note("still stopping; it goes on without this terminal: smgr status");
+                    return Ok(interrupted.exit());
+                }
+                if interrupted == Interrupted::Int {
+                    out.note("stopping the fleet …");
+                }
+                let (context, fleet) = (context.clone(), fleet.clone());
+                ending = Some(tokio::spawn(async move {
+                    match &fleet {
+                        Some(fleet) => shut_down_all(&context, fleet).await,
+                        None => shut_down(&context).await,
+                    }
+                }));
+            }
+            () = &mut down => break,
+        }
+        for child in rising.iter_mut().filter_map(|node| node.launcher.as_mut()) {
+            // Reaped here, or it would look alive for ever to whoever waits for it.
+            drop(child.try_wait());
+        }
+    }
+    tellers.iter().for_each(JoinHandle::abort);
+    lines.iter_mut().for_each(|lines| print(lines.flush(), out));
+    match ending {
+        Some(ending) => {
+            if let Ok(Err(error)) = ending.await {
+                return Err(error);
+            }
+        }
+        None => out.note("the fleet was ended from elsewhere"),
+    }
+    out.data("the fleet is down; what happened is kept. Start again with: smgr up\n");
+    Ok(ExitCode::Done)
+}
+
+/// Passes the events of one node on until it is down.
+async fn tell(context: Context, status: NodeStatus, to: mpsc::Sender<Box<EventRecord>>) {
+    let whom = Whom::default();
+    let Ok(mut client) = Client::connect(&context, &whom).await else { return };
+    let mut feed = Feed::after(Some(status.head));
+    while let Ok(turn) = feed.next(&context, &whom, &mut client, true).await {
+        if let Turn::Event(record) = turn
+            && to.send(record).await.is_err()
+        {
+            return;
+        }
+    }
+}

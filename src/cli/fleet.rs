@@ -1,0 +1,142 @@
+//! A whole fleet on one machine: who belongs to it, and where each member keeps what is its own.
+//!
+//! The first node has the state folder itself, and with it the keys of the operator, the bus and the controllers as
+//! services; the others have folders inside it. So every command means the same with a fleet as with one node.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::context::{Context, short};
+use super::error::CliError;
+use crate::domain::code::Code;
+use crate::domain::id::NodeId;
+use crate::head::enrol::Member;
+use crate::head::folder::{StateFolder, write_whole};
+
+/// More nodes than one machine is asked to bear: each is three processes.
+pub const NODES_MAX: u16 = 64;
+
+/// The version of the file's shape.
+const VERSION: u8 = 1;
+
+/// The members of a fleet on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fleet {
+    /// The version of this shape.
+    v: u8,
+    /// The nodes; the first has the state folder itself.
+    pub nodes: Vec<NodeId>,
+    /// The controllers.
+    pub controllers: Vec<NodeId>,
+    /// What is said of nodes, by which they are selected.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<NodeId, BTreeMap<String, String>>,
+}
+
+impl Fleet {
+    /// Returns the fleet of this state folder, `None` where it is one node or nothing yet.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be used.
+    pub fn read(context: &Context) -> Result<Option<Self>, CliError> {
+        let path = path(context);
+        let failed = |error: io::Error| {
+            CliError::caused(Code::FILE_UNREADABLE, "failed to read the fleet", &error)
+                .at(short(&path))
+        };
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(failed)?,
+        };
+        let fleet: Self = serde_json::from_slice(&bytes).map_err(|why| failed(why.into()))?;
+        match (fleet.v, fleet.nodes.is_empty()) {
+            (VERSION, false) => Ok(Some(fleet)),
+            _ => Err(failed(io::Error::other("it is not one of this version"))),
+        }
+    }
+
+    /// Returns the fleet with as many nodes as asked for, `n1` and so on; it never gets smaller.
+    ///
+    /// # Errors
+    /// When more are asked for than one machine is to bear, or the folder belongs to a single node.
+    pub fn wanted(context: &Context, asked: Option<u16>) -> Result<Option<Self>, CliError> {
+        let before = Self::read(context)?;
+        let Some(asked) = asked else { return Ok(before) };
+        if asked == 0 || asked > NODES_MAX {
+            let what = format!("a fleet on one machine has 1 to {NODES_MAX} nodes, not {asked}");
+            return Err(CliError::new(Code::USAGE, what));
+        }
+        let own = context.setup()?.filter(|_| before.is_none());
+        if let Some(setup) = own {
+            let what = format!("this state folder is that of the single node {}", setup.node);
+            return Err(CliError::new(Code::USAGE, what)
+                .at(short(context.folder.root()))
+                .hint("a fleet begins in a folder of its own: smgr up --nodes 3 --state DIR"));
+        }
+        let (known, labels) =
+            before.as_ref().map(|it| (it.nodes.clone(), it.labels.clone())).unwrap_or_default();
+        if usize::from(asked) < known.len() {
+            let what = format!("the fleet has {} nodes, and {asked} are asked for", known.len());
+            return Err(CliError::new(Code::USAGE, what)
+                .hint("nodes leave a fleet with `smgr remove`, not in passing"));
+        }
+        let name = |number: u16| format!("n{number}").parse().expect("a letter and a number");
+        let one = || vec!["c1".parse().expect("a constant that is a name")];
+        let controllers = before.map_or_else(one, |fleet| fleet.controllers);
+        Ok(Some(Self { v: VERSION, nodes: (1..=asked).map(name).collect(), controllers, labels }))
+    }
+
+    /// Writes the fleet down.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn write(&self, context: &Context) -> Result<(), CliError> {
+        let text = serde_json::to_vec_pretty(self).expect("a plain value becomes JSON");
+        write_whole(&path(context), &text, 0o644).map_err(|error| {
+            CliError::caused(Code::IO, "failed to write the fleet", &error)
+                .at(short(&path(context)))
+        })
+    }
+
+    /// Returns what each node works with, the first as it was called.
+    pub fn contexts(&self, context: &Context) -> Vec<Context> {
+        let others = self.nodes[1..].iter().map(|node| {
+            let state = folder(context, node);
+            Context {
+                services: state.join("config/services.d"),
+                packages: Some(state.join("config/vendor.d")),
+                folder: StateFolder::new(state),
+                ..context.clone()
+            }
+        });
+        std::iter::once(context.clone()).chain(others).collect()
+    }
+
+    /// Returns the nodes with their folders.
+    pub fn node_members(&self, context: &Context) -> Vec<Member> {
+        let folders = self.contexts(context).into_iter().map(|context| context.folder);
+        let nodes = self.nodes.iter().cloned().zip(folders);
+        nodes.map(|(name, folder)| Member { name, folder }).collect()
+    }
+
+    /// Returns the controllers with their folders.
+    pub fn controller_members(&self, context: &Context) -> Vec<Member> {
+        let member = |name: &NodeId| Member {
+            name: name.clone(),
+            folder: StateFolder::new(folder(context, name)),
+        };
+        self.controllers.iter().map(member).collect()
+    }
+}
+
+fn path(context: &Context) -> PathBuf {
+    context.folder.root().join("fleet.json")
+}
+
+fn folder(context: &Context, member: &NodeId) -> PathBuf {
+    context.folder.root().join("fleet").join(member.as_str())
+}

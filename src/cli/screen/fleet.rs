@@ -1,0 +1,144 @@
+//! `smgr status` of a fleet: who leads, each service over all nodes, and the nodes that are not as they should be.
+
+use std::collections::BTreeMap;
+
+use super::table::{Align, Table, wrapped};
+use super::units::{age, clock, count, moment};
+use super::words::name_of;
+use crate::cli::view::{Health, Readiness, health, readiness};
+use crate::domain::id::{NodeId, ServiceId};
+use crate::domain::time::UnixMicros;
+use crate::wire::status::{FleetNode, FleetStatus, InstanceStatus};
+
+/// An answer older than this says how old it is.
+const AGE_MS_UNSAID: u64 = 10_000;
+
+/// A service over all nodes.
+#[derive(Default)]
+struct Row {
+    ready: u64,
+    all: u64,
+    desired: String,
+    restarts: u64,
+    notes: Vec<String>,
+}
+
+/// Returns the screen.
+pub fn fleet_text(fleet: &FleetStatus, now: UnixMicros, width: Option<u16>) -> String {
+    let ok = fleet.nodes.iter().filter(|node| node.reachable).count();
+    let lost = fleet.nodes.len() - ok;
+    let mut nodes = format!("{}: {ok} ok", count(fleet.nodes.len() as u64, "node"));
+    if lost > 0 {
+        nodes.push_str(&format!(", {lost} unreachable"));
+    }
+    let mut leads = match &fleet.leader {
+        Some(leader) => format!("leader {leader}"),
+        None => "no leader".to_owned(),
+    };
+    if !fleet.standby.is_empty() {
+        leads.push_str(&format!(", standby {}", list(&fleet.standby)));
+    }
+    let behind = now.ms_since(fleet.at);
+    let old = if behind < AGE_MS_UNSAID { String::new() } else { format!(", {} ago", age(behind)) };
+    let as_of = format!("as of {}{old}", moment(fleet.at, now));
+    let mut text =
+        wrapped(&[format!("fleet {}", fleet.fleet), nodes, leads, as_of], "   ", 2, width);
+    let services = services(fleet);
+    if services.is_empty() {
+        text.push_str("\nno services yet\n");
+    } else {
+        text.push('\n');
+        text.push_str(&services_table(&services, width));
+    }
+    text.push_str(&nodes_table(fleet, now, width));
+    let unwell = services.iter().find(|(_, row)| row.ready < row.all).map(|(service, _)| service);
+    let more = unwell.or_else(|| services.keys().next());
+    if let Some(service) = more {
+        text.push_str(&format!("\nmore: smgr status {service}    smgr events --fleet\n"));
+    }
+    text
+}
+
+fn list(names: &[NodeId]) -> String {
+    names.iter().map(NodeId::as_str).collect::<Vec<_>>().join(" ")
+}
+
+fn services(fleet: &FleetStatus) -> BTreeMap<ServiceId, Row> {
+    let mut rows: BTreeMap<ServiceId, Row> = BTreeMap::new();
+    for node in &fleet.nodes {
+        let Some(status) = &node.status else { continue };
+        for instance in &status.instances {
+            let row = rows.entry(instance.service.clone()).or_default();
+            row.all += 1;
+            row.desired = name_of(&instance.desired);
+            row.restarts += u64::from(instance.restarts);
+            let name = format!("{}/{}@{}", instance.service, instance.index, node.node);
+            if !node.reachable {
+                row.notes.push(format!("{name} unknown"));
+            } else if readiness(instance) == Readiness::Yes {
+                row.ready += 1;
+            } else if health(instance) != Health::Well {
+                row.notes.push(format!("{name} {}", why(instance)));
+            }
+        }
+    }
+    rows
+}
+
+fn why(instance: &InstanceStatus) -> String {
+    let state = name_of(&instance.state);
+    instance.reason.as_ref().map_or(state.clone(), |reason| format!("{state}: {reason}"))
+}
+
+fn services_table(services: &BTreeMap<ServiceId, Row>, width: Option<u16>) -> String {
+    let mut table = Table::new(&[
+        ("SERVICE", Align::Left),
+        ("READY", Align::Right),
+        ("DESIRED", Align::Left),
+        ("RESTARTS", Align::Right),
+        ("NOTE", Align::Left),
+    ]);
+    let mut rows: Vec<_> = services.iter().collect();
+    // The unwell first.
+    rows.sort_by_key(|(_, row)| row.notes.is_empty());
+    for (service, row) in rows {
+        table.row([
+            service.to_string(),
+            format!("{}/{}", row.ready, row.all),
+            row.desired.clone(),
+            row.restarts.to_string(),
+            row.notes.join("; "),
+        ]);
+    }
+    table.render(width)
+}
+
+fn nodes_table(fleet: &FleetStatus, now: UnixMicros, width: Option<u16>) -> String {
+    let noted = |node: &&FleetNode| !node.reachable || node.doubt.is_some();
+    let unwell: Vec<_> = fleet.nodes.iter().filter(noted).collect();
+    if unwell.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&[
+        ("NODE", Align::Left),
+        ("STATE", Align::Left),
+        ("LAST SEEN", Align::Left),
+        ("NOTE", Align::Left),
+    ]);
+    for node in unwell {
+        let (seen, note) = match (node.last_seen, &node.doubt) {
+            (Some(at), Some(doubt)) => (format!("{} ago", age(now.ms_since(at))), doubt.clone()),
+            (Some(at), None) => (
+                format!("{} ago", age(now.ms_since(at))),
+                format!(
+                    "last heard {}; what runs there is not known, nothing was stopped",
+                    clock(at)
+                ),
+            ),
+            (None, _) => ("-".to_owned(), "not heard by this controller yet".to_owned()),
+        };
+        let state = if node.reachable { "in doubt" } else { "unreachable" };
+        table.row([node.node.to_string(), state.to_owned(), seen, note]);
+    }
+    format!("\n{}", table.render(width))
+}

@@ -1,0 +1,164 @@
+//! The controller's side of the bus: what it hears, what it says, and the ranges that it asks for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tracing::{debug, warn};
+
+use super::verify::{Dropped, Fetched, Trusted};
+use super::wake::{Wake, Waker};
+use crate::bus::{Answers, Connection, Delivered, SubscribeError, Subscription};
+use crate::domain::id::{FleetId, IntentId, NodeId};
+use crate::wire::subject::{Callee, Filter, Inbox, Pick, Subject};
+
+/// Events that are verified together. They wait for nothing: it is what came while those before were looked at.
+const LIVE_MAX: usize = 512;
+
+/// What waits to be said. Beyond it events, heartbeats and receipts are not said, as if nobody heard them.
+const SAYING_MAX: usize = 1024;
+
+/// How long a node may take to answer with a range.
+const FETCH_WITHIN: Duration = Duration::from_secs(5);
+
+/// Something to say.
+#[derive(Debug)]
+pub(super) enum Saying {
+    /// To whoever listens.
+    Tell(Subject, Arc<[u8]>),
+    /// To one who asked.
+    Answer(Inbox, Vec<u8>),
+}
+
+/// Listens to events, heartbeats and calls, for as long as the connection lives.
+///
+/// # Errors
+/// When the connection takes no filters.
+pub(super) async fn listen(
+    connection: &Connection,
+    (fleet, controller): (&FleetId, &NodeId),
+    trusted: &Arc<Trusted>,
+    waker: &Waker,
+) -> Result<(), SubscribeError> {
+    let fleet = || fleet.clone();
+    let events = connection.subscribe(&Filter::every_event(fleet())).await?;
+    tokio::spawn(live(events, trusted.clone(), waker.clone()));
+    let beats = Filter::Beats { fleet: fleet(), origin: Pick::Any };
+    let beats = connection.subscribe(&beats).await?;
+    tokio::spawn(heartbeats(beats, trusted.clone(), waker.clone()));
+    let own = Callee::node(controller.clone()).unwrap_or(Callee::EVERY_NODE);
+    for filter in [
+        Filter::Calls { fleet: fleet(), to: own },
+        Filter::Copies { fleet: fleet(), origin: Pick::Any },
+        Filter::Requests { fleet: fleet() },
+    ] {
+        tokio::spawn(calls(connection.subscribe(&filter).await?, waker.clone()));
+    }
+    Ok(())
+}
+
+async fn live(mut events: Subscription, trusted: Arc<Trusted>, waker: Waker) {
+    while let Some(first) = events.next().await {
+        let mut batch = vec![first];
+        while batch.len() < LIVE_MAX
+            && let Some(Some(next)) = now_or_never(events.next())
+        {
+            batch.push(next);
+        }
+        let trusted = trusted.clone();
+        let verify = move || {
+            let bytes = batch.into_iter().map(Delivered::into_payload);
+            bytes.map(|bytes| trusted.event(bytes)).collect::<Vec<_>>()
+        };
+        let Ok(verified) = spawn_blocking(verify).await else { return };
+        if waker.send(Wake::Live(verified)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Returns what is there already.
+fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
+    use std::task::{Context, Poll, Waker as NoWaker};
+    let mut future = std::pin::pin!(future);
+    match future.as_mut().poll(&mut Context::from_waker(NoWaker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+async fn heartbeats(mut beats: Subscription, trusted: Arc<Trusted>, waker: Waker) {
+    while let Some(beat) = beats.next().await {
+        if waker.send(Wake::Beat(trusted.beat(beat.payload()))).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn calls(mut calls: Subscription, waker: Waker) {
+    while let Some(call) = calls.next().await {
+        let reply = call.reply().and_then(|reply| reply.parse().ok());
+        if waker.send(Wake::Call { reply, bytes: call.into_payload() }).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Says what it is told to, in order, for as long as somebody tells it.
+pub(super) fn say(connection: Connection) -> mpsc::Sender<Saying> {
+    let (sender, mut sayings) = mpsc::channel(SAYING_MAX);
+    tokio::spawn(async move {
+        while let Some(saying) = sayings.recv().await {
+            let said = match saying {
+                Saying::Tell(subject, bytes) => connection.publish(&subject, bytes.to_vec()).await,
+                Saying::Answer(inbox, bytes) => connection.answer(&inbox, bytes).await,
+            };
+            if let Err(error) = said {
+                debug!(%error, "not said");
+            }
+        }
+        // The last words are written before the connection goes.
+        drop(connection.flush().await);
+    });
+    sender
+}
+
+/// Asks a node for a range of its log and tells the task what came.
+pub(super) async fn fetch(
+    connection: Connection,
+    subject: Subject,
+    (origin, cause, query): (NodeId, IntentId, Vec<u8>),
+    trusted: Arc<Trusted>,
+    waker: Waker,
+) {
+    let outcome = match connection.request(&subject, query, FETCH_WITHIN).await {
+        Ok(mut answers) => first_of(&mut answers, &origin, cause, &trusted).await,
+        Err(error) => {
+            debug!(%origin, %error, "a range was not asked for");
+            None
+        }
+    };
+    drop(waker.send(Wake::Fetched { origin, outcome }).await);
+}
+
+/// Returns the first answer that verifies: anybody on a bus can write into an inbox.
+async fn first_of(
+    answers: &mut Answers,
+    origin: &NodeId,
+    cause: IntentId,
+    trusted: &Arc<Trusted>,
+) -> Option<Result<Fetched, Dropped>> {
+    let mut dropped = None;
+    while let Ok(Some(bytes)) = answers.next().await {
+        let (origin, trusted) = (origin.clone(), trusted.clone());
+        match spawn_blocking(move || trusted.range(&bytes, &origin, cause)).await.ok()? {
+            Ok(fetched) => return Some(Ok(fetched)),
+            Err(why) => {
+                warn!(?why, "an answer with a range was dropped");
+                dropped = Some(Err(why));
+            }
+        }
+    }
+    dropped
+}

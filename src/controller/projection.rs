@@ -1,0 +1,133 @@
+//! The fleet as the logs tell it: for each node what was heard of it, and the fold of its log.
+
+use std::collections::BTreeMap;
+
+use crate::domain::id::{Digest, EventId, FleetId, NodeId};
+use crate::domain::node::{FOLD_VERSION, Node};
+use crate::domain::time::{Now, UnixMicros};
+use crate::wire::fold::{Fold, state_hash};
+use crate::wire::payload::Beat;
+use crate::wire::status::{FleetNode, NodeStatus};
+
+/// How long nothing may be heard of a node: it tells of itself every 5 s.
+pub(super) const SILENT_MS: u64 = 17_000;
+
+/// What is known of one node.
+#[derive(Debug, Default)]
+struct Known {
+    /// When it was heard last in this life of the controller, by the wall clock and by the one that only goes forward.
+    heard: Option<Now>,
+    told: Option<EventId>,
+    /// Whether it was told to be unreachable.
+    lost: bool,
+    node: Node,
+    last_at: UnixMicros,
+    /// Why the fold is not to be relied on.
+    broken: Option<String>,
+    /// The heartbeat whose state was compared last.
+    compared: Option<(EventId, Digest)>,
+    diverged: bool,
+}
+
+/// Every node of the roster.
+#[derive(Debug)]
+pub(super) struct Projection {
+    nodes: BTreeMap<NodeId, Known>,
+    /// When this life began: nobody is silent before that is long ago enough.
+    since: Now,
+}
+
+impl Projection {
+    /// Knows who should be there and nothing of them.
+    pub(super) fn new(nodes: impl IntoIterator<Item = NodeId>, since: Now) -> Self {
+        let nodes = nodes.into_iter().map(|node| (node, Known::default())).collect();
+        Self { nodes, since }
+    }
+
+    /// Folds an event. Those of controllers say nothing of a node.
+    pub(super) fn event(&mut self, id: &EventId, envelope: &[u8]) {
+        let Some(known) = self.nodes.get_mut(&id.origin) else { return };
+        let mut fold = Fold::new(&mut known.node);
+        // Whatever follows the first event that did not fold may make it whole again: a baseline does.
+        let _flow = fold.row(id.seq, envelope);
+        let (broken, last_at) = (fold.broken.take(), fold.last_at);
+        known.last_at = known.last_at.max(last_at);
+        known.broken = match broken {
+            Some((seq, why)) => Some(format!("event {seq} does not follow: {why}")),
+            None => known.broken.take(),
+        };
+    }
+
+    /// Takes in that a node was heard. Says for how long it was not, when that was told.
+    pub(super) fn heard(&mut self, node: &NodeId, now: Now) -> Option<u64> {
+        let known = self.nodes.get_mut(node)?;
+        let before = known.heard.replace(now).unwrap_or(self.since);
+        std::mem::take(&mut known.lost).then(|| ms_between(before, now))
+    }
+
+    /// Takes in a heartbeat, and compares its state with the one folded here when both are of the same event.
+    pub(super) fn beat(&mut self, beat: &Beat, mark: Option<&EventId>) {
+        let Some(known) = self.nodes.get_mut(&beat.origin) else { return };
+        let told = EventId { origin: beat.origin.clone(), epoch: beat.epoch, seq: beat.seq };
+        let compared = Some((told.clone(), beat.state_hash));
+        if mark == Some(&told) && beat.fold == FOLD_VERSION && known.compared != compared {
+            known.diverged = state_hash(&known.node) != beat.state_hash;
+            known.compared = compared;
+        }
+        known.told = Some(told);
+    }
+
+    /// Returns the nodes of which nothing was heard for too long and that were not told before, and when they were
+    /// heard last; and the ones that are unreachable are told from here on.
+    pub(super) fn falls_silent(&mut self, now: Now) -> Vec<(NodeId, UnixMicros)> {
+        let since = self.since;
+        let silent = self.nodes.iter_mut().filter(|(_, known)| {
+            !known.lost && ms_between(known.heard.unwrap_or(since), now) > SILENT_MS
+        });
+        silent
+            .map(|(node, known)| {
+                known.lost = true;
+                (node.clone(), known.heard.unwrap_or(since).at)
+            })
+            .collect()
+    }
+
+    /// Returns the highest term that any node has taken an order of.
+    pub(super) fn term_max(&self) -> u64 {
+        // The fold of a node keeps it once nodes take orders; see `docs/controller.md`.
+        0
+    }
+
+    /// Returns what is known of each node.
+    pub(super) fn status(
+        &self,
+        fleet: &FleetId,
+        now: Now,
+        head: impl Fn(&NodeId) -> Option<EventId>,
+    ) -> Vec<FleetNode> {
+        let of = |(node, known): (&NodeId, &Known)| {
+            let head = head(node);
+            let recent = |heard: Now| ms_between(heard, now) <= SILENT_MS;
+            FleetNode {
+                node: node.clone(),
+                last_seen: known.heard.map(|heard| heard.at),
+                reachable: known.heard.is_some_and(recent),
+                told: known.told.clone(),
+                doubt: known.broken.clone().or_else(|| {
+                    known.diverged.then(|| "the node's own state is another".to_owned())
+                }),
+                status: head.clone().map(|head| {
+                    let at = known.heard.map_or(known.last_at, |heard| heard.at);
+                    let node = node.clone();
+                    Box::new(NodeStatus::folded(fleet.clone(), node, &known.node, head, at))
+                }),
+                head,
+            }
+        };
+        self.nodes.iter().map(of).collect()
+    }
+}
+
+fn ms_between(before: Now, now: Now) -> u64 {
+    now.mono_ns.saturating_sub(before.mono_ns) / 1_000_000
+}

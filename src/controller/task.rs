@@ -1,0 +1,294 @@
+//! The controller's one task: it owns the state and takes one wake after the other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use super::arrivals::Arrivals;
+use super::intake::Line;
+use super::lease::Standing;
+use super::links::Saying;
+use super::own::{OwnState, Which};
+use super::projection::Projection;
+use super::queries::Waiting;
+use super::setup::ControllerSetup;
+use super::verify::Trusted;
+use super::wake::{Wake, Waker};
+use crate::bus::Connection;
+use crate::domain::controller::{ControllerLed, ControllerSteppedDown, NodeSeen, NodeUnreachable};
+use crate::domain::effect::Act;
+use crate::domain::event::{Context, Event};
+use crate::domain::id::{EventId, NodeId};
+use crate::domain::policy::Kind;
+use crate::domain::promises::Promised;
+use crate::domain::time::Now;
+use crate::head::authority::Authority;
+use crate::head::clock;
+use crate::head::recorder::Recorder;
+use crate::store::LogNotice;
+use crate::wire::codec;
+use crate::wire::envelope;
+use crate::wire::key::Signer;
+use crate::wire::payload::{Beat, PAYLOAD_VERSION, Receipt};
+use crate::wire::status::Intake;
+use crate::wire::subject::{Scope, Subject, event_kind};
+
+/// How often what falls due without a wake is looked at: silent nodes, receipts, late facts.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How many ticks lie between two heartbeats.
+const BEAT_TICKS: u64 = 5;
+
+/// Something that waits until what was recorded before it is durable.
+#[derive(Debug)]
+pub(super) enum Promise {
+    /// From here on this controller decides, in this term.
+    Lead(u64),
+}
+
+impl Promised for Promise {
+    fn act(&self) -> Option<&Act> {
+        None
+    }
+}
+
+/// How this controller stands to the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It decides, in this term, which is durable.
+    Leader(u64),
+    /// It holds the lease, and its term is on the way to the disk.
+    Rising(u64),
+    /// Somebody else decides, or nobody.
+    Standby(Option<NodeId>),
+}
+
+/// Everything that one controller owns.
+pub(super) struct Controller {
+    pub(super) setup: ControllerSetup,
+    pub(super) trusted: Arc<Trusted>,
+    pub(super) authority: Authority,
+    pub(super) signer: Arc<Signer>,
+    pub(super) connection: Connection,
+    pub(super) saying: mpsc::Sender<Saying>,
+    pub(super) waker: Waker,
+    pub(super) recorder: Recorder<Promise>,
+    pub(super) own: OwnState,
+    pub(super) arrivals: Arrivals,
+    pub(super) projection: Projection,
+    pub(super) lines: BTreeMap<NodeId, Line>,
+    /// Logs whose turn to be fetched has not come.
+    pub(super) queue: VecDeque<NodeId>,
+    pub(super) fetching: usize,
+    pub(super) intake: Intake,
+    pub(super) role: Role,
+    /// The highest term that any log told of.
+    pub(super) term_seen: u64,
+    pub(super) waiting: Vec<Waiting>,
+    pub(super) receipts: BTreeMap<NodeId, EventId>,
+    pub(super) ticks: u64,
+}
+
+impl Controller {
+    /// Works until it is told to end.
+    pub(super) async fn run(mut self, mut wakes: mpsc::Receiver<Wake>) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.feed_own();
+        loop {
+            tokio::select! {
+                wake = wakes.recv() => match wake {
+                    None | Some(Wake::Terminate) => break,
+                    Some(wake) => self.take(wake),
+                },
+                _ = tick.tick() => self.tick(),
+            }
+        }
+        self.step_down("it was told to end");
+    }
+
+    fn take(&mut self, wake: Wake) {
+        let now = clock::now();
+        match wake {
+            Wake::Live(events) => self.live(now, events),
+            Wake::Beat(beat) => self.beat(now, beat),
+            Wake::Fetched { origin, outcome } => self.fetched(now, &origin, outcome),
+            Wake::Call { reply, bytes } => self.called(now, reply, &bytes),
+            Wake::Store(which, notice) => self.stored(which, notice),
+            Wake::Lease(standing) => self.lease(now, standing),
+            Wake::Connected => self.catch_up_all(),
+            Wake::Terminate => {}
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = clock::now();
+        self.ticks += 1;
+        if matches!(self.role, Role::Leader(_)) {
+            for (node, last_seen) in self.projection.falls_silent(now) {
+                warn!(%node, "nothing is heard of it any more");
+                let event = Event::NodeUnreachable(NodeUnreachable { node, last_seen });
+                self.record(now, event);
+            }
+        }
+        self.recorder.catch_up(now);
+        self.send_receipts(now);
+        self.tire(Instant::now());
+        self.retry_fetches();
+        if self.ticks.is_multiple_of(BEAT_TICKS) {
+            self.own_beat(now);
+        }
+    }
+
+    /// Writes a fact into the controller's own log.
+    pub(super) fn record(&mut self, now: Now, event: Event) {
+        self.own.evolve(&event);
+        self.recorder.record(now, vec![(Context::default(), event)]);
+    }
+
+    fn lease(&mut self, now: Now, standing: Standing) {
+        match (standing, &self.role) {
+            (Standing::Held, Role::Leader(_) | Role::Rising(_)) => {}
+            (Standing::Held, Role::Standby(_)) => {
+                let known = [self.own.term, self.term_seen, self.projection.term_max()];
+                let term = known.into_iter().max().unwrap_or(0) + 1;
+                self.record(now, Event::ControllerLed(ControllerLed { term }));
+                // A term that could be forgotten might be used twice.
+                self.role = Role::Rising(term);
+                self.recorder.promise(Promise::Lead(term));
+            }
+            (Standing::Away { by, why }, Role::Leader(_) | Role::Rising(_)) => {
+                self.step_down(&why);
+                self.role = Role::Standby(by);
+            }
+            (Standing::Away { by, .. }, Role::Standby(_)) => self.role = Role::Standby(by),
+        }
+    }
+
+    fn step_down(&mut self, why: &str) {
+        if let Role::Leader(term) | Role::Rising(term) = self.role {
+            info!(term, why, "leads no more");
+            let body = ControllerSteppedDown { term, why: why.to_owned() };
+            self.record(clock::now(), Event::ControllerSteppedDown(body));
+            self.role = Role::Standby(None);
+        }
+    }
+
+    fn stored(&mut self, which: Which, notice: LogNotice) {
+        match (which, notice) {
+            (Which::Own, LogNotice::Durable { seq, .. }) => {
+                let kept = self.recorder.durable(seq);
+                for live in kept.rows {
+                    let scope = Scope::from(live.service.clone());
+                    let (fleet, origin) = (self.setup.fleet.clone(), self.setup.controller.clone());
+                    let kind = event_kind(live.kind).expect("types of events are subjects");
+                    self.say(Saying::Tell(Subject::Event { fleet, origin, scope, kind }, live.row));
+                }
+                for promise in kept.promises {
+                    match promise {
+                        Promise::Lead(term) if self.role == Role::Rising(term) => {
+                            info!(term, "leads");
+                            self.role = Role::Leader(term);
+                        }
+                        Promise::Lead(_) => {}
+                    }
+                }
+                self.feed_own();
+            }
+            (Which::Arrivals, LogNotice::Durable { seq, .. }) => {
+                let news = self.arrivals.durable(seq);
+                if !news.is_empty() {
+                    self.receipts.extend(news);
+                    self.wake_waiting();
+                }
+            }
+            (Which::Arrivals, LogNotice::SegmentFull) => {
+                if let Err(why) = self.arrivals.roll() {
+                    warn!(%why, "the arrival log did not begin its next segment");
+                }
+            }
+            (_, LogNotice::Damaged { why, .. }) => {
+                error!(?which, why, "a log does not hold what was written");
+                drop(self.waker.try_send(Wake::Terminate));
+            }
+            (_, LogNotice::Unavailable { why, .. }) => {
+                error!(?which, why, "a log cannot be written");
+            }
+            (_, LogNotice::Recovered) => info!(?which, "the log can be written again"),
+            // The own log is small: a term or two a day. It goes on in its segment.
+            (Which::Own, LogNotice::SegmentFull)
+            | (
+                _,
+                LogNotice::Checkpoint { .. }
+                | LogNotice::Sealed { .. }
+                | LogNotice::RootChecked { .. },
+            ) => {}
+        }
+    }
+
+    /// Says something; when too much waits already it is not said.
+    pub(super) fn say(&self, saying: Saying) {
+        if let Err(mpsc::error::TrySendError::Full(Saying::Answer(to, _))) =
+            self.saying.try_send(saying)
+        {
+            warn!(%to, "an answer was dropped: too many wait to be sent");
+        }
+    }
+
+    /// Takes in that a node or controller was heard.
+    pub(super) fn heard(&mut self, now: Now, origin: &NodeId) {
+        if let Some(line) = self.lines.get_mut(origin) {
+            line.heard = Some(now);
+        }
+        if let Some(away_ms) = self.projection.heard(origin, now)
+            && matches!(self.role, Role::Leader(_))
+        {
+            self.record(now, Event::NodeSeen(NodeSeen { node: origin.clone(), away_ms }));
+        }
+    }
+
+    /// Tells each log how far it is here, durably.
+    fn send_receipts(&mut self, now: Now) {
+        for (origin, durable) in std::mem::take(&mut self.receipts) {
+            if self.arrivals.last(&origin).as_ref() != Some(&durable) {
+                // The root is that of what is behind it: at the next tick.
+                self.receipts.insert(origin, durable);
+                continue;
+            }
+            let Some(mark) = self.arrivals.mark(&origin) else { continue };
+            let receipt = Receipt {
+                v: PAYLOAD_VERSION,
+                controller: self.setup.controller.clone(),
+                origin: origin.clone(),
+                epoch: mark.epoch,
+                size: mark.seq().0,
+                root: mark.frontier.root(),
+                at: now.at,
+            };
+            let sealed = envelope::seal(Kind::Receipt, &codec::encode(&receipt), &self.signer);
+            let fleet = self.setup.fleet.clone();
+            self.say(Saying::Tell(Subject::Receipt { fleet, origin }, sealed.into()));
+        }
+    }
+
+    fn own_beat(&mut self, now: Now) {
+        let head = self.recorder.head();
+        let beat = Beat {
+            v: PAYLOAD_VERSION,
+            origin: self.setup.controller.clone(),
+            epoch: head.epoch,
+            seq: head.seq,
+            root: head.root,
+            state_hash: crate::wire::key::digest_of(&self.own.term.to_be_bytes()),
+            fold: 0,
+            at: now.at,
+        };
+        let sealed = envelope::seal(Kind::Beat, &codec::encode(&beat), &self.signer);
+        let (fleet, origin) = (self.setup.fleet.clone(), self.setup.controller.clone());
+        self.say(Saying::Tell(Subject::Beat { fleet, origin }, sealed.into()));
+    }
+}

@@ -1,0 +1,49 @@
+//! Everything that can wake the controller's task.
+
+use tokio::sync::mpsc;
+
+use super::lease::Standing;
+use super::own::Which;
+use super::verify::{Arrived, Dropped, Fetched};
+use crate::domain::id::NodeId;
+use crate::store::LogNotice;
+use crate::wire::payload::Beat;
+use crate::wire::subject::Inbox;
+
+/// How many wakes wait. Beyond it their senders do: what piles up behind them on the bus is dropped, noticed as a gap and
+/// fetched.
+pub(super) const QUEUE: usize = 256;
+
+/// A way to wake the task.
+pub(super) type Waker = mpsc::Sender<Wake>;
+
+/// One wake.
+#[derive(Debug)]
+pub(super) enum Wake {
+    /// Events came live, in the order of the bus.
+    Live(Vec<Result<Arrived, Dropped>>),
+    /// A heartbeat came.
+    Beat(Result<Beat, Dropped>),
+    /// A range was fetched, or was not.
+    Fetched {
+        /// Whose.
+        origin: NodeId,
+        /// What came; `None` when nobody answered in time.
+        outcome: Option<Result<Fetched, Dropped>>,
+    },
+    /// A question or a wish came.
+    Call {
+        /// Where an answer goes, when it is an inbox at all.
+        reply: Option<Inbox>,
+        /// The envelope.
+        bytes: Vec<u8>,
+    },
+    /// One of the logs has news.
+    Store(Which, LogNotice),
+    /// The lease has news.
+    Lease(Standing),
+    /// The bus is there, from a new connection on.
+    Connected,
+    /// The controller should end.
+    Terminate,
+}

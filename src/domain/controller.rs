@@ -1,0 +1,61 @@
+//! What happened to a controller: facts of its own log.
+
+#[cfg(test)]
+pub(crate) mod samples;
+
+use serde::{Deserialize, Serialize};
+
+use super::id::{EpochId, NodeId, Seq};
+use super::time::UnixMicros;
+
+/// Body of `controller.led`: from here on it decides, until `controller.stepped_down` or the end of its life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ControllerLed {
+    /// One more than the highest term that it knew of. Every order bears it, and nodes take none of a lower one.
+    pub term: u64,
+}
+
+/// Body of `controller.stepped_down`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ControllerSteppedDown {
+    /// The term that ended.
+    pub term: u64,
+    /// In words: `the lease was not renewed in time`.
+    pub why: String,
+}
+
+/// Body of `node.unreachable`: nothing was heard of it for too long. What runs there is not known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct NodeUnreachable {
+    /// Which node.
+    pub node: NodeId,
+    /// When it was heard last, by the controller's clock.
+    pub last_seen: UnixMicros,
+}
+
+/// Body of `node.seen`: a node that was unreachable was heard again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct NodeSeen {
+    /// Which node.
+    pub node: NodeId,
+    /// For how long nothing was heard of it, in milliseconds.
+    pub away_ms: u64,
+}
+
+/// Body of `log.forked`: a log does not extend what this controller has of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LogForked {
+    /// Whose log.
+    pub origin: NodeId,
+    /// The epoch.
+    pub epoch: EpochId,
+    /// Up to which event this controller has it.
+    pub seq: Seq,
+    /// In words.
+    pub why: String,
+}
