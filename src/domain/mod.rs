@@ -38,5 +38,8 @@ pub mod seen;
 
 pub mod tree;
 
+pub mod rollout;
+pub mod selector;
+
 #[cfg(test)]
 mod sim;
