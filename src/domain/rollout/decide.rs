@@ -105,7 +105,10 @@ impl Rollout {
 
     /// Adds what follows without any further input.
     fn settle(mut self, now: UnixMicros, events: &mut Vec<RolloutEvent>) {
-        loop {
+        // Each node has at most three facts at one moment, each wave and check a few: beyond that something turns in
+        // circles, and what is left waits for the next input.
+        let facts_max = 64 + 4 * (self.members.len() + self.waves.len());
+        for _ in 0..facts_max {
             let more = self.advance(now);
             if more.is_empty() {
                 return;
@@ -115,6 +118,7 @@ impl Rollout {
             }
             events.extend(more);
         }
+        debug_assert!(false, "a rollout turns in circles: {:?}", events.last());
     }
 
     fn taken_over(

@@ -147,8 +147,8 @@ impl Rollout {
             RolloutEvent::BudgetExceeded(body) => {
                 self.forgiven.failed = self.forgiven.failed.max(body.failed.len());
                 self.forgiven.unreachable = self.forgiven.unreachable.max(body.unreachable.len());
+                self.forgiven.canary |= self.canary_is_broken();
                 match (&body.breach, self.at()) {
-                    (Breach::Canary, _) => self.forgiven.canary = true,
                     (Breach::Check(name), Some(At::Settled { wave, .. })) => {
                         self.forgiven.checks.insert((*wave, name.clone()));
                     }

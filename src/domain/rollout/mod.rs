@@ -25,3 +25,6 @@ pub use self::state::{At, CheckRun, IllegalEvent, NodeState, Phase, Rollout};
 
 /// The id of a release: the digest of its manifest.
 pub type ReleaseId = super::id::Digest;
+
+#[cfg(test)]
+mod tests;

@@ -162,7 +162,7 @@ impl Rollout {
     }
 
     /// Says whether a canary has a bad verdict, or none and is away.
-    fn canary_is_broken(&self) -> bool {
+    pub(in crate::domain::rollout) fn canary_is_broken(&self) -> bool {
         let Phase::Forward(At::Open(wave) | At::Settled { wave, .. }) = self.phase else {
             return false;
         };
