@@ -42,4 +42,4 @@ pub mod rollout;
 pub mod selector;
 
 #[cfg(test)]
-mod sim;
+pub(in crate::domain) mod sim;

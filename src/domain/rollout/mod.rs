@@ -27,4 +27,6 @@ pub use self::state::{At, CheckRun, IllegalEvent, NodeState, Phase, Rollout};
 pub type ReleaseId = super::id::Digest;
 
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;
