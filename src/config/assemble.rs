@@ -14,6 +14,7 @@ use super::source::{Place, Source};
 use crate::domain::code::Code;
 use crate::domain::id::{Digest, ServiceId};
 use crate::domain::origin::{Layer, Origin};
+use crate::domain::rollout::Rollouts;
 use crate::domain::spec::Spec;
 use crate::domain::text::printable;
 
@@ -74,6 +75,8 @@ pub struct Loaded {
 pub struct LoadedService {
     /// What is wanted.
     pub spec: Spec,
+    /// What it says about the fleet. No part of the spec: nothing of it changes what runs on a node.
+    pub rollouts: Rollouts,
     /// SHA-256 of `text`.
     pub digest: Digest,
     /// The spec in its one canonical form (JSON); reads back as `spec`. May hold secrets.
@@ -85,9 +88,14 @@ pub struct LoadedService {
 }
 
 impl LoadedService {
-    fn new(spec: Spec, origin: Origin, effective: BTreeMap<String, Effective>) -> Self {
+    fn new(
+        spec: Spec,
+        rollouts: Rollouts,
+        origin: Origin,
+        effective: BTreeMap<String, Effective>,
+    ) -> Self {
         let (text, digest) = canonical(&spec);
-        Self { spec, digest, text, origin, effective }
+        Self { spec, rollouts, digest, text, origin, effective }
     }
 
     /// Returns the values that somebody set, by key; all others are built in.
@@ -272,10 +280,11 @@ impl Assembler {
                 folder: draft.folder.as_deref(),
             };
             match build::build(&merged, &context) {
-                Ok(spec) => {
+                Ok((spec, rollouts)) => {
                     loaded.warnings.extend(warnings(&merged, &spec, options));
                     let origin = draft.whole.origin();
-                    let service = LoadedService::new(spec, origin, merged.effective());
+                    let effective = merged.effective();
+                    let service = LoadedService::new(spec, rollouts, origin, effective);
                     loaded.services.insert(name.clone(), service);
                 }
                 Err(more) => self.mistakes.extend(more),

@@ -12,14 +12,17 @@ mod event;
 mod evolve;
 mod input;
 mod parameters;
+mod placement;
 mod plan;
 mod state;
+pub mod view;
 
 pub use self::decide::{Opening, SEEN_GRACE_MS, VERDICT_SLACK_MS};
 pub use self::effect::Effect;
 pub use self::event::*;
 pub use self::input::{Command, Failure, Input, Measure, NodeReport, Observed, Rejection};
 pub use self::parameters::*;
+pub use self::placement::{Moves, Placement, Rollouts};
 pub use self::plan::{Plan, PlanError, PlanRequest, Retry, Wave, WaveKind};
 pub use self::state::{At, CheckRun, IllegalEvent, NodeState, Phase, Rollout};
 
