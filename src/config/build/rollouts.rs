@@ -249,3 +249,6 @@ fn origins(merged: &Merged) -> BTreeMap<String, Origin> {
     });
     set.collect()
 }
+
+#[cfg(test)]
+mod tests;
