@@ -6,6 +6,7 @@ use std::io::{self, Read as _};
 use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::{BackendError, StorageBackend};
 
@@ -13,6 +14,11 @@ use redb::{BackendError, StorageBackend};
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Opens the file at `path`, making it when it is missing.
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>>;
+
+    /// Returns where the last written byte of the file at `path` ends; behind it there are only zeros.
+    fn written_end(&self, path: &Path) -> io::Result<u64> {
+        Ok(std::fs::metadata(path)?.len())
+    }
 
     /// Makes the reserve file of `bytes` bytes, with its blocks allocated.
     fn make_reserve(&self, path: &Path, bytes: u64) -> io::Result<()>;
@@ -39,6 +45,19 @@ impl Disk for FileDisk {
         drop_cached_pages(&file)?;
         let backend = redb::backends::FileBackend::new(file).map_err(io::Error::other)?;
         Ok(Box::new(backend))
+    }
+
+    fn written_end(&self, path: &Path) -> io::Result<u64> {
+        use rustix::fs::SeekFrom::{Data, Hole};
+        let file = File::open(path)?;
+        let mut end = 0;
+        loop {
+            match rustix::fs::seek(&file, Data(end)) {
+                Ok(begin) => end = rustix::fs::seek(&file, Hole(begin))?,
+                Err(rustix::io::Errno::NXIO) => return Ok(end),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     fn make_reserve(&self, path: &Path, bytes: u64) -> io::Result<()> {
@@ -71,37 +90,78 @@ fn drop_cached_pages(file: &File) -> io::Result<()> {
     Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
 }
 
+/// How far blocks are written ahead of the pages that will lie in them.
+const AHEAD: u64 = 128 << 10;
+
 /// Gives redb a backend of any kind, locks included: without them two writers could meet.
+///
+/// The file grows by zeros that are written a stretch ahead of its pages. A page that falls into a hole makes the next
+/// sync write the inode and the map of the blocks too, each in a turn of the disk of its own.
 #[derive(Debug)]
-pub(crate) struct Boxed(pub(crate) Box<dyn StorageBackend>);
+pub(crate) struct Boxed {
+    inner: Box<dyn StorageBackend>,
+    /// Nothing was ever written at this offset or behind it.
+    end: AtomicU64,
+}
+
+impl Boxed {
+    /// Wraps the backend of a file whose bytes from `end` on were never written.
+    pub(crate) fn new(inner: Box<dyn StorageBackend>, end: u64) -> Self {
+        Self { inner, end: AtomicU64::new(end) }
+    }
+
+    /// Writes zeros from the end on, so that a page which ends at `needed`, and those behind it, meet no hole.
+    fn go_ahead(&self, needed: u64) {
+        let mut end = self.end.load(Ordering::Relaxed);
+        if needed <= end {
+            return;
+        }
+        // The engine sets the length: what lies behind it is not ours.
+        let len = self.inner.len().unwrap_or(0);
+        let to = (needed + AHEAD).min(len).max(needed);
+        let zeros = vec![0; AHEAD.min(to - end) as usize];
+        while end < to {
+            let part = (to - end).min(AHEAD);
+            if self.inner.write(end, &zeros[..part as usize]).is_err() {
+                // A page goes into a hole as well, or says itself what is wrong with the disk.
+                break;
+            }
+            end += part;
+        }
+        self.end.store(end.max(needed), Ordering::Relaxed);
+    }
+}
 
 impl StorageBackend for Boxed {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.inner.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
+        self.inner.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.inner.set_len(len)?;
+        self.end.fetch_min(len, Ordering::Relaxed);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.inner.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
+        self.go_ahead(offset + data.len() as u64);
+        self.inner.write(offset, data)
     }
 
     fn close(&self) -> io::Result<()> {
-        self.0.close()
+        self.inner.close()
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_range(start, end)
+        self.inner.try_lock_range(start, end)
     }
 
     fn try_lock_shared_range(
@@ -109,22 +169,22 @@ impl StorageBackend for Boxed {
         start: Bound<u64>,
         end: Bound<u64>,
     ) -> Result<bool, BackendError> {
-        self.0.try_lock_shared_range(start, end)
+        self.inner.try_lock_shared_range(start, end)
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_range(start, end)
+        self.inner.lock_range(start, end)
     }
 
     fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_shared_range(start, end)
+        self.inner.lock_shared_range(start, end)
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.unlock_range(start, end)
+        self.inner.unlock_range(start, end)
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.query_lock_range(start, end)
+        self.inner.query_lock_range(start, end)
     }
 }

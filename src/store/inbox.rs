@@ -112,8 +112,9 @@ impl LaneShared {
             | LogNotice::RootChecked { .. }
             | LogNotice::Damaged { .. } => {}
         }
-        self.progress.notify_all();
+        // The owner first: others seldom wait.
         (self.notices)(notice);
+        self.progress.notify_all();
     }
 }
 

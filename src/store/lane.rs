@@ -420,7 +420,6 @@ impl Lane {
             self.checkpoint_due.get_or_insert_with(|| Instant::now() + CHECKPOINT_AFTER);
         }
         let seq = Seq(self.head.size());
-        Mark { epoch: self.epoch, size: seq.0 }.write(&self.lock);
         let mut inbox = self.shared.lock();
         inbox.durable = (self.epoch, self.head.clone());
         inbox.epochs_begun += u64::from(is_epoch);
@@ -432,6 +431,8 @@ impl Lane {
         }
         drop(inbox);
         self.shared.tell(LogNotice::Durable { epoch: self.epoch, seq });
+        // Behind the telling, which somebody waits for.
+        Mark { epoch: self.epoch, size: seq.0 }.write(&self.lock);
         self.notice_full_segment();
     }
 

@@ -145,6 +145,8 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
 
 /// Returns the bytes that a file takes on the disk: redb's files are sparse.
 pub(crate) fn allocated_bytes(path: &Path) -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt as _;
-    Ok(fs::metadata(path)?.blocks() * 512)
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    // Asking for its times too would make the kernel note a finer one at the next write, and so write the inode, in a
+    // turn of the disk of its own, at each sync.
+    Ok(statx(CWD, path, AtFlags::empty(), StatxFlags::BLOCKS)?.stx_blocks * 512)
 }

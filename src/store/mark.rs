@@ -1,8 +1,9 @@
 //! The mark: how far rows were acknowledged, beside the log, so that a start can tell whether it still holds them.
 //!
-//! It is written behind the sync that made the rows durable and is not synced itself. So it is exact after a kill,
-//! may be behind after a power cut, and is never ahead of what the disk was said to hold: a log that ends before its
-//! mark has lost rows that somebody was told of, and a commit that a power cut tore ends behind it.
+//! It is written behind the sync that made the rows durable, when that was told, and is not synced itself. So after a
+//! kill it is behind by one commit at most, may be further behind after a power cut, and is never ahead of what the disk
+//! was said to hold: a log that ends before its mark has lost rows that somebody was told of, and a commit that a power
+//! cut tore ends behind it.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;

@@ -293,7 +293,7 @@ pub(crate) fn read_meta(path: &Path) -> Result<SegmentMeta, ReadError> {
     }
 }
 
-/// Reads the meta rows of an open file.
+/// Reads the meta rows of an open file, and the rows behind the head that stands there, as far as they are sound.
 pub(crate) fn meta_of(pages: &PageFile, path: &Path) -> Result<SegmentMeta, ReadError> {
     let rows = table_rows(pages, "meta").map_err(ReadError::io(path))?;
     let malformed = |why: &str| ReadError::Damaged {
@@ -301,10 +301,23 @@ pub(crate) fn meta_of(pages: &PageFile, path: &Path) -> Result<SegmentMeta, Read
         offset: 0,
         why: format!("the segment is malformed: {why}"),
     };
-    SegmentMeta::read(|name| {
+    let meta = SegmentMeta::read(|name| {
         rows.iter().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| value.clone())
-    })
-    .map_err(malformed)
+    });
+    let mut meta = meta.map_err(malformed)?;
+    let stands = meta.head.size();
+    pages
+        .walk("events", Some(stands + 1), |leaf| {
+            let mut follows = leaf.is_sound;
+            leaf.entries(|key, row| {
+                let seq = key.try_into().map_or(0, u64::from_le_bytes);
+                follows &= seq <= stands || meta.follow(seq, row);
+                if follows { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            if follows { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+        .map_err(ReadError::io(path))?;
+    Ok(meta)
 }
 
 /// Copies the rows of a small table out of its sound pages.

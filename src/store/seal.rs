@@ -120,7 +120,7 @@ fn seal_segment(
         }
         tiles.write(&layout::tiles_path(segment.path())).map_err(SegmentError::Open)?;
         let index = indexer.map(|indexer| indexer.finish()).unwrap_or_default();
-        segment.seal(&Footer::of(&meta).to_bytes(), &index)?;
+        segment.seal(&meta.head, &Footer::of(&meta).to_bytes(), &index)?;
     }
     segment.close()?;
     Ok((Seq(meta.first()), Seq(meta.head.size())))

@@ -14,7 +14,7 @@ use redb::{
 };
 
 use crate::domain::id::{Digest, EpochId};
-use crate::domain::tree::Frontier;
+use crate::domain::tree::{self, Frontier};
 use crate::store::disk::{Boxed, Disk};
 
 pub(crate) const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
@@ -22,8 +22,11 @@ pub(crate) const CHECKPOINTS: TableDefinition<'_, u64, &[u8]> = TableDefinition:
 pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub(crate) const INDEX: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("index");
 
-/// The version of the layout inside a segment.
-pub(crate) const FORMAT: u64 = 1;
+/// The version of the layout inside a segment. Version 1 wrote the head with each commit.
+pub(crate) const FORMAT: u64 = 2;
+
+/// So many rows at most follow the head that stands in `meta`.
+pub(crate) const HEAD_STRIDE: u64 = 1024;
 
 /// Within so many rows only the newest checkpoint is kept, so that a slow log is not all checkpoints.
 const CHECKPOINT_STRIDE: u64 = 4096;
@@ -193,6 +196,7 @@ impl Predecessor {
 pub(crate) struct SegmentMeta {
     pub(crate) epoch: EpochId,
     pub(crate) base: Frontier,
+    /// The tree after the last row. In `meta` it stands as it was at most [`HEAD_STRIDE`] rows before.
     pub(crate) head: Frontier,
     pub(crate) baseline: u64,
     pub(crate) predecessor: Option<Predecessor>,
@@ -208,7 +212,7 @@ impl SegmentMeta {
             Ok(Some(u64::from_be_bytes(bytes)))
         };
         match number(key::FORMAT)? {
-            Some(FORMAT) => {}
+            Some(1 | FORMAT) => {}
             Some(_) => return Err("it has a format of another version"),
             None => return Err("it has no format"),
         }
@@ -230,6 +234,15 @@ impl SegmentMeta {
         };
         let sealed = get(key::FOOTER).is_some();
         Ok(Self { epoch, base, head, baseline, predecessor, sealed })
+    }
+
+    /// Takes the next row into the head; says whether it is the one that follows.
+    pub(crate) fn follow(&mut self, seq: u64, row: &[u8]) -> bool {
+        let follows = seq == self.head.size() + 1;
+        if follows {
+            self.head.push(tree::leaf(row));
+        }
+        follows
     }
 
     /// Returns the first sequence number.
@@ -280,7 +293,8 @@ impl SegmentFile {
         // The lock on the file must be gone before it can be taken again.
         *slot = None;
         let backend = self.disk.open(&self.path).map_err(SegmentError::Open)?;
-        *slot = Some(open_database(backend, self.cache_bytes, pages)?);
+        let end = self.disk.written_end(&self.path).map_err(SegmentError::Open)?;
+        *slot = Some(open_database(Boxed::new(backend, end), self.cache_bytes, pages)?);
         Ok(())
     }
 
@@ -346,6 +360,7 @@ impl SegmentFile {
             if let Some(predecessor) = birth.predecessor {
                 meta.insert(key::PREDECESSOR, predecessor.to_bytes().as_slice())?;
             }
+            meta.insert(key::HEAD, addition.head.to_bytes().as_slice())?;
             drop(meta);
             transaction.open_table(CHECKPOINTS)?;
             add(transaction, addition)
@@ -360,6 +375,7 @@ impl SegmentFile {
     /// Writes the footer, after which nothing is added, and the index.
     pub(crate) fn seal(
         &self,
+        head: &Frontier,
         footer: &[u8],
         index: &[(Vec<u8>, Vec<u8>)],
     ) -> Result<(), SegmentError> {
@@ -368,14 +384,17 @@ impl SegmentFile {
             for (name, packed) in index {
                 table.insert(name.as_slice(), packed.as_slice())?;
             }
-            transaction.open_table(META)?.insert(key::FOOTER, footer)?;
+            let mut meta = transaction.open_table(META)?;
+            meta.insert(key::HEAD, head.to_bytes().as_slice())?;
+            meta.insert(key::FOOTER, footer)?;
             Ok(())
         })
     }
 
-    /// Reads the meta rows.
+    /// Reads the meta rows, and the rows behind the head that stands there.
     pub(crate) fn meta(&self) -> Result<SegmentMeta, SegmentError> {
-        let table = self.read()?.open_table(META)?;
+        let transaction = self.read()?;
+        let table = transaction.open_table(META)?;
         let mut failed = None;
         let meta = SegmentMeta::read(|name| match table.get(name) {
             Ok(row) => row.map(|row| row.value().to_vec()),
@@ -384,10 +403,17 @@ impl SegmentFile {
                 None
             }
         });
-        match failed {
-            Some(error) => Err(error.into()),
-            None => meta.map_err(SegmentError::Malformed),
+        if let Some(error) = failed {
+            return Err(error.into());
         }
+        let mut meta = meta.map_err(SegmentError::Malformed)?;
+        for row in transaction.open_table(EVENTS)?.range(meta.head.size() + 1..)? {
+            let (seq, row) = row?;
+            if !meta.follow(seq.value(), row.value()) {
+                return Err(SegmentError::Malformed("a row is missing at its end"));
+            }
+        }
+        Ok(meta)
     }
 
     /// Returns the newest checkpoint: its size and its note.
@@ -420,14 +446,19 @@ fn add(transaction: &WriteTransaction, addition: &Addition<'_>) -> Result<(), Se
         }
         checkpoints.insert(size, note)?;
     }
-    let mut meta = transaction.open_table(META)?;
-    meta.insert(key::HEAD, addition.head.to_bytes().as_slice())?;
+    // Not each time: it lies on a page of its own, which each commit would have to write.
+    let size = addition.head.size();
+    let before = size - addition.rows.len() as u64;
+    if addition.checkpoint.is_some() || before / HEAD_STRIDE != size / HEAD_STRIDE {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(key::HEAD, addition.head.to_bytes().as_slice())?;
+    }
     Ok(())
 }
 
 /// Opens a database, turning a panic of the engine over damaged bytes into an error.
 fn open_database(
-    backend: Box<dyn redb::StorageBackend>,
+    backend: Boxed,
     cache_bytes: usize,
     pages: Pages,
 ) -> Result<Database, SegmentError> {
@@ -435,7 +466,7 @@ fn open_database(
         Builder::new()
             .set_cache_size(cache_bytes)
             .set_check_integrity_on_open(pages == Pages::Unchecked)
-            .create_with_backend(Boxed(backend))
+            .create_with_backend(backend)
     };
     // The check reports damage as an error; asserts of the engine are the last line behind it. With
     // `panic = "abort"` they end the process, which is why `audit` reads pages by itself.

@@ -52,6 +52,10 @@ impl Disk for MoodyDisk {
         Ok(Box::new(MoodyFile { inner: FileDisk.open(path)?, mood: self.0.clone() }))
     }
 
+    fn written_end(&self, path: &Path) -> io::Result<u64> {
+        FileDisk.written_end(path)
+    }
+
     fn make_reserve(&self, path: &Path, bytes: u64) -> io::Result<()> {
         self.0.take(bytes as usize)?;
         FileDisk.make_reserve(path, bytes)

@@ -101,6 +101,10 @@ impl Disk for CutDisk {
         Ok(Box::new(self.clone()))
     }
 
+    fn written_end(&self, _: &Path) -> io::Result<u64> {
+        self.len()
+    }
+
     fn make_reserve(&self, _: &Path, _: u64) -> io::Result<()> {
         Ok(())
     }
