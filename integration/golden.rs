@@ -104,6 +104,7 @@ fn history() -> Vec<(Context, Event)> {
         instances: vec![slot.clone()],
         until: UnixMicros(BEGAN + 60_000_000),
         slots: Vec::new(),
+        release: None,
     };
     let outcome = Outcome::Done { changed: true };
     vec![

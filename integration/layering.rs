@@ -11,17 +11,33 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     ("bus", &["bus", "wire", "domain"], &["async_nats", "tokio"]),
     ("ipc", &["ipc", "wire", "domain"], &["rustix", "libc", "tokio"]),
     ("keeper", &["keeper", "ipc", "wire", "domain"], &["rustix", "libc"]),
+    // What the two heads have in common.
+    ("head", &["head", "domain", "wire", "store", "ipc"], &["rustix"]),
     (
         "agent",
-        &["agent", "domain", "wire", "store", "ipc", "config"],
+        &["agent", "head", "domain", "wire", "store", "ipc", "config"],
         &["rustix", "libc", "tokio", "sha2"],
     ),
+    ("controller", &["controller", "head", "domain", "wire", "store", "bus"], &["rustix", "tokio"]),
     ("uplink", &["uplink", "ipc", "wire", "bus", "domain"], &["rustix", "tokio"]),
     // A file of somebody else is opened without waiting for it.
     ("config", &["config", "domain"], &["toml_edit", "sha2", "rustix"]),
     (
         "cli",
-        &["cli", "domain", "wire", "bus", "ipc", "store", "config", "agent", "keeper", "uplink"],
+        &[
+            "cli",
+            "domain",
+            "wire",
+            "bus",
+            "ipc",
+            "store",
+            "config",
+            "head",
+            "agent",
+            "controller",
+            "keeper",
+            "uplink",
+        ],
         &["rustix", "libc", "tokio", "toml_edit", "sha2"],
     ),
 ];
@@ -38,8 +54,20 @@ const GUARDED: &[&str] = &[
     "sha2",
 ];
 
-const MODULES: &[&str] =
-    &["domain", "wire", "store", "bus", "ipc", "keeper", "agent", "uplink", "config", "cli"];
+const MODULES: &[&str] = &[
+    "domain",
+    "wire",
+    "store",
+    "bus",
+    "ipc",
+    "keeper",
+    "head",
+    "agent",
+    "controller",
+    "uplink",
+    "config",
+    "cli",
+];
 
 #[test]
 fn every_module_imports_only_what_it_may() {

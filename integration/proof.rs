@@ -74,6 +74,7 @@ impl Archive {
             issued: UnixMicros(BEGAN),
             keys: vec![node],
             revoked: vec![],
+            nodes: vec![],
         };
         let sealed = envelope::seal(Kind::Trust, &codec::encode(&trust), &self.root());
         fs::write(self.state().join("trust.smgr"), sealed).unwrap();

@@ -15,7 +15,10 @@ pub mod ipc;
 
 pub mod keeper;
 
+pub mod head;
+
 pub mod agent;
+pub mod controller;
 
 pub mod uplink;
 

@@ -11,8 +11,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
 use futures_util::StreamExt as _;
-use smgr::agent::folder::StateFolder;
-use smgr::agent::keyfile::{KeyName, load_key, load_trust};
 use smgr::agent::setup::NodeSetup;
 use smgr::bus::{BusOptions, Connection, Credentials};
 use smgr::domain::event::Outcome;
@@ -20,6 +18,8 @@ use smgr::domain::id::{FleetId, IntentId, NodeId, ServiceId};
 use smgr::domain::intent::Action;
 use smgr::domain::policy::Kind;
 use smgr::domain::time::UnixMicros;
+use smgr::head::folder::StateFolder;
+use smgr::head::keyfile::{KeyName, load_key, load_trust};
 use smgr::ipc::socket;
 use smgr::wire::codec;
 use smgr::wire::envelope::{self, ENVELOPE_BYTES_MAX};

@@ -148,6 +148,7 @@ impl Story {
                 note: String::new(),
             },
             is_own: false,
+            order: None,
         }));
         self.tell(Input::SignalDelivered { intent, instance, delivery: Delivery::Delivered });
     }

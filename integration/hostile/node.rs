@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_bytes::ByteBuf;
 use serde_json::Value;
-use smgr::agent::folder::StateFolder;
-use smgr::agent::keyfile::{KeyName, Owner, load_key, load_trust, make_keys_and_trust};
 use smgr::bus::{BusOptions, Connection};
 use smgr::domain::id::{Digest, IntentId, Principal};
 use smgr::domain::intent::{Action, Verb};
 use smgr::domain::policy::{Grant, KeyClass, Kind, Names};
 use smgr::domain::time::UnixMicros;
+use smgr::head::folder::StateFolder;
+use smgr::head::keyfile::{KeyName, Owner, load_key, load_trust, make_keys_and_trust};
 use smgr::ipc::hello::Hello;
 use smgr::ipc::local::{LocalAnswer, LocalRequest, RequestId};
 use smgr::ipc::place::Place;

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use smgr::agent::folder::StateFolder;
-use smgr::agent::keyfile::{KeyName, load_key, load_trust};
 use smgr::domain::policy::Kind;
+use smgr::head::folder::StateFolder;
+use smgr::head::keyfile::{KeyName, load_key, load_trust};
 use smgr::wire::codec;
 use smgr::wire::envelope::seal;
 

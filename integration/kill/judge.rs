@@ -100,6 +100,8 @@ fn executions(evidence: &Evidence, verdict: &mut Verdict) {
             | Action::Restart { .. }
             | Action::Reload { .. }
             | Action::Apply { .. }
+            | Action::Deploy { .. }
+            | Action::Remove { .. }
             | Action::Shutdown { .. } => {}
         }
     }

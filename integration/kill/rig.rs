@@ -7,11 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
-use smgr::agent::folder::StateFolder;
-use smgr::agent::keyfile::{KeyName, Keys, Owner, load_key, make_keys_and_trust};
 use smgr::agent::setup::{BusSetup, NodeSetup, SpecSources};
 use smgr::domain::id::{FleetId, NodeId, Principal};
 use smgr::domain::time::UnixMicros;
+use smgr::head::folder::StateFolder;
+use smgr::head::keyfile::{KeyName, Keys, Owner, load_key, make_keys_and_trust};
 use smgr::ipc::hello::Part;
 use smgr::ipc::place::Place;
 use smgr::wire::key::Signer;

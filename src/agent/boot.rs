@@ -27,11 +27,12 @@ use crate::domain::event::{
     Cause, Context, EpochReason, Event, IntentExecuted, LogOpened, Outcome, PartStarted,
     TrustChanged,
 };
-use crate::domain::id::{BootId, FleetId, NodeId};
+use crate::domain::id::BootId;
 use crate::domain::input::Decision;
 use crate::domain::intent::Action;
 use crate::domain::node::Node;
 use crate::domain::time::UnixMicros;
+use crate::head::note_name;
 use crate::ipc::hello::{Before, Incarnation, Part};
 use crate::ipc::place::Place;
 use crate::ipc::uplink::{BusConfig, BusCredentials};
@@ -197,11 +198,6 @@ fn trim_memory() {
 #[cfg(not(target_env = "gnu"))]
 fn trim_memory() {}
 
-/// The name under which a node signs the heads of its log; each names its epoch in its text.
-pub(crate) fn note_name(fleet: &FleetId, node: &NodeId) -> String {
-    format!("smgr/{fleet}/{node}")
-}
-
 fn bus_config(bus: &BusSetup, setup: &NodeSetup) -> anyhow::Result<BusConfig> {
     let credentials = match &bus.nkey {
         Some(path) => BusCredentials::NkeySeed(std::fs::read_to_string(path)?.trim().to_owned()),
@@ -228,7 +224,7 @@ fn start_logs(waker: Waker) -> std::io::Result<LogThread> {
 fn uplink_uids() -> Vec<u32> {
     let own = rustix::process::geteuid().as_raw();
     std::iter::once(own)
-        .chain(super::launch::account_ids("smgr-uplink").map(|(uid, _)| uid))
+        .chain(crate::head::account::account_ids("smgr-uplink").map(|(uid, _)| uid))
         .collect()
 }
 

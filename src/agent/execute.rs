@@ -1,5 +1,6 @@
 //! Carries out what was decided, and turns what the keeper, the logs and the services say into inputs of the core.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use regex::Regex;
@@ -81,6 +82,11 @@ impl Agent {
                 self.hands.ask(Asked::KillTree(run.clone()), Verb::KillTree { run });
             }
             Act::LoadSpecs { intent, services } => self.load_specs(intent, &services),
+            Act::Stage { service, generation, release, .. } => {
+                self.stage(service, generation, release);
+            }
+            Act::ProveRelease { service, generation, pid } => self.prove(service, generation, pid),
+            Act::PruneReleases { service } => self.prune_releases(&service),
             Act::Answer { intent, reply } => self.promise_answer(intent, reply),
             Act::StopAgent { leave_running } => self.stop_agent(leave_running),
         }
@@ -109,6 +115,9 @@ impl Agent {
         };
         if digest != decided {
             debug!(%instance, %run, "its spec has changed since its start was decided");
+        }
+        if let Some(why) = self.broken_release(&instance.service, &spec) {
+            return self.start_failed(instance, run, "release", 0, why);
         }
         let memo = Memo::Run { instance: instance.clone(), run, spec: digest };
         let prepared = self.launchers.run(&spec, &instance, run, memo.encode());
@@ -366,12 +375,21 @@ impl Agent {
 
     /// Puts the last lines of a run beside its exit. They are kept apart from the log, which holds their hash.
     pub(super) fn attach_tails(&mut self, events: &mut [(Context, Event)]) {
-        for (context, event) in events {
+        let mut tails = BTreeMap::new();
+        for (context, event) in &mut *events {
             if let (Event::InstanceExited(body), Some(instance)) = (event, context.instance_id())
                 && body.tail.is_none()
             {
                 let lines = self.logs.handle().tail_now(&instance);
                 body.tail = self.launchers.keep_tail(&instance, lines);
+                tails.insert(instance, body.tail.clone());
+            }
+        }
+        for (_, event) in events {
+            if let Event::ReleaseFailed(body) = event
+                && let Some(Some(tail)) = body.instance.as_ref().map(|it| tails.get(it))
+            {
+                body.tail.clone_from(tail);
             }
         }
     }

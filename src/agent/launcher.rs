@@ -45,6 +45,7 @@ impl Launchers {
             node: setup.node.clone(),
             fleet: setup.fleet.clone(),
             runtime_dir: state.place().runtime(),
+            releases_dir: state.releases(),
             keeper_is_root,
             path,
         };

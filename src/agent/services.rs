@@ -14,14 +14,18 @@ use super::authority::Way;
 use super::folder::{StateFolder, write_all_whole};
 use super::history::RETENTION;
 use super::origins;
+use super::release::{self, Refused, Releases};
 use super::setup::NodeSetup;
 use super::task::Agent;
 use super::wake::Wake;
 use crate::config::{self, Loaded, LoadedService, Mistake, Options, Roots};
+use crate::domain::code::Code;
 use crate::domain::id::{Digest, IntentId, ServiceId};
 use crate::domain::input::Input;
 use crate::domain::intent::Action;
 use crate::domain::node::Node;
+use crate::domain::release::ReleaseId;
+use crate::domain::release::trial::Good;
 use crate::domain::spec::{Change, Spec};
 use crate::domain::text;
 
@@ -46,6 +50,7 @@ pub(super) struct Services {
     writer: u32,
     specs: BTreeMap<ServiceId, Arc<Spec>>,
     in_force: BTreeMap<ServiceId, InForce>,
+    releases: Releases,
 }
 
 impl Services {
@@ -56,11 +61,18 @@ impl Services {
             options: Options {
                 log_root: setup.service_logs.display().to_string(),
                 user_required: uid == 0,
+                releases: Vec::new(),
             },
             writer: uid,
             specs: BTreeMap::new(),
             in_force: BTreeMap::new(),
+            releases: Releases::new(state.releases()),
         }
+    }
+
+    /// Returns where releases lie.
+    pub(super) fn releases(&self) -> &Releases {
+        &self.releases
     }
 
     /// Returns the specs in force, by service.
@@ -92,7 +104,7 @@ impl Services {
         if missing.is_empty() {
             return;
         }
-        let loaded = self.load().unwrap_or_default();
+        let loaded = self.load(node).unwrap_or_default();
         let mut unchanged = Vec::new();
         for (service, digest) in missing {
             match loaded.services.get(&service) {
@@ -119,9 +131,73 @@ impl Services {
         true
     }
 
-    /// Reads all spec files, or says all that is wrong with them.
-    pub(super) fn load(&self) -> Result<Loaded, Vec<Mistake>> {
-        config::load(&self.roots, &self.options, Some(self.writer))
+    /// Reads all spec files and the specs of the releases in force, or says all that is wrong with them.
+    pub(super) fn load(&self, node: &Node) -> Result<Loaded, Vec<Mistake>> {
+        self.load_layers(release::layers(&self.releases, node))
+    }
+
+    fn load_layers(&self, releases: Vec<config::Input>) -> Result<Loaded, Vec<Mistake>> {
+        let options = Options { releases, ..self.options.clone() };
+        config::load(&self.roots, &options, Some(self.writer))
+    }
+
+    /// Reads all specs as if a service ran from `release`, or from its files alone.
+    fn load_as_if(
+        &self,
+        node: &Node,
+        service: &ServiceId,
+        release: Option<ReleaseId>,
+    ) -> Result<(String, Option<LoadedService>), Refused> {
+        let mut layers = release::layers(&self.releases, node);
+        layers.retain(|layer| layer.stem != service.as_str());
+        let mut version = String::new();
+        if let Some(release) = release {
+            let gone = || {
+                Refused::new(Code::RELEASE_GONE, format!("the manifest of {release} is not here"))
+            };
+            let manifest = self.releases.read(service, release).ok_or_else(gone)?;
+            version.clone_from(&manifest.version);
+            layers.push(release::layer(release, manifest));
+        }
+        let mut loaded = self.load_layers(layers).map_err(|it| release::mistaken(&it))?;
+        Ok((version, loaded.services.remove(service)))
+    }
+
+    /// Puts the spec of a release into force; returns what people call it, its digest, and where it was read.
+    pub(super) fn adopt_release(
+        &mut self,
+        node: &Node,
+        service: &ServiceId,
+        release: ReleaseId,
+    ) -> Result<(String, Digest, String), Refused> {
+        let (version, found) = self.load_as_if(node, service, Some(release))?;
+        let none = || Refused::new(Code::BAD_MANIFEST, "its spec describes no service");
+        let found = found.ok_or_else(none)?;
+        self.keep([(found.digest, found.text.as_str())]);
+        self.adopt(service, &found);
+        Ok((version, found.digest, found.origin.to_string()))
+    }
+
+    /// Puts the spec into force that ran before a release, value for value.
+    ///
+    /// The files may say something else by now. What ran is kept beside the log; only when that is lost the files count.
+    pub(super) fn bring_back(
+        &mut self,
+        node: &Node,
+        service: &ServiceId,
+        good: &Good,
+    ) -> Result<(String, Digest, String), Refused> {
+        let found = self.load_as_if(node, service, good.release).map(|(_, found)| found);
+        let found = found.ok().flatten();
+        let is_same = found.as_ref().is_some_and(|found| found.digest == good.spec);
+        if !is_same && self.recall_one(service, good.spec) {
+            return Ok((good.version.clone(), good.spec, "what ran before".to_owned()));
+        }
+        let none = || Refused::new(Code::RELEASE_GONE, "the spec that ran before is not here");
+        let found = found.ok_or_else(none)?;
+        self.keep([(found.digest, found.text.as_str())]);
+        self.adopt(service, &found);
+        Ok((good.version.clone(), found.digest, found.origin.to_string()))
     }
 
     /// Puts texts beside the log, so that they are on disk before an event names their digests.
@@ -182,6 +258,10 @@ impl Services {
                 let mains = service.instances.iter().filter_map(|slot| slot.state.main());
                 std::iter::once(service.digest).chain(mains.map(|main| main.spec))
             })
+            .chain(node.releases().values().flat_map(|known| {
+                let back = known.trial.iter().filter_map(|trial| trial.back.as_ref());
+                known.good.iter().chain(back).map(|good| good.spec)
+            }))
             .map(|digest| self.path(digest))
             .collect();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
@@ -207,7 +287,7 @@ impl Agent {
     ///
     /// A service that the log knows keeps the spec that was applied, whatever its file says in the meantime.
     pub(super) fn adopt_new_services(&mut self) {
-        let loaded = match self.services.load() {
+        let loaded = match self.services.load(&self.node) {
             Ok(loaded) => loaded,
             Err(mistakes) => {
                 error!(
@@ -232,7 +312,7 @@ impl Agent {
         if let Err(why) = fs::remove_file(&path) {
             warn!(%why, "the wish of the start stays where it is");
         }
-        if self.services.load().is_ok_and(|files| self.is_current(&files)) {
+        if self.services.load(&self.node).is_ok_and(|files| self.is_current(&files)) {
             return;
         }
         let before = self.open_applies();
@@ -277,7 +357,7 @@ impl Agent {
             intent,
             failed: Some((code.to_string(), why)),
         };
-        let loaded = match self.services.load() {
+        let loaded = match self.services.load(&self.node) {
             Ok(loaded) => loaded,
             Err(mistakes) => {
                 // Specs quote themselves at any length.
@@ -335,10 +415,11 @@ mod tests {
         let mut services = Services {
             folder: folder.path().join("specs"),
             roots: Roots::default(),
-            options: Options { log_root: "/log".to_owned(), user_required: false },
+            options: Options { log_root: "/log".to_owned(), ..Options::default() },
             writer: 0,
             specs: BTreeMap::new(),
             in_force: BTreeMap::new(),
+            releases: Releases::new(folder.path().join("releases")),
         };
         let service: ServiceId = "web".parse().unwrap();
         let spec = Spec::new(Vec::new(), Template::new("/"), Template::new("/log"));

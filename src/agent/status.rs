@@ -13,7 +13,7 @@ use crate::domain::spec::Kind;
 use crate::ipc::keeper::{Isolation, Trees};
 use crate::ipc::place;
 use crate::wire::status::{
-    AlertStatus, Condition, InstanceStatus, NodeStatus, ServiceStatus, shown,
+    AlertStatus, Condition, InstanceStatus, NodeStatus, ReleaseStatus, ServiceStatus, shown,
 };
 
 /// What the log may take on disk, in bytes: the default of `history.max_size`.
@@ -52,6 +52,7 @@ impl Agent {
                 .map(|(id, known, slot)| self.instance_status(&id, known, slot))
                 .collect(),
             alerts: AlertStatus::folded(services),
+            releases: ReleaseStatus::folded(self.node.releases()),
         }
     }
 

@@ -28,6 +28,7 @@ use super::outage::Unavailable;
 use super::probes::Probes;
 use super::queries::Queries;
 use super::recorder::{self, Recorder};
+use super::release::Staging;
 use super::services::Services;
 use super::setup::NodeSetup;
 use super::signs::SignNumber;
@@ -47,6 +48,7 @@ use crate::domain::promises::Promised;
 use crate::domain::time::{Now, UnixMicros};
 use crate::ipc::hello::Incarnation;
 use crate::ipc::keeper::{Answer, FactNumber, Isolation};
+use crate::ipc::uplink::FromUplink;
 use crate::store::Expired;
 use crate::wire::fold;
 use crate::wire::key::Signer;
@@ -122,6 +124,7 @@ pub(super) struct Agent {
     pub(super) logs: LogThread,
     pub(super) alerts: Alerts,
     pub(super) probes: Probes,
+    pub(super) staging: Staging,
     pub(super) recorder: Recorder<Promise>,
     pub(super) answers: Answers,
     pub(super) authority: Authority,
@@ -189,6 +192,7 @@ impl Agent {
             logs: parts.logs,
             alerts: Alerts::default(),
             probes: Probes::default(),
+            staging: Staging::default(),
             recorder: parts.recorder,
             authority: parts.authority,
             voice: parts.voice,
@@ -273,6 +277,11 @@ impl Agent {
             }
             Wake::UplinkUp { outlet } => self.voice.connected(outlet),
             Wake::Uplink { frame } => {
+                match &frame {
+                    FromUplink::Refused { ticket, why } => self.staging.heard(*ticket, Some(why)),
+                    FromUplink::Published { ticket } => self.staging.heard(*ticket, None),
+                    _ => {}
+                }
                 let was_connected = self.voice.is_connected();
                 if let Some(heard) = self.voice.hear(frame) {
                     self.heard(
@@ -306,6 +315,11 @@ impl Agent {
                 self.probed(instance, run, check, answer);
             }
             Wake::Ranged(page) => self.ranged(page),
+            Wake::Download(download) => self.download(download),
+            Wake::Staged(files) => self.files_came(files),
+            Wake::Proved { service, generation, running } => {
+                self.proved(service, generation, running);
+            }
             Wake::Expired(expired) => self.retire(expired),
             Wake::Terminate => {
                 info!("asked to end; services go on");
@@ -535,6 +549,9 @@ fn stops_or_starts(act: &Act) -> bool {
         | Act::StartAction { .. }
         | Act::KillAction { .. }
         | Act::LoadSpecs { .. }
+        | Act::Stage { .. }
+        | Act::ProveRelease { .. }
+        | Act::PruneReleases { .. }
         | Act::Answer { .. } => false,
     }
 }

@@ -7,6 +7,7 @@
 //! the credit is for answers: somebody waits for them, and a burst of events must not take their place.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use serde_bytes::ByteBuf;
@@ -230,6 +231,17 @@ impl Voice {
             error!(%to, "an answer was dropped: the uplink takes none, and too many wait already");
         }
         self.spend();
+    }
+
+    /// Asks for a download into a pipe; `None` when there is nobody to ask.
+    pub(super) fn fetch(&mut self, url: String, bytes_max: u64, into: OwnedFd) -> Option<Ticket> {
+        let uplink = self.uplink.as_ref()?;
+        self.next += 1;
+        let ticket = Ticket(self.next);
+        let packet =
+            Packet::with_descriptors(&ToUplink::Fetch { ticket, url, bytes_max }, vec![into]);
+        uplink.send(packet.ok()?).ok()?;
+        Some(ticket)
     }
 
     /// Says whether anybody can hear.

@@ -10,7 +10,7 @@ use super::logs;
 use super::outlet::Outlet;
 use super::signs::Sign;
 use crate::domain::health::Answer;
-use crate::domain::id::{CheckName, InstanceId, RunId};
+use crate::domain::id::{CheckName, Digest, Generation, InstanceId, RunId, ServiceId};
 use crate::ipc::hello::Hello;
 use crate::ipc::keeper::{FromKeeper, Isolation, Trees};
 use crate::ipc::local::RequestId;
@@ -54,6 +54,12 @@ pub(super) enum Wake {
     Probed { instance: InstanceId, run: RunId, check: CheckName, answer: Answer },
     /// A page of the log was read for somebody who waits.
     Ranged(super::queries::Page),
+    /// The files of a release are to be fetched through the uplink.
+    Download(super::release::Download),
+    /// The files of a release are here, or are not to be had.
+    Staged(super::release::Files),
+    /// What a service runs was read.
+    Proved { service: ServiceId, generation: Generation, running: Option<Digest> },
     /// Segments of the log that may be dropped.
     Expired(Vec<Expired>),
     /// The process was asked to end.

@@ -3,12 +3,13 @@
 use super::answers::ReplyTo;
 use super::authority::{Refusal, Signed, Verified, Way};
 use super::clock;
+use super::release;
 use super::task::{Agent, Promise};
 use crate::domain::code::Code;
 use crate::domain::effect::Reply as WishReply;
 use crate::domain::event::{Actor, Context, Event, IntentRefused};
-use crate::domain::id::{EventId, IntentId, Principal, Seq};
-use crate::domain::input::{Decision, Input, Wish, World};
+use crate::domain::id::{EventId, IntentId, Principal, Seq, ServiceId};
+use crate::domain::input::{Decision, Input, OrderMark, Wish, World};
 use crate::domain::intent::{Action, ActorKind};
 use crate::domain::policy::Kind;
 use crate::domain::text;
@@ -40,7 +41,7 @@ impl Agent {
                 match self.authority.intent(bytes, way, now.at) {
                     Ok(verified) => {
                         let to = own_inbox(to, &verified.actor.name);
-                        self.wish(now, verified, way, to);
+                        self.wish(now, verified, way, to, None);
                     }
                     Err(refusal) => self.refuse(now, refusal, &to),
                 }
@@ -48,7 +49,14 @@ impl Agent {
         }
     }
 
-    fn wish(&mut self, now: Now, verified: Verified<Intent>, way: Way, to: ReplyTo) {
+    fn wish(
+        &mut self,
+        now: Now,
+        verified: Verified<Intent>,
+        way: Way,
+        to: ReplyTo,
+        order: Option<OrderMark>,
+    ) {
         let Verified { payload: intent, digest, actor, objection } = verified;
         let seen = self.node.seen().get(&intent.id).is_some();
         // A repeat of a wish that was taken is answered from the log, however late it comes.
@@ -75,6 +83,13 @@ impl Agent {
             let refusal = Refusal { code: refused.code(), why: refused.to_string(), signed };
             return self.refuse(now, refusal, &to);
         }
+        let manifest = match self.manifest_of(&intent.action) {
+            Ok(manifest) => manifest,
+            Err((code, why)) => {
+                let signed = Some(Signed { id: Some(intent.id), actor });
+                return self.refuse(now, Refusal { code, why, signed }, &to);
+            }
+        };
         let wish = Wish {
             id: intent.id,
             digest,
@@ -84,6 +99,7 @@ impl Agent {
             expires_at: intent.exp,
             by: actor.clone(),
             is_own: way == Way::Local && actor.kind == ActorKind::Local,
+            order,
         };
         let world = World {
             now,
@@ -94,6 +110,17 @@ impl Agent {
         };
         match self.node.decide(&world, Input::Wish(wish)) {
             Ok(decision) => {
+                // On disk before an event names it.
+                let kept = manifest
+                    .filter(|_| !decision.events.is_empty())
+                    .map_or(Ok(()), |(service, bytes)| {
+                        self.services.releases().keep(&service, &bytes)
+                    });
+                if let Err(why) = kept {
+                    let why = format!("the release cannot be kept: {why}");
+                    let signed = Some(Signed { id: Some(intent.id), actor });
+                    return self.refuse(now, Refusal { code: Code::IO, why, signed }, &to);
+                }
                 self.answers.wait(intent.id, to);
                 let accepted = self.recorder.event_id(self.recorder.next());
                 let is_new = !decision.events.is_empty();
@@ -109,6 +136,14 @@ impl Agent {
                 self.refuse(now, refusal, &to);
             }
         }
+    }
+
+    /// Returns the manifest of a deploy, once it was found to read.
+    fn manifest_of(&self, action: &Action) -> Result<Option<(ServiceId, Vec<u8>)>, (Code, String)> {
+        let Action::Deploy { service, release, .. } = action else { return Ok(None) };
+        release::check_manifest(service, release)
+            .map(|_| Some((service.clone(), release.clone())))
+            .map_err(|why| (Code::BAD_MANIFEST, why))
     }
 
     /// On a full disk the owner of the machine can still stop and restart.

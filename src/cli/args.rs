@@ -145,6 +145,15 @@ pub enum Command {
         /// Which
         service: ServiceId,
     },
+    /// Let a service of one node run from a release, and return by itself when that does not become healthy
+    Deploy(Deploy),
+    /// Let a service of one node run from the release that was good before the present one
+    Rollback {
+        /// SERVICE or SERVICE@NODE
+        service: Selector,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
     /// Bring services up; survives reboot
     Start(Targets),
     /// Bring services down; survives reboot
@@ -254,6 +263,27 @@ pub enum Command {
     },
     /// Run the parts of a node; `smgr up` and service units call this
     Agent(PartArgs),
+}
+
+/// What to deploy.
+#[derive(Clone, Debug, Args)]
+pub struct Deploy {
+    /// SERVICE or SERVICE@NODE
+    pub service: Selector,
+    /// Its spec: the body of a file of services.d
+    #[arg(short, long, value_name = "SPEC")]
+    pub file: PathBuf,
+    /// What it runs: a .tar, .tar.gz or one executable file, which the node fetches itself
+    #[arg(long, value_name = "FILE|URL")]
+    pub artifact: Option<String>,
+    /// What people call the release [default: the beginning of the artifact's digest]
+    #[arg(long, value_name = "VERSION")]
+    pub release_version: Option<String>,
+    /// Changes a key of the spec; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub set: Vec<(String, String)>,
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 /// Start smgr here.

@@ -8,6 +8,7 @@ mod edit;
 mod files;
 mod offline;
 mod reading;
+mod release;
 mod service;
 mod status;
 mod topics;
@@ -56,6 +57,10 @@ pub async fn carry_out(
         Command::Status { selector, at } => status::status(context, selector, at, out).await,
         Command::Run(args) => files::run(&context.by("run"), args, out).await,
         Command::Remove { service } => files::remove(context, service, out).await,
+        Command::Deploy(args) => release::deploy(context, args, out).await,
+        Command::Rollback { service, waiting } => {
+            release::rollback(context, &service, waiting, out).await
+        }
         Command::Apply { services, waiting } => files::apply(context, services, waiting, out).await,
         Command::Logs { selector, lines, follow } => {
             reading::logs(context, selector, lines, follow, out).await

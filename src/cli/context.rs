@@ -6,10 +6,10 @@ use etcetera::base_strategy::{BaseStrategy, Xdg};
 
 use super::args::Global;
 use super::error::CliError;
-use crate::agent::folder::StateFolder;
 use crate::agent::setup::{NodeSetup, ReadSetupError};
 use crate::domain::code::Code;
 use crate::domain::id::{NodeId, Principal};
+use crate::head::folder::StateFolder;
 
 /// The environment of one call.
 #[derive(Clone, Debug)]

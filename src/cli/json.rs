@@ -7,6 +7,7 @@ mod body;
 pub mod error;
 pub mod event;
 pub mod history;
+mod release;
 pub mod status;
 pub mod stream;
 

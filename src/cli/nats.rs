@@ -11,12 +11,12 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use super::error::CliError;
-use crate::agent::folder::{StateFolder, write_new, write_whole};
 use crate::agent::setup::{BUS_SERVICE, BusSetup};
 use crate::bus::{SERVER_VERSION_FLOOR, ServerVersion, event_stream_name};
 use crate::domain::code::Code;
 use crate::domain::id::{FleetId, NodeId, Principal};
 use crate::domain::policy::KeyClass;
+use crate::head::folder::{StateFolder, write_new, write_whole};
 use crate::wire::key::Keyring;
 use crate::wire::subject::{EVERY_INBOX, InboxPrefix, all_of};
 

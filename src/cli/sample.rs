@@ -191,6 +191,7 @@ pub(super) fn node() -> NodeStatus {
             since: at("14:06:55"),
             summary: "10 restarts in 2m (limit 10 in 10m); still trying, every 60s".to_owned(),
         }],
+        releases: vec![],
     }
 }
 
@@ -360,7 +361,7 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
         why: "the action failed".to_owned(),
         exit: Some(Exit::Code(3)),
     };
-    let events = [
+    let events = vec![
         Event::LogOpened(LogOpened {
             reason: EpochReason::FirstStart,
             predecessor: None,
@@ -443,6 +444,7 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             until,
             instances: vec![],
             slots: vec![],
+            release: None,
         }),
         Event::IntentRefused(IntentRefused {
             intent: Some(INTENT),
@@ -477,6 +479,7 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             live: Some((RunId(3), 77)),
         }),
     ];
+    let events = [events, crate::domain::release::samples::events()].concat();
     (1..)
         .zip(&events)
         .map(|(seq, event)| record(seq, "14:00:00.000", ("web", 0, 1), event))

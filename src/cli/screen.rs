@@ -16,5 +16,6 @@ pub mod feed;
 pub mod history;
 pub mod instance;
 pub mod outcome;
+mod release;
 pub mod status;
 pub mod up;

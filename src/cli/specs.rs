@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::context::Context;
 use super::error::{CliError, Instead};
 use super::out::error_width;
+use crate::agent::release::{Releases, layer};
 use crate::agent::setup::SpecSources;
 use crate::config::{self, Input, Loaded, Mistake, Options, Roots};
 use crate::domain::code::Code;
@@ -36,7 +37,17 @@ pub fn project_here() -> Option<PathBuf> {
 
 /// Returns what besides the files decides what they mean.
 pub fn options(context: &Context, service_logs: &Path) -> Options {
-    Options { log_root: service_logs.display().to_string(), user_required: context.is_root }
+    Options {
+        log_root: service_logs.display().to_string(),
+        user_required: context.is_root,
+        releases: releases(context),
+    }
+}
+
+/// Returns the specs of the releases in force, as far as this user may read them.
+fn releases(context: &Context) -> Vec<Input> {
+    let releases = Releases::new(context.folder.releases()).in_force();
+    releases.into_iter().map(|(release, manifest)| layer(release, manifest)).collect()
 }
 
 /// Loads every service, or says all that is wrong; `outcome` is what did not happen because of it.

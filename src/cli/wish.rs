@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::context::{Context, note};
 use super::error::CliError;
 use super::time::now;
-use crate::agent::keyfile::{KeyName, LoadKeyError, MakeKeysError, load_key, load_trust};
 use crate::domain::code::Code;
 use crate::domain::id::{FleetId, IntentId, Kid, Principal};
 use crate::domain::intent::Action;
 use crate::domain::policy::Kind;
+use crate::head::keyfile::{KeyName, LoadKeyError, MakeKeysError, load_key, load_trust};
 use crate::wire::codec;
 use crate::wire::envelope::seal;
 use crate::wire::key::{Keyring, Signer};
@@ -88,7 +88,7 @@ impl Caller {
             iat,
             exp: iat.plus_ms(millis(INTENT_LIFE)),
             fleet: self.fleet.clone(),
-            mode: Mode::Once,
+            mode: if action.generation().is_some() { Mode::Desired } else { Mode::Once },
             action,
             audience: audience.clone(),
             note: self.note.clone(),

@@ -14,8 +14,9 @@ use super::source::{Place, Source};
 use crate::domain::code::Code;
 use crate::domain::id::{Digest, ServiceId};
 use crate::domain::origin::{Layer, Origin};
+use crate::domain::release::ReleaseId;
 use crate::domain::rollout::Rollouts;
-use crate::domain::spec::Spec;
+use crate::domain::spec::{Released, Spec};
 use crate::domain::text::printable;
 
 /// What decides, besides the files, what they mean.
@@ -25,11 +26,13 @@ pub struct Options {
     pub log_root: String,
     /// Whether each service has to say as whom it runs; so it is when smgr runs as root.
     pub user_required: bool,
+    /// The specs of the releases in force, each as [`Part::Release`].
+    pub releases: Vec<Input>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { log_root: "/var/log/smgr".to_owned(), user_required: false }
+        Self { log_root: "/var/log/smgr".to_owned(), user_required: false, releases: Vec::new() }
     }
 }
 
@@ -44,6 +47,8 @@ pub enum Part {
     Group,
     /// This machine's last word on one service.
     Override,
+    /// The body of one service that was deployed, with the digest of its artifact.
+    Release(ReleaseId, Option<Digest>),
 }
 
 /// The text of one file.
@@ -135,6 +140,7 @@ pub fn assemble(inputs: Vec<Input>, options: &Options) -> Result<Loaded, Vec<Mis
 #[derive(Default)]
 struct Assembler {
     mistakes: Vec<Mistake>,
+    releases: BTreeMap<ServiceId, Released>,
     drafts: BTreeMap<ServiceId, Draft>,
     /// A group may have a file of the project and one of the machine, which wins.
     groups: BTreeMap<String, Vec<(Place, Settings)>>,
@@ -148,8 +154,12 @@ impl Assembler {
             Part::Project => Layer::Host,
             Part::Group => Layer::Group,
             Part::Override => Layer::Node,
+            Part::Release(..) => Layer::Release,
         };
-        let source = Source::new(input.shown, layer, &input.text);
+        let source = match input.part {
+            Part::Release(release, _) => Source::of_release(input.shown, release, &input.text),
+            _ => Source::new(input.shown, layer, &input.text),
+        };
         let whole = source.whole();
         let document = match read::parse(&source) {
             Ok(document) => document,
@@ -174,6 +184,11 @@ impl Assembler {
         let settings = read::read(&source, SERVICE, build::NAMES, body, &[], &mut self.mistakes);
         match input.part {
             Part::Body(_) | Part::Project => self.body(name, layer, whole, None, settings),
+            Part::Release(release, artifact) => {
+                let (id, artifact) = (release.to_string(), artifact.map(|it| it.to_string()));
+                self.releases.insert(name.clone(), Released { id, artifact });
+                self.body(name, layer, whole, None, settings);
+            }
             Part::Group if settings.contains_key(&["group".to_owned()][..]) => {
                 let key = &settings[&["group".to_owned()][..]].key;
                 let label = "a group's file cannot move a service into another";
@@ -280,7 +295,8 @@ impl Assembler {
                 folder: draft.folder.as_deref(),
             };
             match build::build(&merged, &context) {
-                Ok((spec, rollouts)) => {
+                Ok((mut spec, rollouts)) => {
+                    spec.release = self.releases.remove(&name);
                     loaded.warnings.extend(warnings(&merged, &spec, options));
                     let origin = draft.whole.origin();
                     let effective = merged.effective();

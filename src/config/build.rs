@@ -17,6 +17,7 @@ use crate::domain::rollout::Rollouts;
 use crate::domain::spec::{
     Account, Action, Credential, CredentialSource, DependsOn, Kind, Limits, Log, Millis, Param,
     Percent, Permille, Ready, ReadyBy, Reload, ReloadBy, Restart, RestartPolicy, Spec, Stop,
+    Verdict,
 };
 use crate::domain::template::{Piece, Template};
 
@@ -116,9 +117,28 @@ impl Builder<'_> {
             log: self.log(),
             action: self.actions(),
             alert: alerts::alerts(self),
+            release: None,
+            verdict: self.verdict(),
             exec: exec.unwrap_or_default(),
         };
         Some(spec)
+    }
+
+    fn verdict(&mut self) -> Verdict {
+        let merged = self.merged;
+        let verdict = Verdict {
+            min_healthy_time: merged.millis(&["rollout", "min_healthy_time"]),
+            healthy_deadline: merged.millis(&["rollout", "healthy_deadline"]),
+            keep: merged.integer(&["release", "keep"]),
+            rollback: merged.text(&["release", "rollback"]).is_none_or(|word| word == "allow"),
+        };
+        if verdict.min_healthy_time >= verdict.healthy_deadline {
+            let label = "it could never have been healthy for so long in its time";
+            let place = self.place(&["rollout", "min_healthy_time"]);
+            let mistake = place.mistake(Code::CONTRADICTION, label);
+            self.mistakes.push(mistake.hint("make `healthy_deadline` longer than it"));
+        }
+        verdict
     }
 
     fn place(&self, path: &[&str]) -> &Place {

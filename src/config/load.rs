@@ -82,7 +82,7 @@ pub fn load_with(
     edited: Option<Input>,
 ) -> Result<Loaded, Vec<Mistake>> {
     let mut mistakes = Vec::new();
-    let mut inputs = Vec::new();
+    let mut inputs = options.releases.clone();
     let instead = edited.as_ref().map(|edited| PathBuf::from(&edited.shown));
     let folders = [
         (roots.package.clone(), Part::Body(Layer::Vendor)),
@@ -170,7 +170,7 @@ pub fn read_input(path: &Path, part: Part, writer: Option<u32>) -> Result<Input,
                 Mistake::new(Code::BAD_PATH, &*shown, None, "the folder's name is not UTF-8")
             })?)
         }
-        Part::Body(_) | Part::Group | Part::Override => None,
+        Part::Body(_) | Part::Group | Part::Override | Part::Release(..) => None,
     };
     Ok(Input { part, shown, stem, folder, text })
 }

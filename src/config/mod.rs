@@ -30,7 +30,9 @@ pub use mistake::{Mark, Mistake, json, render, render_warnings};
 pub use node::{NodeConfig, NodeDefaults, load_node, parse_node};
 pub use pattern::alert_set;
 pub use reference::{node_schema, project_schema, service_schema, spec_help, spec_markdown};
-pub use write::{Command, TEMPLATE, json_value, service_text, write_new, write_service_file};
+pub use write::{
+    Command, TEMPLATE, json_value, service_text, with_settings, write_new, write_service_file,
+};
 
 #[cfg(test)]
 mod tests;

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use super::mistake::{Mark, Mistake};
 use crate::domain::code::Code;
 use crate::domain::origin::{Layer, Origin};
+use crate::domain::release::ReleaseId;
 
 /// One file that was read: its name as it is shown, its layer, its text.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     pub(super) shown: String,
     pub(super) layer: Layer,
+    /// The release that it is the spec of, in short.
+    pub(super) release: Option<String>,
     pub(super) text: Arc<str>,
     /// Where each line ends. Every effective value knows its line, so a project of hundreds of services asks often.
     line_ends: Vec<usize>,
@@ -27,7 +30,17 @@ pub(super) struct Place {
 impl Source {
     pub(super) fn new(shown: impl Into<String>, layer: Layer, text: &str) -> Arc<Self> {
         let line_ends = text.match_indices('\n').map(|(at, _)| at).collect();
-        Arc::new(Self { shown: shown.into(), layer, text: text.into(), line_ends })
+        Arc::new(Self { shown: shown.into(), layer, release: None, text: text.into(), line_ends })
+    }
+
+    /// Makes the source of a spec that was deployed.
+    pub(super) fn of_release(
+        shown: impl Into<String>,
+        release: ReleaseId,
+        text: &str,
+    ) -> Arc<Self> {
+        let source = Self::new(shown, Layer::Release, text);
+        Arc::new(Self { release: Some(release.short()), ..Arc::unwrap_or_clone(source) })
     }
 
     /// Returns the place that stands for the whole file.
@@ -49,7 +62,11 @@ impl Place {
     }
 
     pub(super) fn origin(&self) -> Origin {
-        Origin::line(self.source.layer, self.source.shown.clone(), self.line())
+        let release = self.source.release.clone();
+        Origin {
+            release,
+            ..Origin::line(self.source.layer, self.source.shown.clone(), self.line())
+        }
     }
 
     /// Returns a mistake at this place; an empty span at the start is the whole file, unmarked.

@@ -114,6 +114,32 @@ fn to_json(value: &toml_edit::Value) -> serde_json::Value {
     }
 }
 
+/// Returns a spec with keys changed, each written `log.max_size` with a value as TOML, or else as a text.
+///
+/// # Errors
+/// When the spec is no TOML, or a key leads through something that is no block.
+pub fn with_settings(text: &str, settings: &[(String, String)]) -> Result<String, String> {
+    if settings.is_empty() {
+        return Ok(text.to_owned());
+    }
+    let mut document: toml_edit::DocumentMut =
+        text.parse().map_err(|error: toml_edit::TomlError| error.message().to_owned())?;
+    for (key, value) in settings {
+        let mut names: Vec<&str> = key.split('.').collect();
+        let last = names.pop().filter(|name| !name.is_empty());
+        let last = last.ok_or_else(|| format!("`{key}` is no key"))?;
+        let mut table = document.as_table_mut() as &mut dyn toml_edit::TableLike;
+        for name in names {
+            let block = table.entry(name).or_insert_with(toml_edit::table);
+            let shown = || format!("`{key}`: `{name}` is no block");
+            table = block.as_table_like_mut().ok_or_else(shown)?;
+        }
+        let value = value.parse().unwrap_or_else(|_| toml_edit::Value::from(value.as_str()));
+        table.insert(last, toml_edit::Item::Value(value));
+    }
+    Ok(document.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -9,6 +9,7 @@ mod drive;
 mod fact;
 mod health;
 mod reconcile;
+mod release;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ pub(super) fn decide(node: &Node, world: &World<'_>, input: Input) -> Result<Dec
     turn.take(input)?;
     if world.reconciled || turn.reconciling {
         turn.drive();
+        turn.judge_releases();
     }
     turn.settle();
     Ok(turn.finish())
@@ -114,6 +116,12 @@ impl<'a> Turn<'a> {
             }
             Input::SpecRemoved { service, intent } => self.spec_removed(&service, intent),
             Input::Applied { intent, failed } => self.applied(intent, failed),
+            Input::Staged { service, generation, staged } => {
+                self.staged(&service, generation, staged);
+            }
+            Input::Proved { service, generation, running } => {
+                self.proved(&service, generation, running);
+            }
             Input::Reconcile(kept) => self.reconcile(kept),
             Input::Shutdown { leave_running } => self.shut_down(leave_running, None, None),
         }
@@ -334,7 +342,8 @@ impl<'a> Turn<'a> {
             | Action::Stop { .. }
             | Action::Restart { .. }
             | Action::Reload { .. }
-            | Action::Signal { .. } => open
+            | Action::Signal { .. }
+            | Action::Remove { .. } => open
                 .awaiting
                 .is_empty()
                 .then(|| open.failed.clone().unwrap_or(Outcome::Done { changed: open.changed })),
@@ -344,7 +353,7 @@ impl<'a> Turn<'a> {
                 (over && self.head().stopping.is_some()).then_some(Outcome::Done { changed: true })
             }
             // These two end with an input of their own.
-            Action::Run { .. } | Action::Apply { .. } => None,
+            Action::Run { .. } | Action::Apply { .. } | Action::Deploy { .. } => None,
         }
     }
 
@@ -414,6 +423,7 @@ impl<'a> Turn<'a> {
                 effects.push(Effect::Repair(self.set_timer(timer, at)));
             }
         }
+        self.time_releases(&mut effects);
         Decision { events: self.events, effects }
     }
 
@@ -454,6 +464,9 @@ impl<'a> Turn<'a> {
             Timer::Intent(intent) => {
                 of_intent(intent).map(|(action, awaiting)| self.budget_ms(action, &awaiting))
             }
+            Timer::Release(service) => self
+                .spec(service)
+                .map(|spec| spec.verdict.healthy_deadline.0.max(spec.verdict.min_healthy_time.0)),
             Timer::Action(intent) => of_intent(intent).and_then(|(action, _)| match action {
                 Action::Run { service, action, .. } => {
                     Some(self.spec(service)?.action.get(action)?.timeout.0)

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use sha2::{Digest as _, Sha256};
 
 use super::event::Outcome;
-use super::id::{ActionName, Digest, InstanceId, IntentId, RunId, ServiceId};
+use super::id::{ActionName, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
+use super::release::{ReleaseId, Step};
 use super::time::UnixMicros;
 
 /// Something to be done, with the one thing that the shell has to know about it.
@@ -131,6 +132,33 @@ pub enum Act {
         /// These services, or all of them when empty.
         services: Vec<ServiceId>,
     },
+    /// Have the files and the effective spec of a release, or of what is returned to; answered by `Staged`.
+    Stage {
+        /// Of which service.
+        service: ServiceId,
+        /// The number of the step; it comes back with the answer.
+        generation: Generation,
+        /// Whether the release is taken up or left.
+        step: Step,
+        /// The release; absent: the spec files alone.
+        release: Option<ReleaseId>,
+        /// The effective spec that ran, when it is returned to.
+        spec: Option<Digest>,
+    },
+    /// Look at what a service runs; answered by `Proved`.
+    ProveRelease {
+        /// Which service.
+        service: ServiceId,
+        /// The number of the step; it comes back with the answer.
+        generation: Generation,
+        /// The main process of its first instance, when it has one.
+        pid: Option<u32>,
+    },
+    /// Remove the files of releases that nothing can return to.
+    PruneReleases {
+        /// Of which service.
+        service: ServiceId,
+    },
     /// Answer whoever asked.
     Answer {
         /// The wish.
@@ -180,6 +208,8 @@ pub enum Timer {
     Intent(IntentId),
     /// An action has to be over.
     Action(IntentId),
+    /// A release was healthy for long enough, or has failed to be.
+    Release(ServiceId),
 }
 
 /// Names one thing that the keeper is asked to do, so that a repeat of the request is not a repeat of the deed.

@@ -13,6 +13,10 @@ use super::id::{
     RunId, Seq, ServiceId,
 };
 use super::intent::{Action, ActorKind};
+use super::release::{
+    OrderAccepted, ReleaseApplied, ReleaseFailed, ReleaseHealthy, ReleaseId, ReleaseRefused,
+    ReleaseReturned, ReleaseStaged,
+};
 use super::time::UnixMicros;
 
 /// What an event says beside its body: who, where, why. Times and numbers are given by the shell.
@@ -260,6 +264,20 @@ events! {
     "instance.healthy" optional InstanceHealthy(InstanceHealthy),
     /// A health check fails that did not.
     "instance.unhealthy" optional InstanceUnhealthy(InstanceUnhealthy),
+    /// A controller's step of a rollout was verified and taken.
+    "order.accepted" critical OrderAccepted(OrderAccepted),
+    /// The files of a release are here, verified.
+    "release.staged" optional ReleaseStaged(ReleaseStaged),
+    /// A service is to run from another release.
+    "release.applied" critical ReleaseApplied(ReleaseApplied),
+    /// A service runs from its release and was healthy for long enough.
+    "release.healthy" critical ReleaseHealthy(ReleaseHealthy),
+    /// A release could not be taken up.
+    "release.failed" critical ReleaseFailed(ReleaseFailed),
+    /// A service runs again from what it ran from before.
+    "release.returned" critical ReleaseReturned(ReleaseReturned),
+    /// A verified order was refused.
+    "release.refused" optional ReleaseRefused(ReleaseRefused),
 }
 
 /// Why an epoch began.
@@ -840,6 +858,9 @@ pub struct IntentAccepted {
     /// Slots of the action's service that it works on, when they are too many to name each of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slots: Vec<u16>,
+    /// The release of a deploy, whose manifest `action` leaves out here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseId>,
 }
 
 /// So many instances a wish names one by one: a name is longer than a number, and an event has its bounds.

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::code::Code;
 use super::effect::{Effect, Hook, Timer};
 use super::event::{Actor, Context, Detached, Event, Exit, PartStarted, Usage};
 use super::health::Verdict;
-use super::id::{AlertName, CheckName, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
+use super::id::{
+    AlertName, CheckName, Digest, Generation, InstanceId, IntentId, NodeId, RunId, ServiceId,
+};
 use super::intent::Action;
+use super::release::Step;
 use super::spec::Spec;
 use super::time::{Now, UnixMicros};
 
@@ -57,6 +61,42 @@ pub struct Wish {
     /// Whether it was signed by this machine's own key and came to its own socket, where nobody else can send again
     /// what was sent.
     pub is_own: bool,
+    /// The controller's order in which it came, when it did.
+    pub order: Option<OrderMark>,
+}
+
+/// What a verified order says beside the intent inside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderMark {
+    /// Which step of the intent.
+    pub step: Step,
+    /// The plan.
+    pub plan: Digest,
+    /// The term.
+    pub term: u64,
+    /// Which controller.
+    pub controller: NodeId,
+    /// When that verified the intent.
+    pub verified_at: UnixMicros,
+    /// The wave, from 1.
+    pub wave: u16,
+}
+
+/// Files and spec of a release that are here, verified. `World::specs` holds the spec already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StagedRelease {
+    /// How people call it.
+    pub version: String,
+    /// SHA-256 of the effective spec.
+    pub digest: Digest,
+    /// Where that was read, in words.
+    pub origin: String,
+    /// SHA-256 of the artifact.
+    pub artifact: Option<Digest>,
+    /// SHA-256 over its files as they lie here.
+    pub tree: Option<Digest>,
+    /// The size of its files, in bytes.
+    pub bytes: u64,
 }
 
 /// The end of a run, as the keeper tells it.
@@ -278,6 +318,24 @@ pub enum Input {
         intent: IntentId,
         /// Why nothing was adopted: code and words.
         failed: Option<(String, String)>,
+    },
+    /// Files and spec of a release are here, or are not to be had.
+    Staged {
+        /// Of which service.
+        service: ServiceId,
+        /// The number of the step.
+        generation: Generation,
+        /// What is here; else the code and the words.
+        staged: Result<StagedRelease, (Code, String)>,
+    },
+    /// What a service runs was looked at.
+    Proved {
+        /// Which service.
+        service: ServiceId,
+        /// The number of the step.
+        generation: Generation,
+        /// SHA-256 of its program, if that could be read.
+        running: Option<Digest>,
     },
     /// Agent and keeper met: the first input of an agent, and one for each keeper that follows.
     Reconcile(Kept),

@@ -605,7 +605,14 @@ impl Instance {
                 | Event::IntentRefused(_)
                 | Event::IntentExecuted(_)
                 | Event::ActionStarted(_)
-                | Event::ActionEnded(_),
+                | Event::ActionEnded(_)
+                | Event::OrderAccepted(_)
+                | Event::ReleaseStaged(_)
+                | Event::ReleaseApplied(_)
+                | Event::ReleaseHealthy(_)
+                | Event::ReleaseFailed(_)
+                | Event::ReleaseReturned(_)
+                | Event::ReleaseRefused(_),
             ) => None,
         }
     }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::id::{ActionName, ServiceId};
+use super::id::{ActionName, Generation, ServiceId};
+use super::release::ReleaseId;
 
 /// What is wanted. Commands wish, events tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,28 @@ pub enum Action {
     Apply {
         /// These services, or all of them when empty.
         services: Vec<ServiceId>,
+    },
+    /// Let a service run from a release, and keep it so. Takes two generations: this one, and the next for the return.
+    Deploy {
+        /// Which service.
+        service: ServiceId,
+        /// The number of this wish among those for the service; an older one is refused.
+        generation: Generation,
+        /// The manifest, as MessagePack. Facts leave it out and name its digest.
+        #[serde(with = "serde_bytes")]
+        #[cfg_attr(test, schemars(with = "String", extend("contentEncoding" = "base64")))]
+        release: Vec<u8>,
+        /// What to return to when it fails; absent: what was good last on each node.
+        back_to: Option<ReleaseId>,
+        /// Why it may pass canary and waves, when it may.
+        emergency: Option<String>,
+    },
+    /// Take a service from the node, and keep it so.
+    Remove {
+        /// Which service.
+        service: ServiceId,
+        /// The number of this wish among those for the service; an older one is refused.
+        generation: Generation,
     },
     /// End the node's agent.
     Shutdown {
@@ -110,6 +133,10 @@ pub enum Verb {
     Apply,
     /// See [`Action::Shutdown`].
     Shutdown,
+    /// See [`Action::Deploy`].
+    Deploy,
+    /// See [`Action::Remove`].
+    Remove,
     /// Read status.
     Status,
     /// Read service logs.
@@ -130,6 +157,8 @@ impl Action {
             Self::Run { .. } => Verb::Run,
             Self::Apply { .. } => Verb::Apply,
             Self::Shutdown { .. } => Verb::Shutdown,
+            Self::Deploy { .. } => Verb::Deploy,
+            Self::Remove { .. } => Verb::Remove,
         }
     }
 
@@ -141,9 +170,43 @@ impl Action {
             | Self::Restart { service }
             | Self::Reload { service }
             | Self::Signal { service, .. }
-            | Self::Run { service, .. } => Some(service),
+            | Self::Run { service, .. }
+            | Self::Deploy { service, .. }
+            | Self::Remove { service, .. } => Some(service),
             Self::Apply { .. } | Self::Shutdown { .. } => None,
         }
+    }
+
+    /// Returns the number of the desired state that it asks for, when it is one for ever.
+    pub fn generation(&self) -> Option<Generation> {
+        match self {
+            Self::Deploy { generation, .. } | Self::Remove { generation, .. } => Some(*generation),
+            Self::Start { .. }
+            | Self::Stop { .. }
+            | Self::Restart { .. }
+            | Self::Reload { .. }
+            | Self::Signal { .. }
+            | Self::Run { .. }
+            | Self::Apply { .. }
+            | Self::Shutdown { .. } => None,
+        }
+    }
+
+    /// Returns the release that is to be deployed.
+    pub fn release(&self) -> Option<ReleaseId> {
+        match self {
+            Self::Deploy { release, .. } => Some(ReleaseId::of(release)),
+            _ => None,
+        }
+    }
+
+    /// Returns the wish as facts hold it: without the manifest, whose spec may hold values of the environment.
+    #[must_use]
+    pub fn recorded(mut self) -> Self {
+        if let Self::Deploy { release, .. } = &mut self {
+            *release = Vec::new();
+        }
+        self
     }
 }
 

@@ -20,6 +20,8 @@ pub mod health;
 
 pub mod intent;
 
+pub mod release;
+
 pub mod event;
 
 pub mod policy;

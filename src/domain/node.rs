@@ -3,6 +3,8 @@
 //! `evolve` folds a fact, `decide` says what would follow from an input. The shell around them appends the
 //! events, folds them, and lets promises go when they are durable.
 
+mod releases;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -11,11 +13,12 @@ use super::decide;
 use super::event::{
     Actor, Because, Cause, Context, Desired, Event, IntentAccepted, ServiceAdded, TrustChanged,
 };
-use super::id::{BootId, Digest, Generation, InstanceId, IntentId, RunId, ServiceId};
+use super::id::{BootId, Digest, Generation, InstanceId, IntentId, NodeId, RunId, ServiceId};
 use super::input::{Decision, Input, World};
 use super::instance::{Firing, IllegalEvent, Instance, State};
 use super::intent::Action;
 use super::rejection::Rejection;
+use super::release::trial::Releases;
 use super::seen::{Progress, Record, Seen};
 use super::time::UnixMicros;
 
@@ -31,6 +34,8 @@ const INTENTS_PER_PART: usize = 100;
 pub struct Node {
     head: Head,
     services: BTreeMap<ServiceId, Service>,
+    /// Apart from the services: a generation is never used twice, whether the service is there or not.
+    releases: BTreeMap<ServiceId, Releases>,
     seen: Seen,
 }
 
@@ -55,6 +60,9 @@ pub struct Head {
     /// The trust document that was last in force. An older one gives keys back what was taken from them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustChanged>,
+    /// The highest term of a controller that was obeyed, and which controller that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub term: Option<(u64, NodeId)>,
 }
 
 /// Which keeper it is.
@@ -110,6 +118,8 @@ pub enum NodePart {
     Firing(ServiceId, Vec<(String, Firing)>),
     /// More instances that a wish awaits.
     Awaiting(IntentId, Vec<(InstanceId, RunId)>),
+    /// The releases of a service.
+    Releases(ServiceId, Releases),
 }
 
 impl NodePart {
@@ -158,7 +168,9 @@ impl NodePart {
                 let rest = awaiting.split_off(awaiting.len() / 2);
                 Ok((Self::Awaiting(id, awaiting), Self::Awaiting(id, rest)))
             }
-            part @ (Self::Head(_) | Self::Firing(..) | Self::Awaiting(..)) => Err(Box::new(part)),
+            part @ (Self::Head(_) | Self::Firing(..) | Self::Awaiting(..) | Self::Releases(..)) => {
+                Err(Box::new(part))
+            }
         }
     }
 }
@@ -190,6 +202,11 @@ impl Node {
     /// Returns the services.
     pub fn services(&self) -> &BTreeMap<ServiceId, Service> {
         &self.services
+    }
+
+    /// Returns what is known of releases, by service.
+    pub fn releases(&self) -> &BTreeMap<ServiceId, Releases> {
+        &self.releases
     }
 
     /// Returns one slot.
@@ -244,6 +261,7 @@ impl Node {
             Event::ServiceAdded(body) => {
                 self.add_service(context, body)?;
                 self.mark_changed(context);
+                self.look_at_release(at, context, Some(body.digest));
             }
             Event::ServiceRemoved(_) => {
                 self.service_mut(context, event)?.removed = true;
@@ -260,9 +278,23 @@ impl Node {
                 service.desired_by.clone_from(&context.by);
                 service.desired_at = Some(at);
                 self.mark_changed(context);
+                self.look_at_release(at, context, None);
             }
-            Event::IntentAccepted(body) => self.accept(context, body)?,
+            Event::IntentAccepted(body) => {
+                self.accept(context, body)?;
+                self.accept_release(at, body);
+            }
+            Event::OrderAccepted(_)
+            | Event::ReleaseApplied(_)
+            | Event::ReleaseHealthy(_)
+            | Event::ReleaseFailed(_)
+            | Event::ReleaseReturned(_) => self.evolve_releases(at, context, event)?,
             Event::IntentExecuted(body) => {
+                if let Some(known) =
+                    context.service.as_ref().and_then(|it| self.releases.get_mut(it))
+                {
+                    known.executed(body.intent);
+                }
                 if !self.seen.execute(at, &body.intent, &body.outcome) {
                     return Err(IllegalEvent { state: "not under way", event: event.kind() });
                 }
@@ -304,7 +336,9 @@ impl Node {
             | Event::LogUnavailable(_)
             | Event::LogRecovered(_)
             | Event::IntentRefused(_)
-            | Event::LinesDropped(_) => {}
+            | Event::LinesDropped(_)
+            | Event::ReleaseStaged(_)
+            | Event::ReleaseRefused(_) => {}
         }
         if let Some(forgotten) = self.seen.forget(at) {
             self.head.forgotten = self.head.forgotten.max(forgotten);
@@ -317,6 +351,8 @@ impl Node {
         let mut parts = vec![NodePart::Head(self.head.clone())];
         let services = self.services.iter();
         parts.extend(services.map(|(id, service)| NodePart::Service(id.clone(), service.clone())));
+        let releases = self.releases.iter();
+        parts.extend(releases.map(|(id, known)| NodePart::Releases(id.clone(), known.clone())));
         let intents: Vec<_> = self.seen.iter().map(|(id, record)| (*id, record.clone())).collect();
         parts.extend(intents.chunks(INTENTS_PER_PART).map(|some| NodePart::Intents(some.to_vec())));
         parts
@@ -333,6 +369,9 @@ impl Node {
                 for (id, record) in intents {
                     self.seen.restore(id, record);
                 }
+            }
+            NodePart::Releases(id, known) => {
+                self.releases.insert(id, known);
             }
             NodePart::Slots(id, slots) => {
                 if let Some(service) = self.services.get_mut(&id) {
@@ -362,6 +401,9 @@ impl Node {
     pub(super) fn excerpt_into(&self, excerpt: &mut Self, service: &ServiceId) {
         if let Some(found) = self.services.get(service) {
             excerpt.services.insert(service.clone(), found.clone());
+        }
+        if let Some(found) = self.releases.get(service) {
+            excerpt.releases.insert(service.clone(), found.clone());
         }
         for (id, record, open) in self.seen.open() {
             let concerned = open.awaiting.keys().any(|instance| instance.service == *service)
@@ -464,7 +506,15 @@ impl Node {
         let name = context.service.as_ref().ok_or_else(|| unknown.clone())?;
         let service = self.services.get_mut(name).ok_or_else(|| unknown.clone())?;
         let instance = service.instances.get_mut(usize::from(index)).ok_or(unknown)?;
+        let ran = instance.state.main().map(|main| main.spec);
+        let was_ready = instance.state.is_ready();
         instance.evolve(at, context, event)?;
+        let trial = self.releases.get_mut(name).and_then(|known| known.trial.as_mut());
+        if let Some(trying) = trial.and_then(|trial| trial.trying.as_mut()) {
+            let id = InstanceId { service: name.clone(), index };
+            trying.note(at, &id, ran, was_ready, event, service);
+        }
+        let instance = &service.instances[usize::from(index)];
         self.seen.note(name, index, context.run, event, &instance.state, service.desired);
         if service.removed {
             self.drop_removed(context);

@@ -1,7 +1,7 @@
 //! Why a verified wish is not taken. A rejection is an answer, not an error.
 
 use super::code::Code;
-use super::id::{ActionName, ServiceId};
+use super::id::{ActionName, NodeId, ServiceId};
 
 /// Why a verified wish is not taken. Nothing has changed and nothing will be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +55,28 @@ pub enum Rejection {
     /// A reload is under way.
     #[error("{0} is reloading already")]
     Reloading(ServiceId),
+    /// An order of a controller that does not lead any more.
+    #[error("it is of term {term}, and term {seen} was seen")]
+    StaleTerm {
+        /// Its term.
+        term: u64,
+        /// The highest that was obeyed.
+        seen: u64,
+    },
+    /// Two controllers say that they lead in one term.
+    #[error("in term {term} this node obeys `{leads}`")]
+    ForkedTerm {
+        /// The term.
+        term: u64,
+        /// Who was obeyed in it first.
+        leads: NodeId,
+    },
+    /// Two plans of one wish.
+    #[error("another plan of this wish is being followed")]
+    AnotherPlan,
+    /// An apply after the return of the same wish.
+    #[error("this wish was taken back on this node")]
+    Returned,
     /// Nothing runs that a signal or a reload could reach.
     #[error("{0} is not running")]
     NotRunning(ServiceId),
@@ -76,6 +98,10 @@ impl Rejection {
             Self::MissingParameter(_) => Code::MISSING_PARAMETER,
             Self::NoReload(_) => Code::NO_RELOAD,
             Self::NotRunning(_) => Code::NOT_RUNNING,
+            Self::StaleTerm { .. } => Code::STALE_TERM,
+            Self::ForkedTerm { .. } => Code::FORKED_TERM,
+            Self::AnotherPlan => Code::ANOTHER_PLAN,
+            Self::Returned => Code::RETURNED,
         }
     }
 }

@@ -306,7 +306,7 @@ fn step(
             _ if newer && after.is_ready() && desired != Desired::Completed => Step::Reached,
             _ => Step::Awaited,
         },
-        Action::Stop { .. } => match event {
+        Action::Stop { .. } | Action::Remove { .. } => match event {
             Event::InstanceStarting(_) => Step::Failed(superseded()),
             Event::InstanceStopping(body) if body.then_start => Step::Failed(superseded()),
             _ if after.at_rest() => Step::Reached,
@@ -334,7 +334,10 @@ fn step(
             },
             _ => Step::Awaited,
         },
-        Action::Run { .. } | Action::Apply { .. } | Action::Shutdown { .. } => Step::Awaited,
+        Action::Run { .. }
+        | Action::Apply { .. }
+        | Action::Shutdown { .. }
+        | Action::Deploy { .. } => Step::Awaited,
     }
 }
 

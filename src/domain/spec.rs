@@ -144,6 +144,12 @@ pub struct Spec {
     /// What it can be asked to do, by name.
     #[serde(default)]
     pub action: BTreeMap<ActionName, Action>,
+    /// The release that it comes from. Left out where there is none, so that older specs keep their digests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Released>,
+    /// When a release is good, and what is kept of it. Left out where it is as ever, for the same reason.
+    #[serde(default, skip_serializing_if = "Verdict::is_default")]
+    pub verdict: Verdict,
     /// When somebody is told, by name. Left out where there is none, so that older specs keep their digests.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub alert: BTreeMap<AlertName, Alert>,
@@ -196,6 +202,49 @@ impl Spec {
             log: Log::new(log_dir),
             action: BTreeMap::new(),
             alert: BTreeMap::new(),
+            release: None,
+            verdict: Verdict::default(),
+        }
+    }
+}
+
+/// Which release a spec comes from, and where its files lie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Released {
+    /// The release, in hex.
+    pub id: String,
+    /// SHA-256 of its artifact in hex, which names the folder that `${release}` stands for; absent: it has no files.
+    pub artifact: Option<String>,
+}
+
+/// When a release is good on this node, and what is kept of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Verdict {
+    /// How long all instances have to be ready, and every check has to pass.
+    pub min_healthy_time: Millis,
+    /// How long that may take from the switch on; then the release has failed.
+    pub healthy_deadline: Millis,
+    /// How many good releases stay on the node, the present one included.
+    pub keep: u16,
+    /// Whether a person may go back to an earlier one.
+    pub rollback: bool,
+}
+
+impl Verdict {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Verdict {
+    fn default() -> Self {
+        Self {
+            min_healthy_time: Millis::from_secs(10),
+            healthy_deadline: Millis::from_secs(300),
+            keep: 5,
+            rollback: true,
         }
     }
 }

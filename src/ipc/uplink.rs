@@ -67,6 +67,16 @@ pub enum ToUplink {
         /// Which.
         ticket: Ticket,
     },
+    /// Fetch a URL into the one descriptor that comes with this, a pipe, and close it at the end. `Published` follows, or
+    /// `Refused` with the reason. The uplink is believed nothing: whoever reads the pipe knows what has to come.
+    Fetch {
+        /// Comes back in `Published` or `Refused`.
+        ticket: Ticket,
+        /// `http://HOST[:PORT]/PATH`.
+        url: String,
+        /// No more than this is read, in bytes.
+        bytes_max: u64,
+    },
     /// The agent can take so many further `Delivered`.
     Credit(u32),
 }

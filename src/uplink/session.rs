@@ -1,14 +1,17 @@
 //! One agent, from its hello to its end.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::time::Duration;
 
+use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::bus_link::BusLink;
+use super::http;
 use super::incoming::Delivery;
 use super::outgoing::{Publication, Publisher, Work, changed};
 use crate::bus::{BusState, SubscribeError};
@@ -135,8 +138,23 @@ async fn greet(
         | ToUplink::Publish { .. }
         | ToUplink::Subscribe { .. }
         | ToUplink::Unsubscribe { .. }
+        | ToUplink::Fetch { .. }
         | ToUplink::Credit(_) => None,
     }
+}
+
+/// Fetches a URL into a pipe, and says what came of it.
+async fn download(sender: Sender, ticket: Ticket, url: String, bytes_max: u64, into: OwnedFd) {
+    let fetched = match pipe::Sender::from_owned_fd(into) {
+        Ok(mut into) => http::fetch(&url, bytes_max, &mut into).await.map_err(|it| it.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let frame = match fetched {
+        Ok(_) => FromUplink::Published { ticket },
+        Err(why) => FromUplink::Refused { ticket, why },
+    };
+    // One that is gone needs no word.
+    drop(sender.send(&frame).await);
 }
 
 impl Session<'_> {
@@ -146,7 +164,7 @@ impl Session<'_> {
         loop {
             let step = tokio::select! {
                 frame = receiver.receive::<ToUplink>() => match frame {
-                    Ok(frame) => self.handle(frame.message).await,
+                    Ok(frame) => self.handle(frame.message, frame.descriptors).await,
                     Err(error) => Err(error.into()),
                 },
                 () = changed(&mut self.state) => self.tell_state().await,
@@ -167,7 +185,11 @@ impl Session<'_> {
         }
     }
 
-    async fn handle(&mut self, message: ToUplink) -> Result<(), EndReason> {
+    async fn handle(
+        &mut self,
+        message: ToUplink,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), EndReason> {
         match message {
             ToUplink::Hello(_) => Err(EndReason::SecondHello),
             ToUplink::Configure(config) => self.configure(config).await,
@@ -191,6 +213,14 @@ impl Session<'_> {
             }
             ToUplink::Credit(count) => {
                 self.delivery.grant(count);
+                Ok(())
+            }
+            ToUplink::Fetch { ticket, url, bytes_max } => {
+                let Some(into) = descriptors.into_iter().next() else {
+                    let why = "no pipe came with it".to_owned();
+                    return self.send(FromUplink::Refused { ticket, why }).await;
+                };
+                self.tasks.spawn(download(self.sender.clone(), ticket, url, bytes_max, into));
                 Ok(())
             }
         }

@@ -3,10 +3,13 @@
 //! *Wishes* (intent, query, trust) refuse an unknown field. *Facts* (event, answer, beat) are additive for ever:
 //! a reader ignores fields that it does not know.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::codec::{self, CodecError};
+use super::key::digest_of;
 use super::status::NodeStatus;
 use crate::domain::event::{Actor, Cause, Context, Event, Outcome};
 use crate::domain::id::{
@@ -15,6 +18,7 @@ use crate::domain::id::{
 };
 use crate::domain::intent::Action;
 use crate::domain::policy::{Grant, KeyClass};
+use crate::domain::release::Step;
 use crate::domain::time::{Now, UnixMicros};
 
 /// The version that each payload carries.
@@ -43,6 +47,13 @@ pub enum Audience {
     Nodes(Vec<NodeId>),
     /// Every node of the fleet. Only a query may say so.
     All,
+    /// Those whose labels match, as one roster tells them. Only an intent inside an order may say so.
+    Select {
+        /// `env=prod,role=web`.
+        selector: String,
+        /// SHA-256 of the roster that was looked at.
+        roster: Digest,
+    },
 }
 
 impl Audience {
@@ -51,6 +62,8 @@ impl Audience {
         match self {
             Self::Nodes(nodes) => nodes.contains(node),
             Self::All => true,
+            // Who is selected follows from the plan; no node can tell from the words alone.
+            Self::Select { .. } => false,
         }
     }
 }
@@ -359,7 +372,72 @@ pub struct Trust {
     pub keys: Vec<TrustedKey>,
     /// Keys that are not trusted any more, whatever else says so.
     pub revoked: Vec<Kid>,
+    /// The roster: the nodes of the fleet with their keys and labels. Left out where there is none, so that older
+    /// documents keep their bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<Enrolled>,
 }
+
+/// The signed enrolment record of a node: what it is called, by which key it speaks, and what is said of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Enrolled {
+    /// Its name.
+    pub node: NodeId,
+    /// The key with which it signs events, answers and beats.
+    pub kid: Kid,
+    /// Labels by which it is selected. A node never says them of itself.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Trust {
+    /// Returns the digest by which an intent names the roster: SHA-256 of its canonical MessagePack.
+    pub fn roster_digest(&self) -> Digest {
+        let mut nodes = self.nodes.clone();
+        nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        digest_of(&codec::encode(&nodes))
+    }
+}
+
+/// One node's step of an intent, signed by a controller. A wish: read strictly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// [`PAYLOAD_VERSION`].
+    pub v: u8,
+    /// The controller's key, which signs.
+    pub iss: Kid,
+    /// When it was signed.
+    pub iat: UnixMicros,
+    /// In which fleet.
+    pub fleet: FleetId,
+    /// For which node; the decision is on this, never on the subject.
+    pub node: NodeId,
+    /// The whole envelope of the intent. Nothing beyond it is done.
+    #[cfg_attr(test, schemars(with = "String", extend("contentEncoding" = "base64")))]
+    pub intent: ByteBuf,
+    /// Which step of it.
+    pub step: Step,
+    /// SHA-256 of the plan that the controller made of it; one per intent.
+    pub plan: Digest,
+    /// The controller's term. A node takes none below the highest that it has seen.
+    pub term: u64,
+    /// Which controller.
+    pub controller: NodeId,
+    /// When it verified the intent.
+    pub verified_at: UnixMicros,
+    /// Of which wave of the plan, from 1.
+    pub wave: u16,
+    /// From wave 2 on: the envelopes of the events by which the nodes of the first wave told their verdict, at most
+    /// [`CANARY_MAX`].
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
+    pub canary: Vec<ByteBuf>,
+}
+
+/// More nodes than a canary wave has.
+pub const CANARY_MAX: usize = 16;
 
 /// One key of a trust document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,8 @@ use crate::domain::event::{Actor, Desired, Exit, RunResult, StateName};
 use crate::domain::id::{
     CheckName, Digest, EventId, FleetId, Generation, NodeId, RunId, ServiceId,
 };
+use crate::domain::release::Step;
+use crate::domain::release::trial::Releases;
 use crate::domain::time::UnixMicros;
 
 pub use folded::shown;
@@ -50,6 +52,64 @@ pub struct NodeStatus {
     pub instances: Vec<InstanceStatus>,
     /// Every alert that fires.
     pub alerts: Vec<AlertStatus>,
+    /// Releases, for each service that ever had one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub releases: Vec<ReleaseStatus>,
+}
+
+/// What a node knows of the releases of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ReleaseStatus {
+    /// Which service.
+    pub service: ServiceId,
+    /// The highest number that was taken, that of a return included. The next wish has a higher one.
+    pub generation: Generation,
+    /// What it runs from; absent: its spec files alone.
+    pub release: Option<Digest>,
+    /// How people call that.
+    pub version: String,
+    /// What was good before that.
+    pub earlier: Option<Digest>,
+    /// `good`, `staging`, `trying`, `returning`, or `failed` where there was nothing to return to.
+    pub state: String,
+}
+
+impl ReleaseStatus {
+    /// Returns what was folded.
+    pub fn folded(releases: &BTreeMap<ServiceId, Releases>) -> Vec<Self> {
+        let status = |(service, known): (&ServiceId, &Releases)| {
+            let mark = known.current.as_ref();
+            let good = known.good.iter().rev().filter_map(|good| good.release);
+            let state = match &known.trial {
+                Some(trial) if trial.step == Step::Return => "returning",
+                Some(trial) if trial.trying.is_none() => "staging",
+                Some(_) => "trying",
+                None if mark.is_some_and(|mark| !mark.healthy) => "failed",
+                None => "good",
+            };
+            Self {
+                service: service.clone(),
+                generation: known.generation,
+                release: mark.map(|mark| mark.release.0),
+                version: mark.map(|mark| mark.version.clone()).unwrap_or_default(),
+                earlier: good
+                    .map(|release| release.0)
+                    .find(|release| mark.is_none_or(|mark| mark.release.0 != *release)),
+                state: state.to_owned(),
+            }
+        };
+        releases.iter().map(status).collect()
+    }
+
+    /// Returns `2.4.1`, or the beginning of its digest, for a table.
+    pub fn short(&self) -> Option<String> {
+        let release = self.release?;
+        Some(match self.version.is_empty() {
+            true => release.to_string()[..8].to_owned(),
+            false => self.version.clone(),
+        })
+    }
 }
 
 /// What one answer holds of services, instances and alerts, in bytes: an envelope has room for it and for the rest.
@@ -61,6 +121,7 @@ impl NodeStatus {
         let services = std::mem::take(&mut self.services);
         let instances = std::mem::take(&mut self.instances);
         let alerts = std::mem::take(&mut self.alerts);
+        let releases = std::mem::take(&mut self.releases);
         let mut parts = Parts { empty: self.clone(), parts: vec![self], left: PART_BYTES_MAX };
         for service in services {
             parts.room_for(&service).services.push(service);
@@ -71,6 +132,9 @@ impl NodeStatus {
         for alert in alerts {
             parts.room_for(&alert).alerts.push(alert);
         }
+        for release in releases {
+            parts.room_for(&release).releases.push(release);
+        }
         parts.parts
     }
 
@@ -78,6 +142,7 @@ impl NodeStatus {
     pub fn add_part(&mut self, part: Self) {
         self.services.extend(part.services);
         self.instances.extend(part.instances);
+        self.releases.extend(part.releases);
         self.alerts.extend(part.alerts);
     }
 }
@@ -323,6 +388,7 @@ mod tests {
             services: (0..services).map(service).collect(),
             instances: Vec::new(),
             alerts: Vec::new(),
+            releases: Vec::new(),
         }
     }
 

@@ -154,13 +154,6 @@ impl Accounts {
     }
 }
 
-/// Returns the numbers of a user of this machine and of its group, or `None` when there is none of this name.
-pub fn account_ids(name: &str) -> Option<(u32, u32)> {
-    let mut accounts = Accounts::new();
-    accounts.refresh().ok()?;
-    accounts.user(name).map(|user| (user.uid, user.gid))
-}
-
 fn version(path: &Path) -> io::Result<Version> {
     let about = fs::metadata(path)?;
     Ok((about.ino(), about.len(), about.mtime(), about.mtime_nsec()))

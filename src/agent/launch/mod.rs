@@ -29,7 +29,6 @@ use account::{Accounts, Identity};
 use environment::Environment;
 use folder::RunFolder;
 
-pub use account::account_ids;
 pub use fault::{ActionRefusal, Degradation, LaunchFault};
 pub use names::{run_name, slot_name};
 
@@ -49,6 +48,8 @@ pub struct NodeFacts {
     /// `<state>/run/runtime`, mostly a link into memory: holds one folder for each run that needs one. Made if it is missing,
     /// with 0711; folders above it must let the services' accounts pass.
     pub runtime_dir: PathBuf,
+    /// `<state>/releases`: `${release}` is a folder in it.
+    pub releases_dir: PathBuf,
     /// Whether the keeper can take on other accounts.
     pub keeper_is_root: bool,
     /// The `PATH` of services; [`PATH_DEFAULT`], or the user's own under `smgr up`.
@@ -124,6 +125,7 @@ impl Launcher {
             facts: &self.facts,
             instance: start.instance,
             run: Some(start.run),
+            release: artifact(spec),
             params: &BTreeMap::new(),
         };
         launch.spawn.sockets = listening(spec, &names)?;
@@ -195,13 +197,15 @@ impl Launcher {
         run: Option<RunId>,
     ) -> Result<String, LaunchFault> {
         let params = BTreeMap::new();
-        expand("text", text, &Names { facts: &self.facts, instance, run, params: &params })
+        let names = Names { facts: &self.facts, instance, run, release: None, params: &params };
+        expand("text", text, &names)
     }
 
     /// Returns the folder of an instance's log.
     pub fn log_dir(&self, spec: &Spec, instance: &InstanceId) -> Result<PathBuf, LaunchFault> {
         let params = BTreeMap::new();
-        let names = Names { facts: &self.facts, instance, run: None, params: &params };
+        let release = artifact(spec);
+        let names = Names { facts: &self.facts, instance, run: None, release, params: &params };
         let dir = PathBuf::from(expand("log", &spec.log.dir, &names)?);
         match dir.is_absolute() {
             true => Ok(dir),
@@ -239,7 +243,13 @@ impl Launcher {
         memo: Vec<u8>,
     ) -> Result<Launch, LaunchFault> {
         let Start { spec, instance, run } = start;
-        let names = Names { facts: &self.facts, instance, run: Some(run), params: process.params };
+        let names = Names {
+            facts: &self.facts,
+            instance,
+            run: Some(run),
+            release: artifact(spec),
+            params: process.params,
+        };
         let identity = self.accounts.identify(
             process.user,
             &spec.supplementary_groups,
@@ -325,6 +335,8 @@ struct Names<'a> {
     facts: &'a NodeFacts,
     instance: &'a InstanceId,
     run: Option<RunId>,
+    /// The folder of its artifact.
+    release: Option<&'a str>,
     params: &'a BTreeMap<String, String>,
 }
 
@@ -338,6 +350,10 @@ impl Names<'_> {
             "instance" => Some(self.instance.index.to_string()),
             "node" => Some(self.facts.node.to_string()),
             "fleet" => Some(self.facts.fleet.to_string()),
+            "release" => {
+                let folder = self.facts.releases_dir.join(self.instance.service.as_str());
+                Some(folder.join(self.release?).display().to_string())
+            }
             "run" => self.run.map(|run| run.to_string()),
             "runtime" => {
                 let run = run_name(self.instance, self.run?);
@@ -346,6 +362,11 @@ impl Names<'_> {
             _ => None,
         }
     }
+}
+
+/// Returns the name of the folder of a spec's release, when that has files.
+fn artifact(spec: &Spec) -> Option<&str> {
+    spec.release.as_ref()?.artifact.as_deref()
 }
 
 fn expand(

@@ -28,6 +28,7 @@ impl Node {
             node: "n1".parse().unwrap(),
             fleet: "acme".parse().unwrap(),
             runtime_dir: dir.path().join("run/runtime"),
+            releases_dir: dir.path().join("releases"),
             keeper_is_root: rustix::process::geteuid().is_root(),
             path: PATH_DEFAULT.to_owned(),
         };

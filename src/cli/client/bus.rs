@@ -79,7 +79,7 @@ impl Road {
     ) -> Result<mpsc::Receiver<Heard>, CliError> {
         let (sender, receiver) = mpsc::channel(HEARD_MAX);
         let callees = match &signed.audience {
-            Audience::All => vec![(Callee::EVERY_NODE, None)],
+            Audience::All | Audience::Select { .. } => vec![(Callee::EVERY_NODE, None)],
             Audience::Nodes(nodes) => nodes
                 .iter()
                 .map(|node| {

@@ -66,7 +66,7 @@ impl<'c> Pending<'c> {
     ) -> Self {
         let nodes = match &signed.audience {
             Audience::Nodes(nodes) => nodes.clone(),
-            Audience::All => nodes_of(ring),
+            Audience::All | Audience::Select { .. } => nodes_of(ring),
         };
         let awaited = nodes.into_iter().map(|node| (node, Missing::Silent)).collect();
         Self { source, ring, cause: signed.id, deadline, awaited, parts: BTreeMap::new() }

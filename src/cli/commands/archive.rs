@@ -3,8 +3,6 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use crate::agent::folder::StateFolder;
-use crate::agent::keyfile::{load_trust, read_root};
 use crate::cli::args::Via;
 use crate::cli::client::Whom;
 use crate::cli::context::{Context, short};
@@ -15,6 +13,8 @@ use crate::domain::code::Code;
 use crate::domain::event::Event;
 use crate::domain::id::{Digest, EventId, FleetId, Seq};
 use crate::domain::policy::KeyClass;
+use crate::head::folder::StateFolder;
+use crate::head::keyfile::{load_trust, read_root};
 use crate::store::{self, EventPos, LogReader, Pin, Report, Told};
 use crate::wire::key::Keyring;
 use crate::wire::note::{KeyKind, NoteKey};

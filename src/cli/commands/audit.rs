@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::archive::{Archive, root_of};
-use crate::agent::folder::write_whole;
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
@@ -17,6 +16,7 @@ use crate::cli::witness::{Epoch, Witness};
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{Digest, EpochId, EventId, NodeId};
 use crate::domain::policy::KeyClass;
+use crate::head::folder::write_whole;
 use crate::store::{Fault, Pin, Report};
 use crate::wire::key::Keyring;
 

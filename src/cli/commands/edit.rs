@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::config::{described, only_here};
-use crate::agent::folder::write_whole;
 use crate::agent::setup::SpecSources;
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
@@ -17,6 +16,7 @@ use crate::cli::{nats, specs};
 use crate::config::{Input, LoadedService, Part};
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::ServiceId;
+use crate::head::folder::write_whole;
 
 /// Opens the override file of a service in an editor, checks it together with all other files, and puts it in place.
 pub(super) async fn edit(

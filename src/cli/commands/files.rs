@@ -111,6 +111,9 @@ pub(super) async fn remove(
 ) -> Result<ExitCode, CliError> {
     let path = context.services.join(format!("{service}.toml"));
     if !path.exists() {
+        if let Some(removed) = super::release::remove(context, &service, out).await {
+            return removed;
+        }
         return Err(CliError::new(
             Code::NO_SUCH_SERVICE,
             format!("no file of a service {service}"),

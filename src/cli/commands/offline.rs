@@ -22,7 +22,7 @@ use crate::domain::time::UnixMicros;
 use crate::store::LogReader;
 use crate::wire::fold::{Fold, state_hash};
 use crate::wire::status::{
-    AlertStatus, BusState, InstanceStatus, NodeStatus, ServiceStatus, shown,
+    AlertStatus, BusState, InstanceStatus, NodeStatus, ReleaseStatus, ServiceStatus, shown,
 };
 
 /// How often a busy node is asked for a state that is whole on its disk.
@@ -252,5 +252,6 @@ fn picture(
             .map(|(id, known, slot)| InstanceStatus::folded(id, known, slot))
             .collect(),
         alerts: AlertStatus::folded(services),
+        releases: ReleaseStatus::folded(state.releases()),
     }
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use clap_complete::Shell;
 use serde_json::json;
 
-use crate::agent::folder::write_new;
 use crate::cli::args;
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
@@ -14,6 +13,7 @@ use crate::cli::specs::{self, PROJECT_FILE};
 use crate::config::{self, Input, Part};
 use crate::domain::code::{self, Code, ExitCode};
 use crate::domain::origin::Layer;
+use crate::head::folder::write_new;
 
 const BUS: &str = "\
 The bus is a NATS server. One machine needs none: everything works over the local socket.

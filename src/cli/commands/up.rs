@@ -11,9 +11,6 @@ use tracing::warn;
 
 use super::archive::Archive;
 use super::service::{Place, outcome};
-use crate::agent::folder::write_whole;
-use crate::agent::keyfile::{Keys, Owner, make_keys_and_trust};
-use crate::agent::launch::account_ids;
 use crate::agent::setup::{BUS_SERVICE, BusSetup, NodeSetup};
 use crate::cli::args::{Up, Waiting};
 use crate::cli::client::{Client, Whom};
@@ -36,6 +33,9 @@ use crate::config::Loaded;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::intent::Action;
 use crate::domain::text::printable;
+use crate::head::account::account_ids;
+use crate::head::folder::write_whole;
+use crate::head::keyfile::{Keys, Owner, make_keys_and_trust};
 use crate::wire::payload::{Audience, EventRecord, Reply};
 use crate::wire::status::{BusState, InstanceStatus, NodeStatus, ServiceStatus};
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::event::Beside;
-use super::{digest, exit, time};
+use super::{digest, exit, release, time};
 use crate::cli::screen::event::after;
 use crate::cli::screen::words::{full_intent, name_of, signal_name};
 use crate::domain::event::{
@@ -49,6 +49,7 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
             "intent": full_intent(it.intent), "digest": digest(&it.digest),
             "action": action(&it.action), "expires_at": time(Some(it.expires_at)),
             "instances": it.awaited().map(|instance| instance.to_string()).collect::<Vec<_>>(),
+            "release": it.release.map(|it| digest(&it.0)),
         }),
         Event::IntentRefused(it) => json!({
             "intent": it.intent.map(full_intent), "code": it.code, "why": it.why, "count": it.count,
@@ -144,6 +145,13 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         Event::InstanceAdopted(it) => {
             transition(None, None, json!({"pid": it.pid, "away": it.away, "away_ms": it.away_ms}))
         }
+        Event::OrderAccepted(_)
+        | Event::ReleaseStaged(_)
+        | Event::ReleaseApplied(_)
+        | Event::ReleaseHealthy(_)
+        | Event::ReleaseFailed(_)
+        | Event::ReleaseReturned(_)
+        | Event::ReleaseRefused(_) => release::data(event),
     }
 }
 
@@ -220,6 +228,11 @@ fn action(action: &Action) -> Value {
             json!({"services": services.iter().map(|it| it.as_str()).collect::<Vec<_>>()})
         }
         Action::Shutdown { leave_running } => json!({"leave_running": leave_running}),
+        Action::Deploy { generation, back_to, emergency, .. } => json!({
+            "generation": generation.0, "back_to": back_to.map(|it| digest(&it.0)),
+            "emergency": emergency,
+        }),
+        Action::Remove { generation, .. } => json!({"generation": generation.0}),
         Action::Start { .. }
         | Action::Stop { .. }
         | Action::Restart { .. }

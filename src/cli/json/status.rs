@@ -12,7 +12,8 @@ use crate::domain::event::Desired;
 use crate::domain::id::{NodeId, ServiceId};
 use crate::domain::time::UnixMicros;
 use crate::wire::status::{
-    AlertStatus, BusState, CheckStatus, Condition, InstanceStatus, NodeStatus, ServiceStatus,
+    AlertStatus, BusState, CheckStatus, Condition, InstanceStatus, NodeStatus, ReleaseStatus,
+    ServiceStatus,
 };
 
 /// Returns the document of `smgr status -o json`.
@@ -178,10 +179,19 @@ fn services(view: &View<'_>) -> Vec<Value> {
     let of = |name: &ServiceId| {
         Counts::of(instances.iter().map(|(_, it)| *it).filter(|it| it.service == *name))
     };
-    by_name.into_iter().map(|(name, on_nodes)| service(&on_nodes, &of(name))).collect()
+    let newest = |name: &ServiceId| {
+        let known = view.nodes.iter().flat_map(|node| &node.releases);
+        known.filter(|it| it.service == *name).max_by_key(|it| it.generation)
+    };
+    let services = by_name.into_iter();
+    services.map(|(name, on_nodes)| service(&on_nodes, &of(name), newest(name))).collect()
 }
 
-fn service(on_nodes: &[&ServiceStatus], counts: &Counts) -> Value {
+fn service(
+    on_nodes: &[&ServiceStatus],
+    counts: &Counts,
+    newest_release: Option<&ReleaseStatus>,
+) -> Value {
     // Each node numbers its own wishes; the newest speaks for the service, and only where all agree.
     let newest = on_nodes.iter().max_by_key(|it| it.generation).expect("a name has a service");
     let agreed = on_nodes.iter().all(|it| it.desired == newest.desired);
@@ -195,7 +205,7 @@ fn service(on_nodes: &[&ServiceStatus], counts: &Counts) -> Value {
         "docs": text_or_null(&newest.docs),
         "desired": agreed.then(|| name_of(&newest.desired)),
         "generation": newest.generation.0,
-        "release": null,
+        "release": release(newest_release),
         "spec": (specs.len() == 1).then(|| super::digest(&newest.spec)),
         "origin": newest.origin,
         "instances": counts.instances,
@@ -204,6 +214,17 @@ fn service(on_nodes: &[&ServiceStatus], counts: &Counts) -> Value {
         "unknown": counts.unknown,
         "restarts_1h": null,
         "last_rollout": null,
+    })
+}
+
+/// Says which release runs; null where none does.
+fn release(known: Option<&ReleaseStatus>) -> Value {
+    let found = known.and_then(|known| Some((known, known.release.as_ref()?)));
+    found.map_or(Value::Null, |(known, release)| {
+        json!({
+            "digest": super::digest(release), "version": known.version,
+            "generation": known.generation.0, "state": known.state,
+        })
     })
 }
 
@@ -244,7 +265,7 @@ fn instance(node: &NodeStatus, it: &InstanceStatus) -> Value {
         "next_attempt_at": time(it.next_attempt_at),
         "delay_ms": it.delay_ms,
         "generation": service.map(|service| service.generation.0),
-        "release": null,
+        "release": release(node.releases.iter().find(|known| known.service == it.service)),
         "spec": service.map(|service| super::digest(&service.spec)),
         "overridden_keys": service.map_or(&[][..], |service| &service.overridden_keys),
         "conditions": conditions,

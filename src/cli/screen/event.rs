@@ -1,6 +1,7 @@
 //! One event in words: a clause, a summary, a line.
 
 use super::names::Names;
+use super::release;
 use super::units::{clock_ms, count, date_time_ms, size, span};
 use super::words::{
     action_words, exit_words, full_intent, name_of, next_words, outcome_words, short_intent,
@@ -210,6 +211,13 @@ pub(crate) fn clause(record: &EventRecord, event: Option<&Event>) -> String {
             count(it.starts, "start"),
             count(it.exits, "exit")
         ),
+        Event::OrderAccepted(_)
+        | Event::ReleaseStaged(_)
+        | Event::ReleaseApplied(_)
+        | Event::ReleaseHealthy(_)
+        | Event::ReleaseFailed(_)
+        | Event::ReleaseReturned(_)
+        | Event::ReleaseRefused(_) => release::clause(event),
     }
 }
 
@@ -278,6 +286,13 @@ pub(crate) fn severity(event: Option<&Event>) -> &'static str {
         Event::InstanceReloaded(it) if it.failed.is_some() => "warning",
         Event::InstanceSignalled(it) if it.failed.is_some() => "warning",
         Event::IntentRefused(_) | Event::LinesDropped(_) | Event::Summarized(_) => "warning",
+        Event::OrderAccepted(_)
+        | Event::ReleaseStaged(_)
+        | Event::ReleaseApplied(_)
+        | Event::ReleaseHealthy(_)
+        | Event::ReleaseFailed(_)
+        | Event::ReleaseReturned(_)
+        | Event::ReleaseRefused(_) => release::severity(event),
         Event::LogOpened(_)
         | Event::Baseline(_)
         | Event::LogRetired(_)
@@ -317,6 +332,8 @@ pub(crate) fn intent_of(record: &EventRecord, event: Option<&Event>) -> Option<I
         Some(Event::InstanceSignalled(it)) => Some(it.intent),
         Some(Event::ActionStarted(it)) => Some(it.intent),
         Some(Event::ActionEnded(it)) => Some(it.intent),
+        Some(Event::OrderAccepted(it)) => Some(it.intent),
+        Some(Event::ReleaseRefused(it)) => it.intent,
         _ => None,
     };
     told.or(match record.cause {

@@ -158,7 +158,9 @@ fn is_worth_a_line(event: Option<&Event>) -> bool {
             | Event::InstanceReloading(_)
             | Event::IntentAccepted(_)
             | Event::ActionStarted(_)
-            | Event::LogRetired(_) => false,
+            | Event::LogRetired(_)
+            | Event::OrderAccepted(_)
+            | Event::ReleaseStaged(_) => false,
             Event::LogUnavailable(_)
             | Event::LogRecovered(_)
             | Event::ServiceRemoved(_)
@@ -177,6 +179,11 @@ fn is_worth_a_line(event: Option<&Event>) -> bool {
             | Event::AlertFired(_)
             | Event::AlertResolved(_)
             | Event::LinesDropped(_)
+            | Event::ReleaseApplied(_)
+            | Event::ReleaseHealthy(_)
+            | Event::ReleaseFailed(_)
+            | Event::ReleaseReturned(_)
+            | Event::ReleaseRefused(_)
             | Event::Summarized(_) => true,
         },
     }

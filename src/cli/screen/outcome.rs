@@ -103,6 +103,8 @@ fn did(action: &Action) -> String {
         Action::Signal { service, signal } => format!("sent {} to {service}", signal_name(*signal)),
         Action::Run { service, action, .. } => format!("ran {action} of {service}"),
         Action::Apply { .. } => "applied".to_owned(),
+        Action::Deploy { service, .. } => format!("deployed {service}"),
+        Action::Remove { service, .. } => format!("removed {service}"),
         Action::Shutdown { leave_running: true } => "agent ended, services go on".to_owned(),
         Action::Shutdown { leave_running: false } => "everything stopped".to_owned(),
     }
@@ -113,6 +115,8 @@ fn was_so(action: &Action) -> String {
         Action::Start { service } => format!("{service} was running already"),
         Action::Stop { service } => format!("{service} was stopped already"),
         Action::Apply { .. } => "all was as the files say".to_owned(),
+        Action::Deploy { service, .. } => format!("{service} runs this release already"),
+        Action::Remove { service, .. } => format!("{service} was removed already"),
         Action::Restart { .. }
         | Action::Reload { .. }
         | Action::Signal { .. }

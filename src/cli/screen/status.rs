@@ -8,7 +8,7 @@ use super::{instance, units};
 use crate::cli::view::{Health, Readiness, View, health, readiness};
 use crate::domain::event::{RunResult, StateName};
 use crate::domain::time::UnixMicros;
-use crate::wire::status::{BusState, Condition, InstanceStatus, NodeStatus};
+use crate::wire::status::{BusState, Condition, InstanceStatus, NodeStatus, ReleaseStatus};
 
 /// In which order the first line counts states.
 const STATES: [StateName; 10] = [
@@ -164,11 +164,15 @@ pub(super) fn instances_table(
             instance.started_at.map_or_else(|| "-".to_owned(), |at| age(node.at.ms_since(at))),
             instance.restarts.to_string(),
             instance.memory_bytes.map_or_else(|| "-".to_owned(), size),
-            "-".to_owned(),
+            release_of(node, instance).and_then(ReleaseStatus::short).unwrap_or("-".to_owned()),
             note(instance, node.at),
         ]);
     }
     table.render(width)
+}
+
+fn release_of<'n>(node: &'n NodeStatus, instance: &InstanceStatus) -> Option<&'n ReleaseStatus> {
+    node.releases.iter().find(|it| it.service == instance.service)
 }
 
 fn ready_words(instance: &InstanceStatus) -> &'static str {

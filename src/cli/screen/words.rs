@@ -113,6 +113,8 @@ pub(crate) fn action_words(action: &Action) -> String {
         | Action::Restart { .. }
         | Action::Reload { .. }
         | Action::Apply { .. }
+        | Action::Deploy { .. }
+        | Action::Remove { .. }
         | Action::Shutdown { .. } => name_of(&action.verb()),
         Action::Signal { signal, .. } => format!("signal {}", signal_name(*signal)),
         Action::Run { action, .. } => format!("run {action}"),

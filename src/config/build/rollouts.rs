@@ -96,12 +96,6 @@ fn times(builder: &mut Builder<'_>, parameters: &Parameters) {
     let stop_ms = stop("drain").saturating_add(stop("timeout"));
     let rules = [
         (
-            parameters.min_healthy_ms >= parameters.healthy_deadline_ms,
-            ["rollout", "min_healthy_time"],
-            "`min_healthy_time` is not shorter than `healthy_deadline`",
-            "no node could ever be healthy in time",
-        ),
-        (
             parameters.healthy_deadline_ms >= parameters.progress_deadline_ms,
             ["rollout", "healthy_deadline"],
             "`healthy_deadline` is not shorter than `progress_deadline`",

@@ -10,6 +10,7 @@ pub(super) const RANGES: &[(u16, &str)] = &[
     (4, "spec files and configuration"),
     (5, "history and audit"),
     (6, "services and actions"),
+    (7, "releases"),
     (9, "smgr itself"),
 ];
 
@@ -129,6 +130,19 @@ codes! {
          on, and local root can still stop and restart. It recovers by itself.";
     BUSY = 328, Refused, "too much is under way",
         "A bounded queue is full. Nothing was accepted; send the same message again later.";
+
+    ORDER_NEEDED = 329, Refused, "this wish needs a controller",
+        "A wish for several nodes, or for a selection of them, is taken inside an order only: a controller resolves it \
+         and goes from wave to wave. For one node, name that one.";
+    FORKED_TERM = 330, Refused, "another controller leads in this term",
+        "A node obeys one controller in each term. The one that leads begins a higher one.";
+    ANOTHER_PLAN = 331, Refused, "another plan of this wish is being followed",
+        "A wish has one plan. Its digest is in every order, and an order of another one is not taken.";
+    RETURNED = 332, Refused, "this wish was taken back here",
+        "After the return no apply of the same wish is taken. Deploy again: that is a new wish.";
+    CANARY_UNPROVEN = 333, Refused, "the canary wave has not been proved healthy",
+        "From wave 2 on an order carries the signed results of the canary nodes for this release, and each has to be \
+         healthy. Only a wish that says `--emergency` passes without.";
 
     FILE_UNREADABLE = 401, Invalid, "a file cannot be read",
         "It is missing, or this user may not read it.";
@@ -294,6 +308,30 @@ codes! {
     NOT_STOPPED = 630, NotReady, "the service did not end",
         "Processes of it are still there, after the stop signal and after KILL. `smgr status SERVICE` shows them; a \
          process in an uninterruptible call of the kernel ends when that returns.";
+
+    RELEASE_RETURNED = 701, RolledBack, "the release did not become healthy, and the node returned",
+        "Its processes ended, or were not healthy in time. The service runs again from what it ran from before. \
+         `smgr history SERVICE` shows the exit code and the last lines.";
+    RETURN_FAILED = 702, RollbackFailed, "the release failed, and so did the return",
+        "The service does not become ready from what it ran from before either. A person is needed.";
+    NO_WAY_BACK = 703, RollbackFailed, "the release failed, and there is nothing to return to",
+        "It was the first one here. Its processes are tried again as the spec says; deploy another one, or stop the \
+         service.";
+    ARTIFACT_UNAVAILABLE = 704, Unreachable, "the artifact could not be fetched",
+        "None of its sources gave it. Each is named with its reason; nothing of the service has changed.";
+    ARTIFACT_DIFFERS = 705, Invalid, "the artifact is not what was signed",
+        "Its length or its SHA-256 is not that of the manifest. It was thrown away.";
+    BAD_ARCHIVE = 706, Invalid, "the archive cannot be taken",
+        "It is damaged, or it holds something that a release may not: absolute paths, `..`, links that lead out, \
+         devices, names that are not text, or too much.";
+    BAD_MANIFEST = 707, Invalid, "the release cannot be taken",
+        "Its manifest does not read, or says something that it may not.";
+    NO_EARLIER_RELEASE = 708, NotFound, "there is no earlier good release here",
+        "The node knows of none that was healthy, or rolling back is forbidden by `release.rollback`.";
+    RELEASE_CHANGED = 709, Invalid, "the files of the release were changed on this node",
+        "They are not what was verified when it was staged, so nothing is started from them. Deploy it again.";
+    RELEASE_GONE = 710, NotFound, "the files of this release are not here any more",
+        "Only the last good ones are kept (`release.keep`). Deploy it again with its artifact.";
 
     INTERNAL = 901, Internal, "a defect of smgr",
         "This should not happen. Please report it with the text that was printed.";

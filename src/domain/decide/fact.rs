@@ -358,6 +358,8 @@ impl Turn<'_> {
             | Action::Restart { .. }
             | Action::Run { .. }
             | Action::Apply { .. }
+            | Action::Deploy { .. }
+            | Action::Remove { .. }
             | Action::Shutdown { .. } => {}
         }
     }
@@ -396,6 +398,8 @@ impl Turn<'_> {
                     self.repair(Act::KillAction { intent });
                 }
             }
+            // The trial is judged after every input.
+            Timer::Release(_) => {}
             Timer::Ready(id, _)
             | Timer::Stop(id, _)
             | Timer::Backoff(id)
@@ -442,11 +446,14 @@ impl Turn<'_> {
         let why = "no outcome in its time; what it set in motion goes on";
         let outcome = match &record.action {
             Action::Start { .. } | Action::Restart { .. } => failed(Code::NOT_READY, why, None),
-            Action::Stop { .. } | Action::Shutdown { .. } => failed(Code::NOT_STOPPED, why, None),
+            Action::Stop { .. } | Action::Remove { .. } | Action::Shutdown { .. } => {
+                failed(Code::NOT_STOPPED, why, None)
+            }
             Action::Reload { .. }
             | Action::Signal { .. }
             | Action::Run { .. }
-            | Action::Apply { .. } => Outcome::Unknown { why: why.to_owned() },
+            | Action::Apply { .. }
+            | Action::Deploy { .. } => Outcome::Unknown { why: why.to_owned() },
         };
         self.execute(intent, outcome);
     }
@@ -559,7 +566,7 @@ impl Turn<'_> {
     }
 
     /// Starts what waits for its next try, or was given up, at once: what made it fail may be what was changed.
-    fn try_anew(&mut self, service: &ServiceId) {
+    pub(super) fn try_anew(&mut self, service: &ServiceId) {
         let Some(known) = self.service(service) else { return };
         let failing = |state: &State| matches!(state, State::Backoff { .. } | State::Failed);
         let slots = known.slots().filter(|(_, slot)| failing(&slot.state));

@@ -65,6 +65,9 @@ impl Turn<'_> {
             kept.actions.into_iter().map(|kept| (kept.intent, kept.ended)).collect(),
             meeting,
         );
+        if meeting.agent_is_new {
+            self.stage_again();
+        }
         // The last of all: as long as it is not on disk the conclusions may be missing there too, and are drawn
         // again. With it first, a torn tail would make a keeper that knows nothing look like one that was asked.
         if meeting.keeper_is_new {
@@ -250,7 +253,9 @@ impl Turn<'_> {
                 Action::Start { .. }
                 | Action::Stop { .. }
                 | Action::Restart { .. }
-                | Action::Apply { .. } => {}
+                | Action::Apply { .. }
+                | Action::Deploy { .. }
+                | Action::Remove { .. } => {}
             }
         }
         let known: Vec<_> = kept.into_iter().filter(|(_, ended)| ended.is_some()).collect();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Turn;
 use super::stop::KILL_RETRY_MS;
+use crate::domain::code::Code;
 use crate::domain::effect::{Act, Hook, Operation, Reply, Timer};
 use crate::domain::event::{
     Cause, Context, Desired, DesiredChanged, Event, InstanceReloading, IntentAccepted,
@@ -14,7 +15,8 @@ use crate::domain::instance::State;
 use crate::domain::intent::{Action, ActorKind};
 use crate::domain::node::Service;
 use crate::domain::rejection::Rejection;
-use crate::domain::seen::{OPEN_MAX, OWN_ROOM, Progress, SEEN_MAX, SKEW_MS};
+use crate::domain::release::Step;
+use crate::domain::seen::{OPEN_MAX, OWN_ROOM, Progress, SEEN_MAX, SKEW_MS, failed};
 use crate::domain::signal::Signal;
 use crate::domain::spec::{self, Kind, Param, ReloadBy};
 use crate::domain::time::UnixMicros;
@@ -29,6 +31,10 @@ const APPLY_MS: u64 = 5 * 60_000;
 /// How long a oneshot may run before a start of it is answered without its end, in milliseconds.
 const ONESHOT_MS: u64 = 60 * 60_000;
 
+/// How long a release may take to be fetched, to become healthy, and to be left again, in milliseconds, before the
+/// wish is answered without it.
+const DEPLOY_MS: u64 = 2 * 60 * 60_000;
+
 /// How long all services together may take to end, in milliseconds, before the wish is answered without it.
 const SHUTDOWN_MS: u64 = 10 * 60_000;
 
@@ -37,6 +43,9 @@ const PARAM_BYTES_MAX: usize = 4096;
 
 impl Turn<'_> {
     pub(super) fn wish(&mut self, wish: Wish) -> Result<(), Rejection> {
+        if wish.order.as_ref().is_some_and(|order| order.step == Step::Return) {
+            return self.ordered_return(&wish);
+        }
         if let Some(record) = self.record(&wish.id) {
             if record.digest != wish.digest {
                 return Err(Rejection::Replayed);
@@ -48,8 +57,14 @@ impl Turn<'_> {
             self.answer(wish.id, reply);
             return Ok(());
         }
+        if let Some(reply) = self.may_deploy(&wish)? {
+            self.answer(wish.id, reply);
+            return Ok(());
+        }
         self.may_take(&wish)?;
         let instances = self.concerned(&wish.action)?;
+        let older = wish.action.generation().and_then(|_| self.under_way(wish.action.service()?));
+        self.ordered(&wish);
         let until = self.now().plus_ms(self.budget_ms(&wish.action, &instances));
         let cause = Some(Cause::Intent(wish.id));
         let context = match wish.action.service() {
@@ -60,7 +75,8 @@ impl Turn<'_> {
         let body = IntentAccepted {
             intent: wish.id,
             digest: wish.digest,
-            action: wish.action.clone(),
+            action: wish.action.clone().recorded(),
+            release: wish.action.release(),
             expires_at: wish.expires_at,
             instances: Vec::new(),
             until,
@@ -72,6 +88,10 @@ impl Turn<'_> {
         let timer = self.set_timer(Timer::Intent(wish.id), until);
         self.repair(timer);
 
+        if let Action::Deploy { .. } = wish.action {
+            self.deploy(&wish, older);
+            return Ok(());
+        }
         match wish.action {
             Action::Start { service } | Action::Restart { service } => {
                 let oneshot = self.spec(&service).is_some_and(|spec| spec.kind == Kind::Oneshot);
@@ -90,6 +110,13 @@ impl Turn<'_> {
             Action::Shutdown { leave_running } => {
                 self.shut_down(leave_running, cause, Some(wish.by));
             }
+            Action::Remove { service, .. } => {
+                if let Some(older) = older {
+                    self.execute(older, failed(Code::SUPERSEDED, "the service was removed", None));
+                }
+                self.remove(&service, context);
+            }
+            Action::Deploy { .. } => {}
         }
         Ok(())
     }
@@ -97,9 +124,11 @@ impl Turn<'_> {
     /// Checks what holds for every wish, in the order in which it is cheap.
     fn may_take(&self, wish: &Wish) -> Result<(), Rejection> {
         let head = self.head();
+        // A desired state never expires: its generation says whether it is new.
+        let by_generation = wish.action.generation().is_some();
         // For a wish of one's own the id alone says whether it is new: a wrong clock, of now or of then, locks nobody
         // out of their own machine.
-        let by_time = !wish.is_own;
+        let by_time = !wish.is_own && !by_generation;
         // An id whose first time may be forgotten is never a first time.
         let is_late = wish.expires_at.plus_ms(SKEW_MS) < self.now();
         if by_time && (is_late || wish.expires_at <= head.forgotten) {
@@ -133,6 +162,12 @@ impl Turn<'_> {
     /// Returns the instances that have to come somewhere before the wish is fulfilled.
     fn concerned(&self, action: &Action) -> Result<Vec<InstanceId>, Rejection> {
         let Some(id) = action.service() else { return Ok(Vec::new()) };
+        match action {
+            // It may be the first that the node hears of the service.
+            Action::Deploy { .. } => return Ok(Vec::new()),
+            Action::Remove { .. } if self.known(id).is_err() => return Ok(Vec::new()),
+            _ => {}
+        }
         let service = self.known(id)?;
         let select = |wanted: fn(&State) -> bool, all: bool| -> Vec<InstanceId> {
             let slots = service.slots().filter(|(index, _)| all || *index < service.wanted);
@@ -151,7 +186,9 @@ impl Turn<'_> {
                 })
             }
             Action::Restart { .. } => Ok(select(|_| true, false)),
-            Action::Stop { .. } => Ok(select(|state| !state.at_rest(), true)),
+            Action::Stop { .. } | Action::Remove { .. } => {
+                Ok(select(|state| !state.at_rest(), true))
+            }
             Action::Signal { signal, .. } => {
                 Signal::from_number(*signal).ok_or(Rejection::BadSignal(*signal))?;
                 let alive = select(|state| state.main().is_some(), true);
@@ -171,7 +208,9 @@ impl Turn<'_> {
                 self.check_params(id, action, params)?;
                 Ok(Vec::new())
             }
-            Action::Apply { .. } | Action::Shutdown { .. } => Ok(Vec::new()),
+            Action::Apply { .. } | Action::Shutdown { .. } | Action::Deploy { .. } => {
+                Ok(Vec::new())
+            }
         }
     }
 
@@ -238,7 +277,8 @@ impl Turn<'_> {
             }
             // One after the other.
             Action::Restart { .. } => each_ms.saturating_mul(count),
-            Action::Start { .. } | Action::Stop { .. } => each_ms,
+            Action::Start { .. } | Action::Stop { .. } | Action::Remove { .. } => each_ms,
+            Action::Deploy { .. } => DEPLOY_MS,
             Action::Reload { .. } => spec.map_or(0, |spec| spec.reload.timeout.0),
             Action::Signal { .. } => 0,
             Action::Run { action, .. } => {

@@ -1,6 +1,7 @@
 //! What should be under way, as values.
 
-use super::event::{Step, Verdict};
+use super::Step;
+use super::event::Verdict;
 use crate::domain::id::{CheckName, NodeId};
 use crate::domain::time::UnixMicros;
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::ReleaseId;
 use super::input::{Failure, Measure, Observed};
 use super::plan::{Plan, Wave, WaveKind};
+use super::{ReleaseId, Step};
 use crate::domain::event::{Actor, events};
 use crate::domain::id::{CheckName, Digest, EventId, IntentId, NodeId};
 use crate::domain::origin::Origin;
@@ -148,17 +148,6 @@ pub struct TakenOver {
     pub term: u64,
     /// No deadline is earlier than this: a time without a leader fails no node.
     pub grace_until: UnixMicros,
-}
-
-/// The one or the other way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Step {
-    /// To the release.
-    Apply,
-    /// Back. After it no `Apply` of the same wish is taken by the node.
-    Return,
 }
 
 /// Body of `rollout.wave_started`.

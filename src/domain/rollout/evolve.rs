@@ -1,6 +1,7 @@
 //! Taking in what happened. Every event holds all that is needed; nothing is decided here.
 
-use super::event::{Breach, CheckMeasured, Paused, RolloutEvent, Step, WaveStarted};
+use super::Step;
+use super::event::{Breach, CheckMeasured, Paused, RolloutEvent, WaveStarted};
 use super::input::Measure;
 use super::state::{
     At, CheckRun, Hold, IllegalEvent, Member, NodeState, Owed, Phase, Rollout, number,

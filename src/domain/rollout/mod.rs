@@ -26,8 +26,7 @@ pub use self::placement::{Moves, Placement, Rollouts};
 pub use self::plan::{Plan, PlanError, PlanRequest, Retry, Wave, WaveKind};
 pub use self::state::{At, CheckRun, IllegalEvent, NodeState, Phase, Rollout};
 
-/// The id of a release: the digest of its manifest.
-pub type ReleaseId = super::id::Digest;
+pub use super::release::{ReleaseId, Step};
 
 #[cfg(test)]
 mod sim;

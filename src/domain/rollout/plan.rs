@@ -220,9 +220,9 @@ impl Plan {
         put(&self.intent.0);
         put(self.service.as_bytes());
         put(&self.generation.0.to_be_bytes());
-        put(&self.release.0);
+        put(&self.release.0.0);
         put(self.running.as_ref().map_or(&[], |digest| &digest.0));
-        put(self.back_to.as_ref().map_or(&[], |digest| &digest.0));
+        put(self.back_to.as_ref().map_or(&[], |release| &release.0.0));
         put(if self.emergency.is_some() { b"emergency" } else { b"" });
         put(self.emergency.as_deref().unwrap_or_default().as_bytes());
         put(self.retry.as_ref().map_or(&[], |retry| &retry.of.0));

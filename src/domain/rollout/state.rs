@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::event::{Breach, CheckResult, Planned, Step, Verdict};
+use super::event::{Breach, CheckResult, Planned, Verdict};
 use super::plan::{Plan, Retry, Wave, WaveKind};
-use super::{Effect, Rejection, ReleaseId};
+use super::{Effect, Rejection, ReleaseId, Step};
 use crate::domain::event::Actor;
 use crate::domain::id::{CheckName, NodeId};
 use crate::domain::origin::Origin;

@@ -13,8 +13,8 @@ use crate::domain::intent::ActorKind;
 use crate::domain::selector::Roster;
 use crate::domain::time::UnixMicros;
 
-pub(super) const NEW: ReleaseId = Digest([2; 32]);
-pub(super) const OLD: ReleaseId = Digest([1; 32]);
+pub(super) const NEW: ReleaseId = ReleaseId(Digest([2; 32]));
+pub(super) const OLD: ReleaseId = ReleaseId(Digest([1; 32]));
 pub(super) const EXE: Digest = Digest([7; 32]);
 pub(super) const GENERATION: Generation = Generation(42);
 const BEGIN: UnixMicros = UnixMicros(1_795_000_000_000_000);

@@ -236,6 +236,7 @@ impl Agent {
                     .unwrap_or_default(),
             },
             is_own: false,
+            order: None,
         };
         let before = self.log.len();
         self.tell(now, Input::Wish(wish))?;

@@ -127,6 +127,9 @@ impl Machine {
             | Act::CancelTimer { .. }
             | Act::KeepReady { .. }
             | Act::LoadSpecs { .. }
+            | Act::Stage { .. }
+            | Act::ProveRelease { .. }
+            | Act::PruneReleases { .. }
             | Act::Answer { .. }
             | Act::StopAgent { .. } => None,
         }

@@ -44,6 +44,8 @@ impl Spec {
             log: _,
             action: _,
             alert: _,
+            release,
+            verdict: _,
         } = self;
         let process_is_same = *kind == next.kind
             && *exec == next.exec
@@ -55,7 +57,8 @@ impl Spec {
             && *env == next.env
             && *credential == next.credential
             && *socket == next.socket
-            && *limits == next.limits;
+            && *limits == next.limits
+            && *release == next.release;
         match (self == next, process_is_same) {
             (true, _) => Change::Same,
             (false, true) => Change::InPlace,

@@ -18,7 +18,7 @@ use crate::domain::policy::{Holder, KeyClass, Kind};
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::key::{Keyring, Signer};
-use crate::wire::payload::{Answer, Beat, Body, EventRecord, Intent, Query, Trust};
+use crate::wire::payload::{Answer, Beat, Body, EventRecord, Intent, Order, Query, Trust};
 
 /// One envelope and what is in it.
 struct Vector {
@@ -40,6 +40,18 @@ fn vectors() -> BTreeMap<String, Vector> {
         ("answer".to_owned(), sealed(Kind::Answer, codec::encode(&samples::answer()), &node)),
         ("beat".to_owned(), sealed(Kind::Beat, codec::encode(&samples::beat()), &node)),
         ("trust".to_owned(), sealed(Kind::Trust, codec::encode(&samples::trust()), &root)),
+        (
+            "trust-roster".to_owned(),
+            sealed(Kind::Trust, codec::encode(&samples::trust_with_roster()), &root),
+        ),
+        (
+            "intent-deploy".to_owned(),
+            sealed(Kind::Intent, codec::encode(&samples::deploy()), &alice),
+        ),
+        (
+            "order".to_owned(),
+            sealed(Kind::Order, codec::encode(&samples::order()), &samples::controller()),
+        ),
     ]);
     for (context, event) in samples::events() {
         let record = samples::record(&context, &event);
@@ -82,6 +94,9 @@ fn every_golden_envelope_opens_to_the_value_it_was_made_of() {
     assert_eq!(open::<Answer>("answer", Kind::Answer), samples::answer());
     assert_eq!(open::<Beat>("beat", Kind::Beat), samples::beat());
     assert_eq!(open::<Trust>("trust", Kind::Trust), samples::trust());
+    assert_eq!(open::<Trust>("trust-roster", Kind::Trust), samples::trust_with_roster());
+    assert_eq!(open::<Intent>("intent-deploy", Kind::Intent), samples::deploy());
+    assert_eq!(open::<Order>("order", Kind::Order), samples::order());
     for (context, event) in samples::events() {
         let record: EventRecord = open(&format!("event.{}", event.kind()), Kind::Event);
         assert_eq!(record, samples::record(&context, &event));
@@ -106,6 +121,7 @@ fn ring() -> Keyring {
         (samples::alice(), KeyClass::Human),
         (samples::node_key(), KeyClass::Node),
         (samples::root(), KeyClass::Root),
+        (samples::controller(), KeyClass::Controller),
     ];
     for (signer, class) in keys {
         let holder = Holder { name: "somebody".parse().unwrap(), class, grants: Vec::new() };
@@ -135,7 +151,7 @@ fn write(vectors: &BTreeMap<String, Vector>) {
         fs::write(folder().join(format!("{name}.json")), text(vector)).unwrap();
         fs::write(seeds.join("envelope").join(name), &vector.envelope).unwrap();
         // The first byte tells the fuzzer's target what the rest is.
-        let kinds = ["intent", "query", "answer", "event", "beat", "trust"];
+        let kinds = ["intent", "query", "answer", "event", "beat", "trust", "order"];
         let kind = kinds.iter().position(|kind| name.starts_with(kind)).unwrap();
         fs::write(seeds.join("payload").join(name), prefixed(kind, &vector.payload)).unwrap();
         if let Some(body) = &vector.body {

@@ -292,6 +292,7 @@ fn the_largest_node_fits_the_rows_of_a_baseline_and_comes_back_whole() {
             instances: Vec::new(),
             until: samples::AT.plus_ms(60_000),
             slots: Vec::new(),
+            release: None,
         };
         fold(&about, &Event::IntentAccepted(accepted.awaiting(instances)));
     };
@@ -343,6 +344,7 @@ fn the_fold_knows_which_event_says_how_far_each_wish_is() {
             instances: Vec::new(),
             until: samples::AT.plus_ms(60_000),
             slots: Vec::new(),
+            release: None,
         })
     };
     let outcome = Outcome::Done { changed: true };

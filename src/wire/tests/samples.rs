@@ -11,13 +11,16 @@ use crate::domain::id::{
     Seq, ServiceId,
 };
 use crate::domain::intent::{Action, ActorKind, Verb};
-use crate::domain::policy::{Grant, KeyClass, Names};
+use crate::domain::policy::{Grant, KeyClass, Kind, Names};
+use crate::domain::release::*;
 use crate::domain::spec::OnFailure;
 use crate::domain::time::{Now, UnixMicros};
+use crate::wire::codec;
+use crate::wire::envelope::seal;
 use crate::wire::key::Signer;
 use crate::wire::payload::{
-    Answer, Ask, Audience, Beat, EventRecord, Intent, Mode, PAYLOAD_VERSION, Query, Reply, Trust,
-    TrustedKey,
+    Answer, Ask, Audience, Beat, Enrolled, EventRecord, Intent, Mode, Order, PAYLOAD_VERSION,
+    Query, Reply, Trust, TrustedKey,
 };
 
 /// 2026-11-22T14:02:10.114Z.
@@ -34,6 +37,11 @@ pub(in crate::wire) fn alice() -> Signer {
 /// The key of node `n1`.
 pub(in crate::wire) fn node_key() -> Signer {
     Signer::from_seed(&[2; 32])
+}
+
+/// The key of a controller.
+pub(in crate::wire) fn controller() -> Signer {
+    Signer::from_seed(&[4; 32])
 }
 
 /// The root key of the fleet.
@@ -159,6 +167,83 @@ pub(in crate::wire) fn trust() -> Trust {
         issued: AT,
         keys: vec![key],
         revoked: vec![Signer::from_seed(&[9; 32]).kid()],
+        nodes: Vec::new(),
+    }
+}
+
+/// A trust document with a roster and the key of a controller.
+pub(in crate::wire) fn trust_with_roster() -> Trust {
+    let controller = TrustedKey {
+        key: Digest(controller().public().to_bytes()),
+        name: "c1".parse().unwrap(),
+        class: KeyClass::Controller,
+        grants: Vec::new(),
+    };
+    let labels = [("env", "prod"), ("role", "web")];
+    let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let n1 = Enrolled { node: node(), kid: node_key().kid(), labels };
+    Trust { keys: vec![controller], nodes: vec![n1], ..trust() }
+}
+
+fn manifest() -> Manifest {
+    Manifest {
+        v: MANIFEST_VERSION,
+        service: web(),
+        version: "2.5.0".to_owned(),
+        file: "web.toml".to_owned(),
+        spec: "exec = [\"${release}/bin/web\"]\n".to_owned(),
+        artifact: Some(Artifact {
+            sha256: Digest([0xbb; 32]),
+            bytes: 1_048_576,
+            format: ArtifactFormat::TarGz,
+            from: vec!["http://ci.internal/web-2.5.0.tar.gz".to_owned()],
+        }),
+    }
+}
+
+/// A wish for a release on the nodes of a selection.
+pub(in crate::wire) fn deploy() -> Intent {
+    Intent {
+        mode: Mode::Desired,
+        action: Action::Deploy {
+            service: web(),
+            generation: Generation(42),
+            release: codec::encode(&manifest()),
+            back_to: Some(ReleaseId(Digest([0xcc; 32]))),
+            emergency: None,
+        },
+        audience: Audience::Select {
+            selector: "env=prod,role=web".to_owned(),
+            roster: trust_with_roster().roster_digest(),
+        },
+        ..intent()
+    }
+}
+
+/// The step of that wish on one node of its second wave.
+pub(in crate::wire) fn order() -> Order {
+    let healthy = Event::ReleaseHealthy(ReleaseHealthy {
+        generation: Generation(42),
+        release: ReleaseId::of(&codec::encode(&manifest())),
+        running: Some(Digest([0xdd; 32])),
+        ready_ms: 2_100,
+        held_ms: 10_000,
+    });
+    let proof = record(&Context::service(&web()), &healthy);
+    Order {
+        v: PAYLOAD_VERSION,
+        iss: controller().kid(),
+        iat: AT,
+        fleet: "acme".parse().unwrap(),
+        node: node(),
+        intent: ByteBuf::from(seal(Kind::Intent, &codec::encode(&deploy()), &alice())),
+        step: Step::Apply,
+        plan: Digest([0xee; 32]),
+        term: 3,
+        controller: "c1".parse().unwrap(),
+        verified_at: AT,
+        wave: 2,
+        canary: vec![ByteBuf::from(seal(Kind::Event, &codec::encode(&proof), &node_key()))],
     }
 }
 
@@ -175,11 +260,21 @@ pub(in crate::wire) fn events() -> Vec<(Context, Event)> {
     let about = || Context::service(&web());
     let run = || Context::run(&slot(), RunId(14));
     let asked = || run().because(Some(Cause::Intent(IntentId([0x11; 16]))), Some(actor()));
-    let events = [log_events(), service_events(), run_events(), wish_events(), told_events()];
+    let events = [
+        log_events(),
+        service_events(),
+        run_events(),
+        wish_events(),
+        told_events(),
+        crate::domain::release::samples::events(),
+    ];
     let context = |event: &Event| match event.kind().split('.').next() {
         Some("log" | "agent" | "keeper" | "trust") => whole(),
         Some("service") => about(),
         Some("intent" | "action") => asked(),
+        Some("order" | "release") => {
+            about().because(Some(Cause::Intent(IntentId([0x11; 16]))), Some(actor()))
+        }
         _ => run().because(Some(Cause::Seq(Seq(41))), None),
     };
     events.into_iter().flatten().map(|event| (context(&event), event)).collect()
@@ -340,6 +435,7 @@ fn wish_events() -> Vec<Event> {
             instances: vec![slot()],
             until: LATER,
             slots: vec![],
+            release: None,
         }),
         Event::IntentRefused(IntentRefused {
             intent: Some(intent),

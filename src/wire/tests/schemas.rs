@@ -7,7 +7,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::domain::event::Event;
-use crate::wire::payload::{Answer, Beat, EventRecord, Intent, Query, Trust};
+use crate::domain::release::Manifest;
+use crate::wire::payload::{Answer, Beat, EventRecord, Intent, Order, Query, Trust};
 
 /// Written by the tests of `config`.
 const OF_OTHERS: &[&str] = &["node.v1.json", "project.v1.json", "spec.v1.json"];
@@ -24,6 +25,8 @@ fn schemas() -> BTreeMap<String, Value> {
         ("event", schemars::schema_for!(EventRecord)),
         ("beat", schemars::schema_for!(Beat)),
         ("trust", schemars::schema_for!(Trust)),
+        ("order", schemars::schema_for!(Order)),
+        ("manifest", schemars::schema_for!(Manifest)),
     ];
     let payloads = payloads.into_iter().map(|(name, schema)| (name.to_owned(), schema));
     let bodies =

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::super::event::{known, part_words};
 use super::super::names::Names;
+use super::super::release;
 use super::super::units::{count, size, span};
 use super::super::words::{
     action_words, actor_words, exit_words, name_of, next_words, outcome_words, result_words,
@@ -298,6 +299,16 @@ impl History {
             },
             Event::InstanceReady(it) => {
                 detail("ready", format!("{} after {}", it.how, span(it.ready_ms)))
+            }
+            Event::OrderAccepted(_)
+            | Event::ReleaseStaged(_)
+            | Event::ReleaseApplied(_)
+            | Event::ReleaseHealthy(_)
+            | Event::ReleaseFailed(_)
+            | Event::ReleaseReturned(_)
+            | Event::ReleaseRefused(_) => {
+                let words = release::told(event)?;
+                Told { is_detail: words.is_detail, ..told(words.what, words.result) }
             }
             Event::InstanceHealthy(it) => detail("healthy", format!("check {}", it.check)),
             Event::InstanceUnhealthy(it) => {

@@ -41,6 +41,7 @@ fn crash_loop() -> Vec<EventRecord> {
             expires_at: sample::at("14:09:58"),
             until: sample::at("14:09:58"),
             slots: vec![],
+            release: None,
             instances: vec![],
         }),
     );
@@ -170,6 +171,7 @@ fn a_wish_without_another_trace_is_shown_and_one_that_failed_as_well() {
             expires_at: sample::at("14:00:00"),
             until: sample::at("14:00:00"),
             slots: vec![],
+            release: None,
             instances: vec![],
         })
     };

@@ -170,6 +170,7 @@ impl Site {
             generation: None,
             by: actor(),
             is_own: false,
+            order: None,
         }
     }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::command::Turn;
 use crate::domain::id::{CheckName, NodeId};
+use crate::domain::rollout::Step;
 use crate::domain::rollout::event::{
     Breach, BudgetExceeded, CheckEnded, CheckResult, NodeFailed, NodeLost, PromotionAwaited,
-    ReturnFailed, RolloutEvent, Started, Step, Verdict, WavePassed, WaveSettled, WaveStarted, Why,
+    ReturnFailed, RolloutEvent, Started, Verdict, WavePassed, WaveSettled, WaveStarted, Why,
 };
 use crate::domain::rollout::input::Failure;
 use crate::domain::rollout::parameters::{

@@ -8,7 +8,8 @@ use super::{
     Sha256, WaveView, rollout_name, written,
 };
 use crate::domain::id::NodeId;
-use crate::domain::rollout::event::{Planned, RolloutEvent, Step, Why};
+use crate::domain::rollout::Step;
+use crate::domain::rollout::event::{Planned, RolloutEvent, Why};
 use crate::domain::rollout::input::Failure;
 use crate::domain::rollout::state::{IllegalEvent, NodeState, Phase, Rollout};
 

@@ -39,7 +39,7 @@ impl StateFolder {
         self.root.join("root.pub")
     }
 
-    /// Returns the node's set-up, see [`super::setup::NodeSetup`].
+    /// Returns the node's set-up, see `agent::setup::NodeSetup`.
     pub fn setup(&self) -> PathBuf {
         self.root.join("node.json")
     }
@@ -58,6 +58,11 @@ impl StateFolder {
     /// Returns the texts of specs that are or were in force, by digest.
     pub fn specs(&self) -> PathBuf {
         self.root.join("specs")
+    }
+
+    /// Returns the releases of services: manifests and files.
+    pub fn releases(&self) -> PathBuf {
+        self.root.join("releases")
     }
 
     /// Returns the specs of services that smgr itself needs, such as nats-server.
@@ -137,6 +142,9 @@ impl StateFolder {
             DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
             give(&folder, uid, gid)?;
         }
+        // The accounts of services run what lies here.
+        DirBuilder::new().recursive(true).mode(0o755).create(self.releases())?;
+        give(&self.releases(), uid, gid)?;
         DirBuilder::new().recursive(true).mode(0o750).create(service_logs)?;
         give(service_logs, uid, gid)?;
         for key in ["node.key", "node.nk"] {

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
+use super::account::account_ids;
 use super::folder::{StateFolder, write_new, write_whole};
-use super::launch::account_ids;
 use super::trust::{ReadTrustError, read_trust};
 use crate::domain::id::{Digest, FleetId, NodeId, Principal};
 use crate::domain::policy::{Grant, KeyClass, Kind, Names};
@@ -298,6 +298,7 @@ fn first_trust(owner: &Owner, operator: &Signer, node: &Signer, local: &Signer) 
             key(local, local_name, KeyClass::Local, vec![everything_here]),
         ],
         revoked: vec![],
+        nodes: vec![],
     }
 }
 

@@ -30,30 +30,30 @@ const TOLD_SLACK: usize = 256;
 const BESIDE_BYTES_MAX: usize = 2048;
 
 /// Says whether an event fits a row, whatever stands beside its body.
-pub(super) fn fits(event: &Event) -> bool {
+pub fn fits(event: &Event) -> bool {
     codec::encode_body(event).len() + BESIDE_BYTES_MAX <= ROW_BYTES_MAX
 }
 
 /// A row on its way to the disk and then to whoever listens.
 #[derive(Debug, Clone)]
-pub(super) struct Live {
+pub struct Live {
     /// Its number.
-    pub(super) seq: Seq,
+    pub seq: Seq,
     /// Its type.
-    pub(super) kind: &'static str,
+    pub kind: &'static str,
     /// The service that it is about.
-    pub(super) service: Option<ServiceId>,
+    pub service: Option<ServiceId>,
     /// The envelope.
-    pub(super) row: Arc<[u8]>,
+    pub row: Arc<[u8]>,
 }
 
 /// What became of the rows up to a watermark.
 #[derive(Debug)]
-pub(super) struct Kept<P> {
+pub struct Kept<P> {
     /// Promises to keep, in the order in which they were made.
-    pub(super) promises: Vec<P>,
+    pub promises: Vec<P>,
     /// Rows to publish, in order.
-    pub(super) rows: Vec<Live>,
+    pub rows: Vec<Live>,
 }
 
 struct Late {
@@ -63,7 +63,7 @@ struct Late {
 }
 
 /// The pen of one agent. `P` is a promise.
-pub(super) struct Recorder<P> {
+pub struct Recorder<P> {
     log: Log,
     signer: Arc<Signer>,
     origin: NodeId,
@@ -81,18 +81,18 @@ pub(super) struct Recorder<P> {
 
 /// What became of the facts that the log did not take when they happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
+pub struct Counts {
     /// Written late.
-    pub(super) late: u64,
+    pub late: u64,
     /// Folded into the summary of their service.
-    pub(super) summarized: u64,
+    pub summarized: u64,
     /// Of no service, and lost.
-    pub(super) dropped: u64,
+    pub dropped: u64,
 }
 
 impl<P: Promised> Recorder<P> {
     /// Goes on behind the last row of `log`.
-    pub(super) fn new(
+    pub fn new(
         log: Log,
         signer: Arc<Signer>,
         origin: NodeId,
@@ -117,32 +117,32 @@ impl<P: Promised> Recorder<P> {
     }
 
     /// Returns the log, for reading.
-    pub(super) fn log(&self) -> &Log {
+    pub fn log(&self) -> &Log {
         &self.log
     }
 
     /// Returns the durable head.
-    pub(super) fn head(&self) -> Head {
+    pub fn head(&self) -> Head {
         self.log.head()
     }
 
     /// Returns the last number that is durable.
-    pub(super) fn durable_seq(&self) -> Seq {
+    pub fn durable_seq(&self) -> Seq {
         self.log.durable_seq()
     }
 
     /// Returns the name of one of this log's events.
-    pub(super) fn event_id(&self, seq: Seq) -> EventId {
+    pub fn event_id(&self, seq: Seq) -> EventId {
         EventId { origin: self.origin.clone(), epoch: self.epoch, seq }
     }
 
     /// Returns the number that the next fact gets.
-    pub(super) fn next(&self) -> Seq {
+    pub fn next(&self) -> Seq {
         Seq(self.next.0 + self.late.len() as u64)
     }
 
     /// Records facts that were already adopted, in order.
-    pub(super) fn record(&mut self, now: Now, facts: Vec<(Context, Event)>) {
+    pub fn record(&mut self, now: Now, facts: Vec<(Context, Event)>) {
         let facts = facts.into_iter().map(|(context, event)| Late { now, context, event });
         let facts: Vec<Late> = facts.collect();
         // Together, or the writer would begin a commit with the first and need a second one for the rest.
@@ -152,27 +152,23 @@ impl<P: Promised> Recorder<P> {
     }
 
     /// Keeps a promise back until every fact recorded so far is durable.
-    pub(super) fn promise(&mut self, promise: P) {
+    pub fn promise(&mut self, promise: P) {
         let last = Seq(self.next().0 - 1);
         self.promises.make(last, promise);
     }
 
     /// Drops what is not to be kept any more, since agent and keeper meet anew.
-    pub(super) fn meet(&mut self) {
+    pub fn meet(&mut self) {
         self.promises.meet();
     }
 
     /// Returns the event that says how far a wish is; absent while it waits for a log that takes nothing.
-    pub(super) fn told(&self, intent: &IntentId) -> Option<EventId> {
+    pub fn told(&self, intent: &IntentId) -> Option<EventId> {
         self.told.get(intent).map(|seq| self.event_id(*seq))
     }
 
     /// Forgets where wishes stand that nobody remembers. Looked at seldom, so that it costs nothing.
-    pub(super) fn forget_but(
-        &mut self,
-        remembered: usize,
-        is_remembered: impl Fn(&IntentId) -> bool,
-    ) {
+    pub fn forget_but(&mut self, remembered: usize, is_remembered: impl Fn(&IntentId) -> bool) {
         if self.told.len() > 2 * remembered + TOLD_SLACK {
             self.told.retain(|intent, _| is_remembered(intent));
         }
@@ -182,7 +178,7 @@ impl<P: Promised> Recorder<P> {
     ///
     /// # Errors
     /// When the log takes no rows at this moment; the segment then goes on and is asked about again.
-    pub(super) fn roll(&mut self, now: Now, baseline: Vec<Event>) -> Result<(), AppendError> {
+    pub fn roll(&mut self, now: Now, baseline: Vec<Event>) -> Result<(), AppendError> {
         if !self.late.is_empty() {
             // They are in the baseline already, and would be folded a second time behind it.
             return Err(AppendError::Busy { rows: self.late.len(), outage: self.log.outage() });
@@ -203,13 +199,13 @@ impl<P: Promised> Recorder<P> {
     }
 
     /// Takes the watermark: everything up to `seq` is on disk.
-    pub(super) fn durable(&mut self, seq: Seq) -> Kept<P> {
+    pub fn durable(&mut self, seq: Seq) -> Kept<P> {
         let live = self.rows.iter().take_while(|row| row.seq <= seq).count();
         Kept { promises: self.promises.due(seq), rows: self.rows.drain(..live).collect() }
     }
 
     /// Writes what waited, as far as the log takes it; says whether nothing waits any more.
-    pub(super) fn catch_up(&mut self, now: Now) -> bool {
+    pub fn catch_up(&mut self, now: Now) -> bool {
         while let Some(late) = self.late.pop_front() {
             if !self.write(std::slice::from_ref(&late), Some(now.at)) {
                 self.late.push_front(late);
@@ -229,7 +225,7 @@ impl<P: Promised> Recorder<P> {
     }
 
     /// Returns what became of facts that waited, since it was last asked.
-    pub(super) fn take_counts(&mut self) -> Counts {
+    pub fn take_counts(&mut self) -> Counts {
         std::mem::take(&mut self.counts)
     }
 

@@ -22,7 +22,7 @@ use crate::wire::key::Keyring;
 use crate::wire::payload::{Ask, Audience, Intent, Mode, NODES_MAX, PAYLOAD_VERSION, Query};
 
 /// How far two clocks may differ, in milliseconds.
-pub(crate) const SKEW_MS: u64 = 30_000;
+pub const SKEW_MS: u64 = 30_000;
 
 /// The longest life of a `once` intent or a query, in milliseconds.
 const LIFE_MS_MAX: u64 = 15 * 60_000;
@@ -42,7 +42,7 @@ const REPEATS_KNOWN: usize = 8192;
 
 /// By which way a message came. A wish is judged the same on all of them, but their floods are kept apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Way {
+pub enum Way {
     /// The bus, where anybody may send anything.
     Bus,
     /// The local socket.
@@ -52,40 +52,40 @@ pub(super) enum Way {
 /// Why a message was refused. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
-pub(super) struct Refusal {
+pub struct Refusal {
     /// The check that failed.
-    pub(super) code: Code,
+    pub code: Code,
     /// In words.
-    pub(super) why: String,
+    pub why: String,
     /// Whether a trusted key signed it: only then may it cost an event and an answer.
-    pub(super) signed: Option<Signed>,
+    pub signed: Option<Signed>,
 }
 
 /// Who signed a message whose signature held.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Signed {
+pub struct Signed {
     /// The wish, when it could be read.
-    pub(super) id: Option<IntentId>,
+    pub id: Option<IntentId>,
     /// The signer.
-    pub(super) actor: Actor,
+    pub actor: Actor,
 }
 
 /// A wish that passed every check that needs no history.
 #[derive(Clone, Debug)]
-pub(super) struct Verified<T> {
+pub struct Verified<T> {
     /// The payload.
-    pub(super) payload: T,
+    pub payload: T,
     /// SHA-256 of the signed bytes.
-    pub(super) digest: Digest,
+    pub digest: Digest,
     /// On whose authority.
-    pub(super) actor: Actor,
+    pub actor: Actor,
     /// What of the checks on time and grants failed. A repeat of a wish that was taken is answered all the same.
-    pub(super) objection: Option<Refusal>,
+    pub objection: Option<Refusal>,
 }
 
 /// The keys, the grants and the rates of one node.
 #[derive(Debug)]
-pub(super) struct Authority {
+pub struct Authority {
     fleet: FleetId,
     node: NodeId,
     ring: Keyring,
@@ -97,19 +97,19 @@ pub(super) struct Authority {
 }
 
 impl Authority {
-    pub(super) fn new(fleet: FleetId, node: NodeId, ring: Keyring, revoked: Vec<Kid>) -> Self {
+    pub fn new(fleet: FleetId, node: NodeId, ring: Keyring, revoked: Vec<Kid>) -> Self {
         let floor = UnixMicros::default();
         let (buckets, repeats) = (BTreeMap::new(), BTreeMap::new());
         Self { fleet, node, ring, revoked, buckets, repeats, floor }
     }
 
     /// Raises the time below which this machine's clock is known to be wrong.
-    pub(super) fn raise_floor(&mut self, at: UnixMicros) {
+    pub fn raise_floor(&mut self, at: UnixMicros) {
         self.floor = self.floor.max(at);
     }
 
     /// Checks an intent.
-    pub(super) fn intent(
+    pub fn intent(
         &mut self,
         bytes: &[u8],
         way: Way,
@@ -123,7 +123,7 @@ impl Authority {
             why,
             signed: Some(Signed { id: Some(intent.id), actor: actor.clone() }),
         };
-        if bytes.len() > INTENT_BYTES_MAX {
+        if bytes.len() > INTENT_BYTES_MAX && intent.action.verb() != Verb::Deploy {
             let why = format!("the intent has {} bytes, more than {INTENT_BYTES_MAX}", bytes.len());
             return Err(refuse(&actor, Code::TOO_LARGE, why));
         }
@@ -140,17 +140,31 @@ impl Authority {
             let why = format!("it says key {} and was signed by {kid}", intent.iss);
             return Err(refuse(&actor, Code::WRONG_ISSUER, why));
         }
+        if let Audience::Select { .. } = &intent.audience {
+            let why = "a selection is resolved by a controller".to_owned();
+            return Err(refuse(&actor, Code::ORDER_NEEDED, why));
+        }
         if let Err(why) = self.addressed(&intent.fleet, &intent.audience, true) {
             return Err(refuse(&actor, Code::WRONG_AUDIENCE, why));
         }
-        if intent.mode == Mode::Desired {
-            let why = "releases and configurations by intent are not in this version".to_owned();
-            return Err(refuse(&actor, Code::NOT_YET, why));
+        if let Err((code, why)) = fits_mode(&intent) {
+            return Err(refuse(&actor, code, why));
+        }
+        if let (Mode::Desired, Audience::Nodes(nodes)) = (intent.mode, &intent.audience)
+            && nodes.len() != 1
+        {
+            let why =
+                format!("it names {} nodes: a controller goes from wave to wave", nodes.len());
+            return Err(refuse(&actor, Code::ORDER_NEEDED, why));
         }
         let verb = intent.action.verb();
         let service = intent.action.service();
-        let objection = self
-            .in_time(intent.iat, intent.exp, way, holder.class, now)
+        // What is desired never expires: its generation says whether it is new.
+        let in_time = match intent.mode {
+            Mode::Once => self.in_time(intent.iat, intent.exp, way, holder.class, now),
+            Mode::Desired => Ok(()),
+        };
+        let objection = in_time
             .and_then(|()| self.granted(&holder, verb, service))
             .err()
             .map(|(code, why)| refuse(&actor, code, why));
@@ -158,7 +172,7 @@ impl Authority {
     }
 
     /// Checks a query.
-    pub(super) fn query(
+    pub fn query(
         &mut self,
         bytes: &[u8],
         way: Way,
@@ -240,6 +254,10 @@ impl Authority {
             Audience::Nodes(nodes) if nodes.len() > NODES_MAX => {
                 Err(format!("it names {} nodes, more than {NODES_MAX}", nodes.len()))
             }
+            Audience::Select { .. } => {
+                Err("a selection is resolved by a controller: it is taken inside an order only"
+                    .to_owned())
+            }
             audience if audience.includes(&self.node) => Ok(()),
             _ => Err(format!("it does not name this node, `{}`", self.node)),
         }
@@ -292,6 +310,20 @@ impl Authority {
                     None => format!("`{}` may not {verb:?} on `{}`", holder.name, self.node),
                 },
             )),
+        }
+    }
+}
+
+/// Says whether a wish is one for ever, or once, as its action is.
+fn fits_mode(intent: &Intent) -> Result<(), (Code, String)> {
+    match (intent.mode, intent.action.generation()) {
+        (Mode::Desired, Some(_)) | (Mode::Once, None) => Ok(()),
+        (Mode::Once, Some(_)) => {
+            Err((Code::BAD_PAYLOAD, "a release is desired, not asked for once".to_owned()))
+        }
+        (Mode::Desired, None) => {
+            let why = "only releases are desired by intent in this version".to_owned();
+            Err((Code::NOT_YET, why))
         }
     }
 }

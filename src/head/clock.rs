@@ -9,7 +9,7 @@ use crate::domain::id::BootId;
 use crate::domain::time::{Now, UnixMicros};
 
 /// Reads both clocks.
-pub(super) fn now() -> Now {
+pub fn now() -> Now {
     let wall = clock_gettime(ClockId::Realtime);
     let boot = clock_gettime(ClockId::Boottime);
     let micros = |secs: i64, nanos: i64| secs.max(0) as u64 * 1_000_000 + nanos as u64 / 1000;
@@ -23,14 +23,14 @@ pub(super) fn now() -> Now {
 ///
 /// # Errors
 /// When /proc is not mounted.
-pub(super) fn boot_id() -> io::Result<BootId> {
+pub fn boot_id() -> io::Result<BootId> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     hex.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the boot id is no UUID"))
 }
 
 /// Draws 64 random bits.
-pub(super) fn entropy() -> u64 {
+pub fn entropy() -> u64 {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).expect("the kernel has randomness once it runs processes");
     u64::from_le_bytes(bytes)

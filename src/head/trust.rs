@@ -76,7 +76,7 @@ pub enum SucceedTrustError {
 ///
 /// # Errors
 /// When it is for another fleet, or is not the one that was in force and not a later one.
-pub(super) fn succeed(
+pub fn succeed(
     trust: &Trust,
     read: &TrustChanged,
     own: &FleetId,
@@ -142,7 +142,8 @@ mod tests {
     fn trust(version: u64, fleet: &str) -> (Trust, TrustChanged) {
         let (issued, fleet) = (UnixMicros(0), fleet.parse().unwrap());
         let (keys, revoked) = (Vec::new(), Vec::new());
-        let trust = Trust { v: PAYLOAD_VERSION, version, fleet, issued, keys, revoked };
+        let nodes = Vec::new();
+        let trust = Trust { v: PAYLOAD_VERSION, version, fleet, issued, keys, revoked, nodes };
         (trust, TrustChanged { version, digest: Digest([u8::try_from(version).unwrap(); 32]) })
     }
 

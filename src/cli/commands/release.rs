@@ -1,0 +1,229 @@
+//! deploy and rollback on one node: a signed wish for a release to that node's own agent.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+use super::service::wish;
+use crate::agent::release::Releases;
+use crate::cli::args::{Deploy, Waiting};
+use crate::cli::client::{Client, Whom};
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::launch;
+use crate::cli::out::Out;
+use crate::cli::selector::Selector;
+use crate::config::{self, Part};
+use crate::domain::code::{Code, ExitCode};
+use crate::domain::id::{Digest, Generation, ServiceId};
+use crate::domain::intent::Action;
+use crate::domain::release::{
+    Artifact, ArtifactFormat, MANIFEST_VERSION, Manifest, ReleaseId, SPEC_BYTES_MAX,
+};
+use crate::wire::codec;
+use crate::wire::status::ReleaseStatus;
+
+/// Lets a service of one node run from a release.
+pub(super) async fn deploy(
+    context: &Context,
+    args: Deploy,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let whom = one_node(context, &args.service)?;
+    let service = args.service.service.clone();
+    let manifest = manifest(&service, &args).await?;
+    let bytes = codec::encode(&manifest);
+    let known = known(context, &whom, &service).await?;
+    let action = Action::Deploy {
+        service: service.clone(),
+        generation: next(known.as_ref()),
+        release: bytes,
+        back_to: None,
+        emergency: None,
+    };
+    wish(context, &whom, action, args.waiting, out).await
+}
+
+/// Lets a service of this node run from the release that was good before the present one.
+pub(super) async fn rollback(
+    context: &Context,
+    selector: &Selector,
+    waiting: Waiting,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let whom = one_node(context, selector)?;
+    let service = selector.service.clone();
+    let known = known(context, &whom, &service).await?;
+    let none = || {
+        CliError::new(
+            Code::NO_EARLIER_RELEASE,
+            format!("{service} has no earlier release that was good here"),
+        )
+        .hint(format!("see what there was: smgr history {service}"))
+    };
+    let earlier = known.as_ref().and_then(|known| known.earlier).ok_or_else(none)?;
+    let release = ReleaseId(earlier);
+    // The manifest may hold secrets, so no answer holds it: whoever may roll back may read it where it lies.
+    let releases = Releases::new(context.folder.releases());
+    let bytes = releases.manifest_bytes(&service, release).ok_or_else(|| {
+        CliError::new(
+            Code::RELEASE_GONE,
+            format!("the manifest of {} cannot be read on this machine", release.short()),
+        )
+        .hint("run it on the node itself, as root or as the user who runs smgr there")
+    })?;
+    let action = Action::Deploy {
+        service,
+        generation: next(known.as_ref()),
+        release: bytes,
+        back_to: None,
+        emergency: None,
+    };
+    wish(context, &whom, action, waiting, out).await
+}
+
+/// Takes a service from this node that came with a release; `None` when it did not.
+pub(super) async fn remove(
+    context: &Context,
+    service: &ServiceId,
+    out: Out,
+) -> Option<Result<ExitCode, CliError>> {
+    let whom = Whom::default();
+    let known = known(context, &whom, service).await.ok().flatten()?;
+    known.release?;
+    let action = Action::Remove { service: service.clone(), generation: next(Some(&known)) };
+    Some(wish(context, &whom, action, Waiting::default(), out).await)
+}
+
+fn one_node(context: &Context, selector: &Selector) -> Result<Whom, CliError> {
+    if selector.index.is_some() {
+        let why = format!("`{selector}` names one instance; a release is of the whole service");
+        return Err(CliError::new(Code::BAD_SELECTOR, why));
+    }
+    Ok(Whom::new(context, selector.node.clone()))
+}
+
+/// Returns what the node knows of the releases of a service.
+async fn known(
+    context: &Context,
+    whom: &Whom,
+    service: &ServiceId,
+) -> Result<Option<ReleaseStatus>, CliError> {
+    let mut client = Client::connect(context, whom).await?;
+    let status = launch::status(&mut client).await;
+    let unheard = || CliError::new(Code::AGENT_UNREACHABLE, "the node did not say what runs there");
+    let releases = status.ok_or_else(unheard)?.releases;
+    Ok(releases.into_iter().find(|it| it.service == *service))
+}
+
+/// Returns the number of the next wish.
+fn next(known: Option<&ReleaseStatus>) -> Generation {
+    Generation(known.map_or(0, |known| known.generation.0) + 1)
+}
+
+/// Builds the manifest, and says what is wrong with the spec before it is signed.
+async fn manifest(service: &ServiceId, args: &Deploy) -> Result<Manifest, CliError> {
+    let input = config::read_input(&args.file, Part::Override, None)
+        .map_err(|mistake| crate::cli::specs::mistaken(&[mistake], "nothing was deployed"))?;
+    let spec = config::with_settings(&input.text, &args.set)
+        .map_err(|why| CliError::new(Code::BAD_TOML, why).at(input.shown.clone()))?;
+    if spec.len() > SPEC_BYTES_MAX {
+        let why = format!("the spec has {} bytes, more than {SPEC_BYTES_MAX}", spec.len());
+        return Err(CliError::new(Code::FILE_TOO_LARGE, why).at(input.shown));
+    }
+    let artifact = match &args.artifact {
+        Some(source) => Some(artifact(source).await?),
+        None => None,
+    };
+    let named = artifact.as_ref().map(|artifact| artifact.sha256.to_string()[..12].to_owned());
+    let version = args.release_version.clone().or(named).unwrap_or_default();
+    let file = args.file.file_name().and_then(|name| name.to_str());
+    Ok(Manifest {
+        v: MANIFEST_VERSION,
+        service: service.clone(),
+        version,
+        file: file.unwrap_or("spec.toml").to_owned(),
+        spec,
+        artifact,
+    })
+}
+
+/// Looks at an artifact where it lies: its digest is what is signed.
+async fn artifact(source: &str) -> Result<Artifact, CliError> {
+    if source.starts_with("http://") {
+        let mut hashing = Hashing::default();
+        let fetched = crate::uplink::http::fetch(source, u64::MAX - 1, &mut hashing).await;
+        let bytes = fetched.map_err(|error| {
+            CliError::caused(Code::ARTIFACT_UNAVAILABLE, "the artifact cannot be fetched", &error)
+        })?;
+        let sha256 = Digest(hashing.hash.finalize().into());
+        let from = vec![source.to_owned()];
+        return Ok(Artifact { sha256, bytes, format: format_of(source), from });
+    }
+    let path = source.strip_prefix("file:").unwrap_or(source);
+    let failed = |error: io::Error| {
+        CliError::caused(Code::FILE_UNREADABLE, "the artifact cannot be read", &error).at(path)
+    };
+    let path = std::path::absolute(path).map_err(failed)?;
+    let (sha256, bytes) = digest_of(&path).map_err(failed)?;
+    let from = path.to_str().map(|path| format!("file:{path}"));
+    let from = from.ok_or_else(|| CliError::new(Code::BAD_PATH, "its path is not UTF-8"))?;
+    Ok(Artifact { sha256, bytes, format: format_of(source), from: vec![from] })
+}
+
+fn digest_of(path: &Path) -> io::Result<(Digest, u64)> {
+    let mut file = File::open(path)?;
+    let (mut hash, mut bytes) = (Sha256::new(), 0);
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok((Digest(hash.finalize().into()), bytes)),
+            len => {
+                hash.update(&buffer[..len]);
+                bytes += len as u64;
+            }
+        }
+    }
+}
+
+fn format_of(source: &str) -> ArtifactFormat {
+    let name = source.split(['?', '#']).next().unwrap_or_default();
+    match () {
+        () if name.ends_with(".tar.gz") || name.ends_with(".tgz") => ArtifactFormat::TarGz,
+        () if name.ends_with(".tar") => ArtifactFormat::Tar,
+        () => ArtifactFormat::File,
+    }
+}
+
+/// Takes bytes and keeps nothing of them but their digest.
+#[derive(Default)]
+struct Hashing {
+    hash: Sha256,
+}
+
+impl tokio::io::AsyncWrite for Hashing {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        self.hash.update(bytes);
+        std::task::Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+}

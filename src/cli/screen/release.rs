@@ -1,0 +1,106 @@
+//! What happened to releases, in words.
+
+use super::units::{size, span};
+use super::words::{exit_words, name_of};
+use crate::domain::event::Event;
+use crate::domain::release::{Phase, ReleaseFailed, ReleaseId, Step};
+
+/// What one line of the history says of a release.
+pub(super) struct Told {
+    /// In a word or two: `deployed`.
+    pub(super) what: &'static str,
+    /// What came of it.
+    pub(super) result: String,
+    /// Whether it is a step on the way, which only `--all` shows.
+    pub(super) is_detail: bool,
+}
+
+/// Says what an event tells of a release; `None` when it tells of something else.
+pub(super) fn told(event: &Event) -> Option<Told> {
+    let told = |what, result: String, is_detail| Some(Told { what, result, is_detail });
+    match event {
+        Event::OrderAccepted(it) => told(
+            "ordered",
+            format!(
+                "{} by {}, term {}, wave {}",
+                name_of(&it.step),
+                it.controller,
+                it.term,
+                it.wave
+            ),
+            true,
+        ),
+        Event::ReleaseStaged(it) => told(
+            "staged",
+            format!(
+                "{}, {} in {}",
+                named(&it.version, it.release),
+                size(it.bytes),
+                span(it.took_ms)
+            ),
+            true,
+        ),
+        Event::ReleaseApplied(it) => match (it.step, it.now) {
+            (Step::Apply, now) => {
+                told("deploying", named(&it.version, now.unwrap_or(it.release)), false)
+            }
+            (Step::Return, Some(now)) => {
+                told("returning", format!("to {}", named(&it.version, now)), true)
+            }
+            (Step::Return, None) => told("returning", "to its spec files".to_owned(), true),
+        },
+        Event::ReleaseHealthy(it) => told(
+            "deployed",
+            format!(
+                "{}, ready {}, held {}",
+                it.release.short(),
+                span(it.ready_ms),
+                span(it.held_ms)
+            ),
+            false,
+        ),
+        Event::ReleaseFailed(it) => told("deploy failed", failed(it), false),
+        Event::ReleaseReturned(it) => {
+            let to = it.to.map_or_else(|| "its spec files".to_owned(), |to| to.short());
+            told("returned", format!("to {to} in {}", span(it.took_ms)), false)
+        }
+        Event::ReleaseRefused(it) => {
+            let times = if it.count > 1 { format!(" ({} times)", it.count) } else { String::new() };
+            told("order refused", format!("[{}] {}{times}", it.code, it.why), false)
+        }
+        _ => None,
+    }
+}
+
+/// Returns what happened to a release: `deployed: 2.5.0 (e83d10c2)`.
+pub(super) fn clause(event: &Event) -> String {
+    told(event).map(|told| format!("{}: {}", told.what, told.result)).unwrap_or_default()
+}
+
+fn failed(it: &ReleaseFailed) -> String {
+    let at = match it.phase {
+        Phase::Staging => "was not staged",
+        Phase::Starting => "did not become ready",
+        Phase::Holding => "did not stay healthy",
+    };
+    let exit = it.exit.map(|exit| format!(", {}", exit_words(exit))).unwrap_or_default();
+    let whose = it.instance.as_ref().map(|it| format!("{it}: ")).unwrap_or_default();
+    format!("{} {at}: {whose}{}{exit}", it.release.short(), it.why)
+}
+
+/// Returns `2.5.0 (e83d10c2)`.
+pub(super) fn named(version: &str, release: ReleaseId) -> String {
+    match version {
+        "" => release.short(),
+        version => format!("{version} ({})", release.short()),
+    }
+}
+
+/// Returns `info`, `warning` or `error` of an event about a release.
+pub(super) fn severity(event: &Event) -> &'static str {
+    match event {
+        Event::ReleaseFailed(_) => "error",
+        Event::ReleaseReturned(_) | Event::ReleaseRefused(_) => "warning",
+        _ => "info",
+    }
+}

@@ -1,0 +1,468 @@
+//! Releases on this node: taken up, watched, judged, and left again.
+//!
+//! The verdict is the node's own: nobody else sees a process end before it is ready. On a failure the node returns by
+//! itself, under the generation after that of the wish, so that no order can apply it again.
+
+use super::Turn;
+use crate::domain::code::Code;
+use crate::domain::effect::{Act, Effect, Reply, Timer};
+use crate::domain::event::{
+    Cause, Context, Desired, DesiredChanged, Event, Outcome, ServiceAdded, ServiceRemoved,
+};
+use crate::domain::id::{Digest, Generation, IntentId, ServiceId};
+use crate::domain::input::{OrderMark, StagedRelease, Wish};
+use crate::domain::intent::Action;
+use crate::domain::rejection::Rejection;
+use crate::domain::release::trial::{Failure, Releases, Trial};
+use crate::domain::release::{
+    OrderAccepted, Phase, ReleaseApplied, ReleaseFailed, ReleaseHealthy, ReleaseReturned,
+    ReleaseStaged, Step,
+};
+use crate::domain::seen::failed;
+use crate::domain::spec::{Kind, OnFailure};
+use crate::domain::text;
+use crate::domain::time::UnixMicros;
+
+/// What a return may take until it has failed, in milliseconds, where the spec that is returned to says less.
+const RETURN_MS_MIN: u64 = 60_000;
+
+impl Turn<'_> {
+    fn releases(&self, service: &ServiceId) -> Option<&Releases> {
+        let node = if self.loaded.contains(service) { &self.draft } else { self.node };
+        node.releases().get(service)
+    }
+
+    fn trial(&self, service: &ServiceId) -> Option<&Trial> {
+        self.releases(service)?.trial.as_deref()
+    }
+
+    /// Says whether a wish for a release may be taken, or what is answered without taking it.
+    pub(super) fn may_deploy(&self, wish: &Wish) -> Result<Option<Reply>, Rejection> {
+        let (Some(service), Some(generation)) = (wish.action.service(), wish.action.generation())
+        else {
+            return Ok(None);
+        };
+        if let Some(order) = &wish.order {
+            self.may_follow(order, wish.id, service, generation)?;
+        }
+        let Some(known) = self.releases(service).filter(|it| generation <= it.generation) else {
+            return Ok(None);
+        };
+        let mark = known.current.as_ref();
+        let is_so = mark.is_some_and(|mark| {
+            mark.generation == generation && Some(mark.release) == wish.action.release()
+        });
+        match (is_so && known.trial.is_none(), &wish.action) {
+            // Its id is so old that it was forgotten, and it is so.
+            (true, _) => Ok(Some(Reply::Outcome(Outcome::Done { changed: false }))),
+            (false, Action::Remove { .. }) if known.generation == generation => {
+                Ok(Some(Reply::Outcome(Outcome::Done { changed: false })))
+            }
+            (false, _) => Err(Rejection::StaleGeneration),
+        }
+    }
+
+    /// Checks an order against what was seen before.
+    fn may_follow(
+        &self,
+        order: &OrderMark,
+        intent: IntentId,
+        service: &ServiceId,
+        generation: Generation,
+    ) -> Result<(), Rejection> {
+        if let Some((term, controller)) = &self.head().term {
+            if order.term < *term {
+                return Err(Rejection::StaleTerm { term: order.term, seen: *term });
+            }
+            if order.term == *term && order.controller != *controller {
+                return Err(Rejection::ForkedTerm { term: *term, leads: controller.clone() });
+            }
+        }
+        let Some(known) = self.releases(service) else { return Ok(()) };
+        if known.plan.is_some_and(|(of, plan)| of == intent && plan != order.plan) {
+            return Err(Rejection::AnotherPlan);
+        }
+        if order.step == Step::Apply && known.generation == Generation(generation.0 + 1) {
+            return Err(Rejection::Returned);
+        }
+        Ok(())
+    }
+
+    /// Writes down that an order was taken.
+    pub(super) fn ordered(&mut self, wish: &Wish) {
+        let (Some(order), Some(service), Some(generation)) =
+            (&wish.order, wish.action.service(), wish.action.generation())
+        else {
+            return;
+        };
+        let body = OrderAccepted {
+            intent: wish.id,
+            generation,
+            release: wish.action.release(),
+            step: order.step,
+            plan: order.plan,
+            term: order.term,
+            controller: order.controller.clone(),
+            verified_at: order.verified_at,
+            wave: order.wave,
+        };
+        let cause = Some(Cause::Intent(wish.id));
+        let context = Context::service(service).because(cause, Some(wish.by.clone()));
+        self.emit(context, Event::OrderAccepted(body));
+    }
+
+    /// Does what the order of a return asks for.
+    pub(super) fn ordered_return(&mut self, wish: &Wish) -> Result<(), Rejection> {
+        let (Some(service), Some(generation)) = (wish.action.service(), wish.action.generation())
+        else {
+            return Ok(());
+        };
+        if let Some(order) = &wish.order {
+            self.may_follow(order, wish.id, service, generation)?;
+        }
+        let known = self.releases(service).map(|it| it.generation).unwrap_or_default();
+        if known > Generation(generation.0 + 1) {
+            return Err(Rejection::StaleGeneration);
+        }
+        if known < Generation(generation.0 + 1) {
+            let was_staging = self.trial(service).is_some_and(|trial| trial.trying.is_none());
+            self.ordered(wish);
+            match self.trial(service).map(|trial| trial.back.is_some()) {
+                Some(true) => self.stage(service),
+                Some(false) => self.end_in_failure(service, Code::NO_WAY_BACK),
+                None if was_staging => {
+                    let why = "the controller ordered the return";
+                    self.execute(wish.id, failed(Code::RETURNED, why, None));
+                }
+                None => {}
+            }
+        }
+        self.answer(wish.id, Reply::InProgress);
+        Ok(())
+    }
+
+    /// Begins with what was accepted.
+    pub(super) fn deploy(&mut self, wish: &Wish, older: Option<IntentId>) {
+        if let Some(older) = older {
+            let why = "a newer release took its place";
+            self.execute(older, failed(Code::SUPERSEDED, why, None));
+        }
+        let Some(service) = wish.action.service() else { return };
+        self.stage(service);
+    }
+
+    /// Returns the wish whose release is on its way.
+    pub(super) fn under_way(&self, service: &ServiceId) -> Option<IntentId> {
+        self.trial(service).map(|trial| trial.intent)
+    }
+
+    /// Asks for the files and the spec of what is on its way.
+    pub(super) fn stage(&mut self, service: &ServiceId) {
+        let Some(trial) = self.trial(service).filter(|trial| trial.trying.is_none()) else {
+            return;
+        };
+        let (generation, step) = (trial.generation, trial.step);
+        let (release, spec) = match (step, &trial.back) {
+            (Step::Apply, _) => (Some(trial.release), None),
+            (Step::Return, Some(back)) => (back.release, Some(back.spec)),
+            (Step::Return, None) => return,
+        };
+        let service = service.clone();
+        self.promise(Act::Stage { service, generation, step, release, spec });
+    }
+
+    /// Asks again for what an agent before this one had asked for.
+    pub(super) fn stage_again(&mut self) {
+        let releases = self.node.releases().iter();
+        let open = releases.filter(|(_, it)| it.trial.is_some()).map(|(id, _)| id.clone());
+        for service in open.collect::<Vec<_>>() {
+            self.stage(&service);
+        }
+    }
+
+    fn about_release(&self, service: &ServiceId) -> Context {
+        let intent = self.trial(service).map(|trial| trial.intent);
+        let by = intent.and_then(|intent| self.record(&intent)).and_then(|it| it.by.clone());
+        Context::service(service).because(intent.map(Cause::Intent), by)
+    }
+
+    /// Takes in that files and spec are here, or are not to be had.
+    pub(super) fn staged(
+        &mut self,
+        service: &ServiceId,
+        generation: Generation,
+        staged: Result<StagedRelease, (Code, String)>,
+    ) {
+        let Some(trial) = self.trial(service) else { return };
+        if trial.generation != generation || trial.trying.is_some() {
+            return; // Of a wish that something newer took the place of.
+        }
+        match staged {
+            Ok(staged) => self.switch(service, staged),
+            Err((code, why)) => self.not_staged(service, code, why),
+        }
+    }
+
+    fn not_staged(&mut self, service: &ServiceId, code: Code, why: String) {
+        let Some(trial) = self.trial(service) else { return };
+        let (intent, step) = (trial.intent, trial.step);
+        let why = text::brief(why, text::WHY_BYTES_MAX);
+        let body = ReleaseFailed {
+            generation: trial.generation,
+            release: trial.release,
+            step,
+            phase: Phase::Staging,
+            code: code.to_string(),
+            why: why.clone(),
+            instance: None,
+            result: None,
+            exit: None,
+            ran_ms: None,
+            tail: None,
+            returns: false,
+        };
+        let context = self.about_release(service);
+        self.emit(context, Event::ReleaseFailed(body));
+        let code = if step == Step::Return { Code::RETURN_FAILED } else { code };
+        self.execute(intent, failed(code, why, None));
+    }
+
+    /// Lets the service run from what was staged.
+    fn switch(&mut self, service: &ServiceId, staged: StagedRelease) {
+        let Some(spec) = self.spec(service) else { return };
+        let Some(trial) = self.trial(service).cloned() else { return };
+        let context = self.about_release(service);
+        let now = match trial.step {
+            Step::Apply => Some(trial.release),
+            Step::Return => trial.back.as_ref().and_then(|back| back.release),
+        };
+        if trial.step == Step::Apply {
+            let body = ReleaseStaged {
+                generation: trial.generation,
+                release: trial.release,
+                version: staged.version.clone(),
+                artifact: staged.artifact,
+                tree: staged.tree,
+                bytes: staged.bytes,
+                took_ms: self.now().ms_since(trial.since),
+            };
+            self.emit(context.clone(), Event::ReleaseStaged(body));
+        }
+        let deadline_ms = match trial.step {
+            Step::Apply => spec.verdict.healthy_deadline.0,
+            Step::Return => spec.verdict.healthy_deadline.0.max(RETURN_MS_MIN),
+        };
+        let judged = spec.health.iter().filter(|(_, rule)| rule.on_failure != OnFailure::Report);
+        let ordered = self.releases(service).and_then(|it| it.plan);
+        let plan = ordered.filter(|(of, _)| *of == trial.intent).map(|(_, plan)| plan);
+        let body = ReleaseApplied {
+            generation: trial.generation,
+            release: trial.release,
+            step: trial.step,
+            now,
+            version: staged.version,
+            spec: staged.digest,
+            min_healthy_ms: match trial.step {
+                Step::Apply => spec.verdict.min_healthy_time.0,
+                Step::Return => 0,
+            },
+            healthy_by: self.now().plus_ms(deadline_ms),
+            checks: match trial.step {
+                Step::Apply => judged.map(|(name, _)| name.clone()).collect(),
+                Step::Return => Vec::new(),
+            },
+            keep: spec.verdict.keep,
+            plan,
+            term: plan.and(self.head().term.as_ref().map(|(term, _)| *term)),
+        };
+        self.emit(context.clone(), Event::ReleaseApplied(body));
+        let up = if spec.kind == Kind::Oneshot { Desired::Completed } else { Desired::Running };
+        let known = self.service(service).filter(|known| !known.removed);
+        let is_current = known.is_some_and(|known| known.digest == staged.digest);
+        let wants = known.map(|known| (known.desired, known.generation));
+        if !is_current {
+            let body = ServiceAdded {
+                digest: staged.digest,
+                origin: staged.origin,
+                instances: spec.instances,
+                desired: up,
+                keeps: None,
+            };
+            self.emit(context.clone(), Event::ServiceAdded(body));
+            self.try_anew(service);
+        }
+        // What is deployed is to run; whoever wants it down says so afterwards.
+        if let Some((Desired::Stopped, generation)) = wants
+            && trial.step == Step::Apply
+        {
+            let generation = Generation(generation.0 + 1);
+            self.emit(context, Event::DesiredChanged(DesiredChanged { desired: up, generation }));
+        }
+        self.end_orphaned_alerts(service);
+        self.forget_orphaned_checks(service);
+    }
+
+    /// Judges what is on trial, as far as there is something to say.
+    pub(super) fn judge_releases(&mut self) {
+        let mut services: Vec<ServiceId> = self
+            .node
+            .releases()
+            .iter()
+            .chain(self.draft.releases())
+            .filter(|(_, it)| it.trial.is_some())
+            .map(|(id, _)| id.clone())
+            .collect();
+        services.sort();
+        services.dedup();
+        for service in services {
+            self.judge(&service);
+        }
+    }
+
+    fn judge(&mut self, service: &ServiceId) {
+        let Some(trial) = self.trial(service) else { return };
+        let Some(trying) = &trial.trying else { return };
+        let now = self.now();
+        let held = trying.held_since.map(|since| since.plus_ms(trying.min_healthy_ms));
+        if trying.broken.is_some() {
+            return self.fail(service);
+        }
+        match (trial.step, held.is_some_and(|held| held <= now)) {
+            (Step::Return, true) => self.returned(service),
+            (Step::Apply, true) => {
+                let generation = trial.generation;
+                let slots = self.service(service).into_iter().flat_map(|known| known.slots());
+                let mains = slots.filter_map(|(index, slot)| Some((index, slot.state.main()?)));
+                let first = mains.map(|(index, main)| (index, main.pid)).next();
+                let pid = first.map(|(_, pid)| pid);
+                self.repair(Act::ProveRelease { service: service.clone(), generation, pid });
+            }
+            (_, false) if trying.healthy_by <= now => self.fail(service),
+            (_, false) => {}
+        }
+    }
+
+    /// Takes in what the first instance runs: the release is good.
+    pub(super) fn proved(
+        &mut self,
+        service: &ServiceId,
+        generation: Generation,
+        running: Option<Digest>,
+    ) {
+        let now = self.now();
+        let Some(trial) = self.trial(service).filter(|trial| trial.generation == generation) else {
+            return;
+        };
+        let Some(trying) = &trial.trying else { return };
+        let Some(since) = trying.held_since else { return };
+        if trial.step != Step::Apply || since.plus_ms(trying.min_healthy_ms) > now {
+            return;
+        }
+        let (intent, body) = (
+            trial.intent,
+            ReleaseHealthy {
+                generation,
+                release: trial.release,
+                running,
+                ready_ms: since.ms_since(trying.since),
+                held_ms: now.ms_since(since),
+            },
+        );
+        let context = self.about_release(service);
+        self.emit(context, Event::ReleaseHealthy(body));
+        let changed = self.open(&intent).is_some_and(|open| open.changed);
+        self.execute(intent, Outcome::Done { changed });
+        self.promise(Act::PruneReleases { service: service.clone() });
+    }
+
+    fn returned(&mut self, service: &ServiceId) {
+        let Some(trial) = self.trial(service).cloned() else { return };
+        let body = ReleaseReturned {
+            generation: trial.generation,
+            release: trial.release,
+            to: trial.back.and_then(|back| back.release),
+            took_ms: self.now().ms_since(trial.since),
+        };
+        let context = self.about_release(service);
+        self.emit(context, Event::ReleaseReturned(body));
+        let Failure { why, exit } =
+            trial.failure.unwrap_or(Failure { why: String::new(), exit: None });
+        self.execute(trial.intent, failed(Code::RELEASE_RETURNED, why, exit));
+        self.promise(Act::PruneReleases { service: service.clone() });
+    }
+
+    /// Writes down that a release failed, and begins the return where there is one.
+    fn fail(&mut self, service: &ServiceId) {
+        let Some(trial) = self.trial(service).cloned() else { return };
+        let Some(trying) = &trial.trying else { return };
+        let returns = trial.step == Step::Apply && trial.back.is_some();
+        let code = Releases::code_of(trial.step, returns);
+        let broken = trying.broken.clone();
+        let late = || {
+            let all = trial.step == Step::Apply && trying.held_since.is_some();
+            match all {
+                true => "it was not healthy for long enough in its time".to_owned(),
+                false => "not all instances were healthy in time".to_owned(),
+            }
+        };
+        let why = broken.as_ref().map_or_else(late, |broken| broken.why.clone());
+        let why = text::brief(why, text::WHY_BYTES_MAX);
+        let exit = broken.as_ref().and_then(|broken| broken.exit);
+        let body = ReleaseFailed {
+            generation: trial.generation,
+            release: trial.release,
+            step: trial.step,
+            phase: trial.phase(),
+            code: code.to_string(),
+            why: why.clone(),
+            instance: broken.as_ref().map(|broken| broken.instance.clone()),
+            result: broken.as_ref().and_then(|broken| broken.result),
+            exit,
+            ran_ms: broken.as_ref().and_then(|broken| broken.ran_ms),
+            tail: None,
+            returns,
+        };
+        let context = self.about_release(service);
+        self.emit(context, Event::ReleaseFailed(body));
+        match returns {
+            true => self.stage(service),
+            false => self.execute(trial.intent, failed(code, why, exit)),
+        }
+    }
+
+    fn end_in_failure(&mut self, service: &ServiceId, code: Code) {
+        self.not_staged(service, code, "there is nothing to return to".to_owned());
+    }
+
+    /// Takes a service from the node.
+    pub(super) fn remove(&mut self, service: &ServiceId, context: Context) {
+        let Some(known) = self.service(service).filter(|known| !known.removed) else { return };
+        let digest = known.digest;
+        self.end_all_alerts(service);
+        self.emit(context, Event::ServiceRemoved(ServiceRemoved { digest }));
+    }
+
+    /// Adds the timers of trials that follow from where they stand now.
+    pub(super) fn time_releases(&self, effects: &mut Vec<Effect>) {
+        let deadline = |releases: Option<&Releases>| -> Option<UnixMicros> {
+            releases?.trial.as_ref()?.deadline()
+        };
+        let all = self.node.releases().keys().chain(self.draft.releases().keys());
+        let mut all: Vec<&ServiceId> = all.collect();
+        all.sort();
+        all.dedup();
+        for service in all {
+            let before = deadline(self.node.releases().get(service));
+            let after = deadline(self.releases(service));
+            let is_lost = self.reconciling && self.agent_is_new && after.is_some();
+            if before == after && !is_lost {
+                continue;
+            }
+            let timer = Timer::Release(service.clone());
+            effects.push(Effect::Repair(match after {
+                Some(at) => self.set_timer(timer, at),
+                None => Act::CancelTimer { timer },
+            }));
+        }
+    }
+}
