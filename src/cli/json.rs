@@ -8,6 +8,7 @@ pub mod error;
 pub mod event;
 pub mod history;
 mod release;
+mod rollout;
 pub mod status;
 pub mod stream;
 

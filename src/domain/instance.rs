@@ -612,7 +612,8 @@ impl Instance {
                 | Event::ReleaseHealthy(_)
                 | Event::ReleaseFailed(_)
                 | Event::ReleaseReturned(_)
-                | Event::ReleaseRefused(_),
+                | Event::ReleaseRefused(_)
+                | Event::Rollout(_),
             ) => None,
         }
     }

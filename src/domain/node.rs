@@ -338,7 +338,8 @@ impl Node {
             | Event::IntentRefused(_)
             | Event::LinesDropped(_)
             | Event::ReleaseStaged(_)
-            | Event::ReleaseRefused(_) => {}
+            | Event::ReleaseRefused(_)
+            | Event::Rollout(_) => {}
         }
         if let Some(forgotten) = self.seen.forget(at) {
             self.head.forgotten = self.head.forgotten.max(forgotten);

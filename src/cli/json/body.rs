@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::event::Beside;
-use super::{digest, exit, release, time};
+use super::{digest, exit, release, rollout, time};
 use crate::cli::screen::event::after;
 use crate::cli::screen::words::{full_intent, name_of, signal_name};
 use crate::domain::event::{
@@ -152,6 +152,7 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         | Event::ReleaseFailed(_)
         | Event::ReleaseReturned(_)
         | Event::ReleaseRefused(_) => release::data(event),
+        Event::Rollout(it) => rollout::data(it),
     }
 }
 

@@ -161,6 +161,7 @@ fn is_worth_a_line(event: Option<&Event>) -> bool {
             | Event::LogRetired(_)
             | Event::OrderAccepted(_)
             | Event::ReleaseStaged(_) => false,
+            Event::Rollout(it) => !it.event.is_detail(),
             Event::LogUnavailable(_)
             | Event::LogRecovered(_)
             | Event::ServiceRemoved(_)

@@ -541,3 +541,50 @@ pub struct Ended {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superseded_by: Option<IntentId>,
 }
+
+impl RolloutEvent {
+    /// Returns what led to it.
+    pub fn cause(&self) -> &Why {
+        match self {
+            Self::Planned(body) => &body.cause,
+            Self::Approved(body) | Self::Promoted(body) => &body.cause,
+            Self::Started(body) => &body.cause,
+            Self::TakenOver(body) => &body.cause,
+            Self::WaveStarted(body) => &body.cause,
+            Self::NodeStarted(body) => &body.cause,
+            Self::NodeHealthy(body) => &body.cause,
+            Self::NodeFailed(body) => &body.cause,
+            Self::NodeUnreachable(body) => &body.cause,
+            Self::NodeSeen(body) => &body.cause,
+            Self::NodeLost(body) => &body.cause,
+            Self::NodeReturned(body) => &body.cause,
+            Self::ReturnFailed(body) => &body.cause,
+            Self::LateJoined(body) => &body.cause,
+            Self::WaveSettled(body) => &body.cause,
+            Self::CheckMeasured(body) => &body.cause,
+            Self::CheckEnded(body) => &body.cause,
+            Self::WavePassed(body) => &body.cause,
+            Self::PromotionAwaited(body) => &body.cause,
+            Self::BudgetExceeded(body) => &body.cause,
+            Self::Paused(body) => &body.cause,
+            Self::Resumed(body) => &body.cause,
+            Self::RollbackStarted(body) => &body.cause,
+            Self::Stopping(body) => &body.cause,
+            Self::Ended(body) => &body.cause,
+        }
+    }
+
+    /// Returns on whose authority, where somebody commanded it.
+    pub fn by(&self) -> Option<&Actor> {
+        match self {
+            Self::Planned(body) => body.by.as_ref(),
+            Self::Approved(body) | Self::Promoted(body) => body.by.as_ref(),
+            Self::Paused(body) => body.by.as_ref(),
+            Self::Resumed(body) => body.by.as_ref(),
+            Self::RollbackStarted(body) => body.by.as_ref(),
+            Self::Stopping(body) => body.by.as_ref(),
+            Self::Ended(body) => body.by.as_ref(),
+            _ => None,
+        }
+    }
+}

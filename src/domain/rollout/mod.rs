@@ -10,20 +10,23 @@ mod decide;
 mod effect;
 mod event;
 mod evolve;
+mod fact;
 mod input;
 mod parameters;
 mod placement;
 mod plan;
 mod state;
 pub mod view;
+mod words;
 
 pub use self::decide::{Opening, SEEN_GRACE_MS, VERDICT_SLACK_MS};
 pub use self::effect::Effect;
 pub use self::event::*;
+pub use self::fact::RolloutFact;
 pub use self::input::{Command, Failure, Input, Measure, NodeReport, Observed, Rejection};
 pub use self::parameters::*;
 pub use self::placement::{Moves, Placement, Rollouts};
-pub use self::plan::{Plan, PlanError, PlanRequest, Retry, Wave, WaveKind};
+pub use self::plan::{PROOFS_MAX, Plan, PlanError, PlanRequest, Retry, Wave, WaveKind};
 pub use self::state::{At, CheckRun, IllegalEvent, NodeState, Phase, Rollout};
 
 pub use super::release::{ReleaseId, Step};

@@ -11,6 +11,9 @@ use super::parameters::{Amount, InvalidParameters, Order, Parameters};
 use crate::domain::id::{Digest, Generation, IntentId, NodeId, ServiceId};
 use crate::domain::selector::Roster;
 
+/// How many signed results of canaries an order carries at most: it has to fit a message.
+pub const PROOFS_MAX: usize = 16;
+
 /// All that a plan depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanRequest<'a> {
@@ -194,6 +197,12 @@ impl Plan {
             (Some(retry), _) => &retry.canary,
             (None, _) => &[],
         }
+    }
+
+    /// Returns the canaries whose signed results an order has room for: the first 16.
+    pub fn proofs(&self) -> &[NodeId] {
+        let canary = self.canary();
+        &canary[..canary.len().min(PROOFS_MAX)]
     }
 
     /// Returns the release that the way back leads to, if there is a way.

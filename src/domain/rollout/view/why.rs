@@ -1,13 +1,9 @@
 //! The chain of causes: from where a rollout stands back to what began it.
 
 use super::{At, Record, WhyView, written};
-use crate::domain::event::Exit;
 use crate::domain::id::NodeId;
 use crate::domain::origin::Origin;
-use crate::domain::rollout::event::{
-    Breach, BudgetExceeded, CheckEnded, CheckResult, Ended, RolloutEvent, Verdict, Why,
-};
-use crate::domain::rollout::input::Failure;
+use crate::domain::rollout::event::{Ended, RolloutEvent, Verdict, Why};
 use crate::domain::rollout::state::Rollout;
 
 /// How many links are told: a chain that long has long left what people ask for.
@@ -31,21 +27,21 @@ pub(super) fn chain(rollout: &Rollout, records: &[&Record]) -> Vec<WhyView> {
     let mut links = Vec::new();
     while let Some(record) = next.take().filter(|_| links.len() < LINKS_MAX) {
         let Some((kind, r#where, text, origin)) = told(record, rollout, records) else { break };
-        let cause = cause_of(&record.event);
+        let cause = record.event.cause();
         links.push(WhyView {
             at: Some(At(record.at)),
             kind,
             r#where,
             text,
             event: record.id.to_string(),
-            cause: cause.and_then(|cause| written(cause, records)),
+            cause: written(cause, records),
             origin,
         });
         match cause {
-            Some(Why::Fact(number)) => {
+            Why::Fact(number) => {
                 next = usize::try_from(*number).ok().and_then(|at| records.get(at)).copied();
             }
-            Some(Why::Report(event)) => {
+            Why::Report(event) => {
                 links.extend(report(record).map(|(kind, r#where, text)| WhyView {
                     at: None,
                     kind,
@@ -56,7 +52,7 @@ pub(super) fn chain(rollout: &Rollout, records: &[&Record]) -> Vec<WhyView> {
                     origin: None,
                 }));
             }
-            Some(Why::Intent(_) | Why::Time) | None => {}
+            Why::Intent(_) | Why::Time => {}
         }
     }
     links.reverse();
@@ -73,32 +69,7 @@ fn report(record: &Record) -> Option<(&'static str, String, String)> {
     let instance = failure.instance.as_ref();
     let r#where = instance.map_or(node.to_string(), |instance| format!("{instance}@{node}"));
     let kind = if failure.exit.is_some() { "instance_exited" } else { "release_failed" };
-    Some((kind, r#where, failure_text(failure)))
-}
-
-fn failure_text(failure: &Failure) -> String {
-    let ran =
-        failure.ran_ms.map(|ms| format!(", {}.{:02}s after start", ms / 1000, ms % 1000 / 10));
-    let ran = ran.unwrap_or_default();
-    let phase = match failure.phase.as_str() {
-        "" => "",
-        "staging" => ", before it was started",
-        "starting" => ", before it was ready",
-        "ready" | "holding" => ", before it counted as healthy",
-        _ => ", after it was healthy",
-    };
-    match failure.exit {
-        Some(Exit::Code(code)) => format!("exited with code {code}{ran}{phase}"),
-        Some(Exit::Signal { signal, .. }) => format!("was ended by signal {signal}{ran}{phase}"),
-        Some(Exit::Unknown) => format!("ended, nobody saw how{ran}{phase}"),
-        None => match failure.result.as_str() {
-            "deadline" => "gave no verdict in time".to_owned(),
-            "unreachable" => "is away".to_owned(),
-            "wrong_program" => "runs another program than the release has".to_owned(),
-            "returned" => "went back by itself".to_owned(),
-            other => format!("{other}{ran}{phase}"),
-        },
-    }
+    Some((kind, r#where, failure.text()))
 }
 
 type Told = (&'static str, Option<String>, String, Option<Origin>);
@@ -110,7 +81,7 @@ fn told(record: &Record, rollout: &Rollout, records: &[&Record]) -> Option<Told>
             let why = match body.cause {
                 Why::Report(_) => String::new(),
                 Why::Intent(_) | Why::Fact(_) | Why::Time => {
-                    format!(": it {}", failure_text(&body.failure))
+                    format!(": it {}", body.failure.text())
                 }
             };
             let free =
@@ -127,9 +98,9 @@ fn told(record: &Record, rollout: &Rollout, records: &[&Record]) -> Option<Told>
             let text = format!("node {} stayed away beyond its deadline", body.node);
             ("node_lost", on(&body.node), text, None)
         }
-        RolloutEvent::CheckEnded(body) => ("check_ended", None, check_text(body), None),
+        RolloutEvent::CheckEnded(body) => ("check_ended", None, body.text(), None),
         RolloutEvent::BudgetExceeded(body) => {
-            ("budget_exceeded", None, breach_text(body), body.origin.clone())
+            ("budget_exceeded", None, body.text(), body.origin.clone())
         }
         RolloutEvent::Paused(body) => {
             let text = match &body.by {
@@ -158,34 +129,6 @@ fn told(record: &Record, rollout: &Rollout, records: &[&Record]) -> Option<Told>
     })
 }
 
-fn check_text(body: &CheckEnded) -> String {
-    let what = match body.result {
-        CheckResult::Success => "passed",
-        CheckResult::Failed => "failed",
-        CheckResult::Inconclusive => "could not be judged",
-    };
-    format!("check {} {what} after wave {}", body.check, body.wave)
-}
-
-fn breach_text(body: &BudgetExceeded) -> String {
-    let nodes = |count: usize, what: &str| match count {
-        1 => format!("1 {what} node"),
-        count => format!("{count} {what} nodes"),
-    };
-    match &body.breach {
-        Breach::Failures => {
-            format!("{} > max_failures {}", nodes(body.failed.len(), "failed"), body.allowed)
-        }
-        Breach::Unreachable => {
-            let away = nodes(body.unreachable.len(), "unreachable");
-            format!("{away} > max_unreachable {}", body.allowed)
-        }
-        Breach::Canary => "the canary is not healthy".to_owned(),
-        Breach::Check(name) => format!("check {name} does not pass"),
-        Breach::Progress => "no node became healthy within progress_deadline".to_owned(),
-    }
-}
-
 fn end_text(body: &Ended, rollout: &Rollout, records: &[&Record]) -> String {
     let back = records.iter().rev().find_map(|record| match &record.event {
         RolloutEvent::RollbackStarted(body) => Some((record.at, body)),
@@ -207,20 +150,4 @@ fn end_text(body: &Ended, rollout: &Rollout, records: &[&Record]) -> String {
         },
         (Verdict::RolledBack | Verdict::Succeeded, _) => rollout.state().to_owned(),
     }
-}
-
-fn cause_of(event: &RolloutEvent) -> Option<&Why> {
-    Some(match event {
-        RolloutEvent::NodeFailed(body) => &body.cause,
-        RolloutEvent::ReturnFailed(body) => &body.cause,
-        RolloutEvent::NodeUnreachable(body) => &body.cause,
-        RolloutEvent::NodeLost(body) => &body.cause,
-        RolloutEvent::CheckEnded(body) => &body.cause,
-        RolloutEvent::BudgetExceeded(body) => &body.cause,
-        RolloutEvent::Paused(body) => &body.cause,
-        RolloutEvent::RollbackStarted(body) => &body.cause,
-        RolloutEvent::Stopping(body) => &body.cause,
-        RolloutEvent::Ended(body) => &body.cause,
-        _ => return None,
-    })
 }
