@@ -186,7 +186,6 @@ macro_rules! events {
         #[cfg(test)]
         impl $name {
             /// Returns each type with the JSON Schema of its body.
-            #[allow(dead_code, reason = "not every family of facts has its schemas checked in")]
             pub(crate) fn schemas() -> Vec<(&'static str, schemars::Schema)> {
                 vec![$( ($kind, schemars::schema_for!($body)), )*]
             }

@@ -32,6 +32,8 @@ pub use self::state::{At, CheckRun, IllegalEvent, NodeState, Phase, Rollout};
 pub use super::release::{ReleaseId, Step};
 
 #[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod tests;
