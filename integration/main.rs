@@ -17,6 +17,7 @@ mod kill;
 mod layering;
 mod layers;
 mod proof;
+mod releases;
 mod shop;
 mod signs;
 mod sockets;

@@ -47,6 +47,49 @@ fn a_call_reaches_the_agent_and_its_answer_the_caller() {
 }
 
 #[test]
+fn a_url_is_fetched_into_the_pipe_of_whoever_asks() {
+    use std::io::{Read as _, Write as _};
+
+    block_on(async {
+        let node = Node::start();
+        let mut agent = node.agent().await;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.unwrap();
+                let mut asked = [0; 1024];
+                assert!(stream.read(&mut asked).unwrap() > 0);
+                let answer = match number {
+                    0 => "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+                    _ => "HTTP/1.1 404 Not Found\r\n\r\n",
+                };
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        for (number, text) in [(1, "hello"), (2, "")] {
+            let (mut reader, writer) = std::io::pipe().unwrap();
+            let url = format!("http://{address}/web.tar");
+            let fetch = ToUplink::Fetch { ticket: Ticket(number), url, bytes_max: 100 };
+            agent.sender.send_with(&fetch, vec![writer.into()]).await.unwrap();
+            drop(fetch);
+            let told = loop {
+                match agent.receive().await {
+                    FromUplink::Published { ticket } => break (ticket, None),
+                    FromUplink::Refused { ticket, why } => break (ticket, Some(why)),
+                    _ => {}
+                }
+            };
+            assert_eq!(told.0, Ticket(number));
+            assert_eq!(told.1.is_none(), number == 1, "{told:?}");
+            let mut came = String::new();
+            reader.read_to_string(&mut came).unwrap();
+            assert_eq!(came, text);
+        }
+    });
+}
+
+#[test]
 fn events_leave_in_the_order_of_the_log() {
     block_on(async {
         let node = Node::start();

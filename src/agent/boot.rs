@@ -81,6 +81,7 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
     services.recall(&node);
     let mut authority =
         Authority::new(setup.fleet.clone(), setup.node.clone(), ring, trust.revoked.clone());
+    authority.enrol(trust.nodes.clone());
     authority.raise_floor(epoch.last_at);
     let incarnation = Incarnation::draw();
     let bus = setup.bus.as_ref().map(|bus| bus_config(bus, &setup)).transpose()?;

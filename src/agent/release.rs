@@ -30,6 +30,7 @@ use crate::domain::spec::Spec;
 use crate::domain::text;
 use crate::ipc::uplink::Ticket;
 use crate::wire::codec;
+use crate::wire::status::BusState;
 
 /// The longest word that people have for a release, in bytes.
 const VERSION_BYTES_MAX: usize = 64;
@@ -225,7 +226,15 @@ impl Agent {
         match self.voice.fetch(url, bytes_max, into) {
             Some(ticket) => drop(self.staging.downloads.insert(ticket, why)),
             // The other end of the pipe closes here.
-            None => drop(why.send("the uplink is away".to_owned())),
+            None => {
+                let away = match self.voice.state() {
+                    BusState::Off => {
+                        "a node without a bus has no uplink to fetch with: give it a file"
+                    }
+                    BusState::Connected { .. } | BusState::Away { .. } => "the uplink is away",
+                };
+                drop(why.send(away.to_owned()));
+            }
         }
     }
 
@@ -263,9 +272,10 @@ fn running(pid: u32) -> io::Result<Digest> {
     tree::digest_of(&mut File::open(format!("/proc/{pid}/exe"))?)
 }
 
-/// Says in an event what is wrong with the spec of a release.
+/// Says in an event, in a line, what is wrong with the spec of a release.
 pub(super) fn mistaken(mistakes: &[config::Mistake]) -> Refused {
     let code = mistakes.first().map_or(Code::BAD_MANIFEST, |mistake| mistake.code);
-    let why = config::render(mistakes, "nothing was deployed", None);
+    let told = mistakes.iter().map(|mistake| format!("{}: {}", mistake.place(), mistake.what));
+    let why = told.collect::<Vec<_>>().join("; ");
     Refused::new(code, text::brief(why, MISTAKES_BYTES_MAX))
 }

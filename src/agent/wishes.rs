@@ -1,7 +1,7 @@
 //! What comes in envelopes: judged, decided upon, refused, answered.
 
 use super::answers::ReplyTo;
-use super::authority::{Refusal, Signed, Verified, Way};
+use super::authority::{OrderRefusal, Refusal, Signed, Verified, VerifiedOrder, Way};
 use super::clock;
 use super::release;
 use super::task::{Agent, Promise};
@@ -12,6 +12,7 @@ use crate::domain::id::{EventId, IntentId, Principal, Seq, ServiceId};
 use crate::domain::input::{Decision, Input, OrderMark, Wish, World};
 use crate::domain::intent::{Action, ActorKind};
 use crate::domain::policy::Kind;
+use crate::domain::release::ReleaseRefused;
 use crate::domain::text;
 use crate::domain::time::{Now, UnixMicros};
 use crate::wire::envelope;
@@ -37,11 +38,20 @@ impl Agent {
                 }
                 Err(refusal) => self.refuse(now, refusal, &to),
             },
-            Kind::Intent | Kind::Order | Kind::Answer | Kind::Event | Kind::Beat | Kind::Trust => {
+            Kind::Order => match self.authority.order(bytes, way) {
+                Ok(verified) => {
+                    let to = own_inbox(to, &verified.controller.name);
+                    self.ordered(now, verified, way, to);
+                }
+                Err(refusal) => self.refuse_order(now, refusal, &to),
+            },
+            Kind::Intent | Kind::Answer | Kind::Event | Kind::Beat | Kind::Trust => {
                 match self.authority.intent(bytes, way, now.at) {
                     Ok(verified) => {
                         let to = own_inbox(to, &verified.actor.name);
-                        self.wish(now, verified, way, to, None);
+                        if let Err(refusal) = self.wish(now, verified, way, to.clone(), None) {
+                            self.refuse(now, refusal, &to);
+                        }
                     }
                     Err(refusal) => self.refuse(now, refusal, &to),
                 }
@@ -49,6 +59,41 @@ impl Agent {
         }
     }
 
+    /// Takes an order: the intent inside it is what is done, on the authority of whoever signed that.
+    fn ordered(&mut self, now: Now, verified: VerifiedOrder, way: Way, to: ReplyTo) {
+        let VerifiedOrder { intent, mark, controller } = verified;
+        let about = Some((mark.step, mark.term));
+        let action = &intent.payload.action;
+        let wish = Some((action.generation().unwrap_or_default(), action.release()));
+        let id = Some(intent.payload.id);
+        if let Err(refusal) = self.wish(now, intent, way, to.clone(), Some(mark)) {
+            let signed = Some(Signed { id, actor: controller });
+            let refusal = Refusal { signed, ..refusal };
+            self.refuse_order(now, OrderRefusal { refusal, about, wish }, &to);
+        }
+    }
+
+    /// Refuses an order: whoever sent it is answered, and at most once a minute and code the history says so.
+    fn refuse_order(&mut self, now: Now, refused: OrderRefusal, to: &ReplyTo) {
+        let OrderRefusal { refusal, about, wish } = refused;
+        let (Some((step, term)), Some(signed)) = (about, refusal.signed.clone()) else {
+            return self.refuse(now, refusal, to);
+        };
+        let (code, why) = (refusal.code.to_string(), refusal.why.clone());
+        let Some(count) = self.answer_refusal(now, refusal, to) else { return };
+        let (generation, release) = wish.unzip();
+        let release = release.flatten();
+        let intent = signed.id;
+        let body = ReleaseRefused { intent, generation, release, step, term, code, why, count };
+        let context = Context::default().because(None, Some(signed.actor));
+        let events = vec![(context, Event::ReleaseRefused(body))];
+        self.commit(now, Decision { events, effects: Vec::new() });
+    }
+
+    /// Decides on a wish that passed the gate.
+    ///
+    /// # Errors
+    /// Why it is not taken. Nothing changed.
     fn wish(
         &mut self,
         now: Now,
@@ -56,44 +101,41 @@ impl Agent {
         way: Way,
         to: ReplyTo,
         order: Option<OrderMark>,
-    ) {
+    ) -> Result<(), Refusal> {
         let Verified { payload: intent, digest, actor, objection } = verified;
         let seen = self.node.seen().get(&intent.id).is_some();
+        let refused = |code: Code, why: String| Refusal {
+            code,
+            why,
+            signed: Some(Signed { id: Some(intent.id), actor: actor.clone() }),
+        };
         // A repeat of a wish that was taken is answered from the log, however late it comes.
         if let Some(refusal) = objection
             && !seen
         {
-            return self.refuse(now, refusal, &to);
+            return Err(refusal);
         }
         if let Some(why) = self.outage()
             && !seen
             && !self.may_pass_an_outage(&actor, &intent.action)
         {
             let why = format!("the history cannot be written: {why}");
-            let signed = Some(Signed { id: Some(intent.id), actor });
-            return self.refuse(now, Refusal { code: Code::LOG_UNAVAILABLE, why, signed }, &to);
+            return Err(refused(Code::LOG_UNAVAILABLE, why));
         }
         // The core has no regular expressions, so the patterns of parameters are checked here.
         if let Action::Run { service, action, params } = &intent.action
             && !seen
             && let Some((spec, _)) = self.services.spec_of(service)
-            && let Err(refused) = super::launch::bind_action(&spec, action, params)
         {
-            let signed = Some(Signed { id: Some(intent.id), actor });
-            let refusal = Refusal { code: refused.code(), why: refused.to_string(), signed };
-            return self.refuse(now, refusal, &to);
+            super::launch::bind_action(&spec, action, params)
+                .map_err(|error| refused(error.code(), error.to_string()))?;
         }
-        let manifest = match self.manifest_of(&intent.action) {
-            Ok(manifest) => manifest,
-            Err((code, why)) => {
-                let signed = Some(Signed { id: Some(intent.id), actor });
-                return self.refuse(now, Refusal { code, why, signed }, &to);
-            }
-        };
+        let manifest =
+            manifest_of(&intent.action).map_err(|why| refused(Code::BAD_MANIFEST, why))?;
         let wish = Wish {
             id: intent.id,
             digest,
-            action: intent.action,
+            action: intent.action.clone(),
             issued_at: intent.iat,
             generation: None,
             expires_at: intent.exp,
@@ -108,42 +150,24 @@ impl Agent {
             reconciled: self.hands.met(),
             bus: self.setup.own_bus(),
         };
-        match self.node.decide(&world, Input::Wish(wish)) {
-            Ok(decision) => {
-                // On disk before an event names it.
-                let kept = manifest
-                    .filter(|_| !decision.events.is_empty())
-                    .map_or(Ok(()), |(service, bytes)| {
-                        self.services.releases().keep(&service, &bytes)
-                    });
-                if let Err(why) = kept {
-                    let why = format!("the release cannot be kept: {why}");
-                    let signed = Some(Signed { id: Some(intent.id), actor });
-                    return self.refuse(now, Refusal { code: Code::IO, why, signed }, &to);
-                }
-                self.answers.wait(intent.id, to);
-                let accepted = self.recorder.event_id(self.recorder.next());
-                let is_new = !decision.events.is_empty();
-                self.commit(now, decision);
-                if is_new {
-                    self.recorder.promise(Promise::Accepted(intent.id, accepted));
-                }
-            }
-            Err(rejection) => {
-                let signed = Some(Signed { id: Some(intent.id), actor });
-                let refusal =
-                    Refusal { code: rejection.code(), why: rejection.to_string(), signed };
-                self.refuse(now, refusal, &to);
-            }
+        let decision = self
+            .node
+            .decide(&world, Input::Wish(wish))
+            .map_err(|rejection| refused(rejection.code(), rejection.to_string()))?;
+        let is_new = !decision.events.is_empty();
+        if let Some((service, bytes)) = manifest.filter(|_| is_new) {
+            // On disk before an event names it.
+            let kept = self.services.releases().keep(service, bytes);
+            let why = |error| format!("the release cannot be kept: {error}");
+            kept.map_err(|error| refused(Code::IO, why(error)))?;
         }
-    }
-
-    /// Returns the manifest of a deploy, once it was found to read.
-    fn manifest_of(&self, action: &Action) -> Result<Option<(ServiceId, Vec<u8>)>, (Code, String)> {
-        let Action::Deploy { service, release, .. } = action else { return Ok(None) };
-        release::check_manifest(service, release)
-            .map(|_| Some((service.clone(), release.clone())))
-            .map_err(|why| (Code::BAD_MANIFEST, why))
+        self.answers.wait(intent.id, to);
+        let accepted = self.recorder.event_id(self.recorder.next());
+        self.commit(now, decision);
+        if is_new {
+            self.recorder.promise(Promise::Accepted(intent.id, accepted));
+        }
+        Ok(())
     }
 
     /// On a full disk the owner of the machine can still stop and restart.
@@ -157,6 +181,20 @@ impl Agent {
 
     /// Refuses a message: a counter, at most one event a minute and code, and an answer to a known signer.
     pub(super) fn refuse(&mut self, now: Now, refusal: Refusal, to: &ReplyTo) {
+        let (code, why) = (refusal.code.to_string(), refusal.why.clone());
+        let signed = refusal.signed.clone();
+        let Some((count, signed)) = self.answer_refusal(now, refusal, to).zip(signed) else {
+            return;
+        };
+        let why = text::brief(why, text::WHY_BYTES_MAX);
+        let body = IntentRefused { intent: signed.id, code, why, count };
+        let context = Context::default().because(None, Some(signed.actor));
+        let events = vec![(context, Event::IntentRefused(body))];
+        self.commit(now, Decision { events, effects: Vec::new() });
+    }
+
+    /// Counts and answers a refusal; returns how many of its kind an event has to stand for, when one is due.
+    fn answer_refusal(&mut self, now: Now, refusal: Refusal, to: &ReplyTo) -> Option<u64> {
         self.queries.refused += 1;
         let Refusal { code, why, signed } = refusal;
         let why = text::brief(why, text::WHY_BYTES_MAX);
@@ -164,31 +202,24 @@ impl Agent {
             (Some(signed), to) => {
                 let to = own_inbox(to.clone(), &signed.actor.name);
                 let cause = signed.id.unwrap_or(IntentId([0; 16]));
-                let reply = Reply::Refused { code: code.to_string(), why: why.clone() };
+                let reply = Reply::Refused { code: code.to_string(), why };
                 self.answers.reply(&to, cause, reply, &mut self.voice);
             }
             // Somebody at the local socket is told why; a stranger on the bus is not answered.
-            (None, ReplyTo::Local(caller, id)) => {
-                caller.refuse(*id, code.to_string(), why.clone());
-            }
+            (None, ReplyTo::Local(caller, id)) => caller.refuse(*id, code.to_string(), why),
             (None, ReplyTo::Bus(_) | ReplyTo::Nobody) => {}
         }
         // Before a signature has held, a message may not cost a row: anybody could fill the log.
-        let Some(signed) = signed else { return };
-        if self.outage.is_some() {
-            return;
+        if signed.is_none() || self.outage.is_some() {
+            return None;
         }
         let (last, count) = self.refusals.entry(code).or_insert((UnixMicros(0), 0));
         *count += 1;
         if now.at.ms_since(*last) < REFUSED_EVERY_MS {
-            return;
+            return None;
         }
         *last = now.at;
-        let count = std::mem::take(count);
-        let body = IntentRefused { intent: signed.id, code: code.to_string(), why, count };
-        let context = Context::default().because(None, Some(signed.actor));
-        let events = vec![(context, Event::IntentRefused(body))];
-        self.commit(now, Decision { events, effects: Vec::new() });
+        Some(std::mem::take(count))
     }
 
     /// Returns the event that says how far a wish is: while the log takes nothing, the last one that will.
@@ -205,6 +236,13 @@ impl Agent {
             self.recorder.promise(Promise::Outcome(intent, sealed));
         }
     }
+}
+
+/// Returns the manifest of a deploy, once it was found to read.
+fn manifest_of(action: &Action) -> Result<Option<(&ServiceId, &[u8])>, String> {
+    let Action::Deploy { service, release, .. } = action else { return Ok(None) };
+    release::check_manifest(service, release)?;
+    Ok(Some((service, release)))
 }
 
 /// An answer goes to an inbox of whoever signed, and nowhere else: or a caller could have it delivered as a call.

@@ -18,8 +18,6 @@ use crate::domain::signal::Signal;
 
 /// Verbs whose names are taken and whose function comes in a later version.
 const RESERVED: &[&str] = &[
-    "deploy",
-    "rollback",
     "rollout",
     "diff",
     "hold",
@@ -495,7 +493,7 @@ mod tests {
 
     #[test]
     fn a_reserved_verb_is_known_and_not_in_this_version() {
-        for line in ["smgr deploy web --artifact x", "smgr rollout show r-1", "smgr fleet"] {
+        for line in ["smgr diff web", "smgr rollout show r-1", "smgr fleet"] {
             let error = read(line).unwrap_err();
             assert_eq!((error.code, error.exit().number()), (Code::NOT_YET, 2), "{line}");
         }

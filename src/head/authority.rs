@@ -4,6 +4,8 @@
 //! strict decoding, issuer, fleet, audience, time, grant. The first that fails names itself and nothing is changed.
 //! Whether an id was seen before is the core's to say, since it is folded from the log.
 
+mod order;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,11 @@ use crate::domain::time::UnixMicros;
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX, EnvelopeError};
 use crate::wire::key::Keyring;
-use crate::wire::payload::{Ask, Audience, Intent, Mode, NODES_MAX, PAYLOAD_VERSION, Query};
+use crate::wire::payload::{
+    Ask, Audience, Enrolled, Intent, Mode, NODES_MAX, PAYLOAD_VERSION, Query,
+};
+
+pub use order::{OrderRefusal, VerifiedOrder};
 
 /// How far two clocks may differ, in milliseconds.
 pub const SKEW_MS: u64 = 30_000;
@@ -90,6 +96,8 @@ pub struct Authority {
     node: NodeId,
     ring: Keyring,
     revoked: Vec<Kid>,
+    /// The nodes that root enrolled.
+    roster: Vec<Enrolled>,
     buckets: BTreeMap<(Way, Kid), Bucket>,
     repeats: BTreeMap<Way, Repeats>,
     /// The highest time that the log knows: a clock below it is wrong.
@@ -100,7 +108,7 @@ impl Authority {
     pub fn new(fleet: FleetId, node: NodeId, ring: Keyring, revoked: Vec<Kid>) -> Self {
         let floor = UnixMicros::default();
         let (buckets, repeats) = (BTreeMap::new(), BTreeMap::new());
-        Self { fleet, node, ring, revoked, buckets, repeats, floor }
+        Self { fleet, node, ring, revoked, roster: Vec::new(), buckets, repeats, floor }
     }
 
     /// Raises the time below which this machine's clock is known to be wrong.

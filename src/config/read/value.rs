@@ -317,11 +317,6 @@ fn template(text: &str, names: Names) -> Result<(), Wrong> {
     })?;
     for (_, piece) in pieces {
         let Piece::Name(name) = piece else { continue };
-        if name == "release" && names.known.contains(&"service") {
-            let hint = "releases come with `smgr deploy`; write the path for now";
-            let what = "`${release}` is known, not in this version";
-            return Err(wrong(Code::RESERVED_KEY, what, hint));
-        }
         if !names.known.contains(&name) && !names.open {
             return Err(unknown_name(name, names.known.iter().copied()));
         }

@@ -88,6 +88,20 @@ impl Turn<'_> {
         Ok(())
     }
 
+    /// Checks the order of a wish that was taken before, and notes a newer leader.
+    pub(super) fn follow_order(&mut self, wish: &Wish) -> Result<(), Rejection> {
+        let (Some(order), Some(service), Some(generation)) =
+            (&wish.order, wish.action.service(), wish.action.generation())
+        else {
+            return Ok(());
+        };
+        self.may_follow(order, wish.id, service, generation)?;
+        if self.head().term.as_ref().is_none_or(|(term, _)| *term < order.term) {
+            self.ordered(wish);
+        }
+        Ok(())
+    }
+
     /// Writes down that an order was taken.
     pub(super) fn ordered(&mut self, wish: &Wish) {
         let (Some(order), Some(service), Some(generation)) =

@@ -10,4 +10,5 @@ mod anew;
 mod commands;
 mod lifecycle;
 mod meeting;
+mod release;
 mod whose;

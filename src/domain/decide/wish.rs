@@ -35,6 +35,9 @@ const ONESHOT_MS: u64 = 60 * 60_000;
 /// wish is answered without it.
 const DEPLOY_MS: u64 = 2 * 60 * 60_000;
 
+/// How long the id of a desired state is remembered at least, in milliseconds.
+const REMEMBERED_MS: u64 = 15 * 60_000;
+
 /// How long all services together may take to end, in milliseconds, before the wish is answered without it.
 const SHUTDOWN_MS: u64 = 10 * 60_000;
 
@@ -50,9 +53,12 @@ impl Turn<'_> {
             if record.digest != wish.digest {
                 return Err(Rejection::Replayed);
             }
-            let reply = match &record.progress {
+            let progress = record.progress.clone();
+            // The next leader goes on with the same wish, and has to be known from here on.
+            self.follow_order(&wish)?;
+            let reply = match progress {
                 Progress::Open(_) => Reply::InProgress,
-                Progress::Executed { outcome, .. } => Reply::Outcome(outcome.clone()),
+                Progress::Executed { outcome, .. } => Reply::Outcome(outcome),
             };
             self.answer(wish.id, reply);
             return Ok(());
@@ -77,7 +83,11 @@ impl Turn<'_> {
             digest: wish.digest,
             action: wish.action.clone().recorded(),
             release: wish.action.release(),
-            expires_at: wish.expires_at,
+            // A desired state has its generation; its id need not be remembered for ever.
+            expires_at: match wish.action.generation() {
+                Some(_) => wish.expires_at.min(self.now().plus_ms(REMEMBERED_MS)),
+                None => wish.expires_at,
+            },
             instances: Vec::new(),
             until,
             slots: Vec::new(),

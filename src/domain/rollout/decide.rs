@@ -64,7 +64,7 @@ impl Rollout {
             term,
         };
         let rollout = Self::new(&planned);
-        let mut events = vec![RolloutEvent::Planned(planned)];
+        let mut events = vec![RolloutEvent::Planned(Box::new(planned))];
         rollout.settle(now, &mut events);
         events
     }

@@ -17,7 +17,7 @@ events! {
     pub enum RolloutEvent;
 
     /// A wish became a plan.
-    "rollout.planned" critical Planned(Planned),
+    "rollout.planned" critical Planned(Box<Planned>),
     /// A second person agreed.
     "rollout.approved" critical Approved(Answered),
     /// The first order may go out.

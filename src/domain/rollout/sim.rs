@@ -283,7 +283,7 @@ impl World {
         }
         self.term += 1;
         self.leader = Rollout::replay(&self.log).map_err(|error| error.to_string())?;
-        let controller = node(if self.term % 2 == 0 { "c2" } else { "c1" });
+        let controller = node(if self.term.is_multiple_of(2) { "c2" } else { "c1" });
         let grace_ms = if self.switches.grace { 600_000 } else { 0 };
         self.input(&Input::TakenOver { controller, term: self.term, grace_ms })
     }
@@ -296,23 +296,23 @@ impl World {
             0..12 => self.resend(),
             12..34 => self.deliver_order(luck),
             34..40 if !self.orders.is_empty() => {
-                let (at, keep) = (luck % self.orders.len(), luck % 2 == 0);
+                let (at, keep) = (luck % self.orders.len(), luck.is_multiple_of(2));
                 let copy = self.orders[at].clone();
                 if keep {
-                    self.orders.push(copy)
+                    self.orders.push(copy);
                 } else {
-                    drop(self.orders.remove(at))
+                    drop(self.orders.remove(at));
                 }
                 Ok(())
             }
             40..60 => self.deliver_report(luck),
             60..66 if !self.reports.is_empty() => {
-                let (at, keep) = (luck % self.reports.len(), luck % 2 == 0);
+                let (at, keep) = (luck % self.reports.len(), luck.is_multiple_of(2));
                 let copy = self.reports[at].clone();
                 if keep {
-                    self.reports.push(copy)
+                    self.reports.push(copy);
                 } else {
-                    drop(self.reports.remove(at))
+                    drop(self.reports.remove(at));
                 }
                 Ok(())
             }

@@ -10,7 +10,7 @@ use crate::wire::codec::encode;
 use crate::wire::envelope::seal;
 use crate::wire::key::Signer;
 
-const NOW: UnixMicros = UnixMicros(1_795_356_130_000_000);
+pub(super) const NOW: UnixMicros = UnixMicros(1_795_356_130_000_000);
 
 const KINDS: [Kind; 7] =
     [Kind::Intent, Kind::Order, Kind::Query, Kind::Answer, Kind::Event, Kind::Beat, Kind::Trust];
@@ -25,12 +25,12 @@ const CLASSES: [KeyClass; 6] = [
 ];
 
 /// The key of each class is made of its place in [`CLASSES`].
-fn key_of(class: KeyClass) -> Signer {
+pub(super) fn key_of(class: KeyClass) -> Signer {
     let at = CLASSES.iter().position(|known| *known == class).unwrap();
     Signer::from_seed(&[u8::try_from(at).unwrap() + 1; 32])
 }
 
-fn alice() -> Signer {
+pub(super) fn alice() -> Signer {
     key_of(KeyClass::Human)
 }
 
@@ -47,7 +47,7 @@ fn web() -> ServiceId {
 }
 
 /// A gate where every class may do everything with `web` on `n1`, except to stop it.
-fn gate() -> Authority {
+pub(super) fn gate() -> Authority {
     let mut ring = Keyring::default();
     let verbs = vec![Verb::Start, Verb::Restart, Verb::Run, Verb::Status, Verb::Logs, Verb::Events];
     let grants = [Names::Only(vec![web()]), Names::All].map(|services| Grant {
@@ -115,7 +115,7 @@ fn query_code(gate: &mut Authority, bytes: &[u8]) -> Option<Code> {
 
 /// All of a gate but the counters of its rates.
 fn state(gate: &Authority) -> impl PartialEq + std::fmt::Debug + use<> {
-    let Authority { fleet, node, ring, revoked, buckets: _, repeats: _, floor } = gate;
+    let Authority { fleet, node, ring, revoked, roster: _, buckets: _, repeats: _, floor } = gate;
     (fleet.clone(), node.clone(), ring.clone(), revoked.clone(), *floor)
 }
 

@@ -267,7 +267,8 @@ fn a_pause_starts_no_new_node_lets_swaps_finish_and_stops_the_timer() {
 fn an_abort_works_in_every_state() {
     let manual = Parameters { auto_promote: false, ..by_name() };
     let asks = Parameters { require_approval: true, ..by_name() };
-    let reach: [(&str, Parameters, fn(&mut Run)); 7] = [
+    type Way = fn(&mut Run);
+    let reach: [(&str, Parameters, Way); 7] = [
         ("awaiting_approval", asks, |_| {}),
         ("canary", by_name(), |_| {}),
         ("awaiting_promotion", manual, |run| {

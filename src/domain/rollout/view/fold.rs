@@ -74,10 +74,8 @@ impl Fold {
         let at = Some(At(record.at));
         match &record.event {
             RolloutEvent::Started(_) => self.started_at = at,
-            RolloutEvent::TakenOver(body) => {
-                if self.led_by.last() != Some(&body.controller) {
-                    self.led_by.push(body.controller.clone());
-                }
+            RolloutEvent::TakenOver(body) if self.led_by.last() != Some(&body.controller) => {
+                self.led_by.push(body.controller.clone());
             }
             RolloutEvent::WaveStarted(body) if body.step == Step::Apply => {
                 if let Some(wave) = self.wave(body.wave) {

@@ -1,0 +1,247 @@
+//! Releases: taken up, judged, and left again.
+
+use std::sync::Arc;
+
+use super::site::*;
+use crate::domain::code::Code;
+use crate::domain::effect::{Act, Effect, Reply};
+use crate::domain::event::{Event, Exit, Outcome};
+use crate::domain::id::{Digest, Generation};
+use crate::domain::input::{Input, OrderMark, StagedRelease};
+use crate::domain::intent::Action;
+use crate::domain::rejection::Rejection;
+use crate::domain::release::{ReleaseId, Step};
+
+const HEALTHY_MS: u64 = 10_000;
+
+fn deploy(generation: u64, release: &str) -> Action {
+    Action::Deploy {
+        service: service("web"),
+        generation: Generation(generation),
+        release: release.as_bytes().to_vec(),
+        back_to: None,
+        emergency: None,
+    }
+}
+
+fn staged(site: &mut Site, generation: u64, digest: u8) {
+    site.specs.insert(service("web"), Arc::new(spec()));
+    site.tell(Input::Staged {
+        service: service("web"),
+        generation: Generation(generation),
+        staged: Ok(StagedRelease {
+            version: format!("v{digest}"),
+            digest: Digest([digest; 32]),
+            origin: "release".to_owned(),
+            artifact: None,
+            tree: None,
+            bytes: 0,
+        }),
+    });
+}
+
+/// Lets the running process be replaced by the next one.
+fn replaced(site: &mut Site, run: u64) {
+    if run > 1 {
+        site.exit("web", run - 1, Exit::Signal { signal: 15, core_dumped: false }, 100);
+    }
+    site.start("web", run);
+}
+
+fn proved(site: &mut Site, generation: u64) {
+    site.later(HEALTHY_MS);
+    let (service, generation) = (service("web"), Generation(generation));
+    site.tell(Input::Proved { service, generation, running: Some(Digest([7; 32])) });
+}
+
+/// A node on which release `a`, of generation 1, is good in run 1.
+fn with_a() -> Site {
+    let mut site = Site::empty();
+    site.wish(deploy(1, "a"));
+    staged(&mut site, 1, 11);
+    replaced(&mut site, 1);
+    proved(&mut site, 1);
+    site
+}
+
+fn current(site: &Site) -> Option<ReleaseId> {
+    site.node.releases()[&service("web")].current.as_ref().map(|mark| mark.release)
+}
+
+fn outcome(site: &Site) -> Option<Outcome> {
+    site.last.effects.iter().find_map(|effect| match effect.act() {
+        Act::Answer { reply: Reply::Outcome(outcome), .. } => Some(outcome.clone()),
+        _ => None,
+    })
+}
+
+fn asks_to_stage(site: &Site) -> Option<(Step, Option<ReleaseId>)> {
+    site.last.effects.iter().find_map(|effect| match effect {
+        Effect::Promise(Act::Stage { step, release, .. }) => Some((*step, *release)),
+        _ => None,
+    })
+}
+
+fn refusal(site: &mut Site, number: u8, action: Action) -> Rejection {
+    let wish = site.wish_of(number, action);
+    site.try_tell(Input::Wish(wish)).err().expect("it is refused")
+}
+
+#[test]
+fn a_release_is_good_after_its_time_and_the_facts_leave_its_manifest_out() {
+    let mut site = Site::empty();
+    site.wish(deploy(1, "a"));
+    assert_eq!(asks_to_stage(&site), Some((Step::Apply, Some(ReleaseId::of(b"a")))));
+    let accepted = site.last.events.iter().find_map(|(_, event)| match event {
+        Event::IntentAccepted(body) => Some(body.clone()),
+        _ => None,
+    });
+    assert_eq!(accepted.unwrap().action, deploy(1, ""));
+    staged(&mut site, 1, 11);
+    replaced(&mut site, 1);
+    site.later(HEALTHY_MS - 1);
+    site.tell(Input::Proved { service: service("web"), generation: Generation(1), running: None });
+    assert!(outcome(&site).is_none(), "not a millisecond too early");
+    proved(&mut site, 1);
+    assert_eq!(outcome(&site), Some(Outcome::Done { changed: true }));
+    assert_eq!(current(&site), Some(ReleaseId::of(b"a")));
+}
+
+#[test]
+fn one_that_ends_before_it_is_good_is_left_for_the_last_good_one() {
+    let mut site = with_a();
+    site.wish(deploy(2, "b"));
+    staged(&mut site, 2, 12);
+    replaced(&mut site, 2);
+    site.exit("web", 2, Exit::Code(1), 300);
+    assert!(site.events().contains(&"release.failed web".to_owned()), "{:?}", site.events());
+    assert_eq!(asks_to_stage(&site), Some((Step::Return, Some(ReleaseId::of(b"a")))));
+    assert_eq!(refusal(&mut site, 90, deploy(2, "b")), Rejection::StaleGeneration);
+    assert_eq!(refusal(&mut site, 91, deploy(3, "c")), Rejection::StaleGeneration);
+
+    staged(&mut site, 3, 11);
+    let run = site.at("web").last_run.0;
+    if site.state("web").main().is_none() {
+        site.start("web", run);
+    }
+    assert_eq!(current(&site), Some(ReleaseId::of(b"a")));
+    let Some(Outcome::Failed { code, exit, .. }) = outcome(&site) else {
+        panic!("{:?} {:?}", site.events(), site.state("web"))
+    };
+    assert_eq!((code, exit), (Code::RELEASE_RETURNED.to_string(), Some(Exit::Code(1))));
+}
+
+#[test]
+fn the_first_release_has_nothing_to_return_to() {
+    let mut site = Site::empty();
+    site.wish(deploy(1, "a"));
+    staged(&mut site, 1, 11);
+    replaced(&mut site, 1);
+    site.exit("web", 1, Exit::Code(1), 300);
+    let Some(Outcome::Failed { code, .. }) = outcome(&site) else { panic!("{:?}", site.events()) };
+    assert_eq!(code, Code::NO_WAY_BACK.to_string());
+}
+
+#[test]
+fn a_newer_release_takes_the_place_of_one_on_its_way_and_an_older_one_is_refused() {
+    let mut site = with_a();
+    site.wish(deploy(5, "b"));
+    site.wish(deploy(6, "c"));
+    let Some(Outcome::Failed { code, .. }) = outcome(&site) else { panic!("{:?}", site.events()) };
+    assert_eq!(code, Code::SUPERSEDED.to_string());
+    // What was fetched for the older one changes nothing any more.
+    staged(&mut site, 5, 12);
+    assert!(site.last.events.is_empty());
+    assert_eq!(refusal(&mut site, 90, deploy(4, "d")), Rejection::StaleGeneration);
+}
+
+#[test]
+fn what_runs_already_is_found_good_at_once() {
+    let mut site = with_a();
+    let before = site.state("web").clone();
+    site.wish(deploy(2, "a"));
+    staged(&mut site, 2, 11);
+    proved(&mut site, 2);
+    assert_eq!(outcome(&site), Some(Outcome::Done { changed: false }));
+    assert_eq!(*site.state("web"), before);
+}
+
+#[test]
+fn a_new_agent_asks_again_for_what_is_on_its_way() {
+    let mut site = with_a();
+    site.wish(deploy(2, "b"));
+    let run = kept_run("web", 1, None);
+    site.tell(Input::Reconcile(kept(1, true, vec![run])));
+    assert_eq!(asks_to_stage(&site), Some((Step::Apply, Some(ReleaseId::of(b"b")))));
+}
+
+#[test]
+fn orders_of_one_wish_follow_one_plan_and_the_highest_term() {
+    let mark = |step, plan: u8, term, controller: &str| OrderMark {
+        step,
+        plan: Digest([plan; 32]),
+        term,
+        controller: controller.parse().unwrap(),
+        verified_at: Default::default(),
+        wave: 1,
+    };
+    let mut site = with_a();
+    let order = |site: &mut Site, mark: OrderMark| {
+        let wish = site.wish_of(50, deploy(10, "b"));
+        let wish = crate::domain::input::Wish { order: Some(mark), ..wish };
+        site.try_tell(Input::Wish(wish)).map(|_| ()).err()
+    };
+    assert_eq!(order(&mut site, mark(Step::Apply, 1, 3, "c1")), None);
+    for (what, mark, expected) in [
+        ("a lower term", mark(Step::Apply, 1, 2, "c1"), Rejection::StaleTerm { term: 2, seen: 3 }),
+        (
+            "the same term of another",
+            mark(Step::Apply, 1, 3, "c2"),
+            Rejection::ForkedTerm { term: 3, leads: "c1".parse().unwrap() },
+        ),
+        ("another plan", mark(Step::Apply, 2, 3, "c1"), Rejection::AnotherPlan),
+    ] {
+        assert_eq!(order(&mut site, mark), Some(expected), "{what}");
+    }
+    // The next leader goes on with the same plan.
+    assert_eq!(order(&mut site, mark(Step::Apply, 1, 4, "c2")), None);
+    assert_eq!(site.node.head().term, Some((4, "c2".parse().unwrap())));
+    assert_eq!(order(&mut site, mark(Step::Return, 1, 4, "c2")), None);
+    assert_eq!(order(&mut site, mark(Step::Return, 1, 4, "c2")), None, "a repeat");
+    assert_eq!(order(&mut site, mark(Step::Apply, 1, 4, "c2")), Some(Rejection::Returned));
+    assert_eq!(current(&site), Some(ReleaseId::of(b"a")));
+}
+
+#[test]
+fn an_ordered_return_brings_back_what_was_good_before() {
+    let mut site = with_a();
+    site.wish(deploy(10, "b"));
+    staged(&mut site, 10, 12);
+    replaced(&mut site, 2);
+    proved(&mut site, 10);
+    assert_eq!(current(&site), Some(ReleaseId::of(b"b")));
+    let wish = site.wish_of(2, deploy(10, "b"));
+    let mark = OrderMark {
+        step: Step::Return,
+        plan: Digest([1; 32]),
+        term: 1,
+        controller: "c1".parse().unwrap(),
+        verified_at: site.now,
+        wave: 1,
+    };
+    site.tell(Input::Wish(crate::domain::input::Wish { order: Some(mark), ..wish }));
+    assert_eq!(asks_to_stage(&site), Some((Step::Return, Some(ReleaseId::of(b"a")))));
+    staged(&mut site, 11, 11);
+    replaced(&mut site, 3);
+    assert!(site.events().contains(&"release.returned web".to_owned()), "{:?}", site.events());
+    assert_eq!(current(&site), Some(ReleaseId::of(b"a")));
+}
+
+#[test]
+fn what_is_folded_of_releases_outlives_a_baseline() {
+    let mut site = with_a();
+    site.wish(deploy(2, "b"));
+    let mut restored = crate::domain::node::Node::default();
+    site.node.parts().into_iter().for_each(|part| restored.restore(part));
+    assert_eq!(restored, site.node);
+}

@@ -1,0 +1,253 @@
+//! Orders at the gate: each thing that is wrong with one has its own code.
+
+use serde_bytes::ByteBuf;
+
+use super::super::tests::{NOW, alice, gate, key_of};
+use super::*;
+use crate::domain::event::Context;
+use crate::domain::id::{BootId, Digest, EpochId, EventId, Kid, Seq};
+use crate::domain::policy::{Grant, Holder, KeyClass, Names};
+use crate::domain::release::{Phase, ReleaseFailed, ReleaseHealthy};
+use crate::domain::time::Now;
+use crate::wire::codec::encode;
+use crate::wire::envelope::seal;
+use crate::wire::key::Signer;
+
+fn controller() -> Signer {
+    key_of(KeyClass::Controller)
+}
+
+fn node_key() -> Signer {
+    Signer::from_seed(&[21; 32])
+}
+
+/// A gate that knows alice, who may deploy, the controller `somebody`, and the node n2 beside its own.
+fn fleet() -> Authority {
+    let mut gate = gate();
+    let grant = Grant { verbs: Names::All, services: Names::All, nodes: Names::All };
+    let deployer = Signer::from_seed(&[22; 32]);
+    for (signer, name, class, grants) in
+        [(&deployer, "ci", KeyClass::Ci, vec![grant]), (&node_key(), "n2", KeyClass::Node, vec![])]
+    {
+        let holder = Holder { name: name.parse().unwrap(), class, grants };
+        gate.ring.insert(signer.public(), holder);
+    }
+    let enrolled = |node: &str, kid: Kid| Enrolled {
+        node: node.parse().unwrap(),
+        kid,
+        labels: [("env".to_owned(), "prod".to_owned())].into(),
+    };
+    gate.enrol(vec![enrolled("n1", Kid([1; 16])), enrolled("n2", node_key().kid())]);
+    gate
+}
+
+fn deploy() -> Intent {
+    Intent {
+        v: PAYLOAD_VERSION,
+        id: IntentId([7; 16]),
+        iss: Signer::from_seed(&[22; 32]).kid(),
+        iat: NOW,
+        exp: NOW.plus_ms(60_000),
+        fleet: "acme".parse().unwrap(),
+        mode: Mode::Desired,
+        action: Action::Deploy {
+            service: "web".parse().unwrap(),
+            generation: Generation(42),
+            release: b"manifest".to_vec(),
+            back_to: None,
+            emergency: None,
+        },
+        audience: Audience::Select { selector: "env=prod".to_owned(), roster: Digest([0; 32]) },
+        note: String::new(),
+    }
+}
+
+fn inside(intent: &Intent) -> ByteBuf {
+    ByteBuf::from(seal(Kind::Intent, &encode(intent), &Signer::from_seed(&[22; 32])))
+}
+
+fn order() -> Order {
+    Order {
+        v: PAYLOAD_VERSION,
+        iss: controller().kid(),
+        iat: NOW,
+        fleet: "acme".parse().unwrap(),
+        node: "n1".parse().unwrap(),
+        intent: inside(&deploy()),
+        step: Step::Apply,
+        plan: Digest([9; 32]),
+        term: 3,
+        controller: "somebody".parse().unwrap(),
+        verified_at: NOW,
+        wave: 1,
+        canary: Vec::new(),
+    }
+}
+
+fn healthy(generation: u64, release: &[u8]) -> Event {
+    Event::ReleaseHealthy(ReleaseHealthy {
+        generation: Generation(generation),
+        release: ReleaseId::of(release),
+        running: None,
+        ready_ms: 1,
+        held_ms: 1,
+    })
+}
+
+/// The word of a node, signed by a key.
+fn word(origin: &str, event: &Event, signer: &Signer) -> ByteBuf {
+    let epoch = EpochId::new(1, 1);
+    let id = EventId { origin: origin.parse().unwrap(), epoch, seq: Seq(7) };
+    let now = Now { at: NOW, mono_ns: 1 };
+    let context = Context::service(&"web".parse().unwrap());
+    let record = EventRecord::of(id, now, BootId([1; 16]), &context, event);
+    ByteBuf::from(seal(Kind::Event, &encode(&record), signer))
+}
+
+fn code(order: &Order) -> Option<Code> {
+    let bytes = seal(Kind::Order, &encode(order), &controller());
+    fleet().order(&bytes, Way::Bus).err().map(|refused| refused.refusal.code)
+}
+
+#[test]
+fn an_order_inside_its_intent_is_taken() {
+    let bytes = seal(Kind::Order, &encode(&order()), &controller());
+    let taken = fleet().order(&bytes, Way::Bus).unwrap();
+    assert_eq!(taken.intent.payload, deploy());
+    assert_eq!(taken.intent.actor.name.as_str(), "ci", "it is done on the signer's authority");
+    assert_eq!((taken.mark.term, taken.mark.step), (3, Step::Apply));
+}
+
+#[test]
+fn each_order_that_goes_beyond_is_refused_by_its_own_code() {
+    let with = |intent: Intent| Order { intent: inside(&intent), ..order() };
+    let other_kind = ByteBuf::from(seal(Kind::Query, b"x", &alice()));
+    let by_nobody = ByteBuf::from(seal(Kind::Intent, &encode(&deploy()), &node_key()));
+    let foreign = Intent { iss: alice().kid(), ..deploy() };
+    let not_granted = ByteBuf::from(seal(Kind::Intent, &encode(&foreign), &alice()));
+    let cases = [
+        ("another version", Order { v: 9, ..order() }, Code::BAD_PAYLOAD),
+        ("wave 0", Order { wave: 0, ..order() }, Code::BAD_PAYLOAD),
+        ("another key's name", Order { iss: alice().kid(), ..order() }, Code::WRONG_ISSUER),
+        (
+            "another controller's name",
+            Order { controller: "c9".parse().unwrap(), ..order() },
+            Code::WRONG_ISSUER,
+        ),
+        (
+            "another fleet",
+            Order { fleet: "globex".parse().unwrap(), ..order() },
+            Code::WRONG_AUDIENCE,
+        ),
+        ("another node", Order { node: "n2".parse().unwrap(), ..order() }, Code::WRONG_AUDIENCE),
+        ("no intent inside", Order { intent: other_kind, ..order() }, Code::OUTSIDE_INTENT),
+        ("an intent of a node", Order { intent: by_nobody, ..order() }, Code::CLASS_MAY_NOT_SIGN),
+        ("no grant", Order { intent: not_granted, ..order() }, Code::NOT_GRANTED),
+        (
+            "an intent in another's name",
+            with(Intent { iss: alice().kid(), ..deploy() }),
+            Code::WRONG_ISSUER,
+        ),
+        (
+            "an intent of another fleet",
+            with(Intent { fleet: "globex".parse().unwrap(), ..deploy() }),
+            Code::WRONG_AUDIENCE,
+        ),
+        (
+            "an intent for other nodes",
+            with(Intent { audience: Audience::Nodes(vec!["n2".parse().unwrap()]), ..deploy() }),
+            Code::OUTSIDE_INTENT,
+        ),
+        (
+            "a selection that does not fit",
+            with(Intent {
+                audience: Audience::Select {
+                    selector: "env=test".to_owned(),
+                    roster: Digest([0; 32]),
+                },
+                ..deploy()
+            }),
+            Code::OUTSIDE_INTENT,
+        ),
+        (
+            "no selection",
+            with(Intent {
+                audience: Audience::Select { selector: String::new(), roster: Digest([0; 32]) },
+                ..deploy()
+            }),
+            Code::BAD_SELECTOR,
+        ),
+        (
+            "a wish that runs once",
+            with(Intent {
+                mode: Mode::Once,
+                action: Action::Restart { service: "web".parse().unwrap() },
+                ..deploy()
+            }),
+            Code::NOT_YET,
+        ),
+        (
+            "verified before it was signed",
+            with(Intent { iat: NOW.plus_ms(10 * SKEW_MS), ..deploy() }),
+            Code::OUTSIDE_INTENT,
+        ),
+    ];
+    for (what, order, expected) in cases {
+        assert_eq!(code(&order), Some(expected), "{what}");
+    }
+    assert_eq!(code(&order()), None);
+    let bytes = seal(Kind::Order, &encode(&order()), &alice());
+    let by_a_person = fleet().order(&bytes, Way::Bus).unwrap_err();
+    assert_eq!(by_a_person.refusal.code, Code::CLASS_MAY_NOT_SIGN);
+    assert!(by_a_person.about.is_none(), "it costs no row");
+}
+
+#[test]
+fn no_controller_goes_beyond_the_canary_without_its_word() {
+    let failed = Event::ReleaseFailed(ReleaseFailed {
+        generation: Generation(42),
+        release: ReleaseId::of(b"manifest"),
+        step: Step::Apply,
+        phase: Phase::Starting,
+        code: "E0701".to_owned(),
+        why: "it ended".to_owned(),
+        instance: None,
+        result: None,
+        exit: None,
+        ran_ms: None,
+        tail: None,
+        returns: true,
+    });
+    let good = healthy(42, b"manifest");
+    let key = node_key();
+    for (what, canary, is_taken) in [
+        ("no word", vec![], false),
+        ("a good word", vec![word("n2", &good, &key)], true),
+        ("a good and a bad one", vec![word("n2", &good, &key), word("n2", &failed, &key)], true),
+        ("a bad one alone", vec![word("n2", &failed, &key)], false),
+        ("of another release", vec![word("n2", &healthy(42, b"other"), &key)], false),
+        ("of another generation", vec![word("n2", &healthy(41, b"manifest"), &key)], false),
+        ("in another node's name", vec![word("n3", &good, &key)], false),
+        ("by the controller", vec![word("n2", &good, &controller())], false),
+        ("by another node's key", vec![word("n2", &good, &key_of(KeyClass::Node))], false),
+        ("garbage", vec![ByteBuf::from(vec![1, 2, 3])], false),
+    ] {
+        let order = Order { wave: 2, canary, ..order() };
+        let expected = (!is_taken).then_some(Code::CANARY_UNPROVEN);
+        assert_eq!(code(&order), expected, "{what}");
+    }
+    let hurried = Intent {
+        action: Action::Deploy {
+            service: "web".parse().unwrap(),
+            generation: Generation(42),
+            release: b"manifest".to_vec(),
+            back_to: None,
+            emergency: Some("the site is down".to_owned()),
+        },
+        ..deploy()
+    };
+    assert_eq!(code(&Order { wave: 2, intent: inside(&hurried), ..order() }), None);
+    assert_eq!(code(&Order { wave: 2, step: Step::Return, ..order() }), None);
+    let many = vec![word("n2", &good, &key); CANARY_MAX + 1];
+    assert_eq!(code(&Order { wave: 2, canary: many, ..order() }), Some(Code::BAD_PAYLOAD));
+}
