@@ -173,7 +173,8 @@ impl Builder<'_> {
 
     fn absolute(&mut self, path: &[&str], text: &str) -> Template {
         // What a name stands for is an absolute path, or the rest would not be one either.
-        if text.starts_with('/') || text.starts_with("${runtime}") {
+        let folders = ["/", "${runtime}", "${release}"];
+        if folders.iter().any(|folder| text.starts_with(folder)) {
             return Template::new(text);
         }
         match self.context.folder {
