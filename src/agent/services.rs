@@ -433,6 +433,7 @@ mod tests {
         }
         let found = LoadedService {
             spec,
+            rollouts: crate::domain::rollout::Rollouts::default(),
             digest: old,
             text: String::new(),
             origin: Origin::built_in(),

@@ -10,6 +10,7 @@ pub mod event;
 pub mod fleet;
 pub mod history;
 mod release;
+mod rollout;
 pub mod status;
 pub mod stream;
 

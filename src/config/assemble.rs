@@ -16,6 +16,7 @@ use crate::domain::code::Code;
 use crate::domain::id::{Digest, ServiceId};
 use crate::domain::origin::{Layer, Origin};
 use crate::domain::release::ReleaseId;
+use crate::domain::rollout::Rollouts;
 use crate::domain::spec::{Released, Spec};
 use crate::domain::text::printable;
 
@@ -80,6 +81,8 @@ pub struct Loaded {
 pub struct LoadedService {
     /// What is wanted.
     pub spec: Spec,
+    /// What it says about the fleet. No part of the spec: nothing of it changes what runs on a node.
+    pub rollouts: Rollouts,
     /// SHA-256 of `text`.
     pub digest: Digest,
     /// The spec in its one canonical form (JSON); reads back as `spec`. May hold secrets.
@@ -91,9 +94,14 @@ pub struct LoadedService {
 }
 
 impl LoadedService {
-    fn new(spec: Spec, origin: Origin, effective: BTreeMap<String, Effective>) -> Self {
+    fn new(
+        spec: Spec,
+        rollouts: Rollouts,
+        origin: Origin,
+        effective: BTreeMap<String, Effective>,
+    ) -> Self {
         let (text, digest) = canonical(&spec);
-        Self { spec, digest, text, origin, effective }
+        Self { spec, rollouts, digest, text, origin, effective }
     }
 
     /// Returns the values that somebody set, by key; all others are built in.
@@ -289,12 +297,13 @@ impl Assembler {
                 folder: draft.folder.as_deref(),
             };
             match build::build(&merged, &context) {
-                Ok(mut spec) => {
+                Ok((mut spec, rollouts)) => {
                     spec.release = self.releases.remove(&name);
                     listens.extend(shared::listens(&name, &spec, &merged));
                     loaded.warnings.extend(warnings(&merged, &spec, options));
                     let origin = draft.whole.origin();
-                    let service = LoadedService::new(spec, origin, merged.effective());
+                    let effective = merged.effective();
+                    let service = LoadedService::new(spec, rollouts, origin, effective);
                     loaded.services.insert(name.clone(), service);
                 }
                 Err(more) => self.mistakes.extend(more),

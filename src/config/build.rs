@@ -2,6 +2,7 @@
 
 mod alerts;
 mod health;
+mod rollouts;
 mod sockets;
 mod update;
 
@@ -13,6 +14,7 @@ use super::read::{self, Typed};
 use super::source::Place;
 use crate::domain::code::Code;
 use crate::domain::id::{ActionName, ServiceId};
+use crate::domain::rollout::Rollouts;
 use crate::domain::spec::{
     Account, Action, Credential, CredentialSource, DependsOn, Kind, Limits, Log, Millis, Param,
     Percent, Permille, Ready, ReadyBy, Reload, ReloadBy, Restart, RestartPolicy, Spec, Stop,
@@ -37,12 +39,15 @@ pub(super) struct Context<'a> {
     pub(super) folder: Option<&'a str>,
 }
 
-/// Builds the spec, or says all that is wrong.
-pub(super) fn build(merged: &Merged, context: &Context<'_>) -> Result<Spec, Vec<Mistake>> {
+/// Builds the spec and what it says about the fleet, or says all that is wrong.
+pub(super) fn build(
+    merged: &Merged,
+    context: &Context<'_>,
+) -> Result<(Spec, Rollouts), Vec<Mistake>> {
     let mut builder = Builder { merged, context, mistakes: Vec::new() };
-    let spec = builder.spec();
+    let (spec, rollouts) = (builder.spec(), rollouts::rollouts(&mut builder));
     match spec {
-        Some(spec) if builder.mistakes.is_empty() => Ok(spec),
+        Some(spec) if builder.mistakes.is_empty() => Ok((spec, rollouts)),
         _ => Err(builder.mistakes),
     }
 }
@@ -171,9 +176,8 @@ impl Builder<'_> {
 
     fn absolute(&mut self, path: &[&str], text: &str) -> Template {
         // What a name stands for is an absolute path, or the rest would not be one either.
-        if text.starts_with('/')
-            || ["${runtime}", "${release}"].iter().any(|name| text.starts_with(name))
-        {
+        let folders = ["/", "${runtime}", "${release}"];
+        if folders.iter().any(|folder| text.starts_with(folder)) {
             return Template::new(text);
         }
         match self.context.folder {

@@ -88,6 +88,12 @@ pub enum Kind {
     Size,
     /// Whole percent.
     Percent,
+    /// A number of nodes, or a share of them in whole percent.
+    Amount,
+    /// The same, or a list of them.
+    Amounts,
+    /// Any number.
+    Figure,
     /// Lines a second.
     Rate,
     /// Octal digits.
@@ -138,6 +144,9 @@ impl Kind {
             Self::Duration => "duration".to_owned(),
             Self::Size => "size".to_owned(),
             Self::Percent => "percent".to_owned(),
+            Self::Amount => "whole number or percent of nodes".to_owned(),
+            Self::Amounts => "whole number or percent of nodes, or a list of them".to_owned(),
+            Self::Figure => "number".to_owned(),
             Self::Rate => "lines a second".to_owned(),
             Self::Mode => "octal text".to_owned(),
             Self::Choice(choices) => {
@@ -180,7 +189,9 @@ impl Kind {
             Self::Name | Self::User => "\"web\"",
             Self::Names => "[\"web\"]",
             Self::Bool => "true",
-            Self::Version | Self::Integer(..) | Self::Number(..) => "1",
+            Self::Version | Self::Integer(..) | Self::Number(..) | Self::Amount => "1",
+            Self::Amounts => "[1, \"25%\"]",
+            Self::Figure => "0.5",
             Self::Duration => "\"30s\"",
             Self::Size => "\"512MiB\"",
             Self::Percent => "\"25%\"",

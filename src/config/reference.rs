@@ -263,6 +263,9 @@ fn value(key: &Key) -> Value {
             json!({ "type": "string", "pattern": "^(0|[0-9]+(KiB|MiB|GiB|kB|MB|GB))$" })
         }
         Kind::Percent => json!({ "type": "string", "pattern": "^[0-9]{1,3}%$" }),
+        Kind::Amount => amount_schema(),
+        Kind::Amounts => json!({ "anyOf": [amount_schema(), list(amount_schema())] }),
+        Kind::Figure => json!({ "type": "number" }),
         Kind::Rate => json!({ "type": "string", "pattern": "^[0-9]+/s$" }),
         Kind::Mode => json!({ "type": "string", "pattern": "^0?[0-7]{3}$" }),
         Kind::Choice(choices) => {
@@ -281,6 +284,13 @@ fn value(key: &Key) -> Value {
         schema["default"] = as_json(&default);
     }
     schema
+}
+
+fn amount_schema() -> Value {
+    json!({ "anyOf": [
+        { "type": "integer", "minimum": 0 },
+        { "type": "string", "pattern": "^[0-9]{1,3}%$" },
+    ] })
 }
 
 fn as_json(value: &toml_edit::Value) -> Value {

@@ -5,8 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::Deserializer;
-use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 use super::controller::{
@@ -130,46 +128,66 @@ pub struct Actor {
 }
 
 macro_rules! events {
-    ($( $(#[$doc:meta])* $kind:literal $critical:ident $variant:ident($body:ty), )*) => {
-        /// Every fact that this version can write and fold.
+    (
+        $(#[$of:meta])* pub enum $name:ident $(, $family:ident($family_of:ty) of $prefix:literal)?;
+        $( $(#[$doc:meta])* $kind:literal $critical:ident $variant:ident($body:ty), )*
+    ) => {
+        $(#[$of])*
         #[derive(Clone, Debug, PartialEq, Eq)]
-        pub enum Event {
+        pub enum $name {
             $( $(#[$doc])* $variant($body), )*
+            $(
+                #[doc = "A fact of a family that has types of its own; see its list of them."]
+                $family(Box<$family_of>),
+            )?
         }
 
-        impl Event {
-            /// Every type this version knows, with its critical bit.
-            pub const KINDS: &[(&str, bool)] = &[$( ($kind, is_critical!($critical)), )*];
+        impl $name {
+            /// Every type that is listed here, with its critical bit.
+            pub const KINDS: &[(&str, bool)] = &[$( ($kind, $crate::domain::event::is_critical!($critical)), )*];
 
             /// Returns the type, `noun.past_tense`.
             pub fn kind(&self) -> &'static str {
-                match self { $( Self::$variant(_) => $kind, )* }
+                match self {
+                    $( Self::$variant(_) => $kind, )*
+                    $( Self::$family(fact) => fact.kind(), )?
+                }
             }
 
             /// Says whether a version that does not know the type must refuse to fold past it.
             pub fn critical(&self) -> bool {
-                match self { $( Self::$variant(_) => is_critical!($critical), )* }
+                match self {
+                    $( Self::$variant(_) => $crate::domain::event::is_critical!($critical), )*
+                    $( Self::$family(fact) => fact.critical(), )?
+                }
             }
 
             /// Writes the body alone.
-            pub fn serialize_body<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                match self { $( Self::$variant(body) => body.serialize(serializer), )* }
+            pub fn serialize_body<S: ::serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self {
+                    $( Self::$variant(body) => ::serde::Serialize::serialize(body, serializer), )*
+                    $( Self::$family(fact) => fact.serialize_body(serializer), )?
+                }
             }
 
             /// Reads the body of a known type; `None` when this version does not know the type.
-            pub fn deserialize_body<'de, D: Deserializer<'de>>(
+            pub fn deserialize_body<'de, D: ::serde::Deserializer<'de>>(
                 kind: &[u8],
                 deserializer: D,
             ) -> Result<Option<Self>, D::Error> {
                 match kind {
-                    $( kind if kind == $kind.as_bytes() => <$body>::deserialize(deserializer).map(Self::$variant).map(Some), )*
+                    $( kind if kind == $kind.as_bytes() => <$body as ::serde::Deserialize>::deserialize(deserializer).map(Self::$variant).map(Some), )*
+                    $( kind if kind.starts_with($prefix) => {
+                        let fact = <$family_of>::deserialize_body(kind, deserializer)?;
+                        Ok(fact.map(Box::new).map(Self::$family))
+                    } )?
                     _ => Ok(None),
                 }
             }
         }
 
         #[cfg(test)]
-        impl Event {
+        impl $name {
             /// Returns each type with the JSON Schema of its body.
             pub(crate) fn schemas() -> Vec<(&'static str, schemars::Schema)> {
                 vec![$( ($kind, schemars::schema_for!($body)), )*]
@@ -187,7 +205,12 @@ macro_rules! is_critical {
     };
 }
 
+pub(crate) use {events, is_critical};
+
 events! {
+    /// Every fact of a node that this version can write and fold.
+    pub enum Event, Rollout(super::rollout::RolloutFact) of b"rollout.";
+
     /// A log, or a new epoch of it, began.
     "log.opened" critical LogOpened(LogOpened),
     /// A part of the whole folded state, at the head of a segment.

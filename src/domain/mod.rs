@@ -41,7 +41,8 @@ pub mod seen;
 
 pub mod tree;
 
+pub mod rollout;
 pub mod selector;
 
 #[cfg(test)]
-mod sim;
+pub(in crate::domain) mod sim;

@@ -346,7 +346,8 @@ impl Node {
             | Event::ControllerSteppedDown(_)
             | Event::NodeUnreachable(_)
             | Event::NodeSeen(_)
-            | Event::LogForked(_) => {}
+            | Event::LogForked(_)
+            | Event::Rollout(_) => {}
         }
         if let Some(forgotten) = self.seen.forget(at) {
             self.head.forgotten = self.head.forgotten.max(forgotten);

@@ -5,7 +5,7 @@
 
 mod agent;
 mod machine;
-mod rng;
+pub(in crate::domain) mod rng;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};

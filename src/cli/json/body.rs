@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::event::Beside;
-use super::{controller, digest, exit, release, time};
+use super::{controller, digest, exit, release, rollout, time};
 use crate::cli::screen::event::after;
 use crate::cli::screen::words::{full_intent, name_of, signal_name};
 use crate::domain::event::{
@@ -164,6 +164,7 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         | Event::NodeUnreachable(_)
         | Event::NodeSeen(_)
         | Event::LogForked(_) => controller::data(event),
+        Event::Rollout(it) => rollout::data(it),
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{actor, body, time};
-use crate::cli::screen::event::{cause_id, intent_of, severity, summary};
+use crate::cli::screen::event::{cause_id, intent_of, rollout_of, severity, summary};
 use crate::cli::screen::units::rfc3339;
 use crate::cli::screen::words::full_intent;
 use crate::domain::id::{EventId, FleetId};
@@ -46,7 +46,7 @@ pub fn event_json(record: &EventRecord, beside: &Beside<'_>) -> Value {
         "service": record.service.as_ref().map(|service| service.as_str()),
         "instance": record.index,
         "run": record.run.map(|run| run.0),
-        "rollout": null,
+        "rollout": rollout_of(event.as_ref()),
         "intent": intent_of(record, event.as_ref()).map(full_intent),
         "by": record.by.as_ref().map(actor),
         "cause": cause_id(record),

@@ -13,6 +13,7 @@ use crate::domain::event::{
     PartStarted, RunResult, StateName, StopPhase,
 };
 use crate::domain::id::{EventId, IntentId};
+use crate::domain::rollout::view::rollout_name;
 use crate::domain::text::printable;
 use crate::wire::payload::{Body, EventRecord};
 
@@ -227,6 +228,7 @@ pub(crate) fn clause(record: &EventRecord, event: Option<&Event>) -> String {
         | Event::NodeUnreachable(_)
         | Event::NodeSeen(_)
         | Event::LogForked(_) => controller::clause(event),
+        Event::Rollout(it) => format!("{} {}", rollout_name(it.rollout), it.event.text()),
     }
 }
 
@@ -320,6 +322,7 @@ pub(crate) fn severity(event: Option<&Event>) -> &'static str {
         | Event::NodeUnreachable(_)
         | Event::NodeSeen(_)
         | Event::LogForked(_) => controller::severity(event),
+        Event::Rollout(it) => it.event.severity(),
         Event::LogOpened(_)
         | Event::Baseline(_)
         | Event::LogRetired(_)
@@ -352,6 +355,14 @@ pub(crate) fn severity(event: Option<&Event>) -> &'static str {
     }
 }
 
+/// Returns the rollout that an event belongs to, as programs are told it, when it says so itself.
+pub(crate) fn rollout_of(event: Option<&Event>) -> Option<String> {
+    match event {
+        Some(Event::Rollout(it)) => Some(rollout_name(it.rollout)),
+        _ => None,
+    }
+}
+
 /// Returns the intent that an event belongs to, when it says so itself.
 pub(crate) fn intent_of(record: &EventRecord, event: Option<&Event>) -> Option<IntentId> {
     let told = match event {
@@ -363,6 +374,7 @@ pub(crate) fn intent_of(record: &EventRecord, event: Option<&Event>) -> Option<I
         Some(Event::ActionEnded(it)) => Some(it.intent),
         Some(Event::OrderAccepted(it)) => Some(it.intent),
         Some(Event::ReleaseRefused(it)) => it.intent,
+        Some(Event::Rollout(it)) => Some(it.rollout),
         _ => None,
     };
     told.or(match record.cause {

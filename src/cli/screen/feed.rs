@@ -162,6 +162,7 @@ fn is_worth_a_line(event: Option<&Event>) -> bool {
             | Event::OrderAccepted(_)
             | Event::ReleaseStaged(_)
             | Event::ControllerStarted(_) => false,
+            Event::Rollout(it) => !it.event.is_detail(),
             Event::LogUnavailable(_)
             | Event::LogRecovered(_)
             | Event::ServiceRemoved(_)

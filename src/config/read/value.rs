@@ -123,6 +123,22 @@ pub(super) fn typed(kind: Kind, key: &str, value: &Value, names: Names) -> Resul
         Kind::Percent => {
             quantity(Code::BAD_PERCENT, key, value, quantity::percent, "%", "%").map(Typed::Percent)
         }
+        Kind::Amount => amount(kind, key, value).map(Typed::Text),
+        Kind::Amounts => match value.as_array() {
+            None => amount(kind, key, value).map(|one| Typed::Texts(vec![one])),
+            Some(_) => {
+                let element = |value: &Value| {
+                    let at = |wrong: Wrong| Wrong { span: value.span(), ..wrong };
+                    amount(kind, key, value).map_err(at)
+                };
+                let all = list(kind, key, value)?.iter().map(element);
+                all.collect::<Result<_, _>>().map(Typed::Texts)
+            }
+        },
+        Kind::Figure => match value.as_float().or(value.as_integer().map(|n| n as f64)) {
+            Some(number) if number.is_finite() => Ok(Typed::Text(number.to_string())),
+            _ => Err(mismatch(kind, key, value)),
+        },
         Kind::Rate => {
             quantity(Code::BAD_RATE, key, value, quantity::rate, "/s", "/s").map(Typed::Rate)
         }
@@ -365,6 +381,19 @@ fn quantity<T>(
     }
     let hint = read("").err().unwrap_or_default();
     Err(wrong(code, format!("not {}", type_words(value)), hint))
+}
+
+/// Reads a number of nodes or a share of them, in the form in which it is written as a text.
+fn amount(kind: Kind, key: &str, value: &Value) -> Result<String, Wrong> {
+    match value {
+        Value::Integer(number) => u32::try_from(*number.value())
+            .map(|number| number.to_string())
+            .map_err(|_| out_of_range(kind, key, &number.value().to_string())),
+        Value::String(text) => quantity::percent(text.value())
+            .map(|percent| format!("{percent}%"))
+            .map_err(|hint| wrong(Code::BAD_PERCENT, "not readable as written", hint)),
+        _ => Err(mismatch(kind, key, value)),
+    }
 }
 
 fn choices_hint(choices: &[Choice]) -> String {

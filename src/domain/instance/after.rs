@@ -193,7 +193,8 @@ impl State {
                 | Event::ControllerSteppedDown(_)
                 | Event::NodeUnreachable(_)
                 | Event::NodeSeen(_)
-                | Event::LogForked(_),
+                | Event::LogForked(_)
+                | Event::Rollout(_),
             ) => None,
         }
     }

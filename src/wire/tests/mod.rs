@@ -2,5 +2,6 @@
 
 mod golden;
 mod pitfalls;
+mod rollouts;
 pub(super) mod samples;
 mod schemas;

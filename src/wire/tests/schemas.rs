@@ -7,7 +7,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::domain::event::Event;
+use crate::domain::id::IntentId;
 use crate::domain::release::Manifest;
+use crate::domain::rollout::RolloutEvent;
 use crate::wire::payload::{Answer, Beat, EventRecord, Intent, Order, Query, Trust};
 
 /// Written by the tests of `config`.
@@ -31,7 +33,30 @@ fn schemas() -> BTreeMap<String, Value> {
     let payloads = payloads.into_iter().map(|(name, schema)| (name.to_owned(), schema));
     let bodies =
         Event::schemas().into_iter().map(|(kind, schema)| (format!("event.{kind}"), schema));
-    payloads.chain(bodies).map(|(name, schema)| (format!("{name}.v1.json"), told(schema))).collect()
+    let facts = RolloutEvent::schemas().into_iter();
+    let facts = facts.map(|(kind, schema)| (format!("event.{kind}"), in_a_rollout(schema)));
+    payloads
+        .chain(bodies)
+        .chain(facts)
+        .map(|(name, schema)| (format!("{name}.v1.json"), told(schema)))
+        .collect()
+}
+
+/// Returns the schema of the body around a fact: `{rollout, fact}`.
+fn in_a_rollout(fact: schemars::Schema) -> schemars::Schema {
+    let mut fact = fact.to_value();
+    let definitions = fact.as_object_mut().and_then(|fact| fact.remove("$defs"));
+    let mut rollout = schemars::schema_for!(IntentId).to_value();
+    for part in [&mut fact, &mut rollout] {
+        part.as_object_mut().map(|part| part.remove("$schema"));
+    }
+    schemars::json_schema!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": { "rollout": rollout, "fact": fact },
+        "required": ["rollout", "fact"],
+        "$defs": definitions.unwrap_or_default(),
+    })
 }
 
 fn told(schema: schemars::Schema) -> Value {

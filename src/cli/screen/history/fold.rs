@@ -18,6 +18,7 @@ use crate::domain::event::{
 };
 use crate::domain::id::RunId;
 use crate::domain::intent::{Action, ActorKind};
+use crate::domain::rollout::view::rollout_name;
 use crate::wire::payload::EventRecord;
 
 /// Of so many intents the action is remembered; an older one is named by its id alone.
@@ -364,6 +365,13 @@ impl History {
                 let late = if it.timed_out { ", killed at its deadline" } else { "" };
                 let result = format!("{}{late}", exit_words(it.exit));
                 Told { ran_ms: Some(it.ran_ms), ..told(format!("action {}", it.action), result) }
+            }
+            Event::Rollout(it) => {
+                let name = format!("rollout {}", rollout_name(it.rollout));
+                match it.event.is_detail() {
+                    true => detail(name, it.event.text()),
+                    false => told(name, it.event.text()),
+                }
             }
             Event::AlertFired(it) => told("alert fired", short_alert(&it.alert)),
             Event::AlertResolved(it) => told("alert resolved", short_alert(&it.alert)),

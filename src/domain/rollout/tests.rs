@@ -1,0 +1,231 @@
+//! Given a plan and what happened, then the facts that follow.
+
+mod complaints;
+mod failures;
+mod plans;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::domain::event::{Actor, Exit};
+use crate::domain::id::{CheckName, Digest, EpochId, EventId, Generation, IntentId, NodeId, Seq};
+use crate::domain::intent::ActorKind;
+use crate::domain::selector::Roster;
+use crate::domain::time::UnixMicros;
+
+pub(super) const NEW: ReleaseId = ReleaseId(Digest([2; 32]));
+pub(super) const OLD: ReleaseId = ReleaseId(Digest([1; 32]));
+pub(super) const EXE: Digest = Digest([7; 32]);
+pub(super) const GENERATION: Generation = Generation(42);
+const BEGIN: UnixMicros = UnixMicros(1_795_000_000_000_000);
+
+pub(super) fn node(name: &str) -> NodeId {
+    name.parse().unwrap()
+}
+
+pub(super) fn names(nodes: usize) -> Vec<NodeId> {
+    (1..=nodes).map(|number| node(&format!("n{number}"))).collect()
+}
+
+pub(super) fn roster(nodes: usize) -> Roster {
+    let labels = |at: usize| BTreeMap::from([("zone".to_owned(), format!("z{}", at % 3))]);
+    names(nodes).into_iter().enumerate().map(|(at, node)| (node, labels(at))).collect()
+}
+
+/// A plan by name over so many nodes, with a release to go back to.
+pub(super) fn plan(nodes: usize, parameters: Parameters) -> Plan {
+    make(nodes, Some(OLD), None, None, parameters)
+}
+
+pub(super) fn make(
+    nodes: usize,
+    back_to: Option<ReleaseId>,
+    emergency: Option<&str>,
+    retry: Option<(BTreeSet<NodeId>, Retry)>,
+    parameters: Parameters,
+) -> Plan {
+    let roster = roster(nodes);
+    let (targets, retry) = match retry {
+        Some((targets, retry)) => (targets, Some(retry)),
+        None => (roster.keys().cloned().collect(), None),
+    };
+    Plan::new(&PlanRequest {
+        intent: IntentId([9; 16]),
+        service: "web".parse().unwrap(),
+        generation: GENERATION,
+        release: NEW,
+        running: Some(EXE),
+        back_to,
+        emergency: emergency.map(str::to_owned),
+        retry,
+        targets: &targets,
+        roster: &roster,
+        roster_digest: Digest([5; 32]),
+        parameters: &parameters,
+    })
+    .unwrap()
+}
+
+pub(super) fn by_name() -> Parameters {
+    Parameters { order: Order::Name, ..Parameters::default() }
+}
+
+/// A rollout with its facts and a clock.
+pub(super) struct Run {
+    pub(super) rollout: Rollout,
+    pub(super) facts: Vec<RolloutEvent>,
+    pub(super) now: UnixMicros,
+    seq: u64,
+}
+
+impl Run {
+    pub(super) fn of(plan: Plan) -> Self {
+        let healthy = Observed { release: plan.back_to, healthy: true };
+        let before = plan.targets().map(|node| (node.clone(), healthy.clone())).collect();
+        Self::open(plan, before, false)
+    }
+
+    pub(super) fn open(plan: Plan, before: BTreeMap<NodeId, Observed>, force: bool) -> Self {
+        let opening = Opening {
+            plan,
+            by: Some(person("alice")),
+            reason: String::new(),
+            origins: BTreeMap::new(),
+            before,
+            force,
+            controller: node("c1"),
+            term: 1,
+        };
+        let facts = Rollout::open(opening, BEGIN);
+        let rollout = Rollout::replay(&facts).unwrap().unwrap();
+        Self { rollout, facts, now: BEGIN, seq: 0 }
+    }
+
+    /// Takes an input and returns the types of the facts that followed.
+    pub(super) fn input(&mut self, input: &Input) -> Result<Vec<&'static str>, Rejection> {
+        let events = self.rollout.decide(self.now, input)?;
+        for event in &events {
+            self.rollout.evolve(event).unwrap();
+        }
+        let kinds = events.iter().map(|e| e.kind().strip_prefix("rollout.").unwrap()).collect();
+        self.facts.extend(events);
+        assert_eq!(
+            Rollout::replay(&self.facts).unwrap().as_ref(),
+            Some(&self.rollout),
+            "the log is not the state"
+        );
+        Ok(kinds)
+    }
+
+    pub(super) fn report(&mut self, name: &str, report: NodeReport) -> Vec<&'static str> {
+        self.seq += 1;
+        let (origin, epoch) = (node(name), EpochId(1));
+        let event = Some(EventId { origin, epoch, seq: Seq(self.seq) });
+        self.input(&Input::Node { node: node(name), event, report }).unwrap()
+    }
+
+    pub(super) fn healthy(&mut self, name: &str) -> Vec<&'static str> {
+        self.report(name, NodeReport::Applied { generation: GENERATION });
+        self.report(name, healthy())
+    }
+
+    pub(super) fn fails(&mut self, name: &str) -> Vec<&'static str> {
+        self.report(name, NodeReport::Applied { generation: GENERATION });
+        self.report(name, failed())
+    }
+
+    pub(super) fn returned(&mut self, name: &str) -> Vec<&'static str> {
+        self.report(name, returned())
+    }
+
+    pub(super) fn command(&mut self, command: Command) -> Result<Vec<&'static str>, Rejection> {
+        let (intent, by) = (IntentId([3; 16]), Some(person("bob")));
+        self.input(&Input::Command { intent, by, command })
+    }
+
+    pub(super) fn tick(&mut self, ms: u64) -> Vec<&'static str> {
+        self.now = self.now.plus_ms(ms);
+        self.input(&Input::Tick).unwrap()
+    }
+
+    /// Returns who has which order.
+    pub(super) fn orders(&self) -> Vec<(String, Step)> {
+        let effects = self.rollout.effects().into_iter();
+        effects
+            .filter_map(|effect| match effect {
+                Effect::Order { node, step, .. } => Some((node.to_string(), step)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(super) fn applies(&self) -> Vec<String> {
+        self.orders_of(Step::Apply)
+    }
+
+    pub(super) fn returns(&self) -> Vec<String> {
+        self.orders_of(Step::Return)
+    }
+
+    fn orders_of(&self, wanted: Step) -> Vec<String> {
+        let orders = self.orders().into_iter();
+        orders.filter(|(_, step)| *step == wanted).map(|(node, _)| node).collect()
+    }
+
+    pub(super) fn kinds(&self) -> Vec<&'static str> {
+        self.facts.iter().map(RolloutEvent::kind).collect()
+    }
+
+    pub(super) fn ended(&self) -> &Ended {
+        match self.facts.last() {
+            Some(RolloutEvent::Ended(ended)) => ended,
+            other => panic!("not ended: {other:?}"),
+        }
+    }
+}
+
+pub(super) fn person(name: &str) -> Actor {
+    Actor { kind: ActorKind::Human, name: name.parse().unwrap(), key: None, note: String::new() }
+}
+
+pub(super) fn healthy() -> NodeReport {
+    NodeReport::Healthy {
+        generation: GENERATION,
+        release: NEW,
+        running: EXE,
+        ready_ms: 2_000,
+        held_ms: 10_000,
+    }
+}
+
+pub(super) fn failed() -> NodeReport {
+    let failure = Failure {
+        exit: Some(Exit::Code(1)),
+        ran_ms: Some(311),
+        phase: "starting".to_owned(),
+        ..Failure::of("exit_code")
+    };
+    NodeReport::Failed { generation: GENERATION, failure }
+}
+
+pub(super) fn returned() -> NodeReport {
+    NodeReport::Returned {
+        generation: Generation(GENERATION.0 + 1),
+        to: Some(OLD),
+        took_ms: 40,
+        kept_serving: true,
+    }
+}
+
+pub(super) fn check(name: &str) -> (CheckName, Check) {
+    let check = Check {
+        probe: CheckProbe::Http { url: "http://probe.example/ok".to_owned() },
+        interval_ms: 5_000,
+        count: 3,
+        failure_limit: 0,
+        consecutive_error_limit: 1,
+        on_inconclusive: OnInconclusive::Pause,
+        dry_run: false,
+    };
+    (name.parse().unwrap(), check)
+}

@@ -1,0 +1,150 @@
+//! What every plan holds, whatever the roster and the parameters.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn amounts() -> impl Strategy<Value = Amount> {
+    prop_oneof![(1u32..6).prop_map(Amount::Count), (1u8..=100).prop_map(Amount::Percent)]
+}
+
+prop_compose! {
+    fn parameters()(
+        canary in prop_oneof![Just(Amount::Count(0)), amounts()],
+        max_parallel in proptest::collection::vec(amounts(), 1..4),
+        spread in any::<bool>(),
+        order in prop_oneof![Just(Order::Name), Just(Order::StableHash), Just(Order::Shuffle)],
+    ) -> Parameters {
+        let spread_by = spread.then(|| "zone".to_owned());
+        Parameters { canary, max_parallel, spread_by, order, ..Parameters::default() }
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_target_is_in_exactly_one_wave(nodes in 1usize..60, parameters in parameters()) {
+        let plan = plan(nodes, parameters);
+        let mut targets: Vec<_> = plan.targets().cloned().collect();
+        targets.sort();
+        let mut all = names(nodes);
+        all.sort();
+        prop_assert_eq!(targets, all);
+        prop_assert!(plan.waves.iter().all(|wave| !wave.nodes.is_empty()));
+    }
+
+    #[test]
+    fn no_wave_is_larger_than_max_parallel(nodes in 1usize..60, parameters in parameters()) {
+        let plan = plan(nodes, parameters.clone());
+        let largest = parameters.max_parallel.iter().map(|size| size.batch_of(nodes)).max().unwrap();
+        for wave in plan.waves.iter().filter(|wave| wave.kind == WaveKind::Batch) {
+            prop_assert!(wave.nodes.len() <= largest);
+        }
+    }
+
+    #[test]
+    fn no_batch_takes_a_whole_zone_that_has_several_nodes(nodes in 1usize..60, given in parameters()) {
+        let plan = plan(nodes, Parameters { spread_by: Some("zone".to_owned()), ..given });
+        let roster = roster(nodes);
+        let zone = |node: &NodeId| roster[node]["zone"].clone();
+        for wave in plan.waves.iter().filter(|wave| wave.kind == WaveKind::Batch) {
+            for at in ["z0", "z1", "z2"] {
+                let whole = roster.keys().filter(|node| zone(node) == at).count();
+                let taken = wave.nodes.iter().filter(|node| zone(node) == at).count();
+                prop_assert!(whole <= 1 || taken < whole, "{at}: {taken} of {whole}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_request_gives_the_same_plan_and_digest(nodes in 1usize..60, given in parameters()) {
+        let (one, two) = (plan(nodes, given.clone()), plan(nodes, given));
+        prop_assert_eq!(one.digest(), two.digest());
+        prop_assert_eq!(one, two);
+    }
+}
+
+#[test]
+fn the_first_rollout_of_a_service_has_no_canary() {
+    let plan = make(4, None, None, None, by_name());
+    assert_eq!(plan.waves[0].kind, WaveKind::Batch);
+    assert!(plan.canary().is_empty());
+}
+
+#[test]
+fn sizes_are_shares_of_all_targets_and_the_last_one_repeats() {
+    let plan = plan(8, by_name());
+    let sizes: Vec<_> = plan.waves.iter().map(|wave| wave.nodes.len()).collect();
+    assert_eq!(sizes, [1, 1, 2, 2, 2]);
+}
+
+#[test]
+fn a_stable_hash_is_the_same_at_every_rollout_and_a_shuffle_is_not() {
+    let order = |order, intent| {
+        let (roster, parameters) = (roster(30), Parameters { order, ..by_name() });
+        let targets = roster.keys().cloned().collect();
+        let plan = Plan::new(&PlanRequest {
+            intent: IntentId([intent; 16]),
+            service: "web".parse().unwrap(),
+            generation: GENERATION,
+            release: NEW,
+            running: None,
+            back_to: Some(OLD),
+            emergency: None,
+            retry: None,
+            targets: &targets,
+            roster: &roster,
+            roster_digest: Digest([5; 32]),
+            parameters: &parameters,
+        });
+        let plan = plan.unwrap();
+        (plan.targets().cloned().collect::<Vec<_>>(), plan.seed)
+    };
+    assert_eq!(order(Order::StableHash, 1), order(Order::StableHash, 2));
+    assert_ne!(order(Order::Shuffle, 1), order(Order::Shuffle, 2));
+    assert_eq!(order(Order::Shuffle, 1).1, format!("shuffle {}", IntentId([1; 16])));
+}
+
+#[test]
+fn every_value_that_a_plan_depends_on_changes_its_digest() {
+    let base = plan(6, by_name());
+    let (name, rules) = check("rate");
+    let others = [
+        plan(5, by_name()),
+        make(6, None, None, None, by_name()),
+        make(6, Some(OLD), Some("down"), None, by_name()),
+        plan(6, Parameters { max_failures: Amount::Count(1), ..by_name() }),
+        plan(6, Parameters { max_unreachable: Amount::Percent(1), ..by_name() }),
+        plan(6, Parameters { bake_ms: 1, ..by_name() }),
+        plan(6, Parameters { auto_promote: false, ..by_name() }),
+        plan(6, Parameters { on_failure: OnFailure::Stop, ..by_name() }),
+        plan(6, Parameters { checks: [(name, rules)].into(), ..by_name() }),
+        Plan { release: OLD, ..base.clone() },
+        Plan { generation: Generation(43), ..base.clone() },
+        Plan { roster: Digest([6; 32]), ..base.clone() },
+    ];
+    let digests: BTreeSet<_> = others.iter().chain([&base]).map(Plan::digest).collect();
+    assert_eq!(digests.len(), others.len() + 1);
+}
+
+#[test]
+fn nothing_selected_or_not_enrolled_is_no_plan() {
+    let (roster, parameters) = (roster(2), by_name());
+    let request = |targets: BTreeSet<NodeId>| {
+        Plan::new(&PlanRequest {
+            intent: IntentId([9; 16]),
+            service: "web".parse().unwrap(),
+            generation: GENERATION,
+            release: NEW,
+            running: None,
+            back_to: None,
+            emergency: None,
+            retry: None,
+            targets: &targets,
+            roster: &roster,
+            roster_digest: Digest([5; 32]),
+            parameters: &parameters,
+        })
+    };
+    assert_eq!(request(BTreeSet::new()), Err(PlanError::Empty));
+    assert_eq!(request([node("n9")].into()), Err(PlanError::NotEnrolled(node("n9"))));
+}
