@@ -126,7 +126,10 @@ fn a_bad_binary_is_left_again_by_the_node_itself() {
 
     // One that never says that it is ready has its time, and no more.
     let deaf = spec.replace("web.toml", "deaf.toml");
-    let text = fs::read_to_string(&spec).unwrap().replace("\"5s\"", "\"1s\"");
+    let text = fs::read_to_string(&spec)
+        .unwrap()
+        .replace("\"5s\"", "\"1s\"")
+        .replace("\"2s\"", "\"500ms\"");
     fs::write(&deaf, format!("{text}[ready]\nby = \"notify\"\n")).unwrap();
     let two = archive(&machine, "two", &good("2")).display().to_string();
     deploy(&machine, 10, "2.0", &two, &deaf);

@@ -136,7 +136,7 @@ fn strangers(node: &Node) -> Vec<Case> {
         case("signed by a stranger", "E0304", sealed(Kind::Intent, &Signer::from_seed(&[9; 32]))),
         case("signed by a key that was taken back", "E0305", sealed(Kind::Intent, &node.former)),
         case("signed by the node itself", "E0307", sealed(Kind::Intent, &node.node)),
-        case("an order", "E0303", sealed(Kind::Order, &node.operator)),
+        case("an order signed by a person", "E0307", sealed(Kind::Order, &node.operator)),
         case("an event as a wish", "E0303", sealed(Kind::Event, &node.node)),
         case("an answer as a wish", "E0303", sealed(Kind::Answer, &node.node)),
         case("a beat as a wish", "E0303", sealed(Kind::Beat, &node.node)),
