@@ -53,9 +53,13 @@ impl Disk for FileDisk {
         let mut end = 0;
         loop {
             match rustix::fs::seek(&file, Data(end)) {
-                Ok(begin) => end = rustix::fs::seek(&file, Hole(begin))?,
+                Ok(begin) => match rustix::fs::seek(&file, Hole(begin)) {
+                    Ok(hole) => end = hole,
+                    Err(_) => return Ok(file.metadata()?.len()),
+                },
                 Err(rustix::io::Errno::NXIO) => return Ok(end),
-                Err(error) => return Err(error.into()),
+                // Then nothing of it is taken for unwritten.
+                Err(_) => return Ok(file.metadata()?.len()),
             }
         }
     }

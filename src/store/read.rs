@@ -305,18 +305,27 @@ pub(crate) fn meta_of(pages: &PageFile, path: &Path) -> Result<SegmentMeta, Read
         rows.iter().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| value.clone())
     });
     let mut meta = meta.map_err(malformed)?;
+    if meta.sealed {
+        return Ok(meta);
+    }
     let stands = meta.head.size();
-    pages
-        .walk("events", Some(stands + 1), |leaf| {
-            let mut follows = leaf.is_sound;
-            leaf.entries(|key, row| {
-                let seq = key.try_into().map_or(0, u64::from_le_bytes);
-                follows &= seq <= stands || meta.follow(seq, row);
-                if follows { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            });
-            if follows { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })
-        .map_err(ReadError::io(path))?;
+    let (mut is_cut, mut is_foreign) = (false, false);
+    let walked = pages.walk("events", Some(stands + 1), |leaf| {
+        is_cut |= !leaf.is_sound;
+        if is_cut {
+            return ControlFlow::Break(());
+        }
+        let is_whole = leaf.entries(|key, row| {
+            let seq = key.try_into().map_or(0, u64::from_le_bytes);
+            // A row that does not follow on a page that is sound is no row of this log.
+            is_foreign = seq > stands && !meta.follow(seq, row);
+            if is_foreign { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        is_cut |= !is_whole && !is_foreign;
+        if is_cut || is_foreign { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let faults = walked.map_err(ReadError::io(path))?;
+    meta.is_cut = is_cut || !faults.is_empty();
     Ok(meta)
 }
 

@@ -198,6 +198,8 @@ pub(crate) struct SegmentMeta {
     pub(crate) base: Frontier,
     /// The tree after the last row. In `meta` it stands as it was at most [`HEAD_STRIDE`] rows before.
     pub(crate) head: Frontier,
+    /// Damage behind the head hides what follows it.
+    pub(crate) is_cut: bool,
     pub(crate) baseline: u64,
     pub(crate) predecessor: Option<Predecessor>,
     pub(crate) sealed: bool,
@@ -233,7 +235,7 @@ impl SegmentMeta {
             None => None,
         };
         let sealed = get(key::FOOTER).is_some();
-        Ok(Self { epoch, base, head, baseline, predecessor, sealed })
+        Ok(Self { epoch, base, head, is_cut: false, baseline, predecessor, sealed })
     }
 
     /// Takes the next row into the head; says whether it is the one that follows.

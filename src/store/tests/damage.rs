@@ -95,6 +95,32 @@ fn a_flipped_byte_in_a_file_that_was_not_closed_is_reported_too() {
 }
 
 #[test]
+fn damage_behind_the_head_that_stands_in_the_file_blames_no_other_row() {
+    let place = Place::new();
+    let open = place.open();
+    (1..=600).for_each(|n| open.append(n));
+    let path = place.segments()[0].clone();
+    let live = std::fs::read(&path).unwrap();
+    drop(open);
+    for seq in [1, 17, 300] {
+        let mut bytes = live.clone();
+        let found = bytes.windows(row(seq).len()).rposition(|window| window == row(seq)).unwrap();
+        bytes[found + 5] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let report = verified(&place, &[]);
+        let blamed: Vec<_> = report
+            .faults
+            .iter()
+            .filter_map(
+                |fault| if let Fault::Event { at, .. } = fault { Some(at.seq.0) } else { None },
+            )
+            .collect();
+        assert_eq!(blamed, [seq], "{:?}", report.faults);
+        assert_eq!(report.epochs[0].rows, 600);
+    }
+}
+
+#[test]
 fn an_edited_row_is_named() {
     let place = Place::new();
     let files = place.three_segments();

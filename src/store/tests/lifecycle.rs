@@ -106,13 +106,19 @@ fn a_segment_begins_with_its_baseline_and_the_one_before_is_sealed() {
 #[test]
 fn a_full_segment_is_told_once() {
     let mut place = Place::new();
-    place.options.segment_bytes = 64 << 10;
+    // Above what the smallest segment takes, or the one that is rolled to would be full as well.
+    place.options.segment_bytes = 256 << 10;
     let open = place.open();
     open.append(500);
-    open.append(1000);
-    open.roll(1001);
-    let notices = open.notices.try_iter();
-    let full = notices.filter(|notice| matches!(notice, LogNotice::SegmentFull)).count();
+    open.append(1500);
+    open.roll(1501);
+    let sizes: Vec<u64> =
+        place.segments().iter().map(|path| layout::allocated_bytes(path).unwrap()).collect();
+    assert!(sizes[0] >= 256 << 10 && sizes[1] < 256 << 10, "{sizes:?}");
+    let Open { log, notices, _writer: writer } = open;
+    // What the writer says comes behind what it makes durable: all of it is there when it has ended.
+    drop((log, writer));
+    let full = notices.iter().filter(|notice| matches!(notice, LogNotice::SegmentFull)).count();
     assert_eq!(full, 1);
 }
 

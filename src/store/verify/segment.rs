@@ -147,7 +147,9 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<T, String>, T: Into<Told>> Verifier<'_,
                 self.checkpoint(epoch, size, note);
             }
         }
-        let (next, complete) = self.rows(epoch, pages, path, (meta.head.size(), limit))?;
+        // Behind damage nobody can say how many rows there were.
+        let end = if meta.is_cut { u64::MAX } else { meta.head.size() };
+        let (next, complete) = self.rows(epoch, pages, path, (end, limit))?;
         epoch.is_sealed = meta.sealed;
         if is_whole {
             epoch.gap(next, meta.head.size() + 1, &mut self.report);
@@ -251,7 +253,9 @@ impl<F: FnMut(EventPos, &[u8]) -> Result<T, String>, T: Into<Told>> Verifier<'_,
             let at = epoch.pos(meta.head.size());
             self.report.add(Fault::Root { at, whose: "that stands beside them" });
         }
-        epoch.tree = meta.head.clone();
+        if !meta.is_cut {
+            epoch.tree = meta.head.clone();
+        }
         if meta.sealed {
             let rows = table_rows(pages, "meta").map_err(ReadError::io(path))?;
             let footer = Footer::of(meta).to_bytes();
