@@ -85,6 +85,7 @@ impl Turn<'_> {
         for (run, mut kept) in kept {
             let Some(instance) = self.instance(id) else { return };
             let is_known = instance.of_run(run).is_some();
+            let hands_over = instance.beside.is_some() || self.hands_over(&id.service);
             if !is_known && run <= instance.last_run {
                 match kept.ended {
                     Some(_) => self.promise(Act::Acknowledge { instance: id.clone(), run }),
@@ -105,7 +106,7 @@ impl Turn<'_> {
                 self.emit(Context::run(id, run), Event::InstanceStarting(body));
             }
             // Two of an instance that hands over may be side by side.
-            let may_stay = is_beside || (is_known && self.hands_over(&id.service));
+            let may_stay = is_beside || (is_known && hands_over);
             if !may_stay && kept.ended.is_none() && newest != Some(run) {
                 // Whoever asked for the newer one had seen the end of this one, which the log does not hold.
                 self.repair(Act::KillTree { instance: id.clone(), run });
@@ -181,7 +182,7 @@ impl Turn<'_> {
 
     /// Returns the end of a run that nobody can tell any more.
     fn unseen_end(&self, id: &InstanceId, run: RunId) -> Ended {
-        let main = self.state(id).and_then(State::main).filter(|main| main.run == run);
+        let main = self.of_run(id, run).and_then(State::main);
         Ended {
             exit: Exit::Unknown,
             usage: Usage::default(),

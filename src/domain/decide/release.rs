@@ -139,9 +139,15 @@ impl Turn<'_> {
             return Err(Rejection::StaleGeneration);
         }
         if known < Generation(generation.0 + 1) {
-            let was_staging = self.trial(service).is_some_and(|trial| trial.trying.is_none());
+            let own = |trial: &&Trial| trial.intent == wish.id;
+            let other = self.under_way(service).filter(|intent| *intent != wish.id);
+            let was_staging = self.trial(service).filter(own).is_some_and(|it| it.trying.is_none());
             self.ordered(wish);
-            match self.trial(service).map(|trial| trial.back.is_some()) {
+            if let Some(other) = other.filter(|other| self.under_way(service) != Some(*other)) {
+                let why = "the release before it was taken back";
+                self.execute(other, failed(Code::SUPERSEDED, why, None));
+            }
+            match self.trial(service).filter(own).map(|trial| trial.back.is_some()) {
                 Some(true) => self.stage(service),
                 Some(false) => self.end_in_failure(service, Code::NO_WAY_BACK),
                 None if was_staging => {

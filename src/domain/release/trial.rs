@@ -288,7 +288,8 @@ impl Releases {
             return;
         }
         self.generation = next;
-        let on_trial = self.trial.take().filter(|trial| trial.release == release);
+        // What another wish tries goes on, unless this one's release is what it would have replaced.
+        let on_trial = self.trial.take_if(|trial| trial.intent == body.intent);
         let runs = self.current.as_ref().is_some_and(|mark| mark.release == release);
         let back = match &on_trial {
             Some(trial) => trial.back.clone(),
