@@ -40,10 +40,14 @@ pub(super) async fn down(context: &Context, out: Out) -> Result<ExitCode, CliErr
     }
     let began = Instant::now();
     let mut interrupts = Interrupts::watch()?;
-    shut_down_here(context).await?;
     let deadline = began + context.global.timeout.unwrap_or(END_WITHIN);
-    match interrupts.guard(all_down(&contexts, deadline)).await {
-        Ok(true) => {
+    let ended = async {
+        shut_down_here(context, deadline).await?;
+        Ok(all_down(&contexts, deadline).await)
+    };
+    match interrupts.guard(ended).await {
+        Ok(Err(error)) => Err(error),
+        Ok(Ok(true)) => {
             let took = began.elapsed().as_secs_f64();
             out.line(&format!(
                 "smgr and its services are down, {took:.2}s; what happened is kept in {}",
@@ -51,7 +55,7 @@ pub(super) async fn down(context: &Context, out: Out) -> Result<ExitCode, CliErr
             ));
             Ok(ExitCode::Done)
         }
-        Ok(false) => {
+        Ok(Ok(false)) => {
             Err(CliError::new(Code::STILL_RUNNING, "services are still stopping")
                 .next("smgr status"))
         }

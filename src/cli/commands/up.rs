@@ -461,9 +461,12 @@ fn print(lines: Vec<String>, out: Out) {
 }
 
 /// Asks every agent of this machine to end, the one that has the bus last.
-pub(super) async fn shut_down_here(context: &Context) -> Result<(), CliError> {
+pub(super) async fn shut_down_here(
+    context: &Context,
+    deadline: tokio::time::Instant,
+) -> Result<(), CliError> {
     match Fleet::read(context)? {
-        Some(wanted) => fleet::shut_down_all(context, &wanted).await,
+        Some(wanted) => fleet::shut_down_all(context, &wanted, Some(deadline)).await,
         None => shut_down(context).await,
     }
 }

@@ -143,14 +143,22 @@ pub(super) async fn up(
 }
 
 /// Ends every node of the fleet; the first last, whose bus the others use for their farewell.
-pub(super) async fn shut_down_all(context: &Context, fleet: &Fleet) -> Result<(), CliError> {
+pub(super) async fn shut_down_all(
+    context: &Context,
+    fleet: &Fleet,
+    deadline: Option<tokio::time::Instant>,
+) -> Result<(), CliError> {
     let contexts = fleet.contexts(context);
     let mut last = Ok(());
+    let mut ending = Vec::new();
     for node in contexts[1..].iter().filter(|node| alive(node).is_some()) {
-        last = shut_down(node).await.and(last);
+        match shut_down(node).await {
+            Ok(()) => ending.push(node),
+            Err(error) => last = Err(error),
+        }
     }
-    for node in &contexts[1..] {
-        until_down(node, None).await;
+    for node in ending {
+        until_down(node, deadline).await;
     }
     if alive(context).is_some() {
         last = shut_down(context).await.and(last);
@@ -158,8 +166,9 @@ pub(super) async fn shut_down_all(context: &Context, fleet: &Fleet) -> Result<()
     last
 }
 
+/// Ends the nodes that were started here.
 fn end_all(rising: &[Rising]) {
-    for node in rising {
+    for node in rising.iter().filter(|node| node.launcher.is_some()) {
         drop(terminate(&node.context));
     }
 }
@@ -409,7 +418,8 @@ async fn foreground(
                 let (context, fleet) = (context.clone(), fleet.clone());
                 ending = Some(tokio::spawn(async move {
                     match &fleet {
-                        Some(fleet) => shut_down_all(&context, fleet).await,
+                        // As long as it takes: whoever waits at the terminal can leave.
+                        Some(fleet) => shut_down_all(&context, fleet, None).await,
                         None => shut_down(&context).await,
                     }
                 }));
