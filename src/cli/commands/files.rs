@@ -22,6 +22,7 @@ use crate::domain::intent::Action;
 /// Supervises a command: writes its file, then makes the node match it.
 pub(super) async fn run(context: &Context, args: Run, out: Out) -> Result<ExitCode, CliError> {
     let began = Instant::now();
+    only_here(context, "run")?;
     let mut client = Client::connect(context, &Whom::default()).await?;
     let status =
         launch::status(&mut client).await.ok_or_else(|| super::super::context::not_up(context))?;
@@ -103,12 +104,25 @@ fn command(context: &Context, mut exec: Vec<String>) -> Result<config::Command, 
     })
 }
 
+/// Refuses another node: these verbs write files of this one.
+fn only_here(context: &Context, verb: &str) -> Result<(), CliError> {
+    if context.global.nodes.is_empty() {
+        return Ok(());
+    }
+    let own = context.own_node()?;
+    match context.global.nodes.iter().all(|node| *node == own) {
+        true => Ok(()),
+        false => Err(CliError::not_yet(&format!("`smgr {verb}` for another node"))),
+    }
+}
+
 /// Stops a service and removes its file.
 pub(super) async fn remove(
     context: &Context,
     service: ServiceId,
     out: Out,
 ) -> Result<ExitCode, CliError> {
+    only_here(context, "remove")?;
     let path = context.services.join(format!("{service}.toml"));
     if !path.exists() {
         if let Some(removed) = super::release::remove(context, &service, out).await {

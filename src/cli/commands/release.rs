@@ -135,6 +135,12 @@ async fn manifest(service: &ServiceId, args: &Deploy) -> Result<Manifest, CliErr
     }
     let artifact = match &args.artifact {
         Some(source) => Some(artifact(source).await?),
+        None if spec.contains("${release}") => {
+            let why = "it says `${release}`, and without an artifact there is no such folder";
+            return Err(CliError::new(Code::ARTIFACT_UNAVAILABLE, why)
+                .at(input.shown)
+                .hint("name what it runs: --artifact FILE"));
+        }
         None => None,
     };
     let named = artifact.as_ref().map(|artifact| artifact.sha256.to_string()[..12].to_owned());
