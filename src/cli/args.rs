@@ -2,6 +2,7 @@
 
 mod config;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -377,6 +378,40 @@ pub enum PartName {
     Uplink,
 }
 
+/// What the processes of a node and of a controller are started with.
+///
+/// The whole tree of commands would stay in the memory of each of them, half a megabyte that nothing asks for again.
+#[derive(Debug, Parser)]
+#[command(name = "smgr")]
+struct Part {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: PartCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PartCommand {
+    Agent(PartArgs),
+    Controller,
+}
+
+impl Part {
+    /// Reads the command line of a part; what it does not understand is for the whole tree to say.
+    fn parse(args: &[OsString]) -> Option<Cli> {
+        let name = args.get(1)?.to_str()?;
+        if !matches!(name, "agent" | "controller") {
+            return None;
+        }
+        let Self { global, command } = Self::try_parse_from(args).ok()?;
+        let command = match command {
+            PartCommand::Agent(args) => Command::Agent(args),
+            PartCommand::Controller => Command::Controller,
+        };
+        Some(Cli { global, command: Some(command) })
+    }
+}
+
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Parsed {
@@ -399,7 +434,11 @@ pub fn tree() -> clap::Command {
 ///
 /// # Errors
 /// When it was not understood, or names what this version does not have.
-pub fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Parsed, CliError> {
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, CliError> {
+    let args: Vec<_> = args.into_iter().collect();
+    if let Some(cli) = Part::parse(&args) {
+        return Ok(Parsed::Command(Box::new(cli)));
+    }
     let mut matches = match tree().try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) => return refused(&error),
