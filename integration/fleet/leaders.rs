@@ -60,6 +60,25 @@ fn one_of_two_controllers_leads_and_when_it_is_stuck_the_other_does_in_a_higher_
 }
 
 #[test]
+fn a_controller_that_never_heard_of_the_leader_leads_in_a_higher_term() {
+    let fleet = fleet_of_two_controllers();
+    let (first, term) = eventually("one leads", || leader(&fleet));
+    let other = if first == "c1" { "c2" } else { "c1" };
+    let service = format!("controller-{other}");
+    fleet.machine.exits(0, &["stop", &service, "--node", "n1"]);
+    for log in ["log", "arrivals"] {
+        fs::remove_dir_all(fleet.folder(other).join(log)).unwrap();
+    }
+    let stuck = fleet.pid(&format!("controller-{first}"));
+    signal(stuck, Signal::STOP);
+    fleet.machine.exits(0, &["start", &service, "--node", "n1"]);
+    eventually("the other leads", || {
+        leader(&fleet).filter(|(name, now)| name == other && *now > term)
+    });
+    signal(stuck, Signal::CONT);
+}
+
+#[test]
 fn a_controller_that_is_killed_comes_back_and_no_term_is_led_twice() {
     let fleet = fleet_of_two_controllers();
     for _ in 0..3 {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::support::machine::{Machine, is_root};
 use crate::support::nats;
-use crate::support::process::{kill_9, processes_with};
+use crate::support::process::{kill_9, process_state, processes_with};
 use crate::support::wait::{eventually, wait_until};
 
 /// A fleet in a folder of its own; everything it starts ends with it.
@@ -67,13 +67,16 @@ impl Fleet {
     /// Kills all processes of a node at once, services left out: they are not its parts.
     fn kill_node(&self, node: &str) {
         let folder = self.folder(node).display().to_string();
-        for (pid, line) in processes_with(&folder) {
-            if line.contains(" agent ") {
-                kill_9(pid);
-            }
-        }
+        let parts = || {
+            let all = processes_with(&folder).into_iter();
+            all.filter(|(_, line)| line.contains(" agent ")).map(|(pid, _)| pid)
+        };
+        let mut killed = Vec::new();
         wait_until("they are gone", || {
-            !processes_with(&folder).iter().any(|(_, line)| line.contains(" agent "))
+            killed.extend(parts().inspect(|pid| kill_9(*pid)));
+            // The command line of a process goes before its locks do.
+            let is_over = |pid: &u32| matches!(process_state(*pid), None | Some('Z'));
+            killed.iter().all(is_over) && parts().next().is_none()
         });
     }
 

@@ -167,8 +167,15 @@ impl Connection {
             .await
             .map_err(|source| DialError::Connect { urls: options.urls.join(", "), source })?;
         let (state, reader) = watch::channel(BusState::connecting());
-        let watcher =
-            Watcher { client: client.clone(), events: judged, state, met, encrypted, session: 0 };
+        let watcher = Watcher {
+            client: client.clone(),
+            events: judged,
+            state,
+            met,
+            encrypted,
+            session: 0,
+            is_ungreeted: false,
+        };
         let watcher = tokio::spawn(watcher.run());
         Ok(Self { shared: Arc::new(Shared { client, state: reader, overflowed, watcher }) })
     }
@@ -341,14 +348,19 @@ struct Watcher {
     met: Arc<AtomicBool>,
     encrypted: bool,
     session: u64,
+    /// The connection is there, and its server has not answered.
+    is_ungreeted: bool,
 }
 
 impl Watcher {
     async fn run(mut self) {
-        while let Some(event) = self.events.recv().await {
+        while let Some(event) = self.next().await {
             let next = match event {
                 Event::Connected => self.greet().await,
-                Event::Disconnected => down("the connection was lost"),
+                Event::Disconnected => {
+                    self.is_ungreeted = false;
+                    down("the connection was lost")
+                }
                 Event::Closed => down("the connection was closed"),
                 Event::ClientError(ClientError::Other(why)) if !self.state.borrow().is_up() => {
                     // All that the client says of a refused connection.
@@ -373,10 +385,23 @@ impl Watcher {
         }
     }
 
+    /// Returns the next report. A server that did not answer the greeting and stays connected is greeted again.
+    async fn next(&mut self) -> Option<Event> {
+        if !self.is_ungreeted {
+            return self.events.recv().await;
+        }
+        match timeout(GREET_TIMEOUT, self.events.recv()).await {
+            Ok(event) => event,
+            Err(_) => Some(Event::Connected),
+        }
+    }
+
     /// Exchanges the first words, after which the server's name card is known, and looks at its age.
     async fn greet(&mut self) -> BusState {
         self.met.store(true, Ordering::Relaxed);
-        if !matches!(timeout(GREET_TIMEOUT, self.client.flush()).await, Ok(Ok(()))) {
+        let answer = timeout(GREET_TIMEOUT, self.client.flush()).await;
+        self.is_ungreeted = answer.is_err();
+        if !matches!(answer, Ok(Ok(()))) {
             return down("the server does not answer");
         }
         let text = self.client.server_info().version;

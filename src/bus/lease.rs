@@ -37,6 +37,18 @@ pub struct Leases {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
     revision: u64,
+    taken: u64,
+}
+
+impl Hold {
+    fn new(revision: u64) -> Self {
+        Self { revision, taken: revision }
+    }
+
+    /// Returns a number that is higher than that of every hold before it, for as long as nobody deletes the bucket.
+    pub fn taken(self) -> u64 {
+        self.taken
+    }
 }
 
 /// Says why the lease was not taken or renewed.
@@ -71,7 +83,7 @@ impl Leases {
         within(async {
             let store = self.store().await?;
             match store.create(KEY, self.value().into()).await {
-                Ok(revision) => Ok(Hold { revision }),
+                Ok(revision) => Ok(Hold::new(revision)),
                 Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {
                     self.find_own(&store).await
                 }
@@ -89,11 +101,11 @@ impl Leases {
         within(async {
             let store = self.store().await?;
             match store.update(KEY, self.value().into(), hold.revision).await {
-                Ok(revision) => Ok(Hold { revision }),
+                Ok(revision) => Ok(Hold { revision, ..hold }),
                 // It ended, or the bucket was made anew: whoever is first has it.
                 Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
                     match store.create(KEY, self.value().into()).await {
-                        Ok(revision) => Ok(Hold { revision }),
+                        Ok(revision) => Ok(Hold::new(revision)),
                         Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {
                             self.find_own(&store).await
                         }
@@ -123,9 +135,7 @@ impl Leases {
         let entry = store.entry(KEY).await.map_err(refused)?;
         let by = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.parse::<NodeId>().ok();
         match entry {
-            Some(entry) if entry.value == self.holder.as_str() => {
-                Ok(Hold { revision: entry.revision })
-            }
+            Some(entry) if entry.value == self.holder.as_str() => Ok(Hold::new(entry.revision)),
             entry => Err(LeaseError::Held { by: entry.and_then(|entry| by(&entry.value)) }),
         }
     }

@@ -126,6 +126,7 @@ async fn serve(options: &ControllerOptions) -> anyhow::Result<()> {
         fetching: 0,
         intake: Intake::default(),
         role: Role::Standby(None),
+        taken: 0,
         term_seen,
         waiting: Vec::new(),
         receipts: BTreeMap::new(),

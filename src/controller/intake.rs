@@ -106,7 +106,7 @@ impl Controller {
         let Some((first, rows)) = run else { return };
         self.heard(now, &first.origin);
         self.intake.live += rows.len() as u64;
-        self.append(&first.origin, first.epoch, first.seq, rows);
+        self.append(&first.origin, (first.epoch, first.seq), rows);
     }
 
     /// Says whether an event is the next one of its log. That a new epoch follows is seen when it is fetched.
@@ -230,7 +230,7 @@ impl Controller {
         let is_empty = events.is_empty();
         if !is_empty {
             self.intake.fetched += events.len() as u64;
-            if !self.append(origin, epoch, next, events) {
+            if !self.append(origin, (epoch, next), events) {
                 return self.try_later(origin);
             }
         }
@@ -260,7 +260,12 @@ impl Controller {
     }
 
     /// Appends events that follow; says whether the log took them.
-    fn append(&mut self, origin: &NodeId, epoch: EpochId, first: Seq, rows: Vec<ByteBuf>) -> bool {
+    fn append(
+        &mut self,
+        origin: &NodeId,
+        (epoch, first): (EpochId, Seq),
+        rows: Vec<ByteBuf>,
+    ) -> bool {
         let copies = rows.clone();
         if let Err(why) = self.arrivals.append(origin, epoch, first, rows) {
             debug!(%origin, %why, "held back");
@@ -270,8 +275,10 @@ impl Controller {
             self.lines.get(origin).is_some_and(|line| line.class == KeyClass::Controller);
         for (seq, row) in (first.0..).zip(&copies) {
             if is_controller {
-                if let Some((_, Body::Known(Event::ControllerLed(led)))) = read(row) {
-                    self.term_seen = self.term_seen.max(led.term);
+                if *origin != self.setup.controller
+                    && let Some((_, Body::Known(Event::ControllerLed(led)))) = read(row)
+                {
+                    self.other_led(&led);
                 }
             } else {
                 let id = EventId { origin: origin.clone(), epoch, seq: Seq(seq) };
@@ -400,7 +407,7 @@ impl Controller {
             if let Err(why) = read {
                 return error!(%why, "the own log cannot be read");
             }
-            if rows.is_empty() || !self.append(&own, head.epoch, from, rows) {
+            if rows.is_empty() || !self.append(&own, (head.epoch, from), rows) {
                 return;
             }
         }

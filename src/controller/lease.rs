@@ -14,8 +14,8 @@ use crate::retry;
 /// How this controller stands to the lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It holds it.
-    Held,
+    /// It holds it, since the step that has this number. Somebody else may have held it before.
+    Held { taken: u64 },
     /// Somebody else does, or nobody can tell.
     Away {
         /// Who, when that is known.
@@ -49,7 +49,7 @@ pub(super) async fn keep(
         let standing = match answer {
             Ok(Ok(held)) => {
                 hold = Some((held, asked));
-                Some(Standing::Held)
+                Some(Standing::Held { taken: held.taken() })
             }
             Ok(Err(by)) => {
                 hold = None;
@@ -64,12 +64,15 @@ pub(super) async fn keep(
                 })
             }
         };
-        if let Some(standing) = standing.filter(|standing| told.as_ref() != Some(standing)) {
-            match &standing {
-                Standing::Away { by: None, why } => warn!(why, "nobody can tell who leads"),
-                standing => info!(?standing, "the lease"),
+        if let Some(standing) = standing {
+            if told.as_ref() != Some(&standing) {
+                match &standing {
+                    Standing::Away { by: None, why } => warn!(why, "nobody can tell who leads"),
+                    standing => info!(?standing, "the lease"),
+                }
+                told = Some(standing.clone());
             }
-            told = Some(standing.clone());
+            // Told again each time: a controller that gave way to a higher term leads again when it holds the lease still.
             if waker.send(Wake::Lease(standing)).await.is_err() {
                 return;
             }

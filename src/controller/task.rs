@@ -86,6 +86,8 @@ pub(super) struct Controller {
     pub(super) fetching: usize,
     pub(super) intake: Intake,
     pub(super) role: Role,
+    /// The step that took the lease when it was held last.
+    pub(super) taken: u64,
     /// The highest term that any log told of.
     pub(super) term_seen: u64,
     pub(super) waiting: Vec<Waiting>,
@@ -152,20 +154,36 @@ impl Controller {
 
     fn lease(&mut self, now: Now, standing: Standing) {
         match (standing, &self.role) {
-            (Standing::Held, Role::Leader(_) | Role::Rising(_)) => {}
-            (Standing::Held, Role::Standby(_)) => {
-                let known = [self.own.term, self.term_seen, self.projection.term_max()];
-                let term = known.into_iter().max().unwrap_or(0) + 1;
-                self.record(now, Event::ControllerLed(ControllerLed { term }));
-                // A term that could be forgotten might be used twice.
-                self.role = Role::Rising(term);
-                self.recorder.promise(Promise::Lead(term));
-            }
+            (Standing::Held { taken }, Role::Leader(_) | Role::Rising(_))
+                if taken == self.taken => {}
+            (Standing::Held { taken }, _) => self.rise(now, taken),
             (Standing::Away { by, why }, Role::Leader(_) | Role::Rising(_)) => {
                 self.step_down(&why);
                 self.role = Role::Standby(by);
             }
             (Standing::Away { by, .. }, Role::Standby(_)) => self.role = Role::Standby(by),
+        }
+    }
+
+    /// Begins a term that is higher than any that is known.
+    fn rise(&mut self, now: Now, taken: u64) {
+        let known = [self.own.term, self.term_seen, self.projection.term_max()];
+        let term = known.into_iter().max().unwrap_or(0).saturating_add(1).max(taken);
+        self.taken = taken;
+        self.record(now, Event::ControllerLed(ControllerLed { term }));
+        // A term that could be forgotten might be used twice.
+        self.role = Role::Rising(term);
+        self.recorder.promise(Promise::Lead(term));
+    }
+
+    /// Takes in that another controller led. One that was out of reach may have led in the same term, and one that was
+    /// stuck hears of its successor before it hears that it lost the lease.
+    pub(super) fn other_led(&mut self, led: &ControllerLed) {
+        self.term_seen = self.term_seen.max(led.term);
+        if let Role::Leader(term) | Role::Rising(term) = self.role
+            && led.term >= term
+        {
+            self.step_down("another controller led in a term that is not lower");
         }
     }
 
