@@ -3,6 +3,7 @@
 mod hostile;
 mod intake;
 mod leaders;
+mod rollouts;
 
 use std::collections::BTreeMap;
 use std::fs;

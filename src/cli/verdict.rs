@@ -156,6 +156,7 @@ impl Verdicts {
             }
             Reply::Pong { .. }
             | Reply::Fleet(_)
+            | Reply::Piece { .. }
             | Reply::Arrivals { .. }
             | Reply::Status(_)
             | Reply::Lines { .. }

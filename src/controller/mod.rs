@@ -9,12 +9,17 @@ mod intake;
 mod lead;
 mod lease;
 mod links;
+mod orders;
 mod own;
 mod projection;
 mod queries;
+mod reports;
+mod rollouts;
 pub mod setup;
+mod shown;
 mod task;
 mod verify;
 mod wake;
+mod wishes;
 
 pub use boot::{ControllerOptions, run};

@@ -14,6 +14,7 @@ use super::links::Saying;
 use super::projection::SILENT_MS;
 use super::task::{Controller, Role};
 use crate::domain::code::Code;
+use crate::domain::event::Actor;
 use crate::domain::id::{EventId, IntentId, NodeId, Seq};
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::time::Now;
@@ -76,7 +77,7 @@ impl Controller {
                 Ok(verified) => {
                     let own = |to: &Inbox| *to.principal() == verified.actor.name;
                     if let Some(to) = reply.filter(own) {
-                        self.query(verified.payload, to);
+                        self.query(verified.payload, &verified.actor, to);
                     }
                 }
                 Err(refusal) => self.refuse(reply, &refusal),
@@ -99,6 +100,11 @@ impl Controller {
         self.desk().answer(to, cause, (0, true), reply);
     }
 
+    /// Answers one asker with a part of an answer: its number, and whether it is the last one.
+    pub(super) fn reply_part(&self, to: &Inbox, cause: IntentId, part: (u32, bool), reply: Reply) {
+        self.desk().answer(to, cause, part, reply);
+    }
+
     /// Answers what was refused, if a trusted key signed it.
     pub(super) fn refuse(&mut self, reply: Option<Inbox>, refusal: &Refusal) {
         let Some(signed) = &refusal.signed else {
@@ -111,7 +117,7 @@ impl Controller {
         }
     }
 
-    fn query(&mut self, query: Query, to: Inbox) {
+    fn query(&mut self, query: Query, asker: &Actor, to: Inbox) {
         let cause = query.id;
         match query.ask {
             Ask::Ping => {
@@ -136,6 +142,11 @@ impl Controller {
             Ask::Arrivals { after, events_max, wait_ms } => {
                 self.arrived(to, cause, after, events_max, wait_ms);
             }
+            Ask::Rollouts => self.list_rollouts(&to, cause),
+            Ask::Rollout { name, seen, wait_ms } => {
+                self.show_rollout(to, cause, &name, (seen, wait_ms));
+            }
+            Ask::Wish { rollout } => self.show_wish(&to, cause, asker, rollout),
             Ask::Status | Ask::Logs { .. } | Ask::Outcome { .. } => {
                 let why = "a node answers this; a controller answers for the fleet".to_owned();
                 self.reply(&to, cause, refused(Code::UNKNOWN_TYPE, why));
@@ -173,7 +184,7 @@ impl Controller {
         }
     }
 
-    fn cursor(&self, place: u64) -> EventId {
+    pub(super) fn cursor(&self, place: u64) -> EventId {
         EventId {
             origin: self.setup.controller.clone(),
             epoch: self.arrivals.epoch(),

@@ -3,9 +3,10 @@
 use tokio::sync::mpsc;
 
 use super::lease::Standing;
+use super::orders::{OrderHeard, OrderKey};
 use super::own::Which;
 use super::verify::{Arrived, Dropped, Fetched};
-use crate::domain::id::NodeId;
+use crate::domain::id::{IntentId, NodeId};
 use crate::store::LogNotice;
 use crate::wire::payload::Beat;
 use crate::wire::subject::Inbox;
@@ -38,6 +39,10 @@ pub(super) enum Wake {
         /// The envelope.
         bytes: Vec<u8>,
     },
+    /// An order was answered, or was not.
+    Ordered(OrderKey, OrderHeard),
+    /// Another controller gave the signed wish behind a rollout.
+    Wish(IntentId, Vec<u8>),
     /// One of the logs has news.
     Store(Which, LogNotice),
     /// The lease has news.
