@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::arrivals::Arrivals;
+use super::checks::Measuring;
 use super::intake::Line;
 use super::lease;
 use super::links;
@@ -147,6 +148,7 @@ async fn serve(options: &ControllerOptions) -> anyhow::Result<()> {
         wishes: Wishes::of(&folder)?,
         rollouts,
         orders: Orders::default(),
+        measuring: Measuring::new(),
         watchers: Vec::new(),
         connection: connection.clone(),
         setup,

@@ -5,6 +5,7 @@
 
 mod arrivals;
 mod boot;
+mod checks;
 mod intake;
 mod lead;
 mod lease;
