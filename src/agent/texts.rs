@@ -161,7 +161,10 @@ impl Reading {
             let bundles = paths.filter(|path| path.extension().is_some_and(|it| it == BUNDLE));
             let read = bundles.map(|path| {
                 read_bundle(&path).unwrap_or_else(|why| {
-                    warn!(path = %path.display(), %why, "texts of specs are not read");
+                    // Whoever plans may be one who may not read them.
+                    if why.kind() != io::ErrorKind::PermissionDenied {
+                        warn!(path = %path.display(), %why, "texts of specs are not read");
+                    }
                     Bundle::new()
                 })
             });
