@@ -3,12 +3,13 @@
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::Fleet;
 use super::leaders::fleet_of_two_controllers;
 use crate::releases::{archive, good, spec};
-use crate::support::process::kill_9;
+use crate::support::process::{kill_9, signal};
 use crate::support::wait::{eventually, wait_until};
 
 /// A fleet of three nodes, and what is deployed on it.
@@ -19,7 +20,14 @@ struct Shop {
 
 impl Shop {
     fn open() -> Self {
-        Self::on(Fleet::of(3))
+        Self::of("")
+    }
+
+    /// The same with more in the spec.
+    fn of(more: &str) -> Self {
+        let fleet = Fleet::of(3);
+        let spec = spec(&fleet.machine, more);
+        Self { fleet, spec }
     }
 
     fn on(fleet: Fleet) -> Self {
@@ -166,6 +174,50 @@ fn a_rollout_goes_on_when_its_leader_is_killed_and_no_node_is_touched_twice() {
     }
     let events = shop.fleet.machine.exits(0, &["events", "--fleet"]);
     assert!(events.contains("in term"), "somebody took over: {events}");
+}
+
+#[test]
+fn a_leader_that_was_stuck_and_goes_on_changes_nothing_that_its_successor_led() {
+    let shop = Shop::on(fleet_of_two_controllers());
+    eventually("one leads", || shop.fleet.status()["controllers"]["leader"].as_str().map(drop));
+    shop.deploy(0, "1.0", &good("1"));
+    let name = shop.begin("2.0", "3s");
+    let leader = shop.fleet.status()["controllers"]["leader"].as_str().unwrap().to_owned();
+    let stuck = shop.fleet.pid(&format!("controller-{leader}"));
+    signal(stuck, Signal::STOP);
+    let said = shop.fleet.machine.exits(0, &["rollout", "watch", &name]);
+    assert!(said.contains("2.0 on 2 of 2 nodes"), "{said}");
+    let truth = shop.view(&name);
+    assert_eq!(truth["led_by"].as_array().unwrap().len(), 2, "{truth}");
+    signal(stuck, Signal::CONT);
+    wait_until("the first one follows", || {
+        shop.fleet.machine.exits(0, &["events", "--fleet"]).contains("leads no more")
+    });
+    // Whichever controller answers, once it has heard of all that happened meanwhile.
+    let same = |view: &Value| {
+        ["why", "state", "facts", "led_by"].iter().all(|key| view[*key] == truth[*key])
+    };
+    wait_until("both tell the same", || (0..4).all(|_| same(&shop.view(&name))));
+    for node in ["n1", "n2"] {
+        assert_eq!(shop.applied(node, &truth["generation"]["asked"]), 1, "{truth}");
+    }
+}
+
+#[test]
+fn what_fails_behind_the_canary_takes_the_canary_back_as_well() {
+    let shop = Shop::of("[env]\nNODE = \"${node}\"\n");
+    let by_name = ["--set", "rollout.order=\"name\""];
+    shop.deploy_with(0, "1.0", &good("1"), &by_name);
+    let only_here = "if [ \"$NODE\" = n2 ]; then exit 3; fi\nexec sleep 1000";
+    let said = shop.deploy_with(10, "2.0", only_here, &by_name);
+    assert!(said.contains("1 canary") && said.contains("exit code 3"), "{said}");
+    let view = shop.last();
+    let state = |of: &str| states(&view).into_iter().find(|(node, _)| node == of).unwrap().1;
+    assert_eq!((state("n1").as_str(), state("n2").as_str()), ("rolled_back", "failed"), "{view}");
+    assert_eq!(state("n3"), "not_started", "{view}");
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(shop.runs(node), "1.0");
+    }
 }
 
 #[test]
