@@ -152,6 +152,7 @@ fn a_bad_release_stays_in_the_canary_and_is_taken_back() {
         .machine
         .exits(10, &["rollout", "show", view["rollout"].as_str().unwrap(), "--exit-code"]);
     assert!(shown.contains("WHY") && shown.contains("exited with code 1"), "{shown}");
+    assert!(shown.contains("| missing DATABASE_URL"), "its last words: {shown}");
 }
 
 #[test]
