@@ -390,6 +390,20 @@ fn a_run_prints_one_result() {
 }
 
 #[test]
+fn a_program_that_is_not_there_and_a_log_without_a_line_are_told_as_such() {
+    let machine = Machine::new();
+    machine.exits(0, &["up", "-d"]);
+    let said = machine.exits(8, &["run", "x", "--", "/no/such"]);
+    assert!(said.contains("`/no/such` is not a program here"), "{said}");
+    machine.exits(0, &["run", "quiet", "--", "sleep", "1000"]);
+    let said = machine.exits(0, &["logs", "quiet"]);
+    assert!(said.contains("quiet has written nothing yet"), "{said}");
+    let said = machine.exits(2, &["events", "--since", "n1/x"]);
+    assert!(said.contains("`n1/x` is not a cursor"), "{said}");
+    assert_eq!(machine.json(&["status"])["services"][0]["restarts_1h"], 0);
+}
+
+#[test]
 fn a_mistake_in_a_spec_starts_nothing() {
     let machine = Machine::new();
     fs::write(machine.temp.path().join("smgr.toml"), "[service.web]\nexce = [\"x\"]\n").unwrap();

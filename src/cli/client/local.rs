@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::cli::context::{Context, not_up, short};
 use crate::cli::error::CliError;
+use crate::cli::out::Out;
 use crate::domain::code::Code;
 use crate::domain::id::NodeId;
 use crate::ipc::channel::{self, Receiver, Sender};
@@ -18,6 +19,9 @@ use crate::ipc::socket::SocketError;
 
 /// How long an agent that died may take until it is there again: the keeper starts it within milliseconds.
 const RETURN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whoever waits for longer is told for what.
+const SILENT_MAX: Duration = Duration::from_secs(1);
 
 /// The pause between two looks at whether it is there.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -100,8 +104,14 @@ impl Road {
 
 /// Connects and takes the first frame. While a keeper is there, so will be an agent: one that was killed is waited for.
 async fn dial(context: &Context, path: &Path) -> Result<(Sender, Receiver, LocalAnswer), CliError> {
-    let until = Instant::now() + RETURN_WITHIN;
+    let began = Instant::now();
+    let mut is_told = false;
     loop {
+        if !is_told && began.elapsed() > SILENT_MAX {
+            is_told = true;
+            Out { form: context.global.output }
+                .note("waiting for the agent of this machine to come back");
+        }
         let error = match channel::connect(path) {
             Ok((sender, mut receiver)) => match receiver.receive::<LocalAnswer>().await {
                 Ok(hello) => return Ok((sender, receiver, hello.message)),
@@ -122,7 +132,7 @@ async fn dial(context: &Context, path: &Path) -> Result<(Sender, Receiver, Local
                 if !is_up {
                     return Err(not_up(context));
                 }
-                if Instant::now() >= until {
+                if began.elapsed() >= RETURN_WITHIN {
                     let what = "smgr is up here, but its agent does not come back";
                     return Err(CliError::new(Code::AGENT_UNREACHABLE, what)
                         .at(short(path))
