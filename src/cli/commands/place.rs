@@ -52,20 +52,21 @@ async fn is_here(context: &Context, service: &ServiceId) -> bool {
     launch::status(&mut client).await.is_some_and(|status| has(&status, service))
 }
 
-/// Returns the nodes of the fleet that have a service, as far as they, or a controller, can be asked.
+/// Returns the nodes of the fleet that have a service, as far as a controller, or else they, can be asked.
 async fn elsewhere(context: &Context, service: &ServiceId, out: Out) -> Vec<NodeId> {
     let whom = Whom::or_everybody(context, None);
     let Ok(mut client) = Client::connect(context, &whom).await else { return Vec::new() };
-    let told = match super::fleet::ask(&mut client).await {
-        Ok(Some(fleet)) => {
-            fleet.nodes.into_iter().filter_map(|node| node.status).map(|it| *it).collect()
-        }
-        Ok(None) | Err(_) => {
-            gather(context, &mut client, out).await.map_or_else(|_| Vec::new(), |(nodes, _)| nodes)
-        }
+    let of = |told: Vec<NodeStatus>| -> Vec<NodeId> {
+        told.into_iter().filter(|it| has(it, service)).map(|it| it.node).collect()
     };
-    let has = |node: &&NodeStatus| has(node, service);
-    told.iter().filter(has).map(|node| node.node.clone()).collect()
+    let fleet = super::fleet::ask(&mut client).await.ok().flatten();
+    let known = fleet.into_iter().flat_map(|fleet| fleet.nodes).filter_map(|node| node.status);
+    let found = of(known.map(|status| *status).collect());
+    if !found.is_empty() {
+        return found;
+    }
+    // What began a moment ago may not have reached a controller.
+    gather(context, &mut client, out).await.map_or_else(|_| Vec::new(), |(told, _)| of(told))
 }
 
 fn has(node: &NodeStatus, service: &ServiceId) -> bool {
