@@ -1,6 +1,8 @@
 //! Where a service is when its node was not named: on this machine, else on the one other node of the fleet that has it.
 
-use super::status::gather;
+use tokio::time::timeout;
+
+use super::status::{NODES_WITHIN, gather};
 use crate::cli::args::Via;
 use crate::cli::client::{Client, Whom, is_of_fleet};
 use crate::cli::context::Context;
@@ -48,8 +50,13 @@ pub(super) async fn of(
 }
 
 async fn is_here(context: &Context, service: &ServiceId) -> bool {
-    let Ok(mut client) = Client::connect(context, &Whom::default()).await else { return false };
-    launch::status(&mut client).await.is_some_and(|status| has(&status, service))
+    let read = async {
+        let mut client = Client::connect(context, &Whom::default()).await.ok()?;
+        launch::status(&mut client).await
+    };
+    // A silent agent is told by whoever goes on to command it.
+    let status = timeout(NODES_WITHIN, Box::pin(read)).await.ok().flatten();
+    status.is_some_and(|status| has(&status, service))
 }
 
 /// Returns the nodes of the fleet that have a service, as far as a controller, or else they, can be asked.

@@ -26,7 +26,7 @@ use crate::wire::status::NodeStatus;
 const SILENT_MAX: Duration = Duration::from_secs(1);
 
 /// How long nodes may take before a controller is asked about those that are silent.
-const NODES_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const NODES_WITHIN: Duration = Duration::from_secs(2);
 
 /// Longer than any wait: the answers have a deadline of their own.
 const NEVER: Duration = Duration::from_secs(86_400);
@@ -43,7 +43,18 @@ pub(super) async fn status(
     }
     let node = selector.as_ref().and_then(|selector| selector.node.clone());
     let whom = Whom::or_everybody(context, node);
-    let mut client = Client::connect(context, &whom).await?;
+    let in_fleet = is_of_fleet(context);
+    let within = if in_fleet { NODES_WITHIN } else { NEVER };
+    let mut client = match timeout(within, Client::connect(context, &whom)).await {
+        // What others know of this machine goes by the bus.
+        Ok(Err(error)) if error.code == Code::AGENT_UNREACHABLE && in_fleet => {
+            around(context).await.ok_or(error)?
+        }
+        Ok(connected) => connected?,
+        Err(_) => around(context).await.ok_or_else(|| {
+            CliError::new(Code::AGENT_UNREACHABLE, "the agent of this machine does not answer")
+        })?,
+    };
     let is_of_all = selector.is_none() && context.global.nodes.is_empty();
     if is_of_all && !client.controllers().is_empty() {
         let asked = super::fleet::ask(&mut client);
@@ -52,11 +63,24 @@ pub(super) async fn status(
             None => out.note("controller unreachable: the nodes were asked directly"),
         }
     }
-    let (nodes, missing) = gather(context, &mut client, out).await?;
+    let (mut nodes, mut missing) = gather(context, &mut client, out).await?;
+    let is_asked = |node: &NodeId| {
+        let global = &context.global.nodes;
+        global.is_empty() || global.contains(node)
+    };
+    nodes.retain(|status| is_asked(&status.node));
+    missing.retain(is_asked);
     let named = !context.global.nodes.is_empty();
     let selector = selector.as_ref();
-    let in_fleet = is_of_fleet(context);
     print(&View { nodes: &nodes, missing: &missing, selector, named, in_fleet }, out)
+}
+
+/// Connects to the whole fleet though nodes were named; `None` where this machine is all there is.
+async fn around(context: &Context) -> Option<Client> {
+    let mut context = context.clone();
+    context.global.nodes.clear();
+    let client = Client::connect(&context, &Whom::or_everybody(&context, None)).await.ok()?;
+    client.is_by_bus().then_some(client)
 }
 
 /// Asks nodes how they are; returns who did not answer beside them.
