@@ -18,6 +18,6 @@ pub mod fleet;
 pub mod history;
 pub mod instance;
 pub mod outcome;
-mod release;
+pub(super) mod release;
 pub mod status;
 pub mod up;
