@@ -54,6 +54,8 @@ pub struct Client {
     timeout: Option<Duration>,
     /// Whether the bus is the one that this machine runs itself.
     bus_is_here: bool,
+    /// The controller that leads, once it is known.
+    leader: Option<NodeId>,
 }
 
 #[derive(Debug)]
@@ -166,7 +168,8 @@ impl Client {
             let named = whom.nodes.iter().cloned().collect();
             let bus = setup.as_ref().and_then(|setup| setup.bus.as_ref());
             let bus_is_here = context.global.bus.is_none() && bus.is_some_and(|bus| bus.own_server);
-            return Ok(Self { caller, route: Route::Bus(road), named, own, timeout, bus_is_here });
+            let (route, leader) = (Route::Bus(road), None);
+            return Ok(Self { caller, route, named, own, timeout, bus_is_here, leader });
         }
         let own = own.ok_or_else(|| not_up(context))?;
         if let Some(other) = whom.nodes.iter().find(|node| **node != own) {
@@ -184,6 +187,7 @@ impl Client {
             own: Some(own),
             timeout,
             bus_is_here: false,
+            leader: None,
         })
     }
 
@@ -208,6 +212,7 @@ impl Client {
             own: setup.as_ref().map(|setup| setup.node.clone()),
             timeout: context.global.timeout,
             bus_is_here,
+            leader: None,
         }))
     }
 
@@ -238,6 +243,7 @@ impl Client {
                         && holder.name.as_str() == answer.node.as_str()
                 });
                 if answer.cause == wish.id && holder.is_some() {
+                    self.prefer(answer.node);
                     return Ok(Some(answer.reply));
                 }
             }
@@ -250,14 +256,17 @@ impl Client {
     /// # Errors
     /// When the question cannot be sent, or a controller refuses it.
     pub async fn ask_for_whole(&mut self, ask: &Ask) -> Result<Option<Vec<u8>>, CliError> {
+        let mut refused = None;
         for controller in self.controllers() {
             let mut pending = self.ask_controller(&controller, ask.clone()).await?;
             let mut whole = Vec::new();
             while let Some(answer) = pending.next().await? {
                 match answer.reply {
                     Reply::Piece { bytes } => whole.extend_from_slice(&bytes),
+                    // One that follows may not have heard yet of what another leads.
                     Reply::Refused { code, why } => {
-                        return Err(CliError::new(code.parse().unwrap_or(Code::INTERNAL), why));
+                        let code = code.parse().unwrap_or(Code::INTERNAL);
+                        refused = Some(CliError::new(code, why));
                     }
                     _ => {}
                 }
@@ -266,7 +275,7 @@ impl Client {
                 return Ok(Some(whole));
             }
         }
-        Ok(None)
+        refused.map_or(Ok(None), Err)
     }
 
     /// Connects to the bus of a fleet; nothing when this machine is all there is.
@@ -288,6 +297,7 @@ impl Client {
             own: setup.map(|setup| setup.node.clone()),
             timeout: context.global.timeout,
             bus_is_here: bus.own_server,
+            leader: None,
         }))
     }
 
@@ -296,7 +306,15 @@ impl Client {
         let is_controller = |class| class == KeyClass::Controller && self.is_by_bus();
         let holders = self.caller.ring.iter().map(|(_, holder)| holder);
         let controllers = holders.filter(|holder| is_controller(holder.class));
-        controllers.filter_map(|holder| holder.name.as_str().parse().ok()).collect()
+        let names = controllers.filter_map(|holder| holder.name.as_str().parse().ok());
+        let mut names: Vec<NodeId> = names.collect();
+        names.sort_by_key(|name| Some(name) != self.leader.as_ref());
+        names
+    }
+
+    /// Asks this controller before all others: it leads, so it knows first.
+    pub fn prefer(&mut self, leader: NodeId) {
+        self.leader = Some(leader);
     }
 
     /// Asks something of one controller.

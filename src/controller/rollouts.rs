@@ -234,7 +234,10 @@ impl Controller {
     /// So many facts of a rollout are on the disk: what follows from them may be done.
     pub(super) fn rollout_kept(&mut self, now: Now, intent: IntentId, facts: usize) {
         let Some(driven) = self.rollouts.all.get_mut(&intent) else { return };
-        driven.keep(facts);
+        let own = &self.setup.controller;
+        // A promise from before another took over counts facts that are not in force any more.
+        let is_mine = driven.story.state().is_some_and(|state| state.leader().0 == own);
+        driven.keep(if is_mine { facts } else { driven.story.records().len() });
         let ended = driven.on_disk().and_then(Rollout::verdict);
         if let Some(verdict) = ended {
             info!(rollout = %intent, state = verdict.as_str(), "a rollout ended");

@@ -381,11 +381,14 @@ async fn known(
     service: &ServiceId,
     nodes: &[NodeId],
 ) -> Result<Known, CliError> {
+    let fleet = super::fleet::ask(client).await?.ok_or_else(no_answer)?;
+    if let Some(leader) = &fleet.leader {
+        client.prefer(leader.clone());
+    }
     let rows = rows(client).await?;
     let of: Vec<&Value> = rows.iter().filter(|row| row["service"] == service.as_str()).collect();
     let led = of.iter().filter_map(|row| row["generation"].as_u64()).max();
     let led = led.map_or(0, |generation| generation.saturating_add(1));
-    let fleet = super::fleet::ask(client).await?.ok_or_else(no_answer)?;
     let statuses = fleet.nodes.iter().filter_map(|node| Some((&node.node, node.status.as_ref()?)));
     let all = statuses.flat_map(|(node, status)| status.releases.iter().map(move |it| (node, it)));
     let there: Vec<_> = all.filter(|(_, it)| it.service == *service).collect();
