@@ -23,7 +23,11 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     // A file of somebody else is opened without waiting for it.
     ("config", &["config", "domain"], &["toml_edit", "sha2", "rustix"]),
     // The other face: it shows the documents of the first, and asks the controller whose process it is part of.
-    ("http", &["http", "cli", "controller", "head", "domain", "wire"], &["rustix", "tokio", "axum", "hyper"]),
+    (
+        "http",
+        &["http", "cli", "controller", "head", "domain", "wire"],
+        &["rustix", "tokio", "axum", "hyper"],
+    ),
     (
         "cli",
         &[

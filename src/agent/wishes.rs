@@ -258,4 +258,3 @@ fn manifest_of(action: &Action) -> Result<Option<(&ServiceId, &[u8])>, String> {
     release::check_manifest(service, release)?;
     Ok(Some((service, release)))
 }
-

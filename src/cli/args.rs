@@ -19,9 +19,9 @@ use crate::domain::signal::Signal;
 
 /// Verbs whose names are taken and whose function comes in a later version.
 const RESERVED: &[&str] = &[
-    "rollout", "diff", "hold", "release", "node", "service", "alert", "silence", "key",
-    "trust", "policy", "sign", "fleet", "context", "emulate", "demo", "top", "web", "doctor",
-    "schema", "man", "cancel", "enrol",
+    "rollout", "diff", "hold", "release", "node", "service", "alert", "silence", "key", "trust",
+    "policy", "sign", "fleet", "context", "emulate", "demo", "top", "web", "doctor", "schema",
+    "man", "cancel", "enrol",
 ];
 
 /// A service manager for one machine or a whole fleet, with history that can be proved.

@@ -93,7 +93,13 @@ impl Fleet {
         let name = |number: u16| format!("n{number}").parse().expect("a letter and a number");
         let one = || vec!["c1".parse().expect("a constant that is a name")];
         let controllers = before.map_or_else(one, |fleet| fleet.controllers);
-        Ok(Some(Self { v: VERSION, nodes: (1..=asked).map(name).collect(), controllers, labels, jobs }))
+        Ok(Some(Self {
+            v: VERSION,
+            nodes: (1..=asked).map(name).collect(),
+            controllers,
+            labels,
+            jobs,
+        }))
     }
 
     /// Writes the fleet down.

@@ -236,13 +236,7 @@ impl Controller {
         });
     }
 
-    fn copy(
-        &self,
-        to: Asker,
-        origin: &NodeId,
-        after: Option<&EventId>,
-        events_max: u32,
-    ) {
+    fn copy(&self, to: Asker, origin: &NodeId, after: Option<&EventId>, events_max: u32) {
         let copied = match self.arrivals.copy(origin, after) {
             Ok(copied) => copied,
             Err(why) => return self.desk().tell(to, refused(why.code(), why.to_string())),
@@ -259,13 +253,7 @@ impl Controller {
         });
     }
 
-    fn arrived(
-        &mut self,
-        to: Asker,
-        after: Option<EventId>,
-        events_max: u32,
-        wait_ms: u32,
-    ) {
+    fn arrived(&mut self, to: Asker, after: Option<EventId>, events_max: u32, wait_ms: u32) {
         let last = self.arrivals.durable_count();
         let is_own = |cursor: &EventId| {
             cursor.origin == self.setup.controller && cursor.epoch == self.arrivals.epoch()

@@ -249,8 +249,11 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let mut wanted = enrolment(&temp, &["n1"]);
         let job: Principal = "shop-deploy".parse().unwrap();
-        let restarts =
-            Grant { verbs: Names::Only(vec![Verb::Restart]), services: Names::All, nodes: Names::All };
+        let restarts = Grant {
+            verbs: Names::Only(vec![Verb::Restart]),
+            services: Names::All,
+            nodes: Names::All,
+        };
         let grants_of = |keys: &FleetKeys| {
             let all = keys.trust.keys.iter();
             let mut jobs = all.filter(|key| key.class == KeyClass::Ci && key.name == job);

@@ -72,7 +72,9 @@ impl Callers {
                     held.insert(holder.name.clone(), (signer, holder.clone()));
                 }
                 Ok(_) => {}
-                Err(error) => warn!(job = %holder.name, %error, "its tokens stand for nothing here"),
+                Err(error) => {
+                    warn!(job = %holder.name, %error, "its tokens stand for nothing here");
+                }
             }
         }
         let (controller, tokens) = (access.controller().clone(), Mutex::default());

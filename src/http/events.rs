@@ -104,13 +104,11 @@ async fn page(
 ) -> Result<Page, Problem> {
     let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
     let ask = Ask::Arrivals { after, events_max: PAGE, wait_ms };
-    let (epoch, first, rows, head, again) =
-        match shared.access.ask(ask, TASK_WITHIN + wait).await? {
-            Reply::Arrivals { epoch, first, rows, head, again } => {
-                (epoch, first, rows, head, again)
-            }
-            reply => return Err(unexpected(reply)),
-        };
+    let (epoch, first, rows, head, again) = match shared.access.ask(ask, TASK_WITHIN + wait).await?
+    {
+        Reply::Arrivals { epoch, first, rows, head, again } => (epoch, first, rows, head, again),
+        reply => return Err(unexpected(reply)),
+    };
     let place = |seq| EventId { origin: shared.access.controller().clone(), epoch, seq: Seq(seq) };
     let last = rows.len().checked_sub(1).map(|count| place(first.0 + count as u64));
     let mut events = Vec::with_capacity(rows.len());

@@ -237,8 +237,11 @@ mod tests {
     fn nothing_is_said_of_what_runs_where_nobody_is_heard() {
         let text = text(&fleet(), true);
         assert!(text.contains("smgr_node_reachable{fleet=\"acme\",node=\"n6\"} 0\n"), "{text}");
-        assert!(!text.lines().any(|line| line.starts_with("smgr_instances") && line.contains("n6")));
-        let worker = "smgr_instances{fleet=\"acme\",node=\"n1\",service=\"worker\",state=\"backoff\"} 1\n";
+        assert!(
+            !text.lines().any(|line| line.starts_with("smgr_instances") && line.contains("n6"))
+        );
+        let worker =
+            "smgr_instances{fleet=\"acme\",node=\"n1\",service=\"worker\",state=\"backoff\"} 1\n";
         assert!(text.contains(worker), "{text}");
     }
 }

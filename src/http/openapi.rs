@@ -140,5 +140,8 @@ fn the_openapi_document_is_that_of_the_routes_and_types() {
         fs::write(&path, &text).unwrap();
     }
     let there = fs::read_to_string(&path).unwrap_or_default();
-    assert!(there == text, "schemas/openapi.json is not what the routes say: UPDATE_SCHEMAS=1 rewrites it");
+    assert!(
+        there == text,
+        "schemas/openapi.json is not what the routes say: UPDATE_SCHEMAS=1 rewrites it"
+    );
 }

@@ -135,7 +135,10 @@ mod tests {
         let document = problem.document();
         assert_eq!(document["type"], "urn:smgr:error:E0323");
         assert_eq!((&document["status"], &document["exit_code"]), (&json!(403), &json!(7)));
-        assert_eq!((&document["schema"], &document["code"]), (&json!("smgr.error.v1"), &json!("E0323")));
+        assert_eq!(
+            (&document["schema"], &document["code"]),
+            (&json!("smgr.error.v1"), &json!("E0323"))
+        );
         assert_eq!(document["detail"], document["what"]);
     }
 

@@ -98,14 +98,15 @@ impl Requests {
         }
     }
 
-    /// Keeps a request, on disk when this returns, unless there is one of this id. Returns the one that is kept.
+    /// Keeps a request, on disk when this returns, unless there is one of this id. Returns the one that is
+    /// kept, and whether it is new.
     ///
     /// # Errors
     /// When too many are kept, or the disk refuses.
-    pub(super) fn keep(&self, id: IntentId, new: Kept) -> Result<Kept, Problem> {
+    pub(super) fn keep(&self, id: IntentId, new: Kept) -> Result<(Kept, bool), Problem> {
         let failed = |error: io::Error| Problem::new(Code::IO, format!("not kept: {error}"));
         if let Some(first) = self.get(id).map_err(failed)? {
-            return Ok(first);
+            return Ok((first, false));
         }
         if self.make_room().map_err(failed)? >= REQUESTS_MAX {
             let what = format!("{REQUESTS_MAX} requests of the last 24 hours are remembered");
@@ -113,9 +114,10 @@ impl Requests {
         }
         let text = serde_json::to_vec(&new).map_err(|error| failed(error.into()))?;
         if write_new(&self.path(id), &text, 0o600).map_err(failed)? {
-            return Ok(new);
+            return Ok((new, true));
         }
         let first = self.get(id).map_err(failed)?;
+        let first = first.map(|first| (first, false));
         first.ok_or_else(|| Problem::new(Code::BUSY, "the request was forgotten a moment ago"))
     }
 
@@ -160,9 +162,10 @@ mod tests {
         let id = IntentId([7; 16]);
         assert_eq!(requests.get(id).unwrap(), None);
         let (one, other) = (digest_of(b"restart web"), digest_of(b"stop web"));
-        let mut first = requests.keep(id, Kept::new(one, b"signed")).unwrap();
-        let again = requests.keep(id, Kept::new(other, b"signed later")).unwrap();
-        assert!(again == first && again.is_of(one) && !again.is_of(other));
+        let (mut first, is_new) = requests.keep(id, Kept::new(one, b"signed")).unwrap();
+        assert!(is_new);
+        let (again, is_new) = requests.keep(id, Kept::new(other, b"signed later")).unwrap();
+        assert!(!is_new && again == first && again.is_of(one) && !again.is_of(other));
         assert_eq!(again.envelope().unwrap(), b"signed");
         first.result = Some(serde_json::json!({"exit_code": 0}));
         requests.finish(id, &first).unwrap();

@@ -216,9 +216,9 @@ pub(super) const ROUTES: &[Route] = &[
 
 /// Returns what answers all requests.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
-    let all = ROUTES.iter().fold(Router::new(), |router, route| {
-        router.route(route.path, (route.handler)())
-    });
+    let all = ROUTES
+        .iter()
+        .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()));
     all.fallback(unknown).method_not_allowed_fallback(not_allowed).with_state(shared)
 }
 

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
 use axum::response::Response;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -156,9 +156,11 @@ async fn one(stream: TcpStream, router: Router, _place: OwnedSemaphorePermit) {
 /// # Errors
 /// When it is larger, or does not come. Nothing of it was looked at.
 pub(super) async fn whole_body(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
-    let too_large = || {
-        Problem::new(Code::TOO_LARGE, format!("the body has more than {bytes_max} bytes"))
-    };
+    let too_large =
+        || Problem::new(Code::TOO_LARGE, format!("the body has more than {bytes_max} bytes"));
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large());
+    }
     match timeout(BODY_WITHIN, to_bytes(body, bytes_max)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) if is_of_length(&error) => Err(too_large()),

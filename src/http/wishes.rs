@@ -150,7 +150,10 @@ pub(super) async fn envelope(
     }
     let asked = Asked::read(query.as_deref(), &headers)?;
     if asked.key.is_some() {
-        return Err(Problem::new(Code::USAGE, "an envelope has an id, which is its idempotency key"));
+        return Err(Problem::new(
+            Code::USAGE,
+            "an envelope has an id, which is its idempotency key",
+        ));
     }
     let bytes = whole_body(body, ENVELOPE_BYTES_MAX).await?;
     let judged = shared.gate().brought(&bytes, clock::now().at)?;
@@ -333,7 +336,7 @@ async fn bring(
 ) -> Result<Response, Problem> {
     let requests = shared.requests.clone();
     let request = new.clone();
-    let mut kept = blocking(move || requests.keep(id, request)).await??;
+    let (mut kept, is_new) = blocking(move || requests.keep(id, request)).await??;
     if !kept.is_same_request(&new) {
         return Err(another());
     }
@@ -346,7 +349,10 @@ async fn bring(
     let mut calls = JoinSet::new();
     for node in &nodes {
         let (access, node, bytes) = (shared.access.clone(), node.clone(), bytes.clone());
-        calls.spawn(async move { (node.clone(), call(&access, &node, (id, bytes), until).await) });
+        calls.spawn(async move {
+            let verdict = call(&access, &node, (id, bytes), (is_new, until)).await;
+            (node, verdict)
+        });
     }
     let mut verdicts = Verdicts::default();
     while let Some(Ok((node, verdict))) = calls.join_next().await {
@@ -389,19 +395,21 @@ fn refused_by_all(verdicts: &Verdicts) -> Option<Problem> {
         Verdict::Accepted(_) | Verdict::Ended(..) | Verdict::Silent => None,
     });
     let (node, first) = refusals.next()??;
-    let is_alike = |other: Option<(&NodeId, &CliError)>| other.is_some_and(|(_, it)| it.code == first.code);
+    let is_alike =
+        |other: Option<(&NodeId, &CliError)>| other.is_some_and(|(_, it)| it.code == first.code);
     refusals.all(is_alike).then(|| {
         let error = Problem::from(first.clone().at(node.as_str()));
         error.status(status_of(first.code))
     })
 }
 
-/// Sends a wish to one node until it is answered; the same bytes are the same wish.
+/// Sends a wish to one node until it is answered; the same bytes are the same wish. Only of one that was never sent before
+/// can be said that nothing was started.
 async fn call(
     access: &Access,
     node: &NodeId,
     (id, bytes): (IntentId, Vec<u8>),
-    until: Instant,
+    (mut is_unsent, until): (bool, Instant),
 ) -> Verdict {
     let mut verdict = Verdict::Silent;
     let mut silence = SILENCE.0;
@@ -421,7 +429,7 @@ async fn call(
                             }
                         }
                     }
-                    Ok(Heard::NotThere) if verdict == Verdict::Silent => {
+                    Ok(Heard::NotThere) if is_unsent => {
                         return Verdict::Refused(CliError::new(
                             Code::AGENT_UNREACHABLE,
                             "nobody listens for this node on the bus; nothing was started",
@@ -432,6 +440,7 @@ async fn call(
             }
         }
         sleep_until(again).await;
+        is_unsent = false;
     }
     verdict
 }

@@ -56,8 +56,9 @@ fn create(
             r#""jobs": {{"{job}": [{{"verbs": {{"only": ["restart", "run"]}}, "services": "all", "nodes": "all"}}]}}"#
         );
         let what = format!("{} holds no key of a job `{job}`", controller.name);
-        return Err(CliError::new(Code::UNKNOWN_SIGNER, what)
-            .hint(format!("say in fleet.json what it may, then smgr down and smgr up: {example}")));
+        return Err(CliError::new(Code::UNKNOWN_SIGNER, what).hint(format!(
+            "say in fleet.json what it may, then smgr down and smgr up: {example}"
+        )));
     }
     let mut tokens = read(controller)?;
     if tokens.tokens.len() >= TOKENS_MAX {

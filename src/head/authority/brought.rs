@@ -77,3 +77,52 @@ impl Authority {
         signer == listener || is_controller(listener)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{NOW, alice, gate, wish};
+    use super::*;
+    use crate::wire::codec::encode;
+    use crate::wire::envelope::seal;
+
+    fn code(change: impl FnOnce(&mut Intent)) -> Option<Code> {
+        let mut intent = wish();
+        change(&mut intent);
+        let bytes = seal(Kind::Intent, &encode(&intent), &alice());
+        match gate().brought(&bytes, NOW) {
+            Ok(verified) => verified.objection.map(|refusal| refusal.code),
+            Err(refusal) => Some(refusal.code),
+        }
+    }
+
+    #[test]
+    fn an_intent_is_brought_to_others_only_where_its_signer_is_granted_each_of_them() {
+        let nodes = |names: &[&str]| {
+            Audience::Nodes(names.iter().map(|name| name.parse().unwrap()).collect())
+        };
+        assert_eq!(code(|_| ()), None);
+        assert_eq!(code(|it| it.audience = nodes(&["n1", "n2"])), Some(Code::NOT_GRANTED));
+        assert_eq!(code(|it| it.audience = nodes(&[])), Some(Code::WRONG_AUDIENCE));
+        assert_eq!(code(|it| it.audience = Audience::All), Some(Code::ORDER_NEEDED));
+        assert_eq!(code(|it| it.fleet = "globex".parse().unwrap()), Some(Code::WRONG_AUDIENCE));
+        assert_eq!(code(|it| it.v = 9), Some(Code::BAD_PAYLOAD));
+        assert_eq!(code(|it| it.mode = Mode::Desired), Some(Code::NOT_YET));
+        assert_eq!(code(|it| it.exp = UnixMicros(it.iat.0 - 60_000_000)), Some(Code::EXPIRED));
+    }
+
+    #[test]
+    fn what_one_is_answered_is_heard_by_him_and_by_controllers_alone() {
+        let mut gate = gate();
+        let holder = |name: &str, class| policy::Holder {
+            name: name.parse().unwrap(),
+            class,
+            grants: Vec::new(),
+        };
+        let key = |seed| crate::wire::key::Signer::from_seed(&[seed; 32]).public();
+        gate.ring.insert(key(50), holder("c1", KeyClass::Controller));
+        gate.ring.insert(key(51), holder("bob", KeyClass::Human));
+        let hears =
+            |listener: &str| gate.may_hear(&"alice".parse().unwrap(), &listener.parse().unwrap());
+        assert!(hears("alice") && hears("c1") && !hears("bob") && !hears("stranger"));
+    }
+}

@@ -131,6 +131,13 @@ pub(super) async fn up(
         }
     };
     out.data(&first_screen(context, fleet, began, !args.detach)?);
+    for controller in fleet.controller_members(context) {
+        if let Ok(ControllerSetup { http: Some(http), .. }) =
+            ControllerSetup::read(&controller.folder)
+        {
+            out.note(&format!("{} serves http://{http}/openapi.json", controller.name));
+        }
+    }
     if !is_controlled {
         out.note("the controller is not ready; the nodes do not need it: smgr status controller");
     }
