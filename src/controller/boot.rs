@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::access::Access;
 use super::arrivals::Arrivals;
@@ -157,7 +157,10 @@ async fn serve(
             waker: waker.clone(),
             connection: connection.clone(),
         };
-        face(address, access)?;
+        // Nodes and people reach it over the bus all the same.
+        if let Err(error) = face(address, access) {
+            error!(%address, %error, "HTTP is not served");
+        }
     }
 
     let (end, ended) = lease::ending();
