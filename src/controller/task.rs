@@ -14,7 +14,7 @@ use super::lease::Standing;
 use super::links::Saying;
 use super::own::{OwnState, Which};
 use super::projection::Projection;
-use super::queries::Waiting;
+use super::queries::{Asker, Waiting};
 use super::setup::ControllerSetup;
 use super::verify::Trusted;
 use super::wake::{Wake, Waker};
@@ -120,6 +120,7 @@ impl Controller {
             Wake::Beat(beat) => self.beat(now, beat),
             Wake::Fetched { origin, outcome } => self.fetched(now, &origin, outcome),
             Wake::Call { reply, bytes } => self.called(now, reply, &bytes),
+            Wake::Asked(ask, reply) => self.query(ask, Asker::Here(reply)),
             Wake::Store(which, notice) => self.stored(which, notice),
             Wake::Lease(standing) => self.lease(now, standing),
             Wake::Connected => self.catch_up_all(),

@@ -72,11 +72,7 @@ impl Trusted {
         origin: &NodeId,
         cause: IntentId,
     ) -> Result<Fetched, Dropped> {
-        let answer: Answer = self.open(bytes, Kind::Answer, |answer: &Answer| &answer.node)?;
-        if answer.node != *origin || answer.cause != cause {
-            return Err(Dropped::Foreign);
-        }
-        match answer.reply {
+        match self.answer(bytes, origin, cause)?.reply {
             Reply::Range { epoch, first, rows, head } => {
                 for (row, seq) in rows.iter().zip(first.0..) {
                     let record: EventRecord =
@@ -90,6 +86,20 @@ impl Trusted {
             }
             Reply::Refused { code, why } => Ok(Fetched::Refused { code, why }),
             _ => Err(Dropped::Unsigned),
+        }
+    }
+
+    /// Verifies an answer of `origin` to one question or wish.
+    pub(super) fn answer(
+        &self,
+        bytes: &[u8],
+        origin: &NodeId,
+        cause: IntentId,
+    ) -> Result<Answer, Dropped> {
+        let answer: Answer = self.open(bytes, Kind::Answer, |answer: &Answer| &answer.node)?;
+        match answer.node == *origin && answer.cause == cause {
+            true => Ok(answer),
+            false => Err(Dropped::Foreign),
         }
     }
 

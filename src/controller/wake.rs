@@ -1,13 +1,13 @@
 //! Everything that can wake the controller's task.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::lease::Standing;
 use super::own::Which;
 use super::verify::{Arrived, Dropped, Fetched};
 use crate::domain::id::NodeId;
 use crate::store::LogNotice;
-use crate::wire::payload::Beat;
+use crate::wire::payload::{Ask, Beat, Reply};
 use crate::wire::subject::Inbox;
 
 /// How many wakes wait. Beyond it their senders do: what piles up behind them on the bus is dropped, noticed as a gap and
@@ -38,6 +38,8 @@ pub(super) enum Wake {
         /// The envelope.
         bytes: Vec<u8>,
     },
+    /// A face in this process asks; it judged itself whether it may.
+    Asked(Ask, oneshot::Sender<Reply>),
     /// One of the logs has news.
     Store(Which, LogNotice),
     /// The lease has news.
