@@ -11,6 +11,7 @@ mod offline;
 mod place;
 mod reading;
 mod release;
+mod rollout;
 mod service;
 mod status;
 mod token;
@@ -66,9 +67,10 @@ pub async fn carry_out(
         Command::Run(args) => files::run(&context.by("run"), args, out).await,
         Command::Remove { service } => files::remove(context, service, out).await,
         Command::Deploy(args) => release::deploy(context, args, out).await,
-        Command::Rollback { service, waiting } => {
-            release::rollback(context, &service, waiting, out).await
+        Command::Rollback { service, select, waiting } => {
+            release::rollback(context, &service, select, waiting, out).await
         }
+        Command::Rollout { command } => rollout::rollout(context, command, out).await,
         Command::Apply { services, waiting } => files::apply(context, services, waiting, out).await,
         Command::Logs { selector, lines, follow } => {
             reading::logs(context, selector, lines, follow, out).await

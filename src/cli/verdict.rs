@@ -229,6 +229,7 @@ impl Verdict {
             Reply::Pong { .. }
             | Reply::Fleet(_)
             | Reply::Arrivals { .. }
+            | Reply::Piece { .. }
             | Reply::Status(_)
             | Reply::Lines { .. }
             | Reply::Range { .. } => return None,

@@ -6,18 +6,24 @@
 mod access;
 mod arrivals;
 mod boot;
+mod checks;
 mod intake;
 mod lead;
 mod lease;
 mod links;
+mod orders;
 mod own;
 mod projection;
 mod queries;
+mod reports;
+mod rollouts;
 pub mod setup;
+mod shown;
 mod task;
 pub mod tokens;
 mod verify;
 mod wake;
+mod wishes;
 
 pub use access::{Access, AskError, Calling, Heard};
 pub use boot::{ControllerOptions, run};

@@ -14,6 +14,7 @@ use super::links::Saying;
 use super::projection::SILENT_MS;
 use super::task::{Controller, Role};
 use crate::domain::code::Code;
+use crate::domain::event::Actor;
 use crate::domain::id::{EventId, IntentId, NodeId, Seq};
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::time::Now;
@@ -23,7 +24,7 @@ use crate::store::{EventPos, RangeLimits};
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::key::Signer;
-use crate::wire::payload::{Answer, Ask, PAYLOAD_VERSION, Reply};
+use crate::wire::payload::{Answer, Ask, PAYLOAD_VERSION, Query, Reply};
 use crate::wire::status::FleetStatus;
 use crate::wire::subject::Inbox;
 
@@ -103,7 +104,7 @@ impl Controller {
                 Ok(verified) => {
                     let own = |to: &Inbox| *to.principal() == verified.actor.name;
                     if let Some(to) = reply.filter(own) {
-                        self.query(verified.payload.ask, Asker::Bus(to, verified.payload.id));
+                        self.asked(verified.payload, &verified.actor, to);
                     }
                 }
                 Err(refusal) => self.refuse(reply, &refusal),
@@ -126,6 +127,11 @@ impl Controller {
         self.desk().answer(to, cause, (0, true), reply);
     }
 
+    /// Answers one asker with a part of an answer: its number, and whether it is the last one.
+    pub(super) fn reply_part(&self, to: &Inbox, cause: IntentId, part: (u32, bool), reply: Reply) {
+        self.desk().answer(to, cause, part, reply);
+    }
+
     /// Answers what was refused, if a trusted key signed it.
     pub(super) fn refuse(&mut self, reply: Option<Inbox>, refusal: &Refusal) {
         let Some(signed) = &refusal.signed else {
@@ -135,6 +141,19 @@ impl Controller {
         let own = |to: &Inbox| *to.principal() == signed.actor.name;
         if let (Some(id), Some(to)) = (signed.id, reply.filter(own)) {
             self.reply(&to, id, refused(refusal.code, refusal.why.clone()));
+        }
+    }
+
+    /// Answers a question that came over the bus.
+    fn asked(&mut self, query: Query, asker: &Actor, to: Inbox) {
+        let cause = query.id;
+        match query.ask {
+            Ask::Rollouts => self.list_rollouts(&to, cause),
+            Ask::Rollout { name, seen, wait_ms } => {
+                self.show_rollout(to, cause, &name, (seen, wait_ms));
+            }
+            Ask::Wish { rollout } => self.show_wish(&to, cause, asker, rollout),
+            ask => self.query(ask, Asker::Bus(to, cause)),
         }
     }
 
@@ -165,6 +184,10 @@ impl Controller {
             }
             Ask::Arrivals { after, events_max, wait_ms } => {
                 self.arrived(to, after, events_max, wait_ms);
+            }
+            Ask::Rollouts | Ask::Rollout { .. } | Ask::Wish { .. } => {
+                let why = "rollouts are asked for over the bus, in this version".to_owned();
+                self.desk().tell(to, refused(Code::NOT_YET, why));
             }
             Ask::Status | Ask::Logs { .. } | Ask::Outcome { .. } => {
                 let why = "a node answers this; a controller answers for the fleet".to_owned();
@@ -203,7 +226,7 @@ impl Controller {
         }
     }
 
-    fn cursor(&self, place: u64) -> EventId {
+    pub(super) fn cursor(&self, place: u64) -> EventId {
         EventId {
             origin: self.setup.controller.clone(),
             epoch: self.arrivals.epoch(),

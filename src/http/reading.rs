@@ -85,7 +85,8 @@ pub(super) async fn node(
 
 fn shown(fleet: &FleetStatus, selector: Option<&Selector>) -> Response {
     let (nodes, missing) = divided(fleet);
-    let view = View { nodes: &nodes, missing: &missing, selector };
+    let view =
+        View { nodes: &nodes, missing: &missing, selector, in_fleet: true, ..View::default() };
     json_response(StatusCode::OK, &fleet_json(fleet, &view, time::now()))
 }
 

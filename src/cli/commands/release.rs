@@ -6,8 +6,8 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::place;
 use super::service::{wish, wish_after};
+use super::{place, rollout};
 use crate::agent::release::Releases;
 use crate::cli::args::{Deploy, Waiting};
 use crate::cli::client::{Client, Whom};
@@ -24,6 +24,7 @@ use crate::domain::intent::Action;
 use crate::domain::release::{
     Artifact, ArtifactFormat, MANIFEST_VERSION, Manifest, ReleaseId, SPEC_BYTES_MAX,
 };
+use crate::domain::selector::Selector as NodeSelector;
 use crate::wire::codec;
 use crate::wire::status::ReleaseStatus;
 
@@ -36,6 +37,20 @@ pub(super) async fn deploy(
     let whom = one_node(context, &args.service)?;
     let service = args.service.service.clone();
     let manifest = manifest(&service, &args).await?;
+    if let Some(client) = fleet(context, &args.service, args.select.as_ref()).await? {
+        let wanted = rollout::Wanted {
+            service,
+            manifest,
+            select: args.select,
+            back_to: None,
+            emergency: args.emergency,
+        };
+        return rollout::deploy(context, client, wanted, args.waiting, out).await;
+    }
+    if args.emergency.is_some() {
+        let why = "--emergency is about the waves of a fleet, and this is one node";
+        return Err(CliError::new(Code::USAGE, why));
+    }
     let bytes = codec::encode(&manifest);
     let known = known(context, &whom, &service).await?;
     let action = Action::Deploy {
@@ -53,9 +68,14 @@ pub(super) async fn deploy(
 pub(super) async fn rollback(
     context: &Context,
     selector: &Selector,
+    select: Option<NodeSelector>,
     waiting: Waiting,
     out: Out,
 ) -> Result<ExitCode, CliError> {
+    if let Some(client) = fleet(context, selector, select.as_ref()).await? {
+        let service = selector.service.clone();
+        return rollout::rollback(context, client, (service, select), waiting, out).await;
+    }
     let node = place::of(context, Some(selector), "rollback").await?;
     let whom = one_node(context, &Selector { node, ..selector.clone() })?;
     let service = selector.service.clone();
@@ -144,6 +164,31 @@ pub(super) async fn remove(
     known.release?;
     let action = Action::Remove { service: service.clone(), generation: next(Some(&known)) };
     Some(wish(context, &whom, action, Waiting::default(), out).await)
+}
+
+/// Returns a way to the controllers, unless one node is named or there is none.
+async fn fleet(
+    context: &Context,
+    service: &Selector,
+    select: Option<&NodeSelector>,
+) -> Result<Option<Client>, CliError> {
+    let is_one = service.node.is_some() || !context.global.nodes.is_empty();
+    match (is_one, select) {
+        (true, Some(_)) => {
+            let why = "a node is named, and --select selects nodes: say one of them";
+            Err(CliError::new(Code::USAGE, why))
+        }
+        (true, None) => Ok(None),
+        (false, None) if !context.folder.trust().exists() => Ok(None),
+        (false, _) => match (Client::of_controllers(context).await?, select) {
+            (None, Some(_)) => Err(CliError::new(
+                Code::NO_LEADER,
+                "this machine belongs to no fleet with a controller, so nothing can be selected",
+            )
+            .hint("for this node alone leave out --select")),
+            (client, _) => Ok(client),
+        },
+    }
 }
 
 fn one_node(context: &Context, selector: &Selector) -> Result<Whom, CliError> {

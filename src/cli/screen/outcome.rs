@@ -3,7 +3,7 @@
 use super::release::of_manifest;
 use super::table::cut;
 use super::units::span;
-use super::words::signal_name;
+use super::words::{rollout_word, signal_name};
 use crate::cli::verdict::{Verdict, Verdicts};
 use crate::domain::event::Outcome;
 use crate::domain::id::NodeId;
@@ -109,6 +109,9 @@ fn did(action: &Action) -> String {
         Action::Signal { service, signal } => format!("sent {} to {service}", signal_name(*signal)),
         Action::Run { service, action, .. } => format!("ran {action} of {service}"),
         Action::Apply { .. } => "applied".to_owned(),
+        Action::Rollout { service, command, .. } => {
+            format!("rollout of {service}: {}", rollout_word(*command))
+        }
         Action::Deploy { service, release, .. } => {
             format!("{service} runs {}", of_manifest(release))
         }
@@ -131,6 +134,7 @@ fn was_so(action: &Action) -> String {
         | Action::Reload { .. }
         | Action::Signal { .. }
         | Action::Run { .. }
+        | Action::Rollout { .. }
         | Action::Shutdown { .. } => did(action),
     }
 }

@@ -300,6 +300,7 @@ impl Turn<'_> {
                 | Action::Restart { .. }
                 | Action::Apply { .. }
                 | Action::Deploy { .. }
+                | Action::Rollout { .. }
                 | Action::Remove { .. } => {}
             }
         }
