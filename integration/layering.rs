@@ -27,6 +27,12 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     ("uplink", &["uplink", "ipc", "wire", "bus", "domain"], &["rustix", "tokio"]),
     // A file of somebody else is opened without waiting for it.
     ("config", &["config", "domain"], &["toml_edit", "sha2", "rustix"]),
+    // The other face: it shows the documents of the first, and asks the controller whose process it is part of.
+    (
+        "http",
+        &["http", "cli", "controller", "head", "domain", "wire"],
+        &["rustix", "tokio", "axum", "hyper"],
+    ),
     (
         "cli",
         &[
@@ -42,12 +48,15 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
             "controller",
             "keeper",
             "uplink",
+            "http",
         ],
         &["rustix", "libc", "tokio", "toml_edit", "sha2"],
     ),
 ];
 
 const GUARDED: &[&str] = &[
+    "axum",
+    "hyper",
     "redb",
     "async_nats",
     "rustix",
@@ -72,6 +81,7 @@ const MODULES: &[&str] = &[
     "uplink",
     "config",
     "cli",
+    "http",
 ];
 
 #[test]

@@ -25,3 +25,4 @@ pub mod uplink;
 pub mod config;
 
 pub mod cli;
+pub mod http;

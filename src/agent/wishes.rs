@@ -32,14 +32,14 @@ impl Agent {
         match kind {
             Kind::Query => match self.authority.query(bytes, way, now.at) {
                 Ok(verified) => {
-                    let to = own_inbox(to, &verified.actor.name);
+                    let to = self.own_inbox(to, &verified.actor.name);
                     self.query(verified.payload, to);
                 }
                 Err(refusal) => self.refuse(now, refusal, &to),
             },
             Kind::Order => match self.authority.order(bytes, way) {
                 Ok(verified) => {
-                    let to = own_inbox(to, &verified.controller.name);
+                    let to = self.own_inbox(to, &verified.controller.name);
                     self.ordered(now, verified, way, to);
                 }
                 Err(refusal) => self.refuse_order(now, refusal, &to),
@@ -51,7 +51,7 @@ impl Agent {
             | Kind::Receipt
             | Kind::Trust => match self.authority.intent(bytes, way, now.at) {
                 Ok(verified) => {
-                    let to = own_inbox(to, &verified.actor.name);
+                    let to = self.own_inbox(to, &verified.actor.name);
                     if let Err(refusal) = self.wish(now, verified, way, to.clone(), None) {
                         self.refuse(now, refusal, &to);
                     }
@@ -202,7 +202,7 @@ impl Agent {
         let why = text::brief(why, text::WHY_BYTES_MAX);
         match (&signed, to) {
             (Some(signed), to) => {
-                let to = own_inbox(to.clone(), &signed.actor.name);
+                let to = self.own_inbox(to.clone(), &signed.actor.name);
                 let cause = signed.id.unwrap_or(IntentId([0; 16]));
                 let reply = Reply::Refused { code: code.to_string(), why };
                 self.answers.reply(&to, cause, reply, &mut self.voice);
@@ -230,6 +230,17 @@ impl Agent {
         self.recorder.told(intent).unwrap_or_else(last)
     }
 
+    /// An answer goes to an inbox of whoever signed, or of a controller that brought it, and nowhere else: or a caller
+    /// could have it delivered to others.
+    fn own_inbox(&self, to: ReplyTo, signer: &Principal) -> ReplyTo {
+        match to {
+            ReplyTo::Bus(inbox) if !self.authority.may_hear(signer, inbox.principal()) => {
+                ReplyTo::Nobody
+            }
+            other => other,
+        }
+    }
+
     /// Says what came of a wish to whoever waits for it, once all that was recorded is durable.
     pub(super) fn promise_answer(&mut self, intent: IntentId, reply: WishReply) {
         let WishReply::Outcome(outcome) = reply else { return };
@@ -245,12 +256,4 @@ fn manifest_of(action: &Action) -> Result<Option<(&ServiceId, &[u8])>, String> {
     let Action::Deploy { service, release, .. } = action else { return Ok(None) };
     crate::head::manifest::check_manifest(service, release)?;
     Ok(Some((service, release)))
-}
-
-/// An answer goes to an inbox of whoever signed, and nowhere else: or a caller could have it delivered as a call.
-fn own_inbox(to: ReplyTo, signer: &Principal) -> ReplyTo {
-    match to {
-        ReplyTo::Bus(inbox) if inbox.principal() != signer => ReplyTo::Nobody,
-        other => other,
-    }
 }

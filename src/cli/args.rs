@@ -15,15 +15,15 @@ use super::error::CliError;
 use super::fleet::NODES_MAX;
 use super::selector::{Scope, Selector};
 use crate::domain::code::Code;
-use crate::domain::id::{ActionName, Digest, NodeId, ServiceId};
+use crate::domain::id::{ActionName, Digest, NodeId, Principal, ServiceId};
 use crate::domain::selector::Selector as NodeSelector;
 use crate::domain::signal::Signal;
 
 /// Verbs whose names are taken and whose function comes in a later version.
 const RESERVED: &[&str] = &[
-    "diff", "hold", "release", "node", "service", "alert", "silence", "key", "token", "trust",
-    "policy", "sign", "fleet", "context", "emulate", "demo", "top", "web", "doctor", "schema",
-    "man", "cancel", "enrol",
+    "diff", "hold", "release", "node", "service", "alert", "silence", "key", "trust", "policy",
+    "sign", "fleet", "context", "emulate", "demo", "top", "web", "doctor", "schema", "man",
+    "cancel", "enrol",
 ];
 
 /// A service manager for one machine or a whole fleet, with history that can be proved.
@@ -226,6 +226,11 @@ pub enum Command {
     },
     /// Ask nodes whether they are there
     Ping,
+    /// Make and take back bearer tokens for the HTTP face of a controller
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
     /// Write the keys and the trust of this machine into a file
     Backup {
         /// Which file
@@ -346,6 +351,9 @@ pub struct Up {
     /// A fleet of this many nodes on this machine
     #[arg(long = "nodes", value_name = "N", value_parser = nodes)]
     pub fleet: Option<u16>,
+    /// Let the controllers of the fleet serve HTTP on this port of 127.0.0.1 and those behind it
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub http: Option<u16>,
 }
 
 /// Supervise a command.
@@ -423,6 +431,27 @@ pub enum AuditCommand {
     },
     /// Remember the heads of the logs, so that a cut tail is seen
     Pin,
+}
+
+/// What to do with tokens.
+#[derive(Clone, Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and show it, this once
+    Create {
+        /// The job whose key it stands for, one of `jobs` in fleet.json
+        #[arg(long = "as", value_name = "JOB")]
+        job: Principal,
+        /// For this controller [default: the first]
+        #[arg(long)]
+        controller: Option<NodeId>,
+    },
+    /// Show which tokens there are
+    List,
+    /// Take a token back, at once
+    Revoke {
+        /// The first 8 digits of its SHA-256, as `smgr token list` shows them
+        token: String,
+    },
 }
 
 /// Run a part of a node.

@@ -14,6 +14,7 @@ mod release;
 mod rollout;
 mod service;
 mod status;
+mod token;
 mod topics;
 mod up;
 
@@ -76,6 +77,7 @@ pub async fn carry_out(
         }
         Command::Events(args) => reading::events(context, args, out).await,
         Command::History(args) => reading::history(context, args, out).await,
+        Command::Token { command } => token::token(context, command, out),
         Command::Ping => reading::ping(context, out).await,
         Command::Audit {
             command: AuditCommand::Verify { folder: None, pin: None, root: None },

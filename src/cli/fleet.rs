@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::context::{Context, short};
 use super::error::CliError;
 use crate::domain::code::Code;
-use crate::domain::id::NodeId;
+use crate::domain::id::{NodeId, Principal};
+use crate::domain::policy::Grant;
 use crate::head::enrol::Member;
 use crate::head::folder::{StateFolder, write_whole};
 
@@ -35,6 +36,9 @@ pub struct Fleet {
     /// What is said of nodes, by which they are selected.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<NodeId, BTreeMap<String, String>>,
+    /// The jobs that ask controllers by HTTP, and what they may.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub jobs: BTreeMap<Principal, Vec<Grant>>,
 }
 
 impl Fleet {
@@ -77,8 +81,10 @@ impl Fleet {
                 .at(short(context.folder.root()))
                 .hint("a fleet begins in a folder of its own: smgr up --nodes 3 --state DIR"));
         }
-        let (known, labels) =
-            before.as_ref().map(|it| (it.nodes.clone(), it.labels.clone())).unwrap_or_default();
+        let (known, labels, jobs) = before
+            .as_ref()
+            .map(|it| (it.nodes.clone(), it.labels.clone(), it.jobs.clone()))
+            .unwrap_or_default();
         if usize::from(asked) < known.len() {
             let what = format!("the fleet has {} nodes, and {asked} are asked for", known.len());
             return Err(CliError::new(Code::USAGE, what).hint(
@@ -88,7 +94,13 @@ impl Fleet {
         let name = |number: u16| format!("n{number}").parse().expect("a letter and a number");
         let one = || vec!["c1".parse().expect("a constant that is a name")];
         let controllers = before.map_or_else(one, |fleet| fleet.controllers);
-        Ok(Some(Self { v: VERSION, nodes: (1..=asked).map(name).collect(), controllers, labels }))
+        Ok(Some(Self {
+            v: VERSION,
+            nodes: (1..=asked).map(name).collect(),
+            controllers,
+            labels,
+            jobs,
+        }))
     }
 
     /// Writes the fleet down.

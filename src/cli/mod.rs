@@ -27,7 +27,7 @@ pub mod wish;
 pub mod witness;
 
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 
 use std::ffi::OsString;
 

@@ -8,6 +8,7 @@ use super::error::CliError;
 use crate::agent::{self, AgentOptions};
 use crate::controller::{self, ControllerOptions};
 use crate::domain::code::{Code, ExitCode};
+use crate::http;
 use crate::keeper::{self, KeeperOptions, LaunchOptions};
 use crate::uplink::{self, UplinkOptions};
 
@@ -58,7 +59,7 @@ pub fn run(context: &Context, args: &PartArgs) -> Result<ExitCode, CliError> {
 /// When it cannot begin or go on; whoever started it starts it again.
 pub fn controller(context: &Context) -> Result<ExitCode, CliError> {
     let state = context.folder.root().to_owned();
-    controller::run(&ControllerOptions { state }).map_err(|error| {
+    controller::run(&ControllerOptions { state }, http::open).map_err(|error| {
         CliError::caused(Code::IO, "the controller cannot go on", error.as_ref())
             .at(short(context.folder.root()))
     })?;

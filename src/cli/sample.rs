@@ -29,7 +29,7 @@ const DAY: u64 = 1_795_305_600_000_000;
 pub(super) const INTENT: IntentId = IntentId([0x90; 16]);
 
 /// A time of 2026-11-22, written `14:07:40.180`.
-pub(super) fn at(clock: &str) -> UnixMicros {
+pub(crate) fn at(clock: &str) -> UnixMicros {
     let (clock, ms) = clock.split_once('.').unwrap_or((clock, "0"));
     let seconds = clock.split(':').fold(0, |sum, part| sum * 60 + part.parse::<u64>().unwrap());
     UnixMicros(DAY + seconds * 1_000_000 + ms.parse::<u64>().unwrap() * 1000)
@@ -39,7 +39,7 @@ pub(super) fn epoch() -> EpochId {
     EpochId::new(1_795_305_600_000, 7)
 }
 
-pub(super) fn event_id(seq: u64) -> EventId {
+pub(crate) fn event_id(seq: u64) -> EventId {
     EventId { origin: "n1".parse().unwrap(), epoch: epoch(), seq: Seq(seq) }
 }
 
@@ -149,7 +149,7 @@ fn crashing_worker() -> InstanceStatus {
 }
 
 /// The machine of the contract's first screen. The worker comes first in the list.
-pub(super) fn node() -> NodeStatus {
+pub(crate) fn node() -> NodeStatus {
     let alice = Actor {
         kind: ActorKind::Human,
         name: "alice".parse().unwrap(),

@@ -6,7 +6,7 @@
 pub mod names;
 pub mod table;
 pub mod units;
-pub(super) mod words;
+pub(crate) mod words;
 
 mod controller;
 pub mod effective;

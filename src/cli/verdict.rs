@@ -140,31 +140,9 @@ async fn hear(
 
 impl Verdicts {
     fn take(&mut self, answer: Answer) {
-        let verdict = match answer.reply {
-            Reply::Accepted { event } => Verdict::Accepted(event),
-            Reply::Outcome { outcome, event } => Verdict::Ended(outcome, event),
-            Reply::Refused { code, why } => {
-                let code = code.parse().unwrap_or(Code::INTERNAL);
-                let refused = CliError::new(code, why);
-                // For other codes `smgr explain` has to do.
-                Verdict::Refused(match code {
-                    Code::NO_RELOAD => {
-                        refused.hint("declare `[reload]` in its spec, or use `smgr restart`")
-                    }
-                    _ => refused,
-                })
-            }
-            Reply::Pong { .. }
-            | Reply::Fleet(_)
-            | Reply::Piece { .. }
-            | Reply::Arrivals { .. }
-            | Reply::Status(_)
-            | Reply::Lines { .. }
-            | Reply::Range { .. } => {
-                return;
-            }
-        };
-        self.nodes.insert(answer.node, verdict);
+        if let Some(verdict) = Verdict::of(answer.reply) {
+            self.nodes.insert(answer.node, verdict);
+        }
     }
 
     /// Nobody is left who could tell more.
@@ -232,6 +210,32 @@ fn rank(exit: ExitCode) -> u8 {
 }
 
 impl Verdict {
+    /// Reads what a node answered; `None` when it is no answer to a wish.
+    pub fn of(reply: Reply) -> Option<Self> {
+        Some(match reply {
+            Reply::Accepted { event } => Self::Accepted(event),
+            Reply::Outcome { outcome, event } => Self::Ended(outcome, event),
+            Reply::Refused { code, why } => {
+                let code = code.parse().unwrap_or(Code::INTERNAL);
+                let refused = CliError::new(code, why);
+                // For other codes `smgr explain` has to do.
+                Self::Refused(match code {
+                    Code::NO_RELOAD => {
+                        refused.hint("declare `[reload]` in its spec, or use `smgr restart`")
+                    }
+                    _ => refused,
+                })
+            }
+            Reply::Pong { .. }
+            | Reply::Fleet(_)
+            | Reply::Arrivals { .. }
+            | Reply::Piece { .. }
+            | Reply::Status(_)
+            | Reply::Lines { .. }
+            | Reply::Range { .. } => return None,
+        })
+    }
+
     /// Returns how a command about this node alone exits.
     pub fn exit(&self, detach: bool) -> ExitCode {
         match self {

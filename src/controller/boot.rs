@@ -1,6 +1,7 @@
 //! Puts a controller together: keys, logs, replay, the bus; then hands everything to its task.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,9 @@ use serde_bytes::ByteBuf;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use super::access::Access;
 use super::arrivals::Arrivals;
 use super::checks::Measuring;
 use super::intake::Line;
@@ -55,16 +57,23 @@ pub struct ControllerOptions {
     pub state: PathBuf,
 }
 
-/// Runs the controller of a state folder until it is told to end with SIGTERM or SIGINT.
+/// Runs the controller of a state folder until it is told to end with SIGTERM or SIGINT. Where its set-up names an
+/// address for HTTP, `face` is given both, and must not keep it waiting.
 ///
 /// # Errors
 /// When the folder, the keys or the logs cannot be used; whoever started it starts it again.
-pub fn run(options: &ControllerOptions) -> anyhow::Result<()> {
+pub fn run(
+    options: &ControllerOptions,
+    face: impl FnOnce(SocketAddr, Access) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(Box::pin(serve(options)))
+    runtime.block_on(Box::pin(serve(options, face)))
 }
 
-async fn serve(options: &ControllerOptions) -> anyhow::Result<()> {
+async fn serve(
+    options: &ControllerOptions,
+    face: impl FnOnce(SocketAddr, Access) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let folder = StateFolder::new(&options.state);
     let setup = ControllerSetup::read(&folder)?;
     let (trust, ring) = keyfile::load_trust(&folder)?;
@@ -157,6 +166,21 @@ async fn serve(options: &ControllerOptions) -> anyhow::Result<()> {
     begin(&mut controller, own_log.begins, boot);
     let (fleet, name) = (controller.setup.fleet.clone(), controller.setup.controller.clone());
     let ttl = Duration::from_millis(controller.setup.lease_ms);
+
+    if let Some(address) = controller.setup.http {
+        let access = Access {
+            fleet: fleet.clone(),
+            controller: name.clone(),
+            folder: folder.clone(),
+            trusted: controller.trusted.clone(),
+            waker: waker.clone(),
+            connection: connection.clone(),
+        };
+        // Nodes and people reach it over the bus all the same.
+        if let Err(error) = face(address, access) {
+            error!(%address, %error, "HTTP is not served");
+        }
+    }
 
     let (end, ended) = lease::ending();
     let leasing =

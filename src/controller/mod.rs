@@ -3,6 +3,7 @@
 //! It decides nothing that a node would have to believe: what a node does stands in an intent that a person or a job
 //! signed, and the node looks at that itself. See `docs/controller.md`.
 
+mod access;
 mod arrivals;
 mod boot;
 mod checks;
@@ -19,8 +20,10 @@ mod rollouts;
 pub mod setup;
 mod shown;
 mod task;
+pub mod tokens;
 mod verify;
 mod wake;
 mod wishes;
 
+pub use access::{Access, AskError, Calling, Heard};
 pub use boot::{ControllerOptions, run};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tracing::debug;
@@ -38,11 +38,29 @@ const WAITING_MAX: usize = 1024;
 /// The longest wait for the next arrival, in milliseconds.
 const WAIT_MS_MAX: u32 = 30_000;
 
+/// Who is answered.
+#[derive(Debug)]
+pub(super) enum Asker {
+    /// Somebody on the bus, who asked by this query.
+    Bus(Inbox, IntentId),
+    /// A face in this process.
+    Here(oneshot::Sender<Reply>),
+}
+
+impl Asker {
+    /// Says whether nobody waits for the answer any more, as far as that can be known.
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Bus(..) => false,
+            Self::Here(reply) => reply.is_closed(),
+        }
+    }
+}
+
 /// An asker who waits for the next arrival.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    to: Inbox,
-    cause: IntentId,
+    to: Asker,
     after: u64,
     events_max: u32,
     until: Instant,
@@ -57,6 +75,15 @@ struct Desk {
 }
 
 impl Desk {
+    /// Gives the one answer.
+    fn tell(&self, to: Asker, reply: Reply) {
+        match to {
+            Asker::Bus(inbox, cause) => self.answer(&inbox, cause, (0, true), reply),
+            // Whoever went away is told nothing.
+            Asker::Here(answer) => drop(answer.send(reply)),
+        }
+    }
+
     fn answer(&self, to: &Inbox, cause: IntentId, (part, last): (u32, bool), reply: Reply) {
         let (node, at) = (self.controller.clone(), clock::now().at);
         let answer = Answer { v: PAYLOAD_VERSION, node, cause, at, part, last, reply };
@@ -77,7 +104,7 @@ impl Controller {
                 Ok(verified) => {
                     let own = |to: &Inbox| *to.principal() == verified.actor.name;
                     if let Some(to) = reply.filter(own) {
-                        self.query(verified.payload, &verified.actor, to);
+                        self.asked(verified.payload, &verified.actor, to);
                     }
                 }
                 Err(refusal) => self.refuse(reply, &refusal),
@@ -117,15 +144,31 @@ impl Controller {
         }
     }
 
-    fn query(&mut self, query: Query, asker: &Actor, to: Inbox) {
+    /// Answers a question that came over the bus.
+    fn asked(&mut self, query: Query, asker: &Actor, to: Inbox) {
         let cause = query.id;
         match query.ask {
+            Ask::Rollouts => self.list_rollouts(&to, cause),
+            Ask::Rollout { name, seen, wait_ms } => {
+                self.show_rollout(to, cause, &name, (seen, wait_ms));
+            }
+            Ask::Wish { rollout } => self.show_wish(&to, cause, asker, rollout),
+            ask => self.query(ask, Asker::Bus(to, cause)),
+        }
+    }
+
+    /// Answers a question of one who may ask it.
+    pub(super) fn query(&mut self, ask: Ask, to: Asker) {
+        match ask {
             Ask::Ping => {
                 let version = env!("CARGO_PKG_VERSION").to_owned();
-                self.reply(&to, cause, Reply::Pong { version });
+                self.desk().tell(to, Reply::Pong { version });
             }
             Ask::Fleet => {
                 let desk = self.desk();
+                let Asker::Bus(to, cause) = to else {
+                    return desk.tell(to, Reply::Fleet(Box::new(self.fleet_status())));
+                };
                 let parts = self.fleet_status().into_parts();
                 let count = parts.len();
                 for (part, status) in parts.into_iter().enumerate() {
@@ -134,22 +177,21 @@ impl Controller {
                 }
             }
             Ask::Range { after, events_max, .. } => {
-                self.own_range(to, cause, after.as_ref(), events_max);
+                self.own_range(to, after.as_ref(), events_max);
             }
             Ask::Copy { origin, after, events_max } => {
-                self.copy(to, cause, &origin, after.as_ref(), events_max);
+                self.copy(to, &origin, after.as_ref(), events_max);
             }
             Ask::Arrivals { after, events_max, wait_ms } => {
-                self.arrived(to, cause, after, events_max, wait_ms);
+                self.arrived(to, after, events_max, wait_ms);
             }
-            Ask::Rollouts => self.list_rollouts(&to, cause),
-            Ask::Rollout { name, seen, wait_ms } => {
-                self.show_rollout(to, cause, &name, (seen, wait_ms));
+            Ask::Rollouts | Ask::Rollout { .. } | Ask::Wish { .. } => {
+                let why = "rollouts are asked for over the bus, in this version".to_owned();
+                self.desk().tell(to, refused(Code::NOT_YET, why));
             }
-            Ask::Wish { rollout } => self.show_wish(&to, cause, asker, rollout),
             Ask::Status | Ask::Logs { .. } | Ask::Outcome { .. } => {
                 let why = "a node answers this; a controller answers for the fleet".to_owned();
-                self.reply(&to, cause, refused(Code::UNKNOWN_TYPE, why));
+                self.desk().tell(to, refused(Code::UNKNOWN_TYPE, why));
             }
         }
     }
@@ -192,7 +234,7 @@ impl Controller {
         }
     }
 
-    fn own_range(&self, to: Inbox, cause: IntentId, after: Option<&EventId>, events_max: u32) {
+    fn own_range(&self, to: Asker, after: Option<&EventId>, events_max: u32) {
         let log = self.recorder.log().clone();
         let head = log.head();
         let from = after.map_or(EventPos { epoch: head.epoch, seq: Seq(1) }, |after| EventPos {
@@ -213,21 +255,14 @@ impl Controller {
                 Ok(_) => Reply::Range { epoch: from.epoch, first: from.seq, rows, head },
                 Err(why) => refused(why.code(), why.to_string()),
             };
-            desk.answer(&to, cause, (0, true), reply);
+            desk.tell(to, reply);
         });
     }
 
-    fn copy(
-        &self,
-        to: Inbox,
-        cause: IntentId,
-        origin: &NodeId,
-        after: Option<&EventId>,
-        events_max: u32,
-    ) {
+    fn copy(&self, to: Asker, origin: &NodeId, after: Option<&EventId>, events_max: u32) {
         let copied = match self.arrivals.copy(origin, after) {
             Ok(copied) => copied,
-            Err(why) => return self.reply(&to, cause, refused(why.code(), why.to_string())),
+            Err(why) => return self.desk().tell(to, refused(why.code(), why.to_string())),
         };
         let head = self.arrivals.last(origin).unwrap_or_else(|| self.cursor(0));
         let desk = self.desk();
@@ -237,18 +272,11 @@ impl Controller {
                 Ok((epoch, first, rows)) => Reply::Range { epoch, first, rows, head },
                 Err(why) => refused(why.code(), why.to_string()),
             };
-            desk.answer(&to, cause, (0, true), reply);
+            desk.tell(to, reply);
         });
     }
 
-    fn arrived(
-        &mut self,
-        to: Inbox,
-        cause: IntentId,
-        after: Option<EventId>,
-        events_max: u32,
-        wait_ms: u32,
-    ) {
+    fn arrived(&mut self, to: Asker, after: Option<EventId>, events_max: u32, wait_ms: u32) {
         let last = self.arrivals.durable_count();
         let is_own = |cursor: &EventId| {
             cursor.origin == self.setup.controller && cursor.epoch == self.arrivals.epoch()
@@ -258,7 +286,7 @@ impl Controller {
             Some(cursor) if is_own(cursor) && cursor.seq.0 <= last => (cursor.seq.0, 0),
             Some(cursor) if is_own(cursor) => {
                 let why = format!("{cursor} lies beyond the last place here, {last}");
-                return self.reply(&to, cause, refused(Code::BAD_CURSOR, why));
+                return self.desk().tell(to, refused(Code::BAD_CURSOR, why));
             }
             // The order of arrival is another at each controller: nothing is missed, and what may come twice is marked.
             Some(_) => (0, last),
@@ -266,13 +294,13 @@ impl Controller {
         let wait_ms = wait_ms.min(WAIT_MS_MAX);
         if after == last && wait_ms > 0 && self.waiting.len() < WAITING_MAX {
             let until = Instant::now() + Duration::from_millis(u64::from(wait_ms));
-            self.waiting.push(Waiting { to, cause, after, events_max, until });
+            self.waiting.push(Waiting { to, after, events_max, until });
             return;
         }
-        self.read_stream(to, cause, after, (events_max, again));
+        self.read_stream(to, after, (events_max, again));
     }
 
-    fn read_stream(&self, to: Inbox, cause: IntentId, after: u64, (events_max, again): (u32, u64)) {
+    fn read_stream(&self, to: Asker, after: u64, (events_max, again): (u32, u64)) {
         let stream = self.arrivals.stream(after);
         let head = self.cursor(self.arrivals.durable_count());
         let desk = self.desk();
@@ -285,14 +313,14 @@ impl Controller {
                 }
                 Err(why) => refused(why.code(), why.to_string()),
             };
-            desk.answer(&to, cause, (0, true), reply);
+            desk.tell(to, reply);
         });
     }
 
     /// Answers those who waited for the next arrival.
     pub(super) fn wake_waiting(&mut self) {
-        for Waiting { to, cause, after, events_max, .. } in std::mem::take(&mut self.waiting) {
-            self.read_stream(to, cause, after, (events_max, 0));
+        for Waiting { to, after, events_max, .. } in std::mem::take(&mut self.waiting) {
+            self.read_stream(to, after, (events_max, 0));
         }
     }
 
@@ -301,8 +329,9 @@ impl Controller {
         let (tired, patient) =
             std::mem::take(&mut self.waiting).into_iter().partition(|it: &Waiting| it.until <= now);
         self.waiting = patient;
-        for Waiting { to, cause, after, events_max, .. } in tired {
-            self.read_stream(to, cause, after, (events_max, 0));
+        self.waiting.retain(|it| !it.to.is_gone());
+        for Waiting { to, after, events_max, .. } in tired {
+            self.read_stream(to, after, (events_max, 0));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A controller's set-up: what `smgr up` or an operator decided before it first runs.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,9 @@ pub struct ControllerSetup {
     /// How long the lease holds when it is not renewed, in milliseconds.
     #[serde(default = "lease_ms")]
     pub lease_ms: u64,
+    /// Where it serves HTTP, on the loopback; absent: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<SocketAddr>,
 }
 
 /// Says why a set-up could not be read.
@@ -61,7 +65,7 @@ pub enum ReadSetupError {
 impl ControllerSetup {
     /// Describes a controller with everything else as usual.
     pub fn new(fleet: FleetId, controller: NodeId, urls: Vec<String>) -> Self {
-        Self { v: VERSION, fleet, controller, urls, nkey: None, lease_ms: LEASE_MS }
+        Self { v: VERSION, fleet, controller, urls, nkey: None, lease_ms: LEASE_MS, http: None }
     }
 
     /// Returns where the set-up of a state folder is.
@@ -75,10 +79,17 @@ impl ControllerSetup {
     /// When there is none, or it is not one of this version.
     pub fn read(folder: &StateFolder) -> Result<Self, ReadSetupError> {
         let path = Self::path(folder);
-        let bytes = read_capped(&path)
+        let bytes = read_capped(&path, BYTES_MAX)
             .map_err(|source| ReadSetupError::Read { path: path.clone(), source })?;
         let shape = |why: String| ReadSetupError::Shape { path: path.clone(), why };
         let setup: Self = serde_json::from_slice(&bytes).map_err(|why| shape(why.to_string()))?;
+        if let Some(http) = setup.http.filter(|http| !http.ip().is_loopback()) {
+            // Tokens would travel where others read them.
+            return Err(shape(format!(
+                "`http` is {http}, which others reach without encryption: serve on the loopback and put a proxy with TLS \
+                 in front"
+            )));
+        }
         match (setup.v, setup.lease_ms) {
             (VERSION, 1..) => Ok(setup),
             (VERSION, _) => Err(shape("a lease of 0 ms holds nothing".to_owned())),
@@ -101,9 +112,9 @@ fn lease_ms() -> u64 {
     LEASE_MS
 }
 
-fn read_capped(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read_capped(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(BYTES_MAX).read_to_end(&mut bytes)?;
+    std::fs::File::open(path)?.take(bytes_max).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

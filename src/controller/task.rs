@@ -16,7 +16,7 @@ use super::links::Saying;
 use super::orders::Orders;
 use super::own::{OwnState, Which};
 use super::projection::Projection;
-use super::queries::Waiting;
+use super::queries::{Asker, Waiting};
 use super::rollouts::Rollouts;
 use super::setup::ControllerSetup;
 use super::shown::Watcher;
@@ -139,6 +139,7 @@ impl Controller {
             Wake::Beat(beat) => self.beat(now, beat),
             Wake::Fetched { origin, outcome } => self.fetched(now, &origin, outcome),
             Wake::Call { reply, bytes } => self.called(now, reply, &bytes),
+            Wake::Asked(ask, reply) => self.query(ask, Asker::Here(reply)),
             Wake::Store(which, notice) => self.stored(which, notice),
             Wake::Ordered(key, heard) => self.ordered(now, &key, heard),
             Wake::Measured(of, found) => self.measured(now, &of, found),

@@ -1,6 +1,6 @@
 //! Everything that can wake the controller's task.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::checks::Measurement;
 use super::lease::Standing;
@@ -10,7 +10,7 @@ use super::verify::{Arrived, Dropped, Fetched};
 use crate::domain::id::{IntentId, NodeId};
 use crate::domain::rollout::Measure;
 use crate::store::LogNotice;
-use crate::wire::payload::Beat;
+use crate::wire::payload::{Ask, Beat, Reply};
 use crate::wire::subject::Inbox;
 
 /// How many wakes wait. Beyond it their senders do: what piles up behind them on the bus is dropped, noticed as a gap and
@@ -41,6 +41,8 @@ pub(super) enum Wake {
         /// The envelope.
         bytes: Vec<u8>,
     },
+    /// A face in this process asks; it judged itself whether it may.
+    Asked(Ask, oneshot::Sender<Reply>),
     /// An order was answered, or was not.
     Ordered(OrderKey, OrderHeard),
     /// Another controller gave the signed wish behind a rollout.

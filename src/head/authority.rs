@@ -4,6 +4,7 @@
 //! strict decoding, issuer, fleet, audience, time, grant. The first that fails names itself and nothing is changed.
 //! Whether an id was seen before is the core's to say, since it is folded from the log.
 
+mod brought;
 mod order;
 mod request;
 

@@ -2,11 +2,12 @@
 //! in the folder of the first says which of them count.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::folder::StateFolder;
 use super::keyfile::{
-    KeyName, LoadKeyError, MakeKeysError, hex_line, load_key, load_trust, make_key, read_capped,
-    write,
+    KeyName, LoadKeyError, MakeKeysError, hex_line, load_key, load_trust, make_key, make_key_at,
+    read_capped, write,
 };
 use crate::domain::id::{Digest, FleetId, NodeId, Principal};
 use crate::domain::intent::Verb;
@@ -39,6 +40,8 @@ pub struct Enrolment {
     pub labels: BTreeMap<NodeId, BTreeMap<String, String>>,
     /// The controllers.
     pub controllers: Vec<Member>,
+    /// The jobs that ask controllers by HTTP, and what they may. Each controller has a key of its own for each of them.
+    pub jobs: BTreeMap<Principal, Vec<Grant>>,
     /// The time that the document bears.
     pub now: UnixMicros,
 }
@@ -92,6 +95,14 @@ pub fn enrol(wanted: &Enrolment) -> Result<FleetKeys, MakeKeysError> {
         };
         let signer = key(folder, KeyName::Controller)?;
         keys.push((signer, principal(name), KeyClass::Controller, vec![reads]));
+        for (job, grants) in &wanted.jobs {
+            let path = job_key(folder, job);
+            let signer = match load_key(&path) {
+                Err(LoadKeyError::Missing { .. }) => make_key_at(&path)?,
+                loaded => loaded?,
+            };
+            keys.push((signer, job.clone(), KeyClass::Ci, grants.clone()));
+        }
     }
     let keys: Vec<TrustedKey> = keys
         .into_iter()
@@ -136,16 +147,31 @@ fn next(
             nodes,
         });
     };
+    // What a job may is what is wanted of it; one that is wanted no more may nothing.
+    let kept = |known: &TrustedKey| {
+        let wanted = keys.iter().find(|key| key.key == known.key);
+        match (known.class, wanted) {
+            (KeyClass::Ci, Some(wanted)) => wanted.clone(),
+            (KeyClass::Ci, None) => TrustedKey { grants: Vec::new(), ..known.clone() },
+            _ => known.clone(),
+        }
+    };
+    let mut after: Vec<_> = before.keys.iter().map(kept).collect();
     let fresh = |key: &TrustedKey| before.keys.iter().all(|known| known.key != key.key);
-    let fresh: Vec<_> = keys.into_iter().filter(fresh).collect();
+    after.extend(keys.iter().filter(|key| fresh(key)).cloned());
     let version = before.version + 1;
-    (!fresh.is_empty() || before.nodes != nodes).then(|| Trust {
+    (after != before.keys || before.nodes != nodes).then_some(Trust {
         version,
         nodes,
         issued: wanted.now,
-        keys: before.keys.into_iter().chain(fresh).collect(),
+        keys: after,
         ..before
     })
+}
+
+/// Returns where a controller keeps the key that it holds for a job.
+pub fn job_key(controller: &StateFolder, job: &Principal) -> PathBuf {
+    controller.keys().join("jobs").join(format!("{job}.key"))
 }
 
 fn everything(nodes: Names<NodeId>) -> Vec<Grant> {
@@ -198,6 +224,7 @@ mod tests {
             nodes: nodes.iter().map(member).collect(),
             labels: BTreeMap::new(),
             controllers: vec![member(&"c1")],
+            jobs: BTreeMap::new(),
             now: UnixMicros(1),
         }
     }
@@ -215,6 +242,33 @@ mod tests {
             assert_eq!(ring.get(own.kid()).unwrap().1.name.as_str(), member.name.as_str());
         }
         assert!(!KeyName::Root.path(&wanted.nodes[1].folder).exists());
+    }
+
+    #[test]
+    fn a_job_may_what_is_wanted_of_it_and_nothing_once_it_is_wanted_no_more() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut wanted = enrolment(&temp, &["n1"]);
+        let job: Principal = "shop-deploy".parse().unwrap();
+        let restarts = Grant {
+            verbs: Names::Only(vec![Verb::Restart]),
+            services: Names::All,
+            nodes: Names::All,
+        };
+        let grants_of = |keys: &FleetKeys| {
+            let all = keys.trust.keys.iter();
+            let mut jobs = all.filter(|key| key.class == KeyClass::Ci && key.name == job);
+            jobs.next().map(|key| key.grants.clone())
+        };
+        wanted.jobs.insert(job.clone(), vec![restarts.clone()]);
+        let first = enrol(&wanted).unwrap();
+        assert_eq!(grants_of(&first), Some(vec![restarts.clone()]));
+        let held = load_key(&job_key(&wanted.controllers[0].folder, &job)).unwrap();
+        assert_eq!(first.ring.get(held.kid()).unwrap().1.name, job);
+        assert_eq!(enrol(&wanted).unwrap().trust.version, first.trust.version);
+        wanted.jobs.insert(job.clone(), vec![restarts.clone(), restarts]);
+        assert_eq!(grants_of(&enrol(&wanted).unwrap()).unwrap().len(), 2);
+        wanted.jobs.clear();
+        assert_eq!(grants_of(&enrol(&wanted).unwrap()), Some(vec![]));
     }
 
     #[test]

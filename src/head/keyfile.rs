@@ -264,15 +264,23 @@ fn make(folder: &StateFolder, owner: &Owner) -> Result<(), MakeKeysError> {
 }
 
 pub(super) fn make_key(folder: &StateFolder, name: KeyName) -> Result<Signer, MakeKeysError> {
-    let path = name.path(folder);
+    make_key_at(&name.path(folder))
+}
+
+pub(super) fn make_key_at(path: &Path) -> Result<Signer, MakeKeysError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let failed = |source| MakeKeysError::Write { path: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    }
     let mut seed = [0; 32];
-    getrandom::fill(&mut seed)
-        .map_err(|error| MakeKeysError::Write { path: path.clone(), source: error.into() })?;
-    let written = write_new(&path, &seed, 0o600);
+    getrandom::fill(&mut seed).map_err(|error| failed(error.into()))?;
+    let written = write_new(path, &seed, 0o600);
     seed.fill(0);
-    written.map_err(|source| MakeKeysError::Write { path: path.clone(), source })?;
+    written.map_err(failed)?;
     // Read back: another `up` may have been first, and its key is the one that stays.
-    let signer = load_key(&path)?;
+    let signer = load_key(path)?;
     write(&path.with_extension("pub"), hex_line(signer.public()).as_bytes(), 0o644)?;
     Ok(signer)
 }

@@ -52,6 +52,13 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
     if let Some(wanted) = Fleet::wanted(context, args.fleet)? {
         return Box::pin(fleet::up(context, &wanted, &args, out)).await;
     }
+    if args.http.is_some() {
+        return Err(CliError::new(
+            Code::USAGE,
+            "a single node has no controller, which serves HTTP",
+        )
+        .hint("smgr up --nodes 1 --http 7465"));
+    }
     let began = Instant::now();
     let since = time::log_stamp();
     context.folder.make().map_err(|error| {

@@ -143,6 +143,9 @@ codes! {
     CANARY_UNPROVEN = 333, Refused, "the canary wave has not been proved healthy",
         "From wave 2 on an order carries the signed results of the canary nodes for this release, and each has to be \
          healthy. Only a wish that says `--emergency` passes without.";
+    BAD_TOKEN = 334, NotAuthorised, "no such bearer token",
+        "The controller knows tokens by their SHA-256. This one was never made here, was taken back, or stands for a key \
+         that is not trusted any more. `smgr token create --as JOB` makes one.";
 
     FILE_UNREADABLE = 401, Invalid, "a file cannot be read",
         "It is missing, or this user may not read it.";

@@ -69,7 +69,7 @@ pub(super) fn gate() -> Authority {
     Authority::new("acme".parse().unwrap(), "n1".parse().unwrap(), ring, revoked)
 }
 
-fn wish() -> Intent {
+pub(super) fn wish() -> Intent {
     Intent {
         v: PAYLOAD_VERSION,
         id: IntentId([7; 16]),

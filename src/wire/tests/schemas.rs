@@ -12,8 +12,8 @@ use crate::domain::release::Manifest;
 use crate::domain::rollout::RolloutEvent;
 use crate::wire::payload::{Answer, Beat, EventRecord, Intent, Order, Query, Trust};
 
-/// Written by the tests of `config`.
-const OF_OTHERS: &[&str] = &["node.v1.json", "project.v1.json", "spec.v1.json"];
+/// Written by the tests of `config` and `http`.
+const OF_OTHERS: &[&str] = &["node.v1.json", "openapi.json", "project.v1.json", "spec.v1.json"];
 
 const RULE: &str = "This describes the JSON form of a MessagePack map. A MessagePack `bin` of fixed length (an id, \
                     a key, a digest) is lower-case hex in JSON, which its `pattern` shows; any other `bin` is \

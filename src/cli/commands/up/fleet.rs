@@ -4,6 +4,7 @@
 //! The first node runs the bus and the controllers as services of its own: what supervises services already supervises
 //! them well, and whichever of them dies comes back without anybody else noticing more than a gap.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -100,7 +101,7 @@ pub(super) async fn up(
     }
     if !is_alive[0] {
         rising.iter().try_for_each(|node| divide(&node.context))?;
-        prepare(context, fleet)?;
+        prepare(context, fleet, args.http)?;
         rising.iter().try_for_each(|node| divide(&node.context))?;
     }
     let statuses = match interrupts.guard(begin(&mut rising, fleet)).await {
@@ -135,6 +136,13 @@ pub(super) async fn up(
         }
     };
     out.data(&first_screen(context, fleet, began, !args.detach)?);
+    for controller in fleet.controller_members(context) {
+        if let Ok(ControllerSetup { http: Some(http), .. }) =
+            ControllerSetup::read(&controller.folder)
+        {
+            out.note(&format!("{} serves http://{http}/openapi.json", controller.name));
+        }
+    }
     if !is_controlled {
         out.note("the controller is not ready; the nodes do not need it: smgr status controller");
     }
@@ -288,7 +296,7 @@ fn service_of(controller: &crate::domain::id::NodeId) -> ServiceId {
 }
 
 /// Checks the files, makes what is missing, and writes down how each member is set up. Nothing is started by it.
-fn prepare(context: &Context, fleet: &Fleet) -> Result<Loaded, CliError> {
+fn prepare(context: &Context, fleet: &Fleet, http: Option<u16>) -> Result<Loaded, CliError> {
     let sources = specs::sources(context, specs::project_here());
     let logs = context.service_logs();
     specs::load(context, &sources, &logs, "nothing was started")?;
@@ -305,6 +313,7 @@ fn prepare(context: &Context, fleet: &Fleet) -> Result<Loaded, CliError> {
         nodes: nodes.clone(),
         labels: fleet.labels.clone(),
         controllers: controllers.clone(),
+        jobs: fleet.jobs.clone(),
         now: time::now(),
     };
     let enrolled = enrol(&enrolment).map_err(|error| from_keys(&error))?;
@@ -319,8 +328,10 @@ fn prepare(context: &Context, fleet: &Fleet) -> Result<Loaded, CliError> {
     let bus = before.and_then(|setup| setup.bus);
     let user = super::bus_user(context, &found);
     let bus = nats::prepare(&context.folder, &found, bus.as_ref(), &members, user)?;
-    for controller in &controllers {
-        set_up_controller(context, controller, &enrolment, &bus)?;
+    for (controller, place) in controllers.iter().zip(0..) {
+        // Each controller serves on a port of its own.
+        let http = http.map(|port| port.saturating_add(place));
+        set_up_controller(context, controller, &enrolment, (&bus, http))?;
     }
     for (node, member) in fleet.contexts(context).iter().zip(&nodes).skip(1) {
         let bus = BusSetup {
@@ -359,7 +370,7 @@ fn set_up_controller(
     context: &Context,
     member: &Member,
     enrolment: &Enrolment,
-    bus: &BusSetup,
+    (bus, http): (&BusSetup, Option<u16>),
 ) -> Result<(), CliError> {
     let folder: &StateFolder = &member.folder;
     // What an operator wrote into it stays.
@@ -368,6 +379,9 @@ fn set_up_controller(
     });
     setup.urls.clone_from(&bus.urls);
     setup.nkey = Some(folder.keys().join("controller.nk"));
+    if let Some(port) = http {
+        setup.http = Some((Ipv4Addr::LOCALHOST, port).into());
+    }
     setup.write(folder).map_err(|error| unwritten(ControllerSetup::path(folder), &error))?;
     let program = std::env::current_exe()
         .map_err(|error| CliError::caused(Code::IO, "failed to find this program", &error))?;

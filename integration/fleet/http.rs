@@ -1,0 +1,436 @@
+//! The HTTP face of a controller: who may ask what, what is answered, and that nothing is missed or done twice whoever dies.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use smgr::domain::id::IntentId;
+use smgr::domain::intent::Action;
+use smgr::domain::policy::Kind;
+use smgr::domain::time::UnixMicros;
+use smgr::head::{clock, keyfile};
+use smgr::wire::codec;
+use smgr::wire::envelope::seal;
+use smgr::wire::payload::{Audience, Intent, Mode};
+
+use super::Fleet;
+use crate::support::process::kill_9;
+use crate::support::wait::{PATIENCE, eventually, wait_until};
+
+const SLEEP: &str = "exec = [\"sleep\", \"1000\"]\n";
+
+/// A service with an action.
+const ACTS: &str =
+    "exec = [\"sleep\", \"1000\"]\n[action.cache-clear]\nexec = [\"true\"]\nidempotent = true\n";
+
+/// What two jobs may.
+const JOBS: &str = r#"{
+    "ci": [{"verbs": {"only": ["restart", "run", "status", "events"]}, "services": "all", "nodes": "all"}],
+    "watch": [{"verbs": {"only": ["status", "events"]}, "services": "all", "nodes": "all"}]
+}"#;
+
+/// A fleet whose controller serves HTTP.
+struct Served {
+    fleet: Fleet,
+    port: u16,
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|why| panic!("{why}: {}", self.body))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        let mut found = lines.filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.next().map(|(_, value)| value)
+    }
+}
+
+impl Served {
+    fn of(nodes: &[&str], services: &[(&str, &str, &str)]) -> Self {
+        let fleet = Fleet::new();
+        let text = format!(
+            r#"{{"v": 1, "nodes": {}, "controllers": ["c1"], "jobs": {JOBS}}}"#,
+            json!(nodes)
+        );
+        fs::write(fleet.machine.state().join("fleet.json"), text).unwrap();
+        for (node, name, text) in services {
+            fleet.service(node, name, text);
+        }
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        fleet.machine.exits(0, &["up", "-d", "--http", &port.to_string()]);
+        let served = Self { fleet, port };
+        served.is_ready();
+        served
+    }
+
+    fn is_ready(&self) {
+        wait_until("the controller serves HTTP", || {
+            self.try_ask("GET", "/readyz", &[], b"").is_some_and(|answer| answer.status == 200)
+        });
+    }
+
+    fn token(&self, job: &str) -> String {
+        let made = self.fleet.machine.json(&["token", "create", "--as", job]);
+        format!("Authorization: Bearer {}", made["token"].as_str().unwrap())
+    }
+
+    /// Sends one request and returns the whole answer.
+    fn ask(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
+        self.try_ask(method, path, headers, body).expect("an answer")
+    }
+
+    fn try_ask(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Option<Answer> {
+        let mut stream = self.open(method, path, headers, body)?;
+        let mut bytes = Vec::new();
+        // What was refused unread may end in a reset behind the answer.
+        let _reset = stream.read_to_end(&mut bytes);
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some(Answer { status, head: head.to_owned(), body: body.to_owned() })
+    }
+
+    /// Sends one request. By HTTP/1.0 the answer is not cut into chunks.
+    fn open(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Option<TcpStream> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut head = format!("{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n", body.len());
+        for header in headers {
+            head.push_str(header);
+            head.push_str("\r\n");
+        }
+        stream.write_all(format!("{head}\r\n").as_bytes()).ok()?;
+        let _refused_unread = stream.write_all(body);
+        Some(stream)
+    }
+
+    fn get(&self, path: &str, token: &str) -> Value {
+        let answer = self.ask("GET", path, &[token], b"");
+        assert_eq!(answer.status, 200, "{path}: {}{}", answer.head, answer.body);
+        answer.json()
+    }
+
+    /// Returns the ids of all events, page by page.
+    fn all_ids(&self, token: &str) -> Vec<String> {
+        let (mut ids, mut after) = (Vec::new(), String::new());
+        loop {
+            let page = self.get(&format!("/v1/events{after}"), token);
+            let events = page["events"].as_array().unwrap();
+            if events.is_empty() {
+                return ids;
+            }
+            ids.extend(events.iter().map(|event| event["id"].as_str().unwrap().to_owned()));
+            after = format!("?since={}", page["cursor"].as_str().unwrap());
+        }
+    }
+
+    /// Follows the stream behind a cursor until `is_enough`; returns ids with cursors, in order.
+    fn follow(
+        &self,
+        token: &str,
+        since: Option<&str>,
+        mut is_enough: impl FnMut(&Stream) -> bool,
+    ) -> Stream {
+        let since = since.map(|cursor| format!("Last-Event-ID: {cursor}"));
+        let headers = ["Accept: text/event-stream", token];
+        let headers = [&headers[..], &since.as_deref().into_iter().collect::<Vec<_>>()].concat();
+        let stream = self.open("GET", "/v1/events", &headers, b"").unwrap();
+        let mut seen = Stream::default();
+        for line in BufReader::new(stream).lines() {
+            let Ok(line) = line else { break };
+            if let Some(cursor) = line.strip_prefix("id: ") {
+                seen.cursor = Some(cursor.to_owned());
+            } else if let Some(data) = line.strip_prefix("data: ") {
+                let data: Value = serde_json::from_str(data).unwrap();
+                match data["type"].as_str().unwrap() {
+                    "stream.caught_up" => seen.caught_up = true,
+                    _ if data["schema"] == "smgr.stream.v1" => {}
+                    _ => {
+                        assert_eq!(data["cursor"].as_str(), seen.cursor.as_deref());
+                        seen.ids.push(data["id"].as_str().unwrap().to_owned());
+                    }
+                }
+            }
+            if is_enough(&seen) {
+                break;
+            }
+        }
+        seen
+    }
+
+    fn restart(&self, token: &str, key: &str, nodes: &Value) -> Answer {
+        let body = json!({ "nodes": nodes }).to_string();
+        let key = format!("Idempotency-Key: {key}");
+        self.ask("POST", "/v1/services/web/restart", &[token, &key], body.as_bytes())
+    }
+
+    /// Returns how many wishes for `web` each node took.
+    fn accepted(&self, token: &str) -> BTreeMap<String, usize> {
+        let mut by_node = BTreeMap::new();
+        let page = self.get("/v1/events?service=web", token);
+        for event in page["events"].as_array().unwrap() {
+            if event["type"] == "intent.accepted" {
+                *by_node.entry(event["node"].as_str().unwrap().to_owned()).or_default() += 1;
+            }
+        }
+        by_node
+    }
+}
+
+/// What came over a stream.
+#[derive(Default)]
+struct Stream {
+    ids: Vec<String>,
+    cursor: Option<String>,
+    caught_up: bool,
+}
+
+#[test]
+fn what_is_asked_over_http_is_answered_as_everywhere_and_what_may_not_be_asked_is_a_problem() {
+    let served = Served::of(&["n1", "n2"], &[("n2", "web", SLEEP)]);
+    let (ci, watch) = (served.token("ci"), served.token("watch"));
+    assert_eq!(served.ask("GET", "/healthz", &[], b"").body, "ok\n");
+    let paths = served.ask("GET", "/openapi.json", &[], b"").json()["paths"].clone();
+    assert!(paths["/v1/events"]["get"].is_object());
+    wait_until("the controller knows the service", || {
+        let status = served.get("/v1/status", &watch);
+        let names: Vec<_> = status["instances"].as_array().unwrap().iter().collect();
+        names.iter().any(|it| it["name"] == "web/0@n2" && it["state"] == "running")
+    });
+    let node = served.get("/v1/nodes/n2", &watch);
+    assert_eq!((&node["schema"], &node["summary"]["nodes"]), (&json!("smgr.status.v1"), &json!(1)));
+    let history = served.get("/v1/history?node=n2&service=web", &watch);
+    assert_eq!(history["as_of"]["complete"], true, "{history}");
+    assert!(history["entries"].as_array().unwrap().iter().any(|it| it["what"] == "started"));
+    let metrics = served.ask("GET", "/metrics", &[], b"").body;
+    let line = "smgr_instances{fleet=\"local\",node=\"n2\",service=\"web\",state=\"running\"} 1\n";
+    assert!(metrics.contains(line), "{metrics}");
+
+    let wish = br#"{"nodes": ["n2"]}"#;
+    let large = vec![b' '; 100_000];
+    let stranger = "Authorization: Bearer smgr_0000";
+    let sent = |path: &'static str, token: &str, body: &[u8], (status, code): (u16, &str)| {
+        let answer = served.ask("POST", path, &[token], body);
+        let problem = answer.json();
+        assert_eq!((answer.status, &problem["code"]), (status, &json!(code)), "{path}: {problem}");
+        assert_eq!(problem["schema"], "smgr.error.v1");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{path}");
+        let exit = problem["exit_code"].to_string();
+        assert_eq!(answer.header("smgr-exit-code"), Some(exit.as_str()), "{path}");
+    };
+    let before = served.all_ids(&watch);
+    sent("/v1/services/web/restart", stranger, wish, (401, "E0334"));
+    sent("/v1/services/web/restart", "X-Nothing: 1", wish, (401, "E0334"));
+    sent("/v1/services/web/restart", &watch, wish, (403, "E0323"));
+    sent("/v1/services/web/stop", &ci, wish, (403, "E0323"));
+    sent("/v1/services/web/restart", &ci, &large, (413, "E0301"));
+    sent("/v1/services/web/restart", &ci, b"{", (400, "E0101"));
+    sent("/v1/services/web/restart", &ci, br#"{"nodes": 7}"#, (400, "E0101"));
+    sent("/v1/services/web/restart", &ci, br#"{"nodes": ["n2"], "x": 1}"#, (400, "E0101"));
+    sent("/v1/services/web/restart", &ci, br#"{"nodes": ["n9"]}"#, (404, "E0603"));
+    sent("/v1/services/web/restart", &ci, br#"{"nodes": []}"#, (404, "E0604"));
+    sent("/v1/services/web/restart?wait=5", &ci, wish, (400, "E0103"));
+    sent("/v1/services/none/restart", &ci, wish, (404, "E0601"));
+    sent("/v1/services/We.b/restart", &ci, wish, (404, "E0601"));
+    sent("/v1/services/web/explode", &ci, wish, (404, "E0101"));
+    sent("/v1/actions/web/none", &ci, wish, (404, "E0605"));
+    sent("/v1/rollouts", &ci, wish, (501, "E0107"));
+    sent("/v1/intents", &ci, b"junk", (415, "E0101"));
+    sent("/v1/status", &ci, b"", (405, "E0101"));
+    sent("/nowhere", &ci, b"", (404, "E0101"));
+    for (path, status) in [
+        ("/v1/nodes/n9", 404),
+        ("/v1/history?node=n9", 400),
+        ("/v1/events?since=c1/x", 400),
+        ("/v1/events?since=yesterday", 400),
+        ("/v1/events?what=1", 400),
+        ("/v1/intents/i-00", 404),
+    ] {
+        assert_eq!(served.ask("GET", path, &[&watch], b"").status, status, "{path}");
+    }
+    let changed = served.all_ids(&watch).split_off(before.len());
+    let page = served.get("/v1/events", &watch);
+    let of = |id: &String| page["events"].as_array().unwrap().iter().find(|it| it["id"] == **id);
+    let types: Vec<_> = changed.iter().filter_map(of).map(|it| it["type"].clone()).collect();
+    assert!(types.iter().all(|it| it == "intent.refused"), "{types:?}");
+
+    // A token that is taken back lets nobody in, at once.
+    let name = served.fleet.machine.json(&["token", "list"])["tokens"][0]["name"].clone();
+    served.fleet.machine.exits(0, &["token", "revoke", name.as_str().unwrap()]);
+    assert_eq!(served.ask("GET", "/v1/status", &[&ci], b"").status, 401);
+    served.get("/v1/status", &watch);
+    let said = served.fleet.machine.exits(7, &["token", "create", "--as", "nobody"]);
+    assert!(said.contains("fleet.json"), "{said}");
+}
+
+#[test]
+fn a_request_that_is_sent_again_runs_once_also_when_the_controller_was_killed_in_between() {
+    let services = [("n1", "web", SLEEP), ("n2", "web", SLEEP)];
+    let served = Served::of(&["n1", "n2"], &services);
+    let ci = served.token("ci");
+    wait_until("the controller knows both", || {
+        let status = served.get("/v1/status?selector=web", &ci);
+        status["instances"].as_array().unwrap().len() == 2 && status["summary"]["ready"] == 2
+    });
+    let first = served.restart(&ci, "run-8412", &json!("all"));
+    assert_eq!((first.status, first.header("smgr-exit-code")), (200, Some("0")), "{}", first.body);
+    let result = first.json();
+    assert_eq!((&result["exit_code"], &result["answered"]), (&json!(0), &json!(2)), "{result}");
+    assert_eq!(served.restart(&ci, "run-8412", &json!("all")).json(), result);
+    kill_9(served.fleet.pid("controller-c1"));
+    served.is_ready();
+    assert_eq!(served.restart(&ci, "run-8412", &json!("all")).json(), result);
+    let place = first.header("location").unwrap();
+    assert_eq!(served.get(place, &ci), result);
+    let other = served.restart(&ci, "run-8412", &json!(["n1"]));
+    assert_eq!((other.status, other.json()["code"].clone()), (422, json!("E0318")));
+    served.fleet.all_arrives(&["n1", "n2"]);
+    let once = BTreeMap::from([("n1".to_owned(), 1), ("n2".to_owned(), 1)]);
+    assert_eq!(served.accepted(&ci), once);
+    let again = served.restart(&ci, "run-8413", &json!(["n1"]));
+    assert_eq!(again.status, 200, "{}", again.body);
+    eventually("the history names the job", || {
+        let history = served.get("/v1/history?node=n1&service=web", &ci);
+        let entries = history["entries"].as_array().unwrap();
+        entries.iter().any(|it| it["by"].as_str().is_some_and(|by| by.contains("ci"))).then_some(())
+    });
+}
+
+#[test]
+fn an_intent_that_a_person_signed_is_brought_to_its_node_and_told_once() {
+    let served = Served::of(&["n1", "n2"], &[("n2", "web", SLEEP)]);
+    let keys = served.fleet.machine.state().join("keys");
+    let signer = keyfile::load_key(&keys.join("operator.key")).unwrap();
+    let iat = clock::now().at;
+    let mut intent = Intent {
+        v: 1,
+        id: IntentId([7; 16]),
+        iss: signer.kid(),
+        iat,
+        exp: iat.plus_ms(60_000),
+        fleet: "local".parse().unwrap(),
+        mode: Mode::Once,
+        action: Action::Restart { service: "web".parse().unwrap() },
+        audience: Audience::Nodes(vec!["n2".parse().unwrap()]),
+        note: String::new(),
+    };
+    let kind = "Content-Type: application/vnd.smgr.envelope+msgpack";
+    let bytes = seal(Kind::Intent, &codec::encode(&intent), &signer);
+    let first = served.ask("POST", "/v1/intents", &[kind], &bytes);
+    assert_eq!(first.status, 200, "{}", first.body);
+    assert_eq!(served.ask("POST", "/v1/intents", &[kind], &bytes).json(), first.json());
+    let mut forged = bytes.clone();
+    let last = forged.len() - 10;
+    forged[last] ^= 1;
+    assert_eq!(served.ask("POST", "/v1/intents", &[kind], &forged).status, 403);
+    intent.exp = iat;
+    intent.iat = UnixMicros(iat.0 - 100_000_000);
+    let reused = seal(Kind::Intent, &codec::encode(&intent), &signer);
+    assert_eq!(served.ask("POST", "/v1/intents", &[kind], &reused).status, 422);
+}
+
+#[test]
+fn a_stream_goes_on_exactly_behind_its_cursor_after_the_controller_was_killed() {
+    let served = Served::of(&["n1", "n2"], &[("n2", "web", SLEEP)]);
+    let watch = served.token("watch");
+    let mut seen = served.follow(&watch, None, |seen| seen.ids.len() >= 5);
+    for _ in 0..2 {
+        kill_9(served.fleet.pid("controller-c1"));
+        served.fleet.machine.exits(0, &["restart", "web@n2"]);
+        served.is_ready();
+        let enough = seen.ids.len() + 4;
+        let cursor = seen.cursor.clone();
+        let count = |more: &Stream| seen.ids.len() + more.ids.len() >= enough;
+        let more = served.follow(&watch, cursor.as_deref(), count);
+        seen.ids.extend(more.ids);
+        seen.cursor = more.cursor;
+    }
+    served.fleet.all_arrives(&["n1", "n2"]);
+    let rest = served.follow(&watch, seen.cursor.as_deref(), |more| more.caught_up);
+    seen.ids.extend(rest.ids);
+    let all = served.all_ids(&watch);
+    assert_eq!(seen.ids[..], all[..seen.ids.len()], "nothing is missed and nothing told twice");
+    assert!(all.len() - seen.ids.len() < 5, "{} of {}", seen.ids.len(), all.len());
+    // Waiting for a page ends with the next event.
+    let cursor = served.get("/v1/status", &watch)["as_of"]["cursor"].as_str().unwrap().to_owned();
+    let began = Instant::now();
+    let path = format!("/v1/events?since={cursor}&wait=30s");
+    let page = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| served.get(&path, &watch));
+        served.fleet.machine.exits(0, &["restart", "web@n2"]);
+        waiting.join().unwrap()
+    });
+    assert!(!page["events"].as_array().unwrap().is_empty() && began.elapsed().as_secs() < 25);
+}
+
+#[test]
+fn a_client_that_says_nothing_or_says_it_slowly_is_cut_off_and_others_are_served() {
+    let served = Served::of(&["n1"], &[]);
+    let began = Instant::now();
+    let mut slow: Vec<TcpStream> = (0..40)
+        .map(|number| {
+            let mut stream = TcpStream::connect(("127.0.0.1", served.port)).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            if number % 2 == 0 {
+                stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ").unwrap();
+            }
+            stream
+        })
+        .collect();
+    assert_eq!(served.ask("GET", "/healthz", &[], b"").status, 200);
+    for stream in &mut slow {
+        let _cut = stream.read_to_end(&mut Vec::new());
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(served.ask("GET", "/healthz", &[], b"").status, 200);
+}
+
+#[test]
+fn a_ci_job_restarts_and_clears_a_cache_with_nothing_but_a_shell_and_curl() {
+    let served = Served::of(&["n1", "n2"], &[("n2", "web", ACTS)]);
+    let token = served.token("ci");
+    let token = token.strip_prefix("Authorization: Bearer ").unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/ci/smgr-http");
+    let run = |run: &str, line: &[&str]| {
+        let ran = Command::new("sh")
+            .arg(script)
+            .args(line)
+            .env("SMGR_URL", format!("http://127.0.0.1:{}", served.port))
+            .env("SMGR_TOKEN", token)
+            .env("SMGR_RUN", run)
+            .output()
+            .unwrap();
+        let text = [ran.stdout, ran.stderr].concat();
+        (ran.status.code(), String::from_utf8(text).unwrap())
+    };
+    for _ in 0..2 {
+        let (code, said) = run("8412", &["action", "web", "cache-clear", "n2"]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("\"smgr.result.v1\""), "{said}");
+    }
+    let (code, said) = run("8412", &["restart", "web", "n2"]);
+    assert_eq!(code, Some(0), "{said}");
+    // The server says how a job ends, as it says it to the command line.
+    assert_eq!(run("8413", &["stop", "web", "n2"]).0, Some(7));
+    assert_eq!(run("8414", &["restart", "web", "n9"]).0, Some(4));
+    assert_eq!(run("8415", &["restart"]).0, Some(2));
+    let ci = format!("Authorization: Bearer {token}");
+    let each_once = BTreeMap::from([("n2".to_owned(), 2)]);
+    wait_until("what it did has arrived", || served.accepted(&ci) == each_once);
+    served.fleet.all_arrives(&["n1", "n2"]);
+    assert_eq!(served.accepted(&ci), each_once, "the action and the restart, each once");
+}

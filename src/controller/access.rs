@@ -1,0 +1,151 @@
+//! The way into a running controller for a face in the same process: questions to its one task, calls to nodes.
+//!
+//! Nothing here judges who may ask or wish: whoever lets others in does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::verify::Trusted;
+use super::wake::{Wake, Waker};
+use crate::bus::{Answers, Connection, NobodyListens};
+use crate::domain::id::{FleetId, IntentId, Kid, NodeId};
+use crate::head::folder::StateFolder;
+use crate::wire::key::Keyring;
+use crate::wire::payload::{Answer, Ask, Reply};
+use crate::wire::subject::{Callee, Subject};
+
+/// A way into a running controller. Clones lead to the same one.
+#[derive(Clone, Debug)]
+pub struct Access {
+    pub(super) fleet: FleetId,
+    pub(super) controller: NodeId,
+    pub(super) folder: StateFolder,
+    pub(super) trusted: Arc<Trusted>,
+    pub(super) waker: Waker,
+    pub(super) connection: Connection,
+}
+
+/// Says why a question was not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// The controller is ending.
+    #[error("the controller is ending")]
+    Ending,
+    /// It has too much to do.
+    #[error("the controller did not answer in time")]
+    Late,
+}
+
+/// Something that came back from a node.
+#[derive(Debug)]
+pub enum Heard {
+    /// A verified answer of that node to this very envelope.
+    Answer(Box<Answer>),
+    /// The server of the bus knows of nobody who listens: nothing was delivered.
+    NotThere,
+    /// The time is over, or the connection.
+    Over,
+}
+
+/// The answers of one node to one envelope, as they come in.
+#[derive(Debug)]
+pub struct Calling {
+    answers: Answers,
+    node: NodeId,
+    cause: IntentId,
+    trusted: Arc<Trusted>,
+}
+
+impl Access {
+    /// Returns the fleet.
+    pub fn fleet(&self) -> &FleetId {
+        &self.fleet
+    }
+
+    /// Returns the controller's name.
+    pub fn controller(&self) -> &NodeId {
+        &self.controller
+    }
+
+    /// Returns the controller's state folder.
+    pub fn folder(&self) -> &StateFolder {
+        &self.folder
+    }
+
+    /// Returns the keys that are trusted.
+    pub fn ring(&self) -> &Keyring {
+        &self.trusted.ring
+    }
+
+    /// Returns the keys that were taken back.
+    pub fn revoked(&self) -> &[Kid] {
+        &self.trusted.revoked
+    }
+
+    /// Says whether the bus can be spoken to.
+    pub fn has_bus(&self) -> bool {
+        self.connection.state().borrow().is_up()
+    }
+
+    /// Waits until the controller ends.
+    pub async fn ended(&self) {
+        self.waker.closed().await;
+    }
+
+    /// Asks the controller's task.
+    ///
+    /// # Errors
+    /// When it does not answer within the time.
+    pub async fn ask(&self, ask: Ask, within: Duration) -> Result<Reply, AskError> {
+        let (reply, answer) = oneshot::channel();
+        let asking = async {
+            self.waker.send(Wake::Asked(ask, reply)).await.map_err(|_| AskError::Ending)?;
+            answer.await.map_err(|_| AskError::Ending)
+        };
+        timeout(within, asking).await.unwrap_or(Err(AskError::Late))
+    }
+
+    /// Brings an envelope to a node; `None` when the bus takes nothing at this moment.
+    pub async fn call(
+        &self,
+        node: &NodeId,
+        (cause, envelope): (IntentId, Vec<u8>),
+        within: Duration,
+    ) -> Option<Calling> {
+        let to = Callee::node(node.clone()).ok()?;
+        let subject = Subject::Call { fleet: self.fleet.clone(), to };
+        match self.connection.request(&subject, envelope, within).await {
+            Ok(answers) => {
+                let (node, trusted) = (node.clone(), self.trusted.clone());
+                Some(Calling { answers, node, cause, trusted })
+            }
+            Err(error) => {
+                debug!(%node, %error, "not called");
+                None
+            }
+        }
+    }
+}
+
+impl Calling {
+    /// Returns what comes next. What does not verify is passed over: anybody on a bus can write into an inbox.
+    ///
+    /// Can be dropped while it waits without losing an answer.
+    pub async fn next(&mut self) -> Heard {
+        loop {
+            let bytes = match self.answers.next().await {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => return Heard::Over,
+                Err(NobodyListens) => return Heard::NotThere,
+            };
+            match self.trusted.answer(&bytes, &self.node, self.cause) {
+                Ok(answer) => return Heard::Answer(Box::new(answer)),
+                Err(why) => debug!(node = %self.node, ?why, "an answer was dropped"),
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! `schemas/openapi.json` is made from the table of routes and the types; `UPDATE_SCHEMAS=1` writes it anew.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::routes::{ROUTES, Route, Sent};
+use super::wishes::{ENVELOPE, Wish};
+
+fn document() -> Value {
+    let mut paths = Map::new();
+    for route in ROUTES {
+        let place = paths.entry(route.path).or_insert_with(|| json!({}));
+        place[route.method] = operation(route);
+    }
+    let mut wish = schemars::generate::SchemaSettings::draft2020_12()
+        .with(|settings| settings.definitions_path = "/components/schemas".into())
+        .into_generator()
+        .into_root_schema_for::<Wish>()
+        .to_value();
+    let definitions = wish.as_object_mut().and_then(|wish| wish.remove("$defs"));
+    wish.as_object_mut().map(|wish| wish.remove("$schema"));
+    let mut schemas = match definitions {
+        Some(Value::Object(definitions)) => definitions,
+        _ => Map::new(),
+    };
+    schemas.insert("Wish".to_owned(), wish);
+    schemas.insert("Problem".to_owned(), problem());
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "smgr controller",
+            "version": "1",
+            "description": "A fleet over HTTP. The documents are those of `smgr -o json`; within v1 members are added, \
+                            never removed, renamed or re-typed.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    })
+}
+
+fn operation(route: &Route) -> Value {
+    let parameter = |place: &str, name: &str, what: &str| {
+        json!({
+            "name": name, "in": place, "required": place == "path", "description": what,
+            "schema": {"type": "string"},
+        })
+    };
+    let named = route.path.split('{').skip(1).filter_map(|rest| rest.split('}').next());
+    let parameters: Vec<Value> = named
+        .map(|name| parameter("path", name, ""))
+        .chain(route.query.iter().map(|(name, what)| parameter("query", name, what)))
+        .chain(route.headers.iter().map(|(name, what)| parameter("header", name, what)))
+        .collect();
+    let content: Map<String, Value> = route
+        .answers
+        .iter()
+        .map(|(kind, schema)| {
+            let told = match *schema {
+                "" => json!({}),
+                schema => json!({"schema": {
+                    "type": "object",
+                    "properties": {"schema": {"const": schema}},
+                    "required": ["schema"],
+                }}),
+            };
+            ((*kind).to_owned(), told)
+        })
+        .collect();
+    let mut responses = json!({
+        "default": {
+            "description": "A problem; nothing changed.",
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        },
+    });
+    if !content.is_empty() {
+        responses["200"] = json!({"description": "As asked.", "content": content});
+    }
+    if route.answers.iter().any(|(_, schema)| *schema == "smgr.result.v1") {
+        responses["202"] = json!({
+            "description": "Still running, or some nodes did not answer: ask again at `Location`.",
+            "content": content,
+        });
+    }
+    let mut operation = json!({
+        "summary": route.what, "parameters": parameters, "responses": responses,
+        "security": if route.by_token { json!([{"token": []}]) } else { json!([]) },
+    });
+    match route.body {
+        Sent::Nothing => {}
+        Sent::Wish => {
+            operation["requestBody"] = json!({
+                "required": true,
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Wish"}}},
+            });
+        }
+        Sent::Envelope => {
+            operation["requestBody"] = json!({
+                "required": true,
+                "content": {ENVELOPE: {"schema": {"type": "string", "format": "binary"}}},
+            });
+        }
+    }
+    operation
+}
+
+fn problem() -> Value {
+    let text = |what: &str| json!({"type": "string", "description": what});
+    let or_null = |what: &str| json!({"type": ["string", "null"], "description": what});
+    json!({
+        "type": "object",
+        "description": "RFC 9457, with the members of smgr.error.v1.",
+        "properties": {
+            "type": text("urn:smgr:error:CODE."),
+            "title": text("What the code means."),
+            "status": {"type": "integer"},
+            "detail": text("What happened."),
+            "schema": {"const": "smgr.error.v1"},
+            "code": {"type": "string", "pattern": "^E[0-9]{4}$"},
+            "exit_code": {"type": "integer", "description": "How the command line would end."},
+            "what": text("As `detail`."),
+            "where": or_null("Which node, which file."),
+            "because": {"type": "array", "items": {"type": "string"}},
+            "hint": or_null("What can be done."),
+            "next": text("The command to type next."),
+        },
+        "required": ["type", "title", "status", "detail", "schema", "code", "exit_code", "what"],
+    })
+}
+
+#[test]
+fn the_openapi_document_is_that_of_the_routes_and_types() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/openapi.json");
+    let text = serde_json::to_string_pretty(&document()).unwrap() + "\n";
+    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    let there = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        there == text,
+        "schemas/openapi.json is not what the routes say: UPDATE_SCHEMAS=1 rewrites it"
+    );
+}

@@ -1,0 +1,174 @@
+//! Wishes that came over HTTP, kept as they were signed: so that a request that is sent again is the same wish, also
+//! after any death of the controller, and is answered with its first result.
+//!
+//! These are texts, not truth: what became of a wish stands in the logs of the nodes. Without them a node would refuse
+//! the second wish of one id, and execute nothing.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::problem::Problem;
+use crate::domain::code::Code;
+use crate::domain::id::{Digest, IntentId};
+use crate::head::folder::{StateFolder, write_new, write_whole};
+
+/// The version of a file's shape.
+const VERSION: u8 = 1;
+
+/// How long a request is remembered.
+const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// More requests than jobs send in that time: one every 20 s.
+const REQUESTS_MAX: usize = 4096;
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kept {
+    v: u8,
+    /// SHA-256 of what was asked, in hex: who asks for something else by the same key is told so.
+    request: String,
+    /// The envelope, base64.
+    envelope: String,
+    /// The result, once every node has come to an end.
+    pub(super) result: Option<Value>,
+}
+
+impl Kept {
+    /// Describes a request that has no result yet.
+    pub(super) fn new(request: Digest, envelope: &[u8]) -> Self {
+        let (request, envelope) = (request.to_string(), STANDARD.encode(envelope));
+        Self { v: VERSION, request, envelope, result: None }
+    }
+
+    /// Says whether this is what is asked.
+    pub(super) fn is_of(&self, request: Digest) -> bool {
+        self.request == request.to_string()
+    }
+
+    /// Says whether two stand for the same thing that was asked.
+    pub(super) fn is_same_request(&self, other: &Self) -> bool {
+        self.request == other.request
+    }
+
+    /// Returns the envelope.
+    pub(super) fn envelope(&self) -> io::Result<Vec<u8>> {
+        STANDARD.decode(&self.envelope).map_err(io::Error::other)
+    }
+}
+
+/// The folder of all requests.
+#[derive(Clone, Debug)]
+pub(super) struct Requests {
+    folder: PathBuf,
+}
+
+impl Requests {
+    /// Makes the folder where there is none.
+    ///
+    /// # Errors
+    /// When the disk or the permissions refuse.
+    pub(super) fn open(folder: &StateFolder) -> io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        let folder = folder.root().join("requests");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        Ok(Self { folder })
+    }
+
+    /// Returns what is known of a request.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be used.
+    pub(super) fn get(&self, id: IntentId) -> io::Result<Option<Kept>> {
+        let bytes = match fs::read(self.path(id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read?,
+        };
+        let kept: Kept = serde_json::from_slice(&bytes)?;
+        match kept.v {
+            VERSION => Ok(Some(kept)),
+            other => Err(io::Error::other(format!("it is of version {other}"))),
+        }
+    }
+
+    /// Keeps a request, on disk when this returns, unless there is one of this id. Returns the one that is
+    /// kept, and whether it is new.
+    ///
+    /// # Errors
+    /// When too many are kept, or the disk refuses.
+    pub(super) fn keep(&self, id: IntentId, new: Kept) -> Result<(Kept, bool), Problem> {
+        let failed = |error: io::Error| Problem::new(Code::IO, format!("not kept: {error}"));
+        if let Some(first) = self.get(id).map_err(failed)? {
+            return Ok((first, false));
+        }
+        if self.make_room().map_err(failed)? >= REQUESTS_MAX {
+            let what = format!("{REQUESTS_MAX} requests of the last 24 hours are remembered");
+            return Err(Problem::new(Code::BUSY, what));
+        }
+        let text = serde_json::to_vec(&new).map_err(|error| failed(error.into()))?;
+        if write_new(&self.path(id), &text, 0o600).map_err(failed)? {
+            return Ok((new, true));
+        }
+        let first = self.get(id).map_err(failed)?;
+        let first = first.map(|first| (first, false));
+        first.ok_or_else(|| Problem::new(Code::BUSY, "the request was forgotten a moment ago"))
+    }
+
+    /// Keeps the result of a request.
+    ///
+    /// # Errors
+    /// When the disk refuses: a repeat is then answered by the nodes again.
+    pub(super) fn finish(&self, id: IntentId, kept: &Kept) -> io::Result<()> {
+        write_whole(&self.path(id), &serde_json::to_vec(kept)?, 0o600)
+    }
+
+    /// Forgets old requests where there are many; returns how many there are.
+    fn make_room(&self) -> io::Result<usize> {
+        let files: Vec<_> = fs::read_dir(&self.folder)?.flatten().collect();
+        if files.len() < REQUESTS_MAX {
+            return Ok(files.len());
+        }
+        let now = SystemTime::now();
+        let is_old = |file: &fs::DirEntry| {
+            let changed = file.metadata().and_then(|about| about.modified());
+            changed.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > KEPT_FOR))
+        };
+        let (old, young): (Vec<_>, Vec<_>) = files.into_iter().partition(is_old);
+        old.iter().try_for_each(|file| fs::remove_file(file.path()))?;
+        Ok(young.len())
+    }
+
+    fn path(&self, id: IntentId) -> PathBuf {
+        self.folder.join(format!("{id}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::key::digest_of;
+
+    #[test]
+    fn the_first_request_of_an_id_stays_and_its_result_is_found_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let requests = Requests::open(&StateFolder::new(temp.path())).unwrap();
+        let id = IntentId([7; 16]);
+        assert_eq!(requests.get(id).unwrap(), None);
+        let (one, other) = (digest_of(b"restart web"), digest_of(b"stop web"));
+        let (mut first, is_new) = requests.keep(id, Kept::new(one, b"signed")).unwrap();
+        assert!(is_new);
+        let (again, is_new) = requests.keep(id, Kept::new(other, b"signed later")).unwrap();
+        assert!(!is_new && again == first && again.is_of(one) && !again.is_of(other));
+        assert_eq!(again.envelope().unwrap(), b"signed");
+        first.result = Some(serde_json::json!({"exit_code": 0}));
+        requests.finish(id, &first).unwrap();
+        assert_eq!(requests.get(id).unwrap(), Some(first));
+    }
+}
