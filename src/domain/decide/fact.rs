@@ -343,6 +343,17 @@ impl Turn<'_> {
         if record.open().is_none_or(|open| !open.awaiting.contains_key(id)) {
             return; // Said before.
         }
+        if self.instance(id).is_none() {
+            // No event can tell of an instance that is not there any more: the wish ends with what is known.
+            let outcome = match delivery {
+                Delivery::Delivered => Outcome::Done { changed: true },
+                Delivery::Gone | Delivery::Refused(_) => {
+                    failed(Code::NOT_RUNNING, "the instance was removed", None)
+                }
+                Delivery::Lost => Outcome::Unknown { why: LOST.to_owned() },
+            };
+            return self.execute(intent, outcome);
+        }
         let failed = match delivery {
             Delivery::Delivered => None,
             Delivery::Gone => Some("the process was gone".to_owned()),
