@@ -14,7 +14,7 @@ use crate::support::machine::{Machine, is_root};
 use crate::support::wait::eventually;
 
 /// A spec whose release is judged quickly.
-fn spec(machine: &Machine, more: &str) -> String {
+pub(crate) fn spec(machine: &Machine, more: &str) -> String {
     let user = if is_root() { "user = \"root\"\n" } else { "" };
     let text = format!(
         "{user}exec = [\"${{release}}/bin/web\"]\n{more}\n[stop]\ntimeout = \"2s\"\n\
@@ -26,7 +26,7 @@ fn spec(machine: &Machine, more: &str) -> String {
 }
 
 /// Packs a script as `bin/web`.
-fn archive(machine: &Machine, name: &str, script: &str) -> PathBuf {
+pub(crate) fn archive(machine: &Machine, name: &str, script: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = machine.folder().join(format!("{name}.d"));
     fs::create_dir_all(folder.join("bin")).unwrap();
@@ -41,7 +41,7 @@ fn archive(machine: &Machine, name: &str, script: &str) -> PathBuf {
 }
 
 /// A script that runs on as `sleep`.
-fn good(version: &str) -> String {
+pub(crate) fn good(version: &str) -> String {
     format!("echo version {version}\nexec sleep 1000")
 }
 

@@ -232,6 +232,7 @@ fn came_of(reply: Reply) -> Option<Came> {
         Reply::Accepted { .. } => None,
         Reply::Pong { .. }
         | Reply::Fleet(_)
+        | Reply::Piece { .. }
         | Reply::Arrivals { .. }
         | Reply::Status(_)
         | Reply::Lines { .. }

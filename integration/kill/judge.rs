@@ -101,6 +101,7 @@ fn executions(evidence: &Evidence, verdict: &mut Verdict) {
             | Action::Reload { .. }
             | Action::Apply { .. }
             | Action::Deploy { .. }
+            | Action::Rollout { .. }
             | Action::Remove { .. }
             | Action::Shutdown { .. } => {}
         }

@@ -239,6 +239,7 @@ impl Load {
             }
             Reply::Pong { .. }
             | Reply::Fleet(_)
+            | Reply::Piece { .. }
             | Reply::Arrivals { .. }
             | Reply::Status(_)
             | Reply::Lines { .. }

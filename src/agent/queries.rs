@@ -104,7 +104,12 @@ impl Agent {
                 return self.answers.reply_parts(&to, cause, parts, &mut self.voice);
             }
             Ask::Outcome { intent } => self.outcome(intent),
-            Ask::Fleet | Ask::Arrivals { .. } | Ask::Copy { .. } => {
+            Ask::Fleet
+            | Ask::Rollouts
+            | Ask::Rollout { .. }
+            | Ask::Wish { .. }
+            | Ask::Arrivals { .. }
+            | Ask::Copy { .. } => {
                 refused(Code::UNKNOWN_TYPE, "a controller answers this, and no node".to_owned())
             }
             Ask::Logs { service, index, lines, wait } => {

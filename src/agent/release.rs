@@ -18,22 +18,16 @@ pub(super) use self::fetch::{Download, Refused};
 pub(crate) use self::place::Releases;
 use super::task::Agent;
 use super::wake::{Wake, Waker};
-use crate::config::{self, Input as SpecInput, Part};
+use crate::config::{self, Input as SpecInput, release_layer};
 use crate::domain::code::Code;
 use crate::domain::id::{Digest, Generation, ServiceId};
 use crate::domain::input::{Input, StagedRelease};
 use crate::domain::node::Node;
-use crate::domain::release::{
-    MANIFEST_VERSION, Manifest, ReleaseId, SOURCES_MAX, SPEC_BYTES_MAX, Step,
-};
+use crate::domain::release::{ReleaseId, Step};
 use crate::domain::spec::Spec;
 use crate::domain::text;
 use crate::ipc::uplink::Ticket;
-use crate::wire::codec;
 use crate::wire::status::BusState;
-
-/// The longest word that people have for a release, in bytes.
-const VERSION_BYTES_MAX: usize = 64;
 
 /// How much an event says of the mistakes in a spec, in bytes.
 const MISTAKES_BYTES_MAX: usize = 2048;
@@ -72,46 +66,6 @@ impl Staging {
     }
 }
 
-/// Reads the manifest of a wish, strictly.
-///
-/// # Errors
-/// Why no such release is taken.
-pub(super) fn check_manifest(service: &ServiceId, bytes: &[u8]) -> Result<Manifest, String> {
-    let manifest: Manifest = codec::decode(bytes)
-        .map_err(|error| text::brief(error.to_string(), text::WHY_BYTES_MAX))?;
-    let sources = manifest.artifact.as_ref().map_or(0, |artifact| artifact.from.len());
-    let file = &manifest.file;
-    match () {
-        () if manifest.v != MANIFEST_VERSION => Err(format!("its version is {}", manifest.v)),
-        () if manifest.service != *service => {
-            Err(format!("it is of `{}` and the wish is for `{service}`", manifest.service))
-        }
-        () if manifest.version.len() > VERSION_BYTES_MAX => {
-            Err("its version is too long".to_owned())
-        }
-        () if file.is_empty() || file.len() > 255 || file.contains(['/', '\0', '\n']) => {
-            Err("its file is not the name of one".to_owned())
-        }
-        () if manifest.spec.len() > SPEC_BYTES_MAX => {
-            Err(format!("its spec has more than {SPEC_BYTES_MAX} bytes"))
-        }
-        () if sources > SOURCES_MAX => Err(format!("it has more than {SOURCES_MAX} sources")),
-        () => Ok(manifest),
-    }
-}
-
-/// Returns the spec of a release as a file of the layer `release`.
-pub(crate) fn layer(release: ReleaseId, manifest: Manifest) -> SpecInput {
-    let artifact = manifest.artifact.as_ref().map(|artifact| artifact.sha256);
-    SpecInput {
-        part: Part::Release(release, artifact),
-        shown: manifest.file,
-        stem: manifest.service.to_string(),
-        folder: None,
-        text: manifest.spec,
-    }
-}
-
 /// Returns the layers of the releases in force, as the log tells them.
 pub(super) fn layers(releases: &Releases, node: &Node) -> Vec<SpecInput> {
     let known = node.releases().iter();
@@ -121,7 +75,7 @@ pub(super) fn layers(releases: &Releases, node: &Node) -> Vec<SpecInput> {
         if manifest.is_none() {
             error!(%service, %release, "the manifest of the release in force is lost");
         }
-        Some(layer(release, manifest?))
+        Some(release_layer(release, manifest?))
     };
     in_force.filter_map(read).collect()
 }

@@ -158,7 +158,7 @@ impl Services {
             };
             let manifest = self.releases.read(service, release).ok_or_else(gone)?;
             version.clone_from(&manifest.version);
-            layers.push(release::layer(release, manifest));
+            layers.push(crate::config::release_layer(release, manifest));
         }
         let mut loaded = self.load_layers(layers).map_err(|it| release::mistaken(&it))?;
         Ok((version, loaded.services.remove(service)))

@@ -3,7 +3,6 @@
 use super::answers::ReplyTo;
 use super::authority::{OrderRefusal, Refusal, Signed, Verified, VerifiedOrder, Way};
 use super::clock;
-use super::release;
 use super::task::{Agent, Promise};
 use crate::domain::code::Code;
 use crate::domain::effect::Reply as WishReply;
@@ -255,6 +254,6 @@ impl Agent {
 /// Returns the manifest of a deploy, once it was found to read.
 fn manifest_of(action: &Action) -> Result<Option<(&ServiceId, &[u8])>, String> {
     let Action::Deploy { service, release, .. } = action else { return Ok(None) };
-    release::check_manifest(service, release)?;
+    crate::head::manifest::check_manifest(service, release)?;
     Ok(Some((service, release)))
 }

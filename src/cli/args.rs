@@ -15,13 +15,14 @@ use super::error::CliError;
 use super::selector::Selector;
 use crate::domain::code::Code;
 use crate::domain::id::{ActionName, Digest, NodeId, Principal, ServiceId};
+use crate::domain::selector::Selector as NodeSelector;
 use crate::domain::signal::Signal;
 
 /// Verbs whose names are taken and whose function comes in a later version.
 const RESERVED: &[&str] = &[
-    "rollout", "diff", "hold", "release", "node", "service", "alert", "silence", "key", "trust",
-    "policy", "sign", "fleet", "context", "emulate", "demo", "top", "web", "doctor", "schema",
-    "man", "cancel", "enrol",
+    "diff", "hold", "release", "node", "service", "alert", "silence", "key", "trust", "policy",
+    "sign", "fleet", "context", "emulate", "demo", "top", "web", "doctor", "schema", "man",
+    "cancel", "enrol",
 ];
 
 /// A service manager for one machine or a whole fleet, with history that can be proved.
@@ -122,14 +123,22 @@ pub enum Command {
         /// Which
         service: ServiceId,
     },
-    /// Let a service of one node run from a release, and return by itself when that does not become healthy
+    /// Let a service run from a release, wave by wave over a fleet; what does not become healthy is taken back
     Deploy(Deploy),
-    /// Let a service of one node run from the release that was good before the present one
+    /// Let a service run from the release that was good before the present one
     Rollback {
         /// SERVICE or SERVICE@NODE
         service: Selector,
+        /// These nodes of the fleet: `env=prod,role=web`, `name=n1|n2`, `*` [default: those that run a release of it]
+        #[arg(long, value_name = "NODES")]
+        select: Option<NodeSelector>,
         #[command(flatten)]
         waiting: Waiting,
+    },
+    /// See rollouts, and say how they go on
+    Rollout {
+        #[command(subcommand)]
+        command: RolloutArgs,
     },
     /// Bring services up; survives reboot
     Start(Targets),
@@ -249,6 +258,62 @@ pub enum Command {
     Controller,
 }
 
+/// What to do with rollouts. They are named `r-9d2c4f01`, or by the beginning of that.
+#[derive(Clone, Debug, Subcommand)]
+pub enum RolloutArgs {
+    /// List those that are remembered, newest first
+    List,
+    /// Show one, and why it is as it is
+    Show {
+        /// Which
+        name: String,
+        /// Exit as the rollout does
+        #[arg(long)]
+        exit_code: bool,
+    },
+    /// Wait for the end of one, and exit as it does
+    #[command(alias = "wait")]
+    Watch {
+        /// Which
+        name: String,
+    },
+    /// Give no further node an order; those under way finish
+    Pause {
+        /// Which
+        name: String,
+    },
+    /// Go on, in spite of what made it pause
+    Resume {
+        /// Which
+        name: String,
+    },
+    /// Go on behind the canary
+    Promote {
+        /// Which
+        name: String,
+    },
+    /// Agree to a plan, as a second person
+    Approve {
+        /// Which
+        name: String,
+    },
+    /// End it; everything touched goes back first
+    Abort {
+        /// Which
+        name: String,
+        /// Leave every node on what it runs
+        #[arg(long)]
+        leave: bool,
+    },
+    /// Deploy the same release again on the nodes that do not run it
+    Retry {
+        /// Which
+        name: String,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+}
+
 /// What to deploy.
 #[derive(Clone, Debug, Args)]
 pub struct Deploy {
@@ -266,6 +331,12 @@ pub struct Deploy {
     /// Changes a key of the spec; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub set: Vec<(String, String)>,
+    /// On these nodes of the fleet: `env=prod,role=web`, `name=n1|n2`, `*` [default: `placement.select`, else all]
+    #[arg(long, value_name = "NODES")]
+    pub select: Option<NodeSelector>,
+    /// Without canary and waves, on all nodes at once; the reason is signed with the wish
+    #[arg(long, value_name = "REASON")]
+    pub emergency: Option<String>,
     #[command(flatten)]
     pub waiting: Waiting,
 }
@@ -544,7 +615,7 @@ mod tests {
 
     #[test]
     fn a_reserved_verb_is_known_and_not_in_this_version() {
-        for line in ["smgr diff web", "smgr rollout show r-1", "smgr fleet"] {
+        for line in ["smgr diff web", "smgr fleet"] {
             let error = read(line).unwrap_err();
             assert_eq!((error.code, error.exit().number()), (Code::NOT_YET, 2), "{line}");
         }

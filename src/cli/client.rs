@@ -25,7 +25,7 @@ use crate::domain::policy::{KeyClass, Kind};
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::key::Keyring;
-use crate::wire::payload::{Answer, Ask, Audience};
+use crate::wire::payload::{Answer, Ask, Audience, Reply};
 
 /// How long a reading may take unless told otherwise.
 const READ_WITHIN: Duration = Duration::from_secs(10);
@@ -35,6 +35,12 @@ const ANSWER_AFTER_WAIT: Duration = Duration::from_secs(3);
 
 /// How long an outcome is waited for unless told otherwise.
 const OUTCOME_WITHIN: Duration = Duration::from_secs(120);
+
+/// How long the one that leads may take to answer unless told otherwise: a lease that was lost is taken anew meanwhile.
+const LEADER_WITHIN: Duration = Duration::from_secs(30);
+
+/// The silence after which the same wish is sent again: who leads now may not have been listening.
+const REQUEST_AGAIN: Duration = Duration::from_secs(2);
 
 /// A way to one or more agents.
 #[derive(Debug)]
@@ -129,6 +135,88 @@ impl Client {
         })
     }
 
+    /// Connects to the controllers; nothing when the trust document names none, or no bus is known.
+    ///
+    /// # Errors
+    /// When the bus cannot be reached, or there is no trust document.
+    pub async fn of_controllers(context: &Context) -> Result<Option<Self>, CliError> {
+        let setup = context.setup()?;
+        let caller = Caller::load(context, false)?;
+        let bus = setup.as_ref().and_then(|setup| setup.bus.as_ref());
+        let is_led = caller.ring.iter().any(|(_, it)| it.class == KeyClass::Controller);
+        if !is_led || (bus.is_none() && context.global.bus.is_none()) {
+            return Ok(None);
+        }
+        let bus_is_here = context.global.bus.is_none() && bus.is_some_and(|bus| bus.own_server);
+        let road = Box::pin(bus::Road::connect(context, setup.as_ref(), &caller)).await?;
+        Ok(Some(Self {
+            caller,
+            route: Route::Bus(road),
+            named: Vec::new(),
+            own: setup.as_ref().map(|setup| setup.node.clone()),
+            timeout: context.global.timeout,
+            bus_is_here,
+        }))
+    }
+
+    /// Signs a wish for the controllers.
+    ///
+    /// # Errors
+    /// When there is no usable key.
+    pub fn request(&self, action: Action, audience: Audience) -> Result<Signed, CliError> {
+        self.caller.intent(action, audience)
+    }
+
+    /// Sends a wish to the controllers until the one that leads answers; nothing when none does in time.
+    ///
+    /// # Errors
+    /// When it cannot be sent.
+    pub async fn send_request(&mut self, wish: &Signed) -> Result<Option<Reply>, CliError> {
+        let Route::Bus(road) = &self.route else { return Ok(None) };
+        let deadline = Instant::now() + self.timeout.unwrap_or(LEADER_WITHIN);
+        let principal = self.caller.principal()?;
+        while Instant::now() < deadline {
+            let within = REQUEST_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
+            let mut answers = road.request(wish, principal.clone(), within).await?;
+            while let Ok(Some(bytes)) = answers.next().await {
+                // Anybody on a bus can write into an inbox.
+                let Ok(answer) = verified(&bytes, &self.caller.ring) else { continue };
+                let holder = self.caller.ring.iter().map(|(_, holder)| holder).find(|holder| {
+                    holder.class == KeyClass::Controller
+                        && holder.name.as_str() == answer.node.as_str()
+                });
+                if answer.cause == wish.id && holder.is_some() {
+                    return Ok(Some(answer.reply));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Asks the controllers for something that comes in pieces, one after the other, until one gives all of it.
+    ///
+    /// # Errors
+    /// When the question cannot be sent, or a controller refuses it.
+    pub async fn ask_for_whole(&mut self, ask: &Ask) -> Result<Option<Vec<u8>>, CliError> {
+        for controller in self.controllers() {
+            let mut pending = self.ask_controller(&controller, ask.clone()).await?;
+            let mut whole = Vec::new();
+            while let Some(answer) = pending.next().await? {
+                match answer.reply {
+                    Reply::Piece { bytes } => whole.extend_from_slice(&bytes),
+                    Reply::Refused { code, why } => {
+                        return Err(CliError::new(code.parse().unwrap_or(Code::INTERNAL), why));
+                    }
+                    _ => {}
+                }
+            }
+            if pending.missing().is_empty() && !whole.is_empty() {
+                return Ok(Some(whole));
+            }
+        }
+        Ok(None)
+    }
+
     /// Connects to the bus of a fleet; nothing when this machine is all there is.
     async fn connect_to_fleet(
         context: &Context,
@@ -169,7 +257,9 @@ impl Client {
         ask: Ask,
     ) -> Result<Pending<'_>, CliError> {
         let patience = match &ask {
-            Ask::Arrivals { wait_ms, .. } => Duration::from_millis(u64::from(*wait_ms)),
+            Ask::Arrivals { wait_ms, .. } | Ask::Rollout { wait_ms, .. } => {
+                Duration::from_millis(u64::from(*wait_ms))
+            }
             _ => Duration::ZERO,
         };
         let within = self.timeout.unwrap_or(ANSWER_AFTER_WAIT) + patience;

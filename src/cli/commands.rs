@@ -9,7 +9,8 @@ mod files;
 mod fleet;
 mod offline;
 mod reading;
-mod release;
+pub(crate) mod release;
+pub(crate) mod rollout;
 mod service;
 mod status;
 mod token;
@@ -60,9 +61,10 @@ pub async fn carry_out(
         Command::Run(args) => files::run(&context.by("run"), args, out).await,
         Command::Remove { service } => files::remove(context, service, out).await,
         Command::Deploy(args) => release::deploy(context, args, out).await,
-        Command::Rollback { service, waiting } => {
-            release::rollback(context, &service, waiting, out).await
+        Command::Rollback { service, select, waiting } => {
+            release::rollback(context, &service, select, waiting, out).await
         }
+        Command::Rollout { command } => rollout::rollout(context, command, out).await,
         Command::Apply { services, waiting } => files::apply(context, services, waiting, out).await,
         Command::Logs { selector, lines, follow } => {
             reading::logs(context, selector, lines, follow, out).await

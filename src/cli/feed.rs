@@ -141,6 +141,7 @@ impl Feed {
                 }
                 Reply::Pong { .. }
                 | Reply::Fleet(_)
+                | Reply::Piece { .. }
                 | Reply::Arrivals { .. }
                 | Reply::Status(_)
                 | Reply::Lines { .. }

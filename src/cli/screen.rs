@@ -19,5 +19,6 @@ pub mod history;
 pub mod instance;
 pub mod outcome;
 mod release;
+pub mod rollout;
 pub mod status;
 pub mod up;

@@ -228,6 +228,7 @@ impl Verdict {
             }
             Reply::Pong { .. }
             | Reply::Fleet(_)
+            | Reply::Piece { .. }
             | Reply::Arrivals { .. }
             | Reply::Status(_)
             | Reply::Lines { .. }

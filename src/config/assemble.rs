@@ -15,7 +15,7 @@ use super::source::{Place, Source};
 use crate::domain::code::Code;
 use crate::domain::id::{Digest, ServiceId};
 use crate::domain::origin::{Layer, Origin};
-use crate::domain::release::ReleaseId;
+use crate::domain::release::{Manifest, ReleaseId};
 use crate::domain::rollout::Rollouts;
 use crate::domain::spec::{Released, Spec};
 use crate::domain::text::printable;
@@ -136,6 +136,36 @@ pub fn assemble(inputs: Vec<Input>, options: &Options) -> Result<Loaded, Vec<Mis
         assembler.take(input);
     }
     assembler.finish(options)
+}
+
+/// Returns the spec of a release as a file of the layer `release`.
+pub fn release_layer(release: ReleaseId, manifest: Manifest) -> Input {
+    let artifact = manifest.artifact.as_ref().map(|artifact| artifact.sha256);
+    Input {
+        part: Part::Release(release, artifact),
+        shown: manifest.file,
+        stem: manifest.service.to_string(),
+        folder: None,
+        text: manifest.spec,
+    }
+}
+
+/// Returns what the spec of a release says about the fleet, as far as it says so itself: other services, groups and the
+/// layers of a node are nobody's here.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn rollouts_of(release: Input) -> Result<Rollouts, Vec<Mistake>> {
+    let mut assembler = Assembler::default();
+    assembler.take(release);
+    let Some((name, draft)) =
+        assembler.drafts.pop_first().filter(|_| assembler.mistakes.is_empty())
+    else {
+        return Err(assembler.mistakes);
+    };
+    let merged = merge(&name, draft.layers, None, &Options::default());
+    let context = Context { whole: &draft.whole, user_required: false, folder: None };
+    build::build(&merged, &context).map(|(_, rollouts)| rollouts)
 }
 
 #[derive(Default)]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_bytes::ByteBuf;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -16,12 +17,15 @@ use super::arrivals::Arrivals;
 use super::intake::Line;
 use super::lease;
 use super::links;
+use super::orders::Orders;
 use super::own::{self, OwnState, Which};
 use super::projection::Projection;
+use super::rollouts::Rollouts;
 use super::setup::ControllerSetup;
 use super::task::{Controller, Role};
 use super::verify::Trusted;
 use super::wake::{Wake, Waker};
+use super::wishes::Wishes;
 use crate::bus::{BusOptions, BusState, Connection, Credentials};
 use crate::domain::event::{Context, Event, LogOpened, PartStarted};
 use crate::domain::id::{BootId, NodeId};
@@ -96,7 +100,8 @@ async fn serve(
     let note_key = Box::new(signer.for_notes(&note_name(fleet, name))?);
     let names = (fleet, name);
     let own_log = own::open(Which::Own, &folder, names, &writer, Some(note_key), waker.clone())?;
-    let state = own::fold(&own_log.log)?;
+    let mut rollouts = Rollouts::default();
+    let state = own::fold(&own_log.log, |record, body| rollouts.fact(name, record, body))?;
     let arrival_log = own::open(Which::Arrivals, &folder, names, &writer, None, waker.clone())?;
     let lines: BTreeMap<NodeId, Line> =
         trusted.origins().map(|(origin, class)| (origin, Line::new(class))).collect();
@@ -105,12 +110,17 @@ async fn serve(
     let mut term_seen = 0;
     let arrivals = Arrivals::fold(arrival_log.log, |id, event| {
         match lines.get(&id.origin).map(|line| line.class) {
-            Some(KeyClass::Controller) => {
-                if let Some((_, Body::Known(Event::ControllerLed(led)))) = own::read(event) {
+            Some(KeyClass::Controller) => match own::read(event) {
+                Some((_, Body::Known(Event::ControllerLed(led)))) => {
                     term_seen = term_seen.max(led.term);
                 }
+                Some((record, body)) => rollouts.fact(name, &record, body),
+                None => {}
+            },
+            _ => {
+                projection.event(id, event);
+                rollouts.reports.take(id, &ByteBuf::from(event.to_vec()));
             }
-            _ => projection.event(id, event),
         }
     })?;
 
@@ -118,8 +128,10 @@ async fn serve(
     links::listen(&connection, names, &trusted, &waker).await?;
     let boot = clock::boot_id()?;
     let recorder = Recorder::new(own_log.log, signer.clone(), name.clone(), boot, BTreeMap::new());
-    let authority =
+    let roster = trust.roster_digest();
+    let mut authority =
         Authority::new(fleet.clone(), name.clone(), trusted.ring.clone(), trust.revoked);
+    authority.enrol(trust.nodes);
     let mut controller = Controller {
         trusted,
         authority,
@@ -140,6 +152,11 @@ async fn serve(
         waiting: Vec::new(),
         receipts: BTreeMap::new(),
         ticks: 0,
+        roster,
+        wishes: Wishes::of(&folder)?,
+        rollouts,
+        orders: Orders::default(),
+        watchers: Vec::new(),
         connection: connection.clone(),
         setup,
     };

@@ -273,16 +273,24 @@ impl Controller {
         }
         let is_controller =
             self.lines.get(origin).is_some_and(|line| line.class == KeyClass::Controller);
+        let now = clock::now();
         for (seq, row) in (first.0..).zip(&copies) {
             if is_controller {
-                if *origin != self.setup.controller
-                    && let Some((_, Body::Known(Event::ControllerLed(led)))) = read(row)
-                {
-                    self.other_led(&led);
+                match read(row) {
+                    Some((_, Body::Known(Event::ControllerLed(led)))) => {
+                        if *origin != self.setup.controller {
+                            self.other_led(&led);
+                        }
+                    }
+                    Some((record, body)) => {
+                        self.rollouts.fact(&self.setup.controller, &record, body);
+                    }
+                    None => {}
                 }
             } else {
                 let id = EventId { origin: origin.clone(), epoch, seq: Seq(seq) };
                 self.projection.event(&id, row);
+                self.node_said(now, &id, row);
             }
         }
         true
@@ -355,12 +363,7 @@ impl Controller {
         {
             self.fetching += 1;
             let now = clock::now();
-            let id = IntentId(
-                [clock::entropy().to_be_bytes(), clock::entropy().to_be_bytes()]
-                    .concat()
-                    .try_into()
-                    .expect("twice 8 bytes are 16"),
-            );
+            let id = random_id();
             let after = self.arrivals.last(&origin);
             let query = Query {
                 v: PAYLOAD_VERSION,
@@ -412,4 +415,10 @@ impl Controller {
             }
         }
     }
+}
+
+/// Returns an id for a question of this controller's own.
+pub(super) fn random_id() -> IntentId {
+    let halves = [clock::entropy().to_be_bytes(), clock::entropy().to_be_bytes()];
+    IntentId(halves.concat().try_into().expect("twice 8 bytes are 16"))
 }

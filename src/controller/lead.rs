@@ -1,24 +1,331 @@
-//! Leading: intents for the controller pass the same gate as in a node, and become rollouts that this controller drives.
+//! Leading: intents for the controllers pass the same gate as in a node, and become rollouts that this controller drives.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::queries::refused;
-use super::task::Controller;
+use super::task::{Controller, Promise};
+use crate::config::{self, Mistake};
 use crate::domain::code::Code;
+use crate::domain::event::{Event, Outcome};
+use crate::domain::id::{Generation, IntentId, NodeId, ServiceId};
+use crate::domain::intent::{Action, RolloutCommand, Verb};
+use crate::domain::release::ReleaseId;
+use crate::domain::rollout::{
+    Command, Input, NodeReport, Observed, OnConflict, Opening, Plan, PlanError, PlanRequest,
+    Rejection, Rollout, RolloutFact, Why,
+};
+use crate::domain::text;
 use crate::domain::time::Now;
-use crate::head::authority::Way;
+use crate::head::authority::{Requested, Verified, Way};
+use crate::head::manifest::check_manifest;
+use crate::head::recorder::fits;
+use crate::wire::envelope::ENVELOPE_BYTES_MAX;
+use crate::wire::payload::{Intent, Reply};
 use crate::wire::subject::Inbox;
 
+/// What an order adds to the wish inside it, in bytes: names, digests, the words of canaries, a signature.
+const ORDER_BYTES_MAX: usize = 6 * 1024;
+
+/// Why a wish is not taken.
+pub(super) type Refused = (Code, String);
+
+/// What is answered to a wish for the controllers.
+#[derive(Debug)]
+pub(super) enum Word {
+    /// This, once all that was recorded is durable.
+    Promised(Reply),
+    /// Nothing: whoever leads answers.
+    Nothing,
+}
+
 impl Controller {
-    /// Judges an intent that is meant for the controllers.
+    /// Judges an intent that is meant for the controllers, and begins with it where this one leads.
     pub(super) fn requested(&mut self, now: Now, reply: Option<Inbox>, bytes: &[u8]) {
-        match self.authority.intent(bytes, Way::Bus, now.at) {
-            Ok(verified) => {
-                let own = |to: &Inbox| *to.principal() == verified.actor.name;
-                if let Some(to) = reply.filter(own) {
-                    let why = "a controller leads no rollouts in this version".to_owned();
-                    self.reply(&to, verified.payload.id, refused(Code::NOT_YET, why));
-                }
+        let request = match self.authority.request(bytes, Way::Bus, (now.at, self.roster)) {
+            Ok(request) => request,
+            Err(refusal) if self.leads().is_some() => return self.refuse(reply, &refusal),
+            Err(_) => return,
+        };
+        let (id, actor) = (request.verified.payload.id, request.verified.actor.clone());
+        let to = self.heard_by(reply, &actor.name);
+        match (self.request(now, request, bytes), to) {
+            (Ok(Word::Promised(reply)), Some(to)) => {
+                self.recorder.promise(Promise::Answer(to, id, Box::new(reply)));
+                self.keep_what_is_due();
             }
-            Err(refusal) => self.refuse(reply, &refusal),
+            (Err((code, why)), Some(to)) => {
+                self.reply(&to, id, refused(code, text::brief(why, text::WHY_BYTES_MAX)));
+            }
+            (Ok(_) | Err(_), _) => {}
         }
     }
+
+    /// Takes a wish that passed the gate. Those who do not lead keep its bytes: they may lead it to its end.
+    pub(super) fn request(
+        &mut self,
+        now: Now,
+        request: Requested,
+        bytes: &[u8],
+    ) -> Result<Word, Refused> {
+        let Requested { verified, targets } = request;
+        let is_known = self.rollouts.all.contains_key(&verified.payload.id);
+        if let Some(refusal) = verified.objection.as_ref().filter(|_| !is_known) {
+            return match self.leads() {
+                Some(_) => Err((refusal.code, refusal.why.clone())),
+                None => Ok(Word::Nothing),
+            };
+        }
+        let Some(term) = self.leads() else {
+            if let Action::Deploy { .. } = verified.payload.action {
+                self.keep_wish(verified.payload.id, bytes)?;
+            }
+            return Ok(Word::Nothing);
+        };
+        match &verified.payload.action {
+            Action::Deploy { .. } if is_known => self.known(&verified, bytes),
+            Action::Deploy { .. } => self.begin(now, term, &verified, targets, bytes),
+            Action::Rollout { service, rollout, command } => {
+                self.command(now, &verified, (service, *rollout, *command))
+            }
+            _ => Err((Code::NOT_YET, "controllers lead releases only, in this version".into())),
+        }
+    }
+
+    fn keep_wish(&self, intent: IntentId, bytes: &[u8]) -> Result<(), Refused> {
+        let kept = self.wishes.keep(intent, bytes);
+        kept.map_err(|why| (Code::IO, format!("the wish cannot be kept: {why}")))?;
+        self.prune_wishes();
+        Ok(())
+    }
+
+    /// Answers a repeat of a wish that became a rollout.
+    fn known(&mut self, wish: &Verified<Intent>, bytes: &[u8]) -> Result<Word, Refused> {
+        let intent = wish.payload.id;
+        if self.wish_of(intent).is_some_and(|known| *known != *bytes) {
+            return Err((Code::REPLAYED, "another wish with this id was taken".into()));
+        }
+        match self.rollouts.all.get(&intent).and_then(|it| it.story.records().first()) {
+            Some(first) => Ok(Word::Promised(Reply::Accepted { event: first.id.clone() })),
+            None => Ok(Word::Nothing),
+        }
+    }
+
+    /// Opens a rollout.
+    fn begin(
+        &mut self,
+        now: Now,
+        term: u64,
+        wish: &Verified<Intent>,
+        targets: BTreeSet<NodeId>,
+        bytes: &[u8],
+    ) -> Result<Word, Refused> {
+        let Verified { payload: intent, actor, .. } = wish;
+        let Action::Deploy { service, generation, release, back_to, emergency } = &intent.action
+        else {
+            return Err((Code::INTERNAL, "not a deploy".into()));
+        };
+        let (generation, back_to) = (*generation, *back_to);
+        if bytes.len() + ORDER_BYTES_MAX > ENVELOPE_BYTES_MAX {
+            let why = format!("with {} bytes it does not fit an order", bytes.len());
+            return Err((Code::TOO_LARGE, why));
+        }
+        self.is_newest(service, generation, &targets)?;
+        let manifest = check_manifest(service, release).map_err(|why| (Code::BAD_MANIFEST, why))?;
+        let id = ReleaseId::of(release);
+        let rollouts =
+            config::rollouts_of(config::release_layer(id, manifest)).map_err(mistaken)?;
+        let parameters = rollouts.parameters;
+        if let Some(check) = parameters.checks.keys().next() {
+            let why = format!(
+                "rollout.check.{check}: checks between waves are known, but not in this version"
+            );
+            return Err((Code::NOT_YET, why));
+        }
+        let before = targets.iter().map(|node| (node.clone(), self.observed(node, service)));
+        let before: BTreeMap<NodeId, Observed> = before.collect();
+        let plan = Plan::new(&PlanRequest {
+            intent: intent.id,
+            service: service.clone(),
+            generation,
+            release: id,
+            running: None,
+            back_to,
+            emergency: emergency.clone(),
+            retry: None,
+            targets: &targets,
+            roster: &self.authority.roster(),
+            roster_digest: self.roster,
+            parameters: &parameters,
+        })
+        .map_err(|why| (plan_code(&why), why.to_string()))?;
+        let events = Rollout::open(
+            Opening {
+                plan,
+                by: Some(actor.clone()),
+                reason: emergency.clone().unwrap_or_default(),
+                origins: parameters.origins.clone(),
+                before,
+                force: false,
+                controller: self.setup.controller.clone(),
+                term,
+            },
+            now.at,
+        );
+        let planned =
+            events.first().cloned().map(|event| RolloutFact { rollout: intent.id, event });
+        if planned.is_none_or(|fact| !fits(&Event::Rollout(Box::new(fact)))) {
+            let why =
+                format!("a plan of {} nodes does not fit an event in this version", targets.len());
+            return Err((Code::NO_PLAN, why));
+        }
+        self.keep_wish(intent.id, bytes)?;
+        self.make_room(now, service, intent.id, parameters.on_conflict)?;
+        let event = self.record_facts(now, intent.id, service, events);
+        for node in
+            targets.iter().filter(|node| self.projection.is_lost(node)).cloned().collect::<Vec<_>>()
+        {
+            let report = NodeReport::Unreachable;
+            let input = Input::Node { node, event: None, report };
+            drop(self.drive(now, intent.id, &input));
+        }
+        Ok(Word::Promised(Reply::Accepted { event }))
+    }
+
+    /// Says whether the number of a wish is higher than that of each one before.
+    fn is_newest(
+        &self,
+        service: &ServiceId,
+        generation: Generation,
+        targets: &BTreeSet<NodeId>,
+    ) -> Result<(), Refused> {
+        if generation.0 >= u64::MAX - 1 || generation.0 == 0 {
+            return Err((Code::BAD_PAYLOAD, format!("{generation} is no number of a wish")));
+        }
+        let led = self.rollouts.of_service(service).into_iter().next();
+        let led = led.map(|(_, state)| {
+            (state.plan().generation.0.saturating_add(1), "a rollout".to_owned())
+        });
+        let there = targets
+            .iter()
+            .map(|node| (self.projection.generation(node, service).0, format!("node {node}")));
+        match led.into_iter().chain(there).find(|(known, _)| generation.0 <= *known) {
+            None => Ok(()),
+            Some((known, who)) => Err((
+                Code::STALE_GENERATION,
+                format!("{who} has taken wish {known} for {service}, and this is {generation}"),
+            )),
+        }
+    }
+
+    /// Ends the rollout that is in the way, where the spec says so.
+    fn make_room(
+        &mut self,
+        now: Now,
+        service: &ServiceId,
+        with: IntentId,
+        on_conflict: OnConflict,
+    ) -> Result<(), Refused> {
+        let all = self.rollouts.of_service(service);
+        let open = all.into_iter().filter(|(_, state)| state.verdict().is_none());
+        let open: Vec<IntentId> = open.map(|(intent, _)| intent).collect();
+        for other in open {
+            match on_conflict {
+                OnConflict::Supersede => {
+                    let command = Command::Supersede { with };
+                    let input = Input::Command { intent: with, by: None, command };
+                    self.drive(now, other, &input).map_err(|why| rejected(&why))?;
+                }
+                OnConflict::Reject => {
+                    let name = crate::domain::rollout::view::rollout_name(other);
+                    return Err((
+                        Code::ROLLOUT_UNDER_WAY,
+                        format!("{name} of {service} is under way"),
+                    ));
+                }
+                OnConflict::Queue => {
+                    let why = "rollout.on_conflict = \"queue\" is known, but not in this version";
+                    return Err((Code::NOT_YET, why.into()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what runs on a node, as its log tells it.
+    fn observed(&self, node: &NodeId, service: &ServiceId) -> Observed {
+        let Some(known) = self.projection.node(node) else { return Observed::default() };
+        let release = known.releases().get(service).and_then(|it| it.current.as_ref());
+        let healthy = known.services().get(service).is_some_and(|known| {
+            let mut wanted = known.slots().filter(|(index, _)| known.wants(*index)).peekable();
+            wanted.peek().is_some() && wanted.all(|(_, slot)| slot.is_ready() || slot.at_rest())
+        });
+        let judged = release.is_none_or(|mark| mark.healthy);
+        Observed { release: release.map(|mark| mark.release), healthy: healthy && judged }
+    }
+
+    /// Lets a rollout take in what somebody says of it.
+    fn command(
+        &mut self,
+        now: Now,
+        wish: &Verified<Intent>,
+        (service, rollout, command): (&ServiceId, IntentId, RolloutCommand),
+    ) -> Result<Word, Refused> {
+        let driven = self.rollouts.all.get(&rollout);
+        let state =
+            driven.and_then(|it| it.story.state()).filter(|it| it.plan().service == *service);
+        let (Some(driven), Some(state)) = (driven, state) else {
+            let name = crate::domain::rollout::view::rollout_name(rollout);
+            return Err((
+                Code::NO_SUCH_ROLLOUT,
+                format!("there is no rollout {name} of {service}"),
+            ));
+        };
+        self.authority.may(&wish.actor, Verb::Deploy, service, state.plan().targets())?;
+        let id = wish.payload.id;
+        let by_it =
+            |it: &&crate::domain::rollout::view::Record| *it.event.cause() == Why::Intent(id);
+        if let Some(first) = driven.story.records().iter().find(by_it) {
+            return Ok(Word::Promised(Reply::Accepted { event: first.id.clone() }));
+        }
+        let last = driven.story.records().last().map(|record| record.id.clone());
+        let command = match command {
+            RolloutCommand::Pause => Command::Pause,
+            RolloutCommand::Resume => Command::Resume,
+            RolloutCommand::Promote => Command::Promote,
+            RolloutCommand::Approve => Command::Approve,
+            RolloutCommand::Abort { rollback } => Command::Abort { rollback },
+        };
+        let next = self.recorder.event_id(self.recorder.next());
+        let input = Input::Command { intent: id, by: Some(wish.actor.clone()), command };
+        let count = self.drive(now, rollout, &input).map_err(|why| rejected(&why))?;
+        match (count, last) {
+            (0, Some(event)) => {
+                let outcome = Outcome::Done { changed: false };
+                Ok(Word::Promised(Reply::Outcome { outcome, event }))
+            }
+            _ => Ok(Word::Promised(Reply::Accepted { event: next })),
+        }
+    }
+}
+
+fn rejected(why: &Rejection) -> Refused {
+    let code = match why {
+        Rejection::SamePerson(_) => Code::NOT_GRANTED,
+        _ => Code::ROLLOUT_NOT_SO,
+    };
+    (code, why.to_string())
+}
+
+fn plan_code(why: &PlanError) -> Code {
+    match why {
+        PlanError::Empty => Code::EMPTY_SELECTION,
+        PlanError::NotEnrolled(_) => Code::NO_SUCH_NODE,
+        PlanError::TooManyWaves(_) | PlanError::Parameters(_) => Code::NO_PLAN,
+    }
+}
+
+fn mistaken(mistakes: Vec<Mistake>) -> Refused {
+    let code = mistakes.first().map_or(Code::BAD_MANIFEST, |mistake| mistake.code);
+    let told = mistakes.iter().map(|mistake| format!("{}: {}", mistake.place(), mistake.what));
+    (code, told.collect::<Vec<_>>().join("; "))
 }

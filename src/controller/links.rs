@@ -7,10 +7,12 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
 
+use super::orders::{OrderHeard, OrderKey};
 use super::verify::{Dropped, Fetched, Trusted};
 use super::wake::{Wake, Waker};
 use crate::bus::{Answers, Connection, Delivered, SubscribeError, Subscription};
 use crate::domain::id::{FleetId, IntentId, NodeId};
+use crate::wire::payload::Reply;
 use crate::wire::subject::{Callee, Filter, Inbox, Pick, Subject};
 
 /// Events that are verified together. They wait for nothing: it is what came while those before were looked at.
@@ -18,6 +20,9 @@ const LIVE_MAX: usize = 512;
 
 /// What waits to be said. Beyond it events, heartbeats and receipts are not said, as if nobody heard them.
 const SAYING_MAX: usize = 1024;
+
+/// How long a node may take to answer an order: taking it is one write to its disk.
+const ORDER_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a node may take to answer with a range.
 const FETCH_WITHIN: Duration = Duration::from_secs(5);
@@ -161,4 +166,59 @@ async fn first_of(
         }
     }
     dropped
+}
+
+/// Sends an order to its node and tells the task what came of it.
+pub(super) async fn order(
+    connection: Connection,
+    subject: Subject,
+    (key, sealed): (OrderKey, Vec<u8>),
+    trusted: Arc<Trusted>,
+    waker: Waker,
+) {
+    let mut heard = OrderHeard::Nothing;
+    match connection.request(&subject, sealed, ORDER_WITHIN).await {
+        Ok(mut answers) => {
+            // Anybody on a bus can write into an inbox: the first that verifies counts.
+            while let Ok(Some(bytes)) = answers.next().await {
+                match trusted.answer(&bytes, &key.1, key.0) {
+                    Ok(answer) => {
+                        heard = OrderHeard::Answer(answer.reply);
+                        break;
+                    }
+                    Err(why) => warn!(?why, "an answer to an order was dropped"),
+                }
+            }
+        }
+        Err(error) => debug!(%error, "an order was not sent"),
+    }
+    drop(waker.send(Wake::Ordered(key, heard)).await);
+}
+
+/// Asks another controller for the signed wish behind a rollout and tells the task what came.
+pub(super) async fn wish(
+    connection: Connection,
+    subject: Subject,
+    (controller, cause, query): (NodeId, IntentId, Vec<u8>),
+    rollout: IntentId,
+    trusted: Arc<Trusted>,
+    waker: Waker,
+) {
+    let Ok(mut answers) = connection.request(&subject, query, FETCH_WITHIN).await else { return };
+    let mut whole = Vec::new();
+    let mut next = 0;
+    while let Ok(Some(bytes)) = answers.next().await {
+        let Ok(answer) = trusted.answer(&bytes, &controller, cause) else { continue };
+        match answer.reply {
+            Reply::Piece { bytes } if answer.part == next => {
+                next += 1;
+                whole.extend_from_slice(&bytes);
+                if answer.last {
+                    drop(waker.send(Wake::Wish(rollout, whole)).await);
+                    return;
+                }
+            }
+            _ => return,
+        }
+    }
 }

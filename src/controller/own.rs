@@ -106,11 +106,15 @@ fn predecessor_of(known: store::Predecessor) -> Predecessor {
 ///
 /// # Errors
 /// When the files cannot be read, or a later version wrote something that must not be passed over.
-pub(super) fn fold(log: &Log) -> anyhow::Result<OwnState> {
+pub(super) fn fold(
+    log: &Log,
+    mut rollout: impl FnMut(&EventRecord, Body),
+) -> anyhow::Result<OwnState> {
     let mut state = OwnState::default();
     let mut newer = None;
     log.reader().rows(None, |pos, row| {
         match read(row) {
+            Some((record, body @ Body::Known(Event::Rollout(_)))) => rollout(&record, body),
             Some((_, Body::Known(event))) => state.evolve(&event),
             Some((record, Body::Unknown)) if record.critical => {
                 newer = Some((pos.seq, record.kind));

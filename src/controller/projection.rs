@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::id::{Digest, EventId, FleetId, NodeId};
+use crate::domain::id::{Digest, EventId, FleetId, Generation, NodeId, ServiceId};
 use crate::domain::node::{FOLD_VERSION, Node};
+use crate::domain::release::ReleaseId;
 use crate::domain::time::{Now, UnixMicros};
 use crate::wire::fold::{Fold, state_hash};
 use crate::wire::payload::Beat;
@@ -94,8 +95,42 @@ impl Projection {
 
     /// Returns the highest term that any node has taken an order of.
     pub(super) fn term_max(&self) -> u64 {
-        // The fold of a node keeps it once nodes take orders; see `docs/controller.md`.
-        0
+        let terms = self.nodes.values().filter_map(|known| known.node.head().term.as_ref());
+        terms.map(|(term, _)| *term).max().unwrap_or(0)
+    }
+
+    /// Returns the fold of a node's log.
+    pub(super) fn node(&self, node: &NodeId) -> Option<&Node> {
+        self.nodes.get(node).map(|known| &known.node)
+    }
+
+    /// Returns the number of the last wish for a release that a node has taken.
+    pub(super) fn generation(&self, node: &NodeId, service: &ServiceId) -> Generation {
+        let releases = self.node(node).and_then(|node| node.releases().get(service));
+        releases.map(|it| it.generation).unwrap_or_default()
+    }
+
+    /// Returns what people call a release, as a node that runs it was told.
+    pub(super) fn version_of(&self, release: ReleaseId) -> Option<String> {
+        let all = self.nodes.values().flat_map(|known| known.node.releases().values());
+        let mut good = all.flat_map(|known| &known.good);
+        good.find(|good| good.release == Some(release)).map(|good| good.version.clone())
+    }
+
+    /// Says whether a node was told to be unreachable.
+    pub(super) fn is_lost(&self, node: &NodeId) -> bool {
+        self.nodes.get(node).is_some_and(|known| known.lost)
+    }
+
+    /// Says whether a node was heard lately in this life of the controller.
+    pub(super) fn is_heard(&self, node: &NodeId, now: Now) -> bool {
+        let heard = self.nodes.get(node).and_then(|known| known.heard);
+        heard.is_some_and(|heard| ms_between(heard, now) <= SILENT_MS)
+    }
+
+    /// Returns the nodes that were not heard lately.
+    pub(super) fn away(&self, now: Now) -> Vec<NodeId> {
+        self.nodes.keys().filter(|node| !self.is_heard(node, now)).cloned().collect()
     }
 
     /// Returns what is known of each node.

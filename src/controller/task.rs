@@ -5,26 +5,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
 
 use super::arrivals::Arrivals;
 use super::intake::Line;
 use super::lease::Standing;
 use super::links::Saying;
+use super::orders::Orders;
 use super::own::{OwnState, Which};
 use super::projection::Projection;
 use super::queries::{Asker, Waiting};
+use super::rollouts::Rollouts;
 use super::setup::ControllerSetup;
+use super::shown::Watcher;
 use super::verify::Trusted;
 use super::wake::{Wake, Waker};
+use super::wishes::Wishes;
 use crate::bus::Connection;
 use crate::domain::controller::{ControllerLed, ControllerSteppedDown, NodeSeen, NodeUnreachable};
 use crate::domain::effect::Act;
-use crate::domain::event::{Context, Event};
-use crate::domain::id::{EventId, NodeId};
+use crate::domain::event::{Actor, Context, Event};
+use crate::domain::id::{Digest, EventId, IntentId, NodeId, Seq};
+use crate::domain::intent::ActorKind;
 use crate::domain::policy::Kind;
 use crate::domain::promises::Promised;
+use crate::domain::rollout::NodeReport;
 use crate::domain::time::Now;
 use crate::head::authority::Authority;
 use crate::head::clock;
@@ -33,9 +39,9 @@ use crate::store::LogNotice;
 use crate::wire::codec;
 use crate::wire::envelope;
 use crate::wire::key::Signer;
-use crate::wire::payload::{Beat, PAYLOAD_VERSION, Receipt};
+use crate::wire::payload::{Beat, PAYLOAD_VERSION, Receipt, Reply};
 use crate::wire::status::Intake;
-use crate::wire::subject::{Scope, Subject, event_kind};
+use crate::wire::subject::{Inbox, Scope, Subject, event_kind};
 
 /// How often what falls due without a wake is looked at: silent nodes, receipts, late facts.
 const TICK: Duration = Duration::from_secs(1);
@@ -48,6 +54,10 @@ const BEAT_TICKS: u64 = 5;
 pub(super) enum Promise {
     /// From here on this controller decides, in this term.
     Lead(u64),
+    /// So many facts of this rollout are on the disk.
+    Rollout(IntentId, usize),
+    /// Whoever asked for something is told what became of it.
+    Answer(Inbox, IntentId, Box<Reply>),
 }
 
 impl Promised for Promise {
@@ -93,6 +103,12 @@ pub(super) struct Controller {
     pub(super) waiting: Vec<Waiting>,
     pub(super) receipts: BTreeMap<NodeId, EventId>,
     pub(super) ticks: u64,
+    /// The digest of the roster in force.
+    pub(super) roster: Digest,
+    pub(super) wishes: Wishes,
+    pub(super) rollouts: Rollouts,
+    pub(super) orders: Orders,
+    pub(super) watchers: Vec<Watcher>,
 }
 
 impl Controller {
@@ -102,12 +118,14 @@ impl Controller {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.feed_own();
         loop {
+            let wait = self.rollouts_wait(clock::now()).unwrap_or(TICK);
             tokio::select! {
                 wake = wakes.recv() => match wake {
                     None | Some(Wake::Terminate) => break,
                     Some(wake) => self.take(wake),
                 },
                 _ = tick.tick() => self.tick(),
+                () = sleep(wait) => self.tick_rollouts(clock::now()),
             }
         }
         self.step_down("it was told to end");
@@ -120,8 +138,16 @@ impl Controller {
             Wake::Beat(beat) => self.beat(now, beat),
             Wake::Fetched { origin, outcome } => self.fetched(now, &origin, outcome),
             Wake::Call { reply, bytes } => self.called(now, reply, &bytes),
-            Wake::Asked(ask, reply) => self.query(ask, Asker::Here(reply)),
+            Wake::Asked(ask, reply) => {
+                let name = self.setup.controller.as_str().parse();
+                let name = name.expect("names of nodes and principals are alike");
+                let own =
+                    Actor { kind: ActorKind::Controller, name, key: None, note: String::new() };
+                self.query(ask, &own, Asker::Here(reply));
+            }
             Wake::Store(which, notice) => self.stored(which, notice),
+            Wake::Ordered(key, heard) => self.ordered(now, &key, heard),
+            Wake::Wish(rollout, bytes) => self.wish_came(now, rollout, &bytes),
             Wake::Lease(standing) => self.lease(now, standing),
             Wake::Connected => self.catch_up_all(),
             Wake::Terminate => {}
@@ -134,10 +160,15 @@ impl Controller {
         if matches!(self.role, Role::Leader(_)) {
             for (node, last_seen) in self.projection.falls_silent(now) {
                 warn!(%node, "nothing is heard of it any more");
-                let event = Event::NodeUnreachable(NodeUnreachable { node, last_seen });
-                self.record(now, event);
+                let told = self.recorder.event_id(self.recorder.next());
+                let body = NodeUnreachable { node: node.clone(), last_seen };
+                self.record(now, Event::NodeUnreachable(body));
+                self.node_is(now, &node, told, &NodeReport::Unreachable);
             }
         }
+        self.tick_rollouts(now);
+        self.converge(now);
+        self.wake_watchers();
         self.recorder.catch_up(now);
         self.send_receipts(now);
         self.tire(Instant::now());
@@ -167,7 +198,7 @@ impl Controller {
     }
 
     /// Begins a term that is higher than any that is known.
-    fn rise(&mut self, now: Now, taken: u64) {
+    pub(super) fn rise(&mut self, now: Now, taken: u64) {
         let known = [self.own.term, self.term_seen, self.projection.term_max()];
         let term = known.into_iter().max().unwrap_or(0).saturating_add(1).max(taken);
         self.taken = taken;
@@ -199,25 +230,7 @@ impl Controller {
 
     fn stored(&mut self, which: Which, notice: LogNotice) {
         match (which, notice) {
-            (Which::Own, LogNotice::Durable { seq, .. }) => {
-                let kept = self.recorder.durable(seq);
-                for live in kept.rows {
-                    let scope = Scope::from(live.service.clone());
-                    let (fleet, origin) = (self.setup.fleet.clone(), self.setup.controller.clone());
-                    let kind = event_kind(live.kind).expect("types of events are subjects");
-                    self.say(Saying::Tell(Subject::Event { fleet, origin, scope, kind }, live.row));
-                }
-                for promise in kept.promises {
-                    match promise {
-                        Promise::Lead(term) if self.role == Role::Rising(term) => {
-                            info!(term, "leads");
-                            self.role = Role::Leader(term);
-                        }
-                        Promise::Lead(_) => {}
-                    }
-                }
-                self.feed_own();
-            }
+            (Which::Own, LogNotice::Durable { seq, .. }) => self.own_durable(seq),
             (Which::Arrivals, LogNotice::Durable { seq, .. }) => {
                 let news = self.arrivals.durable(seq);
                 if !news.is_empty() {
@@ -249,6 +262,39 @@ impl Controller {
         }
     }
 
+    /// Publishes what is durable of the own log, and keeps what was promised behind it.
+    fn own_durable(&mut self, seq: Seq) {
+        let kept = self.recorder.durable(seq);
+        for live in kept.rows {
+            let scope = Scope::from(live.service.clone());
+            let (fleet, origin) = (self.setup.fleet.clone(), self.setup.controller.clone());
+            let kind = event_kind(live.kind).expect("types of events are subjects");
+            self.say(Saying::Tell(Subject::Event { fleet, origin, scope, kind }, live.row));
+        }
+        let now = clock::now();
+        for promise in kept.promises {
+            match promise {
+                Promise::Lead(term) if self.role == Role::Rising(term) => {
+                    info!(term, "leads");
+                    self.role = Role::Leader(term);
+                    self.lead_on(now, term);
+                }
+                Promise::Lead(_) => {}
+                Promise::Rollout(intent, facts) => self.rollout_kept(now, intent, facts),
+                Promise::Answer(to, cause, reply) => self.reply(&to, cause, *reply),
+            }
+        }
+        self.feed_own();
+    }
+
+    /// Keeps promises that wait for nothing any more: all before them was durable when they were made.
+    pub(super) fn keep_what_is_due(&mut self) {
+        let seq = self.recorder.durable_seq();
+        if Seq(self.recorder.next().0 - 1) <= seq {
+            self.own_durable(seq);
+        }
+    }
+
     /// Says something; when too much waits already it is not said.
     pub(super) fn say(&self, saying: Saying) {
         if let Err(mpsc::error::TrySendError::Full(Saying::Answer(to, _))) =
@@ -266,7 +312,9 @@ impl Controller {
         if let Some(away_ms) = self.projection.heard(origin, now)
             && matches!(self.role, Role::Leader(_))
         {
+            let told = self.recorder.event_id(self.recorder.next());
             self.record(now, Event::NodeSeen(NodeSeen { node: origin.clone(), away_ms }));
+            self.node_is(now, origin, told, &NodeReport::Seen);
         }
     }
 

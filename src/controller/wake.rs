@@ -3,9 +3,10 @@
 use tokio::sync::{mpsc, oneshot};
 
 use super::lease::Standing;
+use super::orders::{OrderHeard, OrderKey};
 use super::own::Which;
 use super::verify::{Arrived, Dropped, Fetched};
-use crate::domain::id::NodeId;
+use crate::domain::id::{IntentId, NodeId};
 use crate::store::LogNotice;
 use crate::wire::payload::{Ask, Beat, Reply};
 use crate::wire::subject::Inbox;
@@ -40,6 +41,10 @@ pub(super) enum Wake {
     },
     /// A face in this process asks; it judged itself whether it may.
     Asked(Ask, oneshot::Sender<Reply>),
+    /// An order was answered, or was not.
+    Ordered(OrderKey, OrderHeard),
+    /// Another controller gave the signed wish behind a rollout.
+    Wish(IntentId, Vec<u8>),
     /// One of the logs has news.
     Store(Which, LogNotice),
     /// The lease has news.

@@ -379,8 +379,11 @@ impl<'a> Turn<'a> {
                 let over = *leave_running || (known && self.is_down());
                 (over && self.head().stopping.is_some()).then_some(Outcome::Done { changed: true })
             }
-            // These two end with an input of their own.
-            Action::Run { .. } | Action::Apply { .. } | Action::Deploy { .. } => None,
+            // These end with an input of their own, or are never taken.
+            Action::Run { .. }
+            | Action::Apply { .. }
+            | Action::Deploy { .. }
+            | Action::Rollout { .. } => None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::id::{ActionName, Generation, ServiceId};
+use super::id::{ActionName, Generation, IntentId, ServiceId};
 use super::release::ReleaseId;
 
 /// What is wanted. Commands wish, events tell.
@@ -77,10 +77,39 @@ pub enum Action {
         /// The number of this wish among those for the service; an older one is refused.
         generation: Generation,
     },
+    /// Say how a rollout goes on. Controllers take it, and no node.
+    Rollout {
+        /// Of which service.
+        service: ServiceId,
+        /// Which: the wish that opened it.
+        rollout: IntentId,
+        /// What.
+        command: RolloutCommand,
+    },
     /// End the node's agent.
     Shutdown {
         /// Whether services go on without it.
         leave_running: bool,
+    },
+}
+
+/// What may be wanted of a rollout that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RolloutCommand {
+    /// No new node gets an order; those under way finish.
+    Pause,
+    /// It goes on, in spite of what made it pause.
+    Resume,
+    /// It goes on behind the canary.
+    Promote,
+    /// A second person agrees to the plan.
+    Approve,
+    /// It ends.
+    Abort {
+        /// Whether everything touched goes back first.
+        rollback: bool,
     },
 }
 
@@ -157,7 +186,8 @@ impl Action {
             Self::Run { .. } => Verb::Run,
             Self::Apply { .. } => Verb::Apply,
             Self::Shutdown { .. } => Verb::Shutdown,
-            Self::Deploy { .. } => Verb::Deploy,
+            // Whoever may begin a rollout may say how it goes on.
+            Self::Deploy { .. } | Self::Rollout { .. } => Verb::Deploy,
             Self::Remove { .. } => Verb::Remove,
         }
     }
@@ -172,6 +202,7 @@ impl Action {
             | Self::Signal { service, .. }
             | Self::Run { service, .. }
             | Self::Deploy { service, .. }
+            | Self::Rollout { service, .. }
             | Self::Remove { service, .. } => Some(service),
             Self::Apply { .. } | Self::Shutdown { .. } => None,
         }
@@ -188,6 +219,7 @@ impl Action {
             | Self::Signal { .. }
             | Self::Run { .. }
             | Self::Apply { .. }
+            | Self::Rollout { .. }
             | Self::Shutdown { .. } => None,
         }
     }

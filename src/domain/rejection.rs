@@ -74,6 +74,9 @@ pub enum Rejection {
         /// Who was obeyed in it first.
         leads: NodeId,
     },
+    /// How a rollout goes on is no node's to say.
+    #[error("how a rollout goes on is said to a controller")]
+    ForControllers,
     /// Two plans of one wish.
     #[error("another plan of this wish is being followed")]
     AnotherPlan,
@@ -103,6 +106,7 @@ impl Rejection {
             Self::NotRunning(_) => Code::NOT_RUNNING,
             Self::StaleTerm { .. } => Code::STALE_TERM,
             Self::ForkedTerm { .. } => Code::FORKED_TERM,
+            Self::ForControllers => Code::ORDER_NEEDED,
             Self::AnotherPlan => Code::ANOTHER_PLAN,
             Self::Returned => Code::RETURNED,
         }

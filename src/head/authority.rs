@@ -6,6 +6,7 @@
 
 mod brought;
 mod order;
+mod request;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use crate::wire::payload::{
 };
 
 pub use order::{OrderRefusal, VerifiedOrder};
+pub use request::Requested;
 
 /// How far two clocks may differ, in milliseconds.
 pub const SKEW_MS: u64 = 30_000;
@@ -124,31 +126,13 @@ impl Authority {
         way: Way,
         now: UnixMicros,
     ) -> Result<Verified<Intent>, Refusal> {
-        let opened: Open<Intent> = self.open(bytes, Kind::Intent, way)?;
-        let Open { payload: intent, kid, holder, digest } = opened;
-        let mut actor = actor_of(&holder, kid);
+        let Open { payload: intent, kid, holder, digest } = self.read_intent(bytes, way)?;
+        let actor = Actor { note: intent.note.clone(), ..actor_of(&holder, kid) };
         let refuse = |actor: &Actor, code: Code, why: String| Refusal {
             code,
             why,
             signed: Some(Signed { id: Some(intent.id), actor: actor.clone() }),
         };
-        if bytes.len() > INTENT_BYTES_MAX && intent.action.verb() != Verb::Deploy {
-            let why = format!("the intent has {} bytes, more than {INTENT_BYTES_MAX}", bytes.len());
-            return Err(refuse(&actor, Code::TOO_LARGE, why));
-        }
-        if intent.note.len() > NOTE_BYTES_MAX {
-            let why =
-                format!("the note has {} bytes, more than {NOTE_BYTES_MAX}", intent.note.len());
-            return Err(refuse(&actor, Code::BAD_PAYLOAD, why));
-        }
-        actor.note.clone_from(&intent.note);
-        if intent.v != PAYLOAD_VERSION {
-            return Err(refuse(&actor, Code::BAD_PAYLOAD, format!("payload version {}", intent.v)));
-        }
-        if intent.iss != kid {
-            let why = format!("it says key {} and was signed by {kid}", intent.iss);
-            return Err(refuse(&actor, Code::WRONG_ISSUER, why));
-        }
         if let Audience::Select { .. } = &intent.audience {
             let why = "a selection is resolved by a controller".to_owned();
             return Err(refuse(&actor, Code::ORDER_NEEDED, why));
@@ -178,6 +162,33 @@ impl Authority {
             .err()
             .map(|(code, why)| refuse(&actor, code, why));
         Ok(Verified { payload: intent, digest, actor, objection })
+    }
+
+    /// Opens an intent and checks what holds for it wherever it is taken.
+    fn read_intent(&mut self, bytes: &[u8], way: Way) -> Result<Open<Intent>, Refusal> {
+        let opened: Open<Intent> = self.open(bytes, Kind::Intent, way)?;
+        let (intent, kid) = (&opened.payload, opened.kid);
+        let refuse = |code: Code, why: String| {
+            let actor = actor_of(&opened.holder, kid);
+            Refusal { code, why, signed: Some(Signed { id: Some(intent.id), actor }) }
+        };
+        if bytes.len() > INTENT_BYTES_MAX && intent.action.verb() != Verb::Deploy {
+            let why = format!("the intent has {} bytes, more than {INTENT_BYTES_MAX}", bytes.len());
+            return Err(refuse(Code::TOO_LARGE, why));
+        }
+        if intent.note.len() > NOTE_BYTES_MAX {
+            let why =
+                format!("the note has {} bytes, more than {NOTE_BYTES_MAX}", intent.note.len());
+            return Err(refuse(Code::BAD_PAYLOAD, why));
+        }
+        if intent.v != PAYLOAD_VERSION {
+            return Err(refuse(Code::BAD_PAYLOAD, format!("payload version {}", intent.v)));
+        }
+        if intent.iss != kid {
+            let why = format!("it says key {} and was signed by {kid}", intent.iss);
+            return Err(refuse(Code::WRONG_ISSUER, why));
+        }
+        Ok(opened)
     }
 
     /// Checks a query.
@@ -307,16 +318,26 @@ impl Authority {
         verb: Verb,
         service: Option<&crate::domain::id::ServiceId>,
     ) -> Result<(), (Code, String)> {
-        let request = policy::Request { verb, service, node: &self.node };
+        self.granted_on(holder, verb, service, &self.node)
+    }
+
+    fn granted_on(
+        &self,
+        holder: &Holder,
+        verb: Verb,
+        service: Option<&crate::domain::id::ServiceId>,
+        node: &NodeId,
+    ) -> Result<(), (Code, String)> {
+        let request = policy::Request { verb, service, node };
         match policy::allowed_by(&holder.grants, request) {
             Some(_) => Ok(()),
             None => Err((
                 Code::NOT_GRANTED,
                 match service {
                     Some(service) => {
-                        format!("`{}` may not {verb:?} `{service}` on `{}`", holder.name, self.node)
+                        format!("`{}` may not {verb:?} `{service}` on `{node}`", holder.name)
                     }
-                    None => format!("`{}` may not {verb:?} on `{}`", holder.name, self.node),
+                    None => format!("`{}` may not {verb:?} on `{node}`", holder.name),
                 },
             )),
         }
@@ -355,11 +376,16 @@ fn actor_of(holder: &Holder, kid: Kid) -> Actor {
 
 fn verb_of(ask: &Ask) -> (Verb, Option<&crate::domain::id::ServiceId>) {
     match ask {
-        Ask::Ping | Ask::Status | Ask::Fleet => (Verb::Status, None),
-        Ask::Logs { service, .. } => (Verb::Logs, Some(service)),
-        Ask::Range { .. } | Ask::Outcome { .. } | Ask::Arrivals { .. } | Ask::Copy { .. } => {
-            (Verb::Events, None)
+        Ask::Ping | Ask::Status | Ask::Fleet | Ask::Rollouts | Ask::Rollout { .. } => {
+            (Verb::Status, None)
         }
+        Ask::Logs { service, .. } => (Verb::Logs, Some(service)),
+        // Whether the wish itself may be read is for the controller, which knows its service.
+        Ask::Wish { .. }
+        | Ask::Range { .. }
+        | Ask::Outcome { .. }
+        | Ask::Arrivals { .. }
+        | Ask::Copy { .. } => (Verb::Events, None),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod enrol;
 pub mod folder;
 pub mod keyfile;
+pub mod manifest;
 pub mod recorder;
 pub mod trust;
 

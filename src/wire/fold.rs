@@ -148,6 +148,11 @@ impl<'a> Fold<'a> {
     }
 }
 
+/// Returns the type of an event in the form in which nodes write it, without looking at the rest.
+pub fn kind_of(row: &[u8]) -> Option<&[u8]> {
+    Row::read(row).map(|row| row.kind)
+}
+
 /// Calls `each` for every wish of which an event says how far it is.
 pub fn wishes_told_by(event: &Event, mut each: impl FnMut(IntentId)) {
     match event {

@@ -134,6 +134,22 @@ pub enum Ask {
     },
     /// Of a controller: the fleet as it knows it.
     Fleet,
+    /// Of a controller: the rollouts that it remembers, newest first.
+    Rollouts,
+    /// Of a controller: one rollout.
+    Rollout {
+        /// `r-9d2c4f01`, or the beginning of it that no other has.
+        name: String,
+        /// How many of its facts the asker has seen.
+        seen: u32,
+        /// When there are no more, wait this long for the next one, in milliseconds, at most 30,000.
+        wait_ms: u32,
+    },
+    /// Of a controller: the signed wish that opened a rollout, for whoever may deploy the service.
+    Wish {
+        /// Which rollout.
+        rollout: IntentId,
+    },
     /// Of a controller: the events of all logs in the order in which they arrived there.
     Arrivals {
         /// The place behind which to begin: `CONTROLLER/EPOCH/N`. `None` asks from the first one kept.
@@ -269,6 +285,13 @@ pub enum Reply {
     },
     /// The fleet, in parts.
     Fleet(Box<FleetStatus>),
+    /// A piece of something longer than one answer; all pieces in their order are the whole. JSON for rollouts, an
+    /// envelope for a wish.
+    Piece {
+        /// The bytes.
+        #[cfg_attr(test, schemars(with = "String", extend("contentEncoding" = "base64")))]
+        bytes: ByteBuf,
+    },
     /// A run of arrivals. Each envelope names its own log; its place is `first` and so on.
     Arrivals {
         /// The epoch of the places.

@@ -12,7 +12,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::wish::{Caller, Signed};
 use crate::domain::code::Code;
-use crate::domain::id::{FleetId, NodeId};
+use crate::domain::id::{FleetId, NodeId, Principal};
 use crate::wire::payload::Audience;
 use crate::wire::subject::{Callee, InboxPrefix, Subject};
 
@@ -69,6 +69,18 @@ impl Road {
             .await
             .map_err(|error| CliError::from_error(Code::BUS_UNREACHABLE, &error))?;
         Ok(Self { connection, fleet: caller.fleet.clone() })
+    }
+
+    /// Sends a wish to whichever controller leads.
+    pub(super) async fn request(
+        &self,
+        signed: &Signed,
+        principal: Principal,
+        within: Duration,
+    ) -> Result<Answers, CliError> {
+        let subject = Subject::Request { fleet: self.fleet.clone(), principal };
+        let sent = self.connection.request(&subject, signed.bytes.clone(), within).await;
+        sent.map_err(|error| CliError::from_error(Code::BUS_UNREACHABLE, &error))
     }
 
     /// Sends the envelope to every node that it is meant for. Dropping the receiver ends the waiting.

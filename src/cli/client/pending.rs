@@ -143,6 +143,7 @@ impl<'c> Pending<'c> {
             Reply::Accepted { .. } | Reply::Outcome { .. } | Reply::Refused { .. } => true,
             Reply::Pong { .. }
             | Reply::Fleet(_)
+            | Reply::Piece { .. }
             | Reply::Arrivals { .. }
             | Reply::Status(_)
             | Reply::Lines { .. }

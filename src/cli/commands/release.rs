@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::service::wish;
+use super::{rollout, service::wish};
 use crate::agent::release::Releases;
 use crate::cli::args::{Deploy, Waiting};
 use crate::cli::client::{Client, Whom};
@@ -22,6 +22,7 @@ use crate::domain::intent::Action;
 use crate::domain::release::{
     Artifact, ArtifactFormat, MANIFEST_VERSION, Manifest, ReleaseId, SPEC_BYTES_MAX,
 };
+use crate::domain::selector::Selector as NodeSelector;
 use crate::wire::codec;
 use crate::wire::status::ReleaseStatus;
 
@@ -34,6 +35,20 @@ pub(super) async fn deploy(
     let whom = one_node(context, &args.service)?;
     let service = args.service.service.clone();
     let manifest = manifest(&service, &args).await?;
+    if let Some(client) = fleet(context, &args.service, args.select.as_ref()).await? {
+        let wanted = rollout::Wanted {
+            service,
+            manifest,
+            select: args.select,
+            back_to: None,
+            emergency: args.emergency,
+        };
+        return rollout::deploy(context, client, wanted, args.waiting, out).await;
+    }
+    if args.emergency.is_some() {
+        let why = "--emergency is about the waves of a fleet, and this is one node";
+        return Err(CliError::new(Code::USAGE, why));
+    }
     let bytes = codec::encode(&manifest);
     let known = known(context, &whom, &service).await?;
     let action = Action::Deploy {
@@ -50,10 +65,15 @@ pub(super) async fn deploy(
 pub(super) async fn rollback(
     context: &Context,
     selector: &Selector,
+    select: Option<NodeSelector>,
     waiting: Waiting,
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let whom = one_node(context, selector)?;
+    if let Some(client) = fleet(context, selector, select.as_ref()).await? {
+        let service = selector.service.clone();
+        return rollout::rollback(context, client, (service, select), waiting, out).await;
+    }
     let service = selector.service.clone();
     let known = known(context, &whom, &service).await?;
     let none = || {
@@ -95,6 +115,31 @@ pub(super) async fn remove(
     known.release?;
     let action = Action::Remove { service: service.clone(), generation: next(Some(&known)) };
     Some(wish(context, &whom, action, Waiting::default(), out).await)
+}
+
+/// Returns a way to the controllers, unless one node is named or there is none.
+async fn fleet(
+    context: &Context,
+    service: &Selector,
+    select: Option<&NodeSelector>,
+) -> Result<Option<Client>, CliError> {
+    let is_one = service.node.is_some() || !context.global.nodes.is_empty();
+    match (is_one, select) {
+        (true, Some(_)) => {
+            let why = "a node is named, and --select selects nodes: say one of them";
+            Err(CliError::new(Code::USAGE, why))
+        }
+        (true, None) => Ok(None),
+        (false, None) if !context.folder.trust().exists() => Ok(None),
+        (false, _) => match (Client::of_controllers(context).await?, select) {
+            (None, Some(_)) => Err(CliError::new(
+                Code::NO_LEADER,
+                "this machine belongs to no fleet with a controller, so nothing can be selected",
+            )
+            .hint("for this node alone leave out --select")),
+            (client, _) => Ok(client),
+        },
+    }
 }
 
 fn one_node(context: &Context, selector: &Selector) -> Result<Whom, CliError> {
@@ -194,7 +239,7 @@ fn digest_of(path: &Path) -> io::Result<(Digest, u64)> {
     }
 }
 
-fn format_of(source: &str) -> ArtifactFormat {
+pub(crate) fn format_of(source: &str) -> ArtifactFormat {
     let name = source.split(['?', '#']).next().unwrap_or_default();
     match () {
         () if name.ends_with(".tar.gz") || name.ends_with(".tgz") => ArtifactFormat::TarGz,

@@ -500,6 +500,7 @@ async fn ask_to_shut_down(context: &Context) -> Result<(), CliError> {
             }
             Reply::Pong { .. }
             | Reply::Fleet(_)
+            | Reply::Piece { .. }
             | Reply::Arrivals { .. }
             | Reply::Status(_)
             | Reply::Lines { .. }

@@ -245,6 +245,9 @@ fn action(action: &Action) -> Value {
             "generation": generation.0, "back_to": back_to.map(|it| digest(&it.0)),
             "emergency": emergency,
         }),
+        Action::Rollout { rollout, command, .. } => json!({
+            "rollout": rollout.to_string(), "command": command,
+        }),
         Action::Remove { generation, .. } => json!({"generation": generation.0}),
         Action::Start { .. }
         | Action::Stop { .. }

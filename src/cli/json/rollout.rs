@@ -43,7 +43,7 @@ fn own(event: &RolloutEvent) -> Value {
         }),
         RolloutEvent::NodeStarted(it) => json!({"node": it.node, "until": time(Some(it.until))}),
         RolloutEvent::NodeHealthy(it) => json!({
-            "node": it.node, "running": digest(&it.running), "ready_ms": it.ready_ms,
+            "node": it.node, "running": it.running.as_ref().map(digest), "ready_ms": it.ready_ms,
             "held_ms": it.held_ms, "until": time(Some(it.until)),
         }),
         RolloutEvent::NodeFailed(it) => json!({
@@ -99,7 +99,7 @@ fn own(event: &RolloutEvent) -> Value {
 
 fn failure(it: &Failure) -> Value {
     json!({
-        "instance": it.instance.as_ref().map(ToString::to_string), "result": it.result,
+        "instance": it.instance.as_ref().map(ToString::to_string), "result": it.result, "why": it.why,
         "exit": it.exit.map(|it| exit(it, false)), "ran_ms": it.ran_ms, "phase": it.phase,
         "tail_bytes": it.tail.as_ref().map(|tail| tail.bytes),
     })

@@ -2,7 +2,7 @@
 
 use super::table::cut;
 use super::units::span;
-use super::words::signal_name;
+use super::words::{rollout_word, signal_name};
 use crate::cli::verdict::{Verdict, Verdicts};
 use crate::domain::event::Outcome;
 use crate::domain::id::NodeId;
@@ -104,6 +104,9 @@ fn did(action: &Action) -> String {
         Action::Run { service, action, .. } => format!("ran {action} of {service}"),
         Action::Apply { .. } => "applied".to_owned(),
         Action::Deploy { service, .. } => format!("deployed {service}"),
+        Action::Rollout { service, command, .. } => {
+            format!("rollout of {service}: {}", rollout_word(*command))
+        }
         Action::Remove { service, .. } => format!("removed {service}"),
         Action::Shutdown { leave_running: true } => "agent ended, services go on".to_owned(),
         Action::Shutdown { leave_running: false } => "everything stopped".to_owned(),
@@ -121,6 +124,7 @@ fn was_so(action: &Action) -> String {
         | Action::Reload { .. }
         | Action::Signal { .. }
         | Action::Run { .. }
+        | Action::Rollout { .. }
         | Action::Shutdown { .. } => did(action),
     }
 }

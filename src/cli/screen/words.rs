@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::units::{age, span};
 use crate::domain::event::{Actor, Exit, Next, Outcome, RunResult};
 use crate::domain::id::{IntentId, Kid};
-use crate::domain::intent::{Action, ActorKind};
+use crate::domain::intent::{Action, ActorKind, RolloutCommand};
 use crate::domain::signal::Signal;
 use crate::domain::time::UnixMicros;
 
@@ -118,6 +118,19 @@ pub(crate) fn action_words(action: &Action) -> String {
         | Action::Shutdown { .. } => name_of(&action.verb()),
         Action::Signal { signal, .. } => format!("signal {}", signal_name(*signal)),
         Action::Run { action, .. } => format!("run {action}"),
+        Action::Rollout { command, .. } => format!("rollout {}", rollout_word(*command)),
+    }
+}
+
+/// Returns `pause`, `abort`, `abort --leave`.
+pub(crate) fn rollout_word(command: RolloutCommand) -> &'static str {
+    match command {
+        RolloutCommand::Pause => "pause",
+        RolloutCommand::Resume => "resume",
+        RolloutCommand::Promote => "promote",
+        RolloutCommand::Approve => "approve",
+        RolloutCommand::Abort { rollback: true } => "abort",
+        RolloutCommand::Abort { rollback: false } => "abort --leave",
     }
 }
 

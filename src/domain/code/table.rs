@@ -342,6 +342,24 @@ codes! {
     RELEASE_GONE = 710, NotFound, "the files of this release are not here any more",
         "Only the last good ones are kept (`release.keep`). Deploy it again with its artifact.";
 
+    NO_SUCH_ROLLOUT = 720, NotFound, "no such rollout",
+        "No controller that answers knows a rollout of this name, or more than one begins like it. `smgr rollout list` \
+         shows those that are remembered.";
+    ROLLOUT_UNDER_WAY = 721, Refused, "another rollout of the service is under way",
+        "One at a time. Wait for its end, abort it (`smgr rollout abort`), or let the spec say \
+         `rollout.on_conflict = \"supersede\"`.";
+    ROLLOUT_NOT_SO = 722, Refused, "the rollout is not in a state for this",
+        "It has ended, is not paused, or waits for nobody. `smgr rollout show` says how it stands.";
+    NO_PLAN = 723, Invalid, "no plan can be made of this wish",
+        "Its nodes, its spec and the roster do not make a plan; the reason stands beside it.";
+    NO_LEADER = 724, Unreachable, "no controller leads",
+        "None of them answered, or none holds the lease at this moment. Nothing was begun that was not accepted; the \
+         same command can be given again.";
+    ROSTER_CHANGED = 725, Refused, "the roster that the wish names is not in force",
+        "Nodes or labels changed between the signature and now, here or at the controller. Give the command again.";
+    WISH_GONE = 726, NotFound, "the wish behind the rollout is not here any more",
+        "Controllers keep the signed wishes of the last rollouts only. Deploy the release again with its files.";
+
     INTERNAL = 901, Internal, "a defect of smgr",
         "This should not happen. Please report it with the text that was printed.";
     IO = 902, Internal, "the machine refused something that smgr needs",

@@ -373,6 +373,7 @@ impl Turn<'_> {
             | Action::Apply { .. }
             | Action::Deploy { .. }
             | Action::Remove { .. }
+            | Action::Rollout { .. }
             | Action::Shutdown { .. } => {}
         }
     }
@@ -468,6 +469,7 @@ impl Turn<'_> {
             | Action::Signal { .. }
             | Action::Run { .. }
             | Action::Apply { .. }
+            | Action::Rollout { .. }
             | Action::Deploy { .. } => Outcome::Unknown { why: why.to_owned() },
         };
         self.execute(intent, outcome);

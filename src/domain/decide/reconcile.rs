@@ -277,6 +277,7 @@ impl Turn<'_> {
                 | Action::Restart { .. }
                 | Action::Apply { .. }
                 | Action::Deploy { .. }
+                | Action::Rollout { .. }
                 | Action::Remove { .. } => {}
             }
         }

@@ -126,7 +126,8 @@ impl Turn<'_> {
                 }
                 self.remove(&service, context);
             }
-            Action::Deploy { .. } => {}
+            // Refused above: see `concerned`.
+            Action::Deploy { .. } | Action::Rollout { .. } => {}
         }
         Ok(())
     }
@@ -174,6 +175,7 @@ impl Turn<'_> {
         let Some(id) = action.service() else { return Ok(Vec::new()) };
         match action {
             // It may be the first that the node hears of the service.
+            Action::Rollout { .. } => return Err(Rejection::ForControllers),
             Action::Deploy { .. } => return Ok(Vec::new()),
             Action::Remove { .. } if self.known(id).is_err() => return Ok(Vec::new()),
             _ => {}
@@ -222,9 +224,10 @@ impl Turn<'_> {
                 self.check_params(id, action, params)?;
                 Ok(Vec::new())
             }
-            Action::Apply { .. } | Action::Shutdown { .. } | Action::Deploy { .. } => {
-                Ok(Vec::new())
-            }
+            Action::Apply { .. }
+            | Action::Shutdown { .. }
+            | Action::Rollout { .. }
+            | Action::Deploy { .. } => Ok(Vec::new()),
         }
     }
 
@@ -294,7 +297,7 @@ impl Turn<'_> {
             Action::Start { .. } | Action::Stop { .. } | Action::Remove { .. } => each_ms,
             Action::Deploy { .. } => DEPLOY_MS,
             Action::Reload { .. } => spec.map_or(0, |spec| spec.reload.timeout.0),
-            Action::Signal { .. } => 0,
+            Action::Signal { .. } | Action::Rollout { .. } => 0,
             Action::Run { action, .. } => {
                 spec.and_then(|spec| spec.action.get(action)).map_or(0, |action| action.timeout.0)
             }

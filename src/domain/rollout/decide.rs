@@ -136,8 +136,9 @@ impl Rollout {
             return Ok(Vec::new());
         }
         let (controller, grace_until) = (controller.clone(), now.plus_ms(grace_ms));
-        let cause = Why::Time;
-        Ok(vec![RolloutEvent::TakenOver(TakenOver { cause, controller, term, grace_until })])
+        let (cause, after) = (Why::Time, self.facts);
+        let taken = TakenOver { cause, controller, term, after, grace_until };
+        Ok(vec![RolloutEvent::TakenOver(taken)])
     }
 
     fn check(

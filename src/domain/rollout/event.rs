@@ -146,6 +146,8 @@ pub struct TakenOver {
     pub controller: NodeId,
     /// In which term.
     pub term: u64,
+    /// How many facts of the rollout it had: what an earlier leader wrote beyond them is not in force.
+    pub after: u32,
     /// No deadline is earlier than this: a time without a leader fails no node.
     pub grace_until: UnixMicros,
 }
@@ -188,8 +190,9 @@ pub struct NodeHealthy {
     pub cause: Why,
     /// Which node.
     pub node: NodeId,
-    /// The digest of the program that runs.
-    pub running: Digest,
+    /// The digest of the program that runs, where the node could read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<Digest>,
     /// From its start until it was ready, in milliseconds.
     pub ready_ms: u64,
     /// How long it stayed healthy before this verdict, in milliseconds.

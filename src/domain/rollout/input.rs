@@ -84,8 +84,8 @@ pub enum NodeReport {
         generation: Generation,
         /// The release that runs.
         release: ReleaseId,
-        /// The digest of the program that runs.
-        running: Digest,
+        /// The digest of the program that runs, where the node could read it.
+        running: Option<Digest>,
         /// From its start until it was ready, in milliseconds.
         ready_ms: u64,
         /// How long it stayed healthy, in milliseconds.
@@ -124,6 +124,9 @@ pub struct Failure {
     pub instance: Option<InstanceId>,
     /// In systemd's terms, or `deadline`, `unreachable`, `wrong_program`, `refused`.
     pub result: String,
+    /// In the words of the node, or of the gate that refused the order.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
     /// How the process ended, when it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
@@ -144,6 +147,7 @@ impl Failure {
         Self {
             instance: None,
             result: result.to_owned(),
+            why: String::new(),
             exit: None,
             ran_ms: None,
             phase: String::new(),

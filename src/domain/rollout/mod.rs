@@ -16,6 +16,7 @@ mod parameters;
 mod placement;
 mod plan;
 mod state;
+mod story;
 pub mod view;
 mod words;
 
@@ -28,6 +29,7 @@ pub use self::parameters::*;
 pub use self::placement::{Moves, Placement, Rollouts};
 pub use self::plan::{PROOFS_MAX, Plan, PlanError, PlanRequest, Retry, Wave, WaveKind};
 pub use self::state::{At, CheckRun, IllegalEvent, NodeState, Phase, Rollout};
+pub use self::story::Story;
 
 pub use super::release::{ReleaseId, Step};
 

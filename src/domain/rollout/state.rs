@@ -400,7 +400,7 @@ impl Rollout {
     }
 
     /// Returns the next deadline.
-    pub(super) fn wake_at(&self) -> Option<UnixMicros> {
+    pub fn wake_at(&self) -> Option<UnixMicros> {
         let members =
             self.members.values().filter_map(|member| match (member.away, member.state) {
                 (Some(until), state) if state.is_under_way() || self.bakes(member) => Some(until),

@@ -71,6 +71,7 @@ pub(super) fn by_name() -> Parameters {
 }
 
 /// A rollout with its facts and a clock.
+#[derive(Clone)]
 pub(super) struct Run {
     pub(super) rollout: Rollout,
     pub(super) facts: Vec<RolloutEvent>,
@@ -192,7 +193,7 @@ pub(super) fn healthy() -> NodeReport {
     NodeReport::Healthy {
         generation: GENERATION,
         release: NEW,
-        running: EXE,
+        running: Some(EXE),
         ready_ms: 2_000,
         held_ms: 10_000,
     }
@@ -200,6 +201,7 @@ pub(super) fn healthy() -> NodeReport {
 
 pub(super) fn failed() -> NodeReport {
     let failure = Failure {
+        why: String::new(),
         exit: Some(Exit::Code(1)),
         ran_ms: Some(311),
         phase: "starting".to_owned(),

@@ -309,6 +309,8 @@ pub struct FailureView {
     pub instance: Option<String>,
     /// In systemd's terms, or `deadline`, `unreachable`, `wrong_program`, `returned`.
     pub result: String,
+    /// In the words of the node.
+    pub why: String,
     /// How the process ended.
     pub exit: Option<ExitView>,
     /// How long it ran.

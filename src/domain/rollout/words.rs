@@ -132,6 +132,7 @@ impl Failure {
                 "unreachable" => "is away".to_owned(),
                 "wrong_program" => "runs another program than the release has".to_owned(),
                 "returned" => "went back by itself".to_owned(),
+                _ if !self.why.is_empty() => self.why.clone(),
                 other => format!("{other}{ran}{phase}"),
             },
         }

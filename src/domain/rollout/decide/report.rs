@@ -146,7 +146,7 @@ impl Rollout {
         }
         // Success is what runs, not what was installed.
         if *release != self.plan.release
-            || self.plan.running.is_some_and(|wanted| wanted != *running)
+            || self.plan.running.is_some_and(|wanted| *running != Some(wanted))
         {
             let failure = Failure::of("wrong_program");
             return self.failed(cause, node, member, About::Apply, &failure);

@@ -140,7 +140,9 @@ impl Agent {
 
     pub(super) fn was_healthy(&self) -> bool {
         self.log.iter().any(|report| match report {
-            NodeReport::Healthy { release, running, .. } => *release == NEW && *running == EXE,
+            NodeReport::Healthy { release, running, .. } => {
+                *release == NEW && *running == Some(EXE)
+            }
             _ => false,
         })
     }

@@ -146,7 +146,7 @@ fn complaint_12_success_is_what_runs_and_silence_has_a_deadline() {
     let old_image = NodeReport::Healthy {
         generation: GENERATION,
         release: NEW,
-        running: Digest([8; 32]),
+        running: Some(Digest([8; 32])),
         ready_ms: 1,
         held_ms: 10_000,
     };

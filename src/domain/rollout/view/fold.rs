@@ -279,6 +279,7 @@ impl FailureView {
         Self {
             instance: failure.instance.as_ref().map(|instance| format!("{instance}@{node}")),
             result: failure.result.clone(),
+            why: failure.why.clone(),
             exit: failure.exit.map(Into::into),
             ran_ms: failure.ran_ms,
             phase: failure.phase.clone(),

@@ -1,0 +1,257 @@
+//! Rollouts for people, from the object of the contract.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::units::span;
+use crate::domain::text::printable;
+
+/// What was told of a rollout that is watched.
+#[derive(Debug, Default)]
+pub struct Progress {
+    is_begun: bool,
+    nodes: BTreeMap<String, String>,
+    state: String,
+}
+
+impl Progress {
+    /// Returns what is new in a picture, line by line.
+    pub fn news(&mut self, view: &Value) -> String {
+        let mut text = String::new();
+        if !self.is_begun {
+            self.is_begun = true;
+            text.push_str(&head(view));
+        }
+        for node in list(&view["nodes"]) {
+            let (name, state) = (word(&node["node"]), word(&node["state"]));
+            let is_told = matches!(
+                state,
+                "healthy"
+                    | "failed"
+                    | "unreachable"
+                    | "rolled_back"
+                    | "rollback_failed"
+                    | "skipped"
+            );
+            let before = self.nodes.insert(name.to_owned(), state.to_owned());
+            if is_told && before.as_deref() != Some(state) {
+                let wave = node["wave"].as_u64().unwrap_or_default();
+                let kind = wave_kind(view, wave);
+                writeln!(text, "  {wave} {kind:<9} {name:<6} {}", node_words(node))
+                    .expect("writing to a text never fails");
+            }
+        }
+        let state = word(&view["state"]);
+        if state != self.state {
+            self.state = state.to_owned();
+            match state {
+                "paused" | "rolling_back" | "stopping" => {
+                    let why = last_why(view);
+                    line(&mut text, &format!("{}{why}", spoken(state)));
+                }
+                "awaiting_promotion" | "awaiting_approval" => line(&mut text, &spoken(state)),
+                _ => {}
+            }
+        }
+        if !view["ended_at"].is_null() {
+            text.push_str(&ending(view));
+        }
+        text
+    }
+}
+
+/// Returns what is said of a rollout that nobody waits for.
+pub fn detached_text(name: &str) -> String {
+    format!("{name} is planned; it goes on without you: smgr rollout watch {name}\n")
+}
+
+/// Returns the list of rollouts.
+pub fn list_text(document: &Value) -> String {
+    let rows = list(&document["rollouts"]);
+    if rows.is_empty() {
+        return "no rollout is remembered\n".to_owned();
+    }
+    let mut text =
+        format!("{:<11} {:<16} {:<18} {:>5}  ASKED\n", "ROLLOUT", "SERVICE", "STATE", "NODES");
+    for row in rows {
+        let line = format!(
+            "{:<11} {:<16} {:<18} {:>5}  {}\n",
+            word(&row["rollout"]),
+            word(&row["service"]),
+            word(&row["state"]),
+            row["targets"],
+            word(&row["asked_at"]),
+        );
+        text.push_str(&line);
+    }
+    text
+}
+
+/// Returns one rollout: what, why, where, and what to type next.
+pub fn rollout_text(view: &Value) -> String {
+    let mut text = head(view);
+    let state = word(&view["state"]);
+    let exit = view["exit_code"].as_u64().map(|code| format!(", exit code {code}"));
+    line(&mut text, &format!("{state}{}", exit.unwrap_or_default()));
+    for on in list(&view["on"]) {
+        let release = release(&on["digest"], &on["version"]);
+        let nodes = list(&on["nodes"]);
+        line(&mut text, &format!("on {release}: {}", words(nodes)));
+    }
+    let away = list(&view["unreachable"]);
+    if !away.is_empty() {
+        line(&mut text, &format!("unreachable: {}", words(away)));
+    }
+    let by = word(&view["asked"]["by"]["name"]);
+    let reason = word(&view["asked"]["reason"]);
+    let reason = if reason.is_empty() { String::new() } else { format!(", \"{reason}\"") };
+    let asked = format!("asked by {by}{reason} at {}", word(&view["asked"]["at"]));
+    line(&mut text, &asked);
+    let led = words(list(&view["led_by"]));
+    let took = view["duration_ms"].as_u64().map(|ms| format!(", {}", span(ms)));
+    line(&mut text, &format!("led by {led}{}", took.unwrap_or_default()));
+    let why = list(&view["why"]);
+    if !why.is_empty() {
+        text.push_str("\nWHY\n");
+    }
+    for link in why {
+        let place = link["where"].as_str().map(|place| format!("{place}: ")).unwrap_or_default();
+        let origin = &link["origin"];
+        let origin = match (origin["file"].as_str(), origin["line"].as_u64()) {
+            (Some(file), Some(at)) => format!("  ({file}:{at}, {})", word(&origin["layer"])),
+            _ => String::new(),
+        };
+        let at = link["at"].as_str().and_then(|at| at.get(11..)).unwrap_or("            -");
+        let told =
+            format!("{at:<13} {place}{}{origin}   {}", word(&link["text"]), word(&link["event"]));
+        line(&mut text, &told);
+    }
+    text.push_str("\nWAVES\n");
+    for wave in list(&view["waves"]) {
+        let number = wave["wave"].as_u64().unwrap_or_default();
+        let kind = wave_kind(view, number);
+        line(&mut text, &format!("{number} {kind}  {}", spoken(word(&wave["state"]))));
+        for node in list(&view["nodes"]).iter().filter(|node| node["wave"] == wave["wave"]) {
+            line(&mut text, &format!("    {:<6} {}", word(&node["node"]), node_words(node)));
+        }
+    }
+    let name = word(&view["rollout"]);
+    let next = match state {
+        "succeeded" => format!("smgr rollback {}", word(&view["service"])),
+        "paused" => format!("smgr rollout resume {name}    smgr rollout abort {name}"),
+        "awaiting_promotion" => format!("smgr rollout promote {name}    smgr rollout abort {name}"),
+        "awaiting_approval" => format!("smgr rollout approve {name}    smgr rollout abort {name}"),
+        _ if view["ended_at"].is_null() => {
+            format!("smgr rollout watch {name}    smgr rollout abort {name}")
+        }
+        _ => format!("smgr rollout retry {name}"),
+    };
+    text.push_str("\nNEXT\n");
+    line(&mut text, &next);
+    text
+}
+
+fn head(view: &Value) -> String {
+    let from = match view["from"].is_null() {
+        true => "new".to_owned(),
+        false => release(&view["from"]["digest"], &view["from"]["version"]),
+    };
+    let to = release(&view["to"]["digest"], &view["to"]["version"]);
+    let count = view["plan"]["targets"].as_u64().unwrap_or_default();
+    let nodes = if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") };
+    let back = &view["plan"]["rollback"];
+    let back = match back["possible"] == true {
+        true => format!("back to {} if it fails", release(&back["to"], &back["version"])),
+        false => format!("no way back: {}", word(&back["reason"])),
+    };
+    let (name, service) = (word(&view["rollout"]), word(&view["service"]));
+    format!("{name}  {service}  {from} → {to} on {nodes}   {back}\n")
+}
+
+fn ending(view: &Value) -> String {
+    let took = view["duration_ms"].as_u64().map(|ms| format!(" in {}", span(ms)));
+    let total = list(&view["nodes"]).len();
+    let on = list(&view["on"]).iter().map(|on| {
+        let count = list(&on["nodes"]).len();
+        format!("{} on {count} of {total} nodes", release(&on["digest"], &on["version"]))
+    });
+    let on: Vec<String> = on.collect();
+    let on = if on.is_empty() { String::new() } else { format!(": {}", on.join(", ")) };
+    let unchanged = if view["changed"] == false && view["state"] == "succeeded" {
+        ", nothing to change"
+    } else {
+        ""
+    };
+    format!("{}{}{on}{unchanged}\n", word(&view["state"]), took.unwrap_or_default())
+}
+
+fn node_words(node: &Value) -> String {
+    let state = spoken(word(&node["state"]));
+    let failure = &node["failure"];
+    if !failure.is_null() {
+        let back =
+            if word(&node["running"]).is_empty() { "" } else { "; back on the release before" };
+        return format!("{state}: {}{back}", failure_words(failure));
+    }
+    match node["ready_ms"].as_u64() {
+        Some(ms) if word(&node["state"]) == "healthy" => format!("{state}, ready in {}", span(ms)),
+        _ => state,
+    }
+}
+
+fn failure_words(failure: &Value) -> String {
+    let exit = &failure["exit"];
+    let ended = match (exit["code"].as_i64(), exit["signal"].as_i64()) {
+        (Some(code), _) => Some(format!("exit code {code}")),
+        (None, Some(signal)) => Some(format!("signal {signal}")),
+        (None, None) => None,
+    };
+    let why = word(&failure["why"]);
+    match (ended, why) {
+        (Some(ended), "") => ended,
+        (Some(ended), why) => format!("{ended}: {}", printable(why)),
+        (None, "") => spoken(word(&failure["result"])),
+        (None, why) => printable(why).into_owned(),
+    }
+}
+
+fn last_why(view: &Value) -> String {
+    let chain = list(&view["why"]);
+    chain.last().map(|link| format!(": {}", word(&link["text"]))).unwrap_or_default()
+}
+
+fn wave_kind(view: &Value, wave: u64) -> &str {
+    let waves = list(&view["plan"]["waves"]);
+    waves.iter().find(|of| of["wave"] == wave).map_or("late", |of| word(&of["kind"]))
+}
+
+fn release(digest: &Value, version: &Value) -> String {
+    match version.as_str() {
+        Some(version) => printable(version).into_owned(),
+        None => word(digest).strip_prefix("sha256:").unwrap_or("-").chars().take(8).collect(),
+    }
+}
+
+fn spoken(word: &str) -> String {
+    word.replace('_', " ")
+}
+
+fn line(text: &mut String, what: &str) {
+    text.push_str("  ");
+    text.push_str(what.trim_end());
+    text.push('\n');
+}
+
+fn words(list: &[Value]) -> String {
+    list.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}

@@ -1,0 +1,189 @@
+//! What nodes last said of releases: for whoever leads now, and for whoever takes over and may have missed what an earlier
+//! leader knew.
+
+use std::collections::BTreeMap;
+
+use serde_bytes::ByteBuf;
+
+use crate::domain::event::Event;
+use crate::domain::id::{EventId, Generation, IntentId, NodeId, ServiceId};
+use crate::domain::release::{Phase, ReleaseFailed, Step};
+use crate::domain::rollout::{Failure, NodeReport, Plan};
+use crate::wire::fold;
+use crate::wire::payload::Body;
+
+/// The signed words that an order carries, in bytes: it has to fit a message with the whole wish.
+const PROOFS_BYTES_MAX: usize = 4 * 1024;
+
+/// What one node said of the releases of one service, since its last wish.
+#[derive(Debug, Default)]
+struct Told {
+    generation: Generation,
+    reports: Vec<(EventId, NodeReport)>,
+    /// The envelope by which it said that it is healthy.
+    healthy: Option<ByteBuf>,
+}
+
+/// What an event says that matters to rollouts.
+#[derive(Debug)]
+pub(super) struct Heard {
+    /// Of which service.
+    pub(super) service: ServiceId,
+    /// What.
+    pub(super) said: Said,
+}
+
+/// One word of a node.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// It took an order.
+    Took {
+        /// The wish inside.
+        intent: IntentId,
+        /// Which step.
+        step: Step,
+        /// Of which term.
+        term: u64,
+    },
+    /// How far it is.
+    Reports(NodeReport),
+}
+
+/// The last words of all nodes.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    by: BTreeMap<(ServiceId, NodeId), Told>,
+}
+
+impl Reports {
+    /// Takes in an event of a node; says what it means for rollouts, when it is about releases.
+    pub(super) fn take(&mut self, id: &EventId, envelope: &ByteBuf) -> Option<Heard> {
+        // Nearly all events are about something else.
+        let kind = fold::kind_of(envelope);
+        let concerns = |kind: &[u8]| kind.starts_with(b"release.") || kind == b"order.accepted";
+        if kind.is_some_and(|kind| !concerns(kind)) {
+            return None;
+        }
+        let (record, body) = super::own::read(envelope)?;
+        let Body::Known(event) = body else { return None };
+        let service = record.service.clone()?;
+        let said = said(&event)?;
+        if let Said::Reports(report) = &said {
+            let told = self.by.entry((service.clone(), id.origin.clone())).or_default();
+            let of = generation(report)?;
+            if told.reports.is_empty() || of.0 > told.generation.0.saturating_add(1) {
+                *told = Told { generation: of, ..Told::default() };
+            }
+            if of >= told.generation {
+                told.reports.push((id.clone(), report.clone()));
+                if let NodeReport::Healthy { .. } = report {
+                    told.healthy = Some(envelope.clone());
+                }
+            }
+        }
+        Some(Heard { service, said })
+    }
+
+    /// Returns all that a node said about the wish of a plan, in its order.
+    pub(super) fn about(&self, plan: &Plan, node: &NodeId) -> Vec<(EventId, NodeReport)> {
+        let told = self.by.get(&(plan.service.clone(), node.clone()));
+        told.map(|told| told.reports.clone()).unwrap_or_default()
+    }
+
+    /// Returns signed words that the release of a plan is healthy, those of its canary first, none of `node` itself.
+    pub(super) fn proofs(&self, plan: &Plan, node: &NodeId) -> Vec<ByteBuf> {
+        let mut room = PROOFS_BYTES_MAX;
+        let mut proofs: Vec<ByteBuf> = Vec::new();
+        let others = plan.proofs().iter().chain(plan.targets()).filter(|other| *other != node);
+        for other in others {
+            let Some(told) = self.by.get(&(plan.service.clone(), other.clone())) else { continue };
+            let is_of = |(_, report): &(EventId, NodeReport)| {
+                matches!(report, NodeReport::Healthy { generation, release, .. }
+                    if *generation == plan.generation && *release == plan.release)
+            };
+            let Some(word) = told.healthy.as_ref().filter(|_| told.reports.iter().any(is_of))
+            else {
+                continue;
+            };
+            if word.len() > room || proofs.contains(word) {
+                continue;
+            }
+            room -= word.len();
+            proofs.push(word.clone());
+            if proofs.len() == crate::domain::rollout::PROOFS_MAX {
+                break;
+            }
+        }
+        proofs
+    }
+}
+
+fn generation(report: &NodeReport) -> Option<Generation> {
+    match report {
+        NodeReport::Staged { generation }
+        | NodeReport::Applied { generation }
+        | NodeReport::Healthy { generation, .. }
+        | NodeReport::Failed { generation, .. }
+        | NodeReport::Returned { generation, .. } => Some(*generation),
+        NodeReport::Unreachable | NodeReport::Seen => None,
+    }
+}
+
+fn said(event: &Event) -> Option<Said> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all other facts are not about releases")]
+    Some(match event {
+        Event::OrderAccepted(body) => {
+            Said::Took { intent: body.intent, step: body.step, term: body.term }
+        }
+        Event::ReleaseStaged(body) => {
+            Said::Reports(NodeReport::Staged { generation: body.generation })
+        }
+        Event::ReleaseApplied(body) => {
+            Said::Reports(NodeReport::Applied { generation: body.generation })
+        }
+        Event::ReleaseHealthy(body) => Said::Reports(NodeReport::Healthy {
+            generation: body.generation,
+            release: body.release,
+            running: body.running,
+            ready_ms: body.ready_ms,
+            held_ms: body.held_ms,
+        }),
+        Event::ReleaseFailed(body) => Said::Reports(NodeReport::Failed {
+            generation: body.generation,
+            failure: failure(body),
+        }),
+        Event::ReleaseReturned(body) => Said::Reports(NodeReport::Returned {
+            generation: body.generation,
+            to: body.to,
+            took_ms: body.took_ms,
+            // Whether the old one went on beside the new one stands in the spec, not in this word.
+            kept_serving: false,
+        }),
+        _ => return None,
+    })
+}
+
+fn failure(body: &ReleaseFailed) -> Failure {
+    let result = match (&body.result, body.phase) {
+        (Some(result), _) => serde_json::to_value(result)
+            .ok()
+            .and_then(|name| name.as_str().map(str::to_owned))
+            .unwrap_or_default(),
+        (None, Phase::Staging) => "not_staged".to_owned(),
+        (None, Phase::Starting | Phase::Holding) => "deadline".to_owned(),
+    };
+    let phase = match body.phase {
+        Phase::Staging => "staging",
+        Phase::Starting => "starting",
+        Phase::Holding => "holding",
+    };
+    Failure {
+        instance: body.instance.clone(),
+        result,
+        why: body.why.clone(),
+        exit: body.exit,
+        ran_ms: body.ran_ms,
+        phase: phase.to_owned(),
+        tail: body.tail.clone(),
+    }
+}

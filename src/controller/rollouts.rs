@@ -1,0 +1,420 @@
+//! All rollouts: their facts from whichever log, and the way from a fact on the disk to an order.
+//!
+//! The core decides; here its facts are recorded, and only what is durable is acted upon: each rollout has a second state
+//! that follows the disk, and orders come from that one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_bytes::ByteBuf;
+use tracing::{error, info, warn};
+
+use super::intake::random_id;
+use super::links;
+use super::reports::{Reports, Said};
+use super::task::{Controller, Promise, Role};
+use super::wishes::manifest_in;
+use crate::domain::event::Event;
+use crate::domain::id::{EpochId, EventId, IntentId, NodeId, Seq, ServiceId};
+use crate::domain::policy::{KeyClass, Kind};
+use crate::domain::rollout::view::Record;
+use crate::domain::rollout::{
+    Effect, Input, NodeReport, Rejection, ReleaseId, Rollout, RolloutEvent, RolloutFact, Story,
+};
+use crate::domain::time::{Now, UnixMicros};
+use crate::head::clock;
+use crate::wire::codec;
+use crate::wire::envelope;
+use crate::wire::payload::{Ask, Audience, Body, EventRecord, PAYLOAD_VERSION, Query};
+use crate::wire::subject::{Callee, Subject};
+
+/// How long every deadline is put off when a leader begins: until the nodes have told it what they did meanwhile.
+const GRACE_MS: u64 = 30_000;
+
+/// Rollouts that have ended and are remembered whole, for `smgr rollout show`.
+const ENDED_MAX: usize = 64;
+
+/// One rollout.
+#[derive(Debug, Default)]
+pub(super) struct Driven {
+    pub(super) story: Story,
+    /// What is on the disk of it, and how many facts that are.
+    on_disk: Option<Rollout>,
+    kept: usize,
+    turns: u32,
+    /// The next deadline.
+    wake_at: Option<UnixMicros>,
+    /// When it was told last that time passed.
+    ticked_at: UnixMicros,
+    /// The signed wish, once it was read from its file.
+    pub(super) wish: Option<Arc<[u8]>>,
+    pub(super) version: Option<(ReleaseId, String)>,
+}
+
+/// Every rollout that is remembered.
+#[derive(Debug, Default)]
+pub(super) struct Rollouts {
+    pub(super) all: BTreeMap<IntentId, Driven>,
+    pub(super) reports: Reports,
+    /// How far the own log is folded: its facts are taken in when they are made, and come again with the arrivals.
+    own: Option<(EpochId, Seq)>,
+}
+
+impl Driven {
+    /// Returns the facts that are on the disk.
+    pub(super) fn told(&self) -> &[Record] {
+        let records = self.story.records();
+        &records[..self.kept.min(records.len())]
+    }
+
+    /// Returns the state that the disk knows.
+    pub(super) fn on_disk(&self) -> Option<&Rollout> {
+        self.on_disk.as_ref()
+    }
+
+    fn is_open(&self) -> bool {
+        self.story.state().is_some_and(|state| state.verdict().is_none())
+    }
+
+    /// Takes in that so many facts are on the disk.
+    fn keep(&mut self, facts: usize) {
+        let records = self.story.records();
+        let facts = facts.min(records.len());
+        let goes_on = self.turns == self.story.turns() && self.kept <= facts;
+        let before = self.on_disk.take().filter(|_| goes_on);
+        let events = |from: usize| records[from..facts].iter().map(|record| &record.event);
+        self.on_disk = match before {
+            Some(mut state) => {
+                let follows = events(self.kept).try_for_each(|event| state.evolve(event));
+                follows.is_ok().then_some(state)
+            }
+            None => Rollout::replay(events(0)).ok().flatten(),
+        };
+        (self.kept, self.turns) = (facts, self.story.turns());
+    }
+
+    fn look(&mut self) {
+        let open = self.story.state().filter(|state| state.verdict().is_none());
+        self.wake_at = open.and_then(Rollout::wake_at);
+    }
+}
+
+impl Rollouts {
+    /// Takes in an event of a controller's log, in the order of that log.
+    pub(super) fn fact(&mut self, own: &NodeId, record: &EventRecord, body: Body) {
+        let Body::Known(Event::Rollout(fact)) = body else { return };
+        if record.origin == *own {
+            let place = (record.epoch, record.seq);
+            if self.own.is_some_and(|known| place <= known) {
+                return;
+            }
+            self.own = Some(place);
+        }
+        let RolloutFact { rollout, event } = *fact;
+        let driven = self.all.entry(rollout).or_default();
+        driven.story.take(Record { id: record.id(), at: record.at, event });
+        driven.keep(driven.story.records().len());
+        driven.look();
+    }
+
+    /// Returns the rollouts that have not ended.
+    pub(super) fn open(&self) -> Vec<IntentId> {
+        let open = self.all.iter().filter(|(_, driven)| driven.is_open());
+        open.map(|(intent, _)| *intent).collect()
+    }
+
+    /// Returns the rollouts of a service, the last one first.
+    pub(super) fn of_service(&self, service: &ServiceId) -> Vec<(IntentId, &Rollout)> {
+        let states = self.all.iter().filter_map(|(id, it)| Some((*id, it.story.state()?)));
+        let mut found: Vec<_> = states.filter(|(_, it)| it.plan().service == *service).collect();
+        found.sort_by_key(|(_, state)| std::cmp::Reverse(state.plan().generation));
+        found
+    }
+
+    /// Forgets the oldest that have ended, but for the last of each service, to which nodes that were away converge.
+    fn forget(&mut self) {
+        let mut ended: Vec<(UnixMicros, IntentId)> = Vec::new();
+        let mut last: BTreeMap<ServiceId, (u64, IntentId)> = BTreeMap::new();
+        for (intent, driven) in &self.all {
+            let Some(state) = driven.story.state() else { continue };
+            let of = (state.plan().generation.0, *intent);
+            let known = last.entry(state.plan().service.clone()).or_insert(of);
+            *known = (*known).max(of);
+            if state.verdict().is_some() {
+                let at = driven.story.records().last().map(|record| record.at);
+                ended.push((at.unwrap_or_default(), *intent));
+            }
+        }
+        let last: BTreeSet<IntentId> = last.into_values().map(|(_, intent)| intent).collect();
+        ended.sort();
+        let excess = ended.len().saturating_sub(ENDED_MAX);
+        for (_, intent) in ended.into_iter().filter(|(_, it)| !last.contains(it)).take(excess) {
+            self.all.remove(&intent);
+        }
+    }
+}
+
+impl Controller {
+    /// Returns the term in which this controller leads.
+    pub(super) fn leads(&self) -> Option<u64> {
+        match self.role {
+            Role::Leader(term) => Some(term),
+            Role::Rising(_) | Role::Standby(_) => None,
+        }
+    }
+
+    /// Lets a rollout take in something. Says how many facts followed; none when this controller does not lead it.
+    ///
+    /// # Errors
+    /// Why the core does not take it.
+    pub(super) fn drive(
+        &mut self,
+        now: Now,
+        intent: IntentId,
+        input: &Input,
+    ) -> Result<usize, Rejection> {
+        let Some(term) = self.leads() else { return Ok(0) };
+        let Some(driven) = self.rollouts.all.get_mut(&intent) else { return Ok(0) };
+        let Some(state) = driven.story.state() else { return Ok(0) };
+        let is_mine = state.leader() == (&self.setup.controller, term);
+        if !is_mine && !matches!(input, Input::TakenOver { .. }) {
+            return Ok(0);
+        }
+        // A clock that was set back must not let a rollout go back in time.
+        let last = driven.story.records().last().map(|record| record.at);
+        let at = last.unwrap_or_default().max(now.at);
+        let events = state.decide(at, input)?;
+        let service = state.plan().service.clone();
+        let count = events.len();
+        if count > 0 {
+            self.record_facts(Now { at, ..now }, intent, &service, events);
+        }
+        Ok(count)
+    }
+
+    /// The same for what the core never refuses.
+    fn drive_on(&mut self, now: Now, intent: IntentId, input: &Input) {
+        if let Err(why) = self.drive(now, intent, input) {
+            error!(%intent, %why, "a rollout did not take what happened");
+        }
+    }
+
+    /// Writes facts of a rollout down; what follows from them waits for the disk.
+    pub(super) fn record_facts(
+        &mut self,
+        now: Now,
+        intent: IntentId,
+        service: &ServiceId,
+        events: Vec<RolloutEvent>,
+    ) -> EventId {
+        let first = self.recorder.next();
+        let driven = self.rollouts.all.entry(intent).or_default();
+        let mut facts = Vec::with_capacity(events.len());
+        for (seq, event) in (first.0..).zip(events) {
+            info!(rollout = %intent, event = event.kind(), text = event.text(), "rollout");
+            let id = self.recorder.event_id(Seq(seq));
+            self.rollouts.own = Some((id.epoch, id.seq));
+            driven.story.take(Record { id, at: now.at, event: event.clone() });
+            let fact = RolloutFact { rollout: intent, event };
+            facts.push((fact.context(service), Event::Rollout(Box::new(fact))));
+        }
+        driven.look();
+        let count = driven.story.records().len();
+        self.recorder.record(now, facts);
+        self.recorder.promise(Promise::Rollout(intent, count));
+        self.recorder.event_id(first)
+    }
+
+    /// So many facts of a rollout are on the disk: what follows from them may be done.
+    pub(super) fn rollout_kept(&mut self, now: Now, intent: IntentId, facts: usize) {
+        let Some(driven) = self.rollouts.all.get_mut(&intent) else { return };
+        driven.keep(facts);
+        let ended = driven.on_disk().and_then(Rollout::verdict);
+        if let Some(verdict) = ended {
+            info!(rollout = %intent, state = verdict.as_str(), "a rollout ended");
+            self.rollouts.forget();
+        }
+        self.look_at_orders(intent);
+        self.send_orders(now);
+        self.wake_watchers();
+    }
+
+    /// Goes on with every rollout that has not ended, first of all in the new term.
+    pub(super) fn lead_on(&mut self, now: Now, term: u64) {
+        self.orders.begin_anew();
+        for intent in self.rollouts.open() {
+            let controller = self.setup.controller.clone();
+            let lead = Input::TakenOver { controller, term, grace_ms: GRACE_MS };
+            self.drive_on(now, intent, &lead);
+            self.tell_again(now, intent);
+        }
+        for intent in self.rollouts.all.keys().copied().collect::<Vec<_>>() {
+            self.look_at_orders(intent);
+        }
+        self.send_orders(now);
+    }
+
+    /// Lets a rollout take in all that its nodes said of it, and which of them are there: nobody may have listened, or
+    /// only an earlier leader.
+    pub(super) fn tell_again(&mut self, now: Now, intent: IntentId) {
+        let Some(state) = self.rollouts.all.get(&intent).and_then(|it| it.story.state()) else {
+            return;
+        };
+        let plan = state.plan().clone();
+        for node in plan.targets() {
+            for (id, report) in self.rollouts.reports.about(&plan, node) {
+                let input = Input::Node { node: node.clone(), event: Some(id), report };
+                self.drive_on(now, intent, &input);
+            }
+            let report = match self.projection.is_lost(node) {
+                true => NodeReport::Unreachable,
+                false if self.projection.is_heard(node, now) => NodeReport::Seen,
+                false => continue,
+            };
+            self.drive_on(now, intent, &Input::Node { node: node.clone(), event: None, report });
+        }
+    }
+
+    /// A node said something: where it is about a release, its rollout takes it in.
+    pub(super) fn node_said(&mut self, now: Now, id: &EventId, envelope: &ByteBuf) {
+        let Some(heard) = self.rollouts.reports.take(id, envelope) else { return };
+        let node = &id.origin;
+        match heard.said {
+            Said::Took { intent, step, term } => {
+                if self.leads() == Some(term) {
+                    self.orders.taken(&(intent, node.clone(), step));
+                }
+            }
+            Said::Reports(report) => {
+                let mut open = self.rollouts.open();
+                open.retain(|intent| self.is_of(intent, &heard.service));
+                for intent in open {
+                    let (node, event) = (node.clone(), Some(id.clone()));
+                    let input = Input::Node { node, event, report: report.clone() };
+                    self.drive_on(now, intent, &input);
+                }
+            }
+        }
+    }
+
+    fn is_of(&self, intent: &IntentId, service: &ServiceId) -> bool {
+        let state = self.rollouts.all.get(intent).and_then(|driven| driven.story.state());
+        state.is_some_and(|state| state.plan().service == *service)
+    }
+
+    /// A node fell silent, or is heard again.
+    pub(super) fn node_is(&mut self, now: Now, node: &NodeId, event: EventId, report: &NodeReport) {
+        for intent in self.rollouts.open() {
+            let is_target = |state: &Rollout| state.node(node).is_some();
+            let driven = self.rollouts.all.get(&intent);
+            if driven.and_then(|it| it.story.state()).is_some_and(is_target) {
+                let (node, event) = (node.clone(), Some(event.clone()));
+                self.drive_on(now, intent, &Input::Node { node, event, report: report.clone() });
+            }
+        }
+        if *report == NodeReport::Seen {
+            self.orders.seen(node);
+            self.send_orders(now);
+        }
+    }
+
+    /// Lets time pass for the rollouts whose deadline is over.
+    pub(super) fn tick_rollouts(&mut self, now: Now) {
+        if self.leads().is_none() {
+            return;
+        }
+        for intent in self.rollouts.open() {
+            let Some(driven) = self.rollouts.all.get_mut(&intent) else { continue };
+            if driven.wake_at.is_some_and(|at| at <= now.at) {
+                driven.ticked_at = now.at;
+                self.drive_on(now, intent, &Input::Tick);
+            }
+        }
+    }
+
+    /// Returns how long nothing falls due, as far as rollouts are concerned.
+    pub(super) fn rollouts_wait(&self, now: Now) -> Option<Duration> {
+        self.leads()?;
+        let due = self.rollouts.all.values().filter_map(|driven| {
+            // What a deadline did not change is looked at again with the next tick of the task.
+            driven.wake_at.filter(|at| *at > driven.ticked_at)
+        });
+        due.min().map(|at| Duration::from_millis(at.ms_since(now.at).saturating_add(1)))
+    }
+
+    /// Returns the signed wish of a rollout, and remembers what people call its release.
+    pub(super) fn wish_of(&mut self, intent: IntentId) -> Option<Arc<[u8]>> {
+        let driven = self.rollouts.all.get_mut(&intent)?;
+        if driven.wish.is_none() {
+            let bytes = self.wishes.read(intent)?;
+            if let Some((release, manifest)) = manifest_in(&bytes) {
+                driven.version = Some((release, manifest.version));
+            }
+            driven.wish = Some(bytes.into());
+        }
+        driven.wish.clone()
+    }
+
+    /// Asks the other controllers for the signed wish of a rollout: they heard it when this one did not.
+    pub(super) fn ask_for_wish(&self, rollout: IntentId) {
+        let own = &self.setup.controller;
+        let others = self
+            .lines
+            .iter()
+            .filter(|(name, line)| line.class == KeyClass::Controller && *name != own);
+        for (controller, _) in others {
+            let now = clock::now();
+            let id = random_id();
+            let query = Query {
+                v: PAYLOAD_VERSION,
+                id,
+                iss: self.signer.kid(),
+                iat: now.at,
+                exp: now.at.plus_ms(GRACE_MS),
+                fleet: self.setup.fleet.clone(),
+                audience: Audience::Nodes(vec![controller.clone()]),
+                ask: Ask::Wish { rollout },
+            };
+            let sealed = envelope::seal(Kind::Query, &codec::encode(&query), &self.signer);
+            let to = Callee::node(controller.clone()).unwrap_or(Callee::EVERY_NODE);
+            tokio::spawn(links::wish(
+                self.connection.clone(),
+                Subject::Call { fleet: self.setup.fleet.clone(), to },
+                (controller.clone(), id, sealed),
+                rollout,
+                self.trusted.clone(),
+                self.waker.clone(),
+            ));
+        }
+    }
+
+    /// Takes in a signed wish that another controller gave: it has to be the one that was planned.
+    pub(super) fn wish_came(&mut self, now: Now, rollout: IntentId, bytes: &[u8]) {
+        let state = self.rollouts.all.get(&rollout).and_then(|driven| driven.story.state());
+        let planned = state.map(|state| state.plan().release);
+        let is_it = manifest_in(bytes).is_some_and(|(release, _)| Some(release) == planned);
+        // Whether it is signed as it should be is for the nodes to say, each for itself.
+        match is_it.then(|| self.wishes.keep(rollout, bytes)) {
+            Some(Ok(())) => {
+                self.orders.hurry(rollout);
+                self.send_orders(now);
+            }
+            Some(Err(why)) => warn!(%why, "a wish cannot be kept"),
+            None => warn!(%rollout, "another controller gave a wish that is not this rollout's"),
+        }
+    }
+
+    /// Returns what should be under way, as the disk knows the rollout.
+    pub(super) fn effects_of(&self, intent: IntentId) -> Vec<Effect> {
+        let on_disk = self.rollouts.all.get(&intent).and_then(Driven::on_disk);
+        on_disk.map(Rollout::effects).unwrap_or_default()
+    }
+
+    /// Removes wishes that nobody needs any more.
+    pub(super) fn prune_wishes(&self) {
+        if let Err(why) = self.wishes.prune(|intent| self.rollouts.all.contains_key(intent)) {
+            warn!(%why, "old wishes stay on the disk");
+        }
+    }
+}

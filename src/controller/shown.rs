@@ -1,0 +1,204 @@
+//! Rollouts as they are shown: lists, the object of the contract, and the signed wish behind one.
+
+use serde_bytes::ByteBuf;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::queries::{Asker, refused};
+use super::rollouts::Driven;
+use super::task::Controller;
+use crate::domain::code::Code;
+use crate::domain::event::Actor;
+use crate::domain::id::IntentId;
+use crate::domain::intent::{ActorKind, Verb};
+use crate::domain::rollout::ReleaseId;
+use crate::domain::rollout::view::{AsOfView, At, RolloutView, rollout_name};
+use crate::head::clock;
+use crate::wire::payload::Reply;
+
+/// What one answer holds of something longer, in bytes.
+const PIECE_BYTES_MAX: usize = 48 * 1024;
+
+/// Askers that wait for the next fact of a rollout: beyond it they are answered at once and ask again.
+const WATCHERS_MAX: usize = 256;
+
+/// The longest wait for the next fact, in milliseconds.
+pub(super) const WAIT_MS_MAX: u32 = 30_000;
+
+/// An asker who waits for the next fact of a rollout.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    to: Asker,
+    rollout: IntentId,
+    seen: usize,
+    until: Instant,
+}
+
+impl Controller {
+    /// Answers with all rollouts that are remembered, newest first.
+    pub(super) fn list_rollouts(&self, to: Asker) {
+        let mut rows: Vec<_> = self.rollouts.all.iter().filter_map(row).collect();
+        rows.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        let rollouts: Vec<Value> = rows.into_iter().map(|(_, row)| row).collect();
+        let document = json!({
+            "schema": "smgr.rollouts.v1", "fleet": self.setup.fleet, "as_of": self.as_of(),
+            "rollouts": rollouts,
+        });
+        self.reply_pieces(to, document.to_string().into_bytes());
+    }
+
+    /// Answers with one rollout, when more of it is known than the asker has seen, or it has waited long enough.
+    pub(super) fn show_rollout(&mut self, to: Asker, name: &str, (seen, wait_ms): (u32, u32)) {
+        let rollout = match self.named(name) {
+            Ok(rollout) => rollout,
+            Err(why) => return self.desk().tell(to, refused(Code::NO_SUCH_ROLLOUT, why)),
+        };
+        let seen = usize::try_from(seen).unwrap_or(usize::MAX);
+        let driven = self.rollouts.all.get(&rollout);
+        let is_over = |it: &Driven| it.on_disk().is_some_and(|state| state.verdict().is_some());
+        let no_news = driven.is_some_and(|it| it.told().len() <= seen && !is_over(it));
+        if no_news && wait_ms > 0 && self.watchers.len() < WATCHERS_MAX {
+            let wait_ms = u64::from(wait_ms.min(WAIT_MS_MAX));
+            let until = Instant::now() + std::time::Duration::from_millis(wait_ms);
+            self.watchers.push(Watcher { to, rollout, seen, until });
+            return;
+        }
+        self.answer_with(to, rollout);
+    }
+
+    fn answer_with(&self, to: Asker, rollout: IntentId) {
+        match self.view(rollout) {
+            Some(view) => self.reply_pieces(to, view.to_string().into_bytes()),
+            None => {
+                let why = format!("the facts of {} are not whole here yet", rollout_name(rollout));
+                self.desk().tell(to, refused(Code::NO_SUCH_ROLLOUT, why));
+            }
+        }
+    }
+
+    /// Answers those who waited for facts that are there, or for too long.
+    pub(super) fn wake_watchers(&mut self) {
+        let now = Instant::now();
+        let is_due = |watcher: &Watcher| {
+            let known = self.rollouts.all.get(&watcher.rollout);
+            watcher.until <= now
+                || watcher.to.is_gone()
+                || known.is_none_or(|it| it.told().len() > watcher.seen)
+        };
+        let all = std::mem::take(&mut self.watchers);
+        let (due, patient): (Vec<_>, Vec<_>) = all.into_iter().partition(is_due);
+        self.watchers = patient;
+        for Watcher { to, rollout, .. } in due {
+            self.answer_with(to, rollout);
+        }
+    }
+
+    /// Answers with the signed wish behind a rollout: to a controller, and to whoever may deploy the service.
+    pub(super) fn show_wish(&mut self, to: Asker, asker: &Actor, of: IntentId) {
+        let state = self.rollouts.all.get(&of).and_then(|driven| driven.story.state());
+        if let Some(state) = state.filter(|_| asker.kind != ActorKind::Controller) {
+            let plan = state.plan();
+            let may = self.authority.may(asker, Verb::Deploy, &plan.service, plan.targets());
+            if let Err((code, why)) = may {
+                return self.desk().tell(to, refused(code, why));
+            }
+        } else if asker.kind != ActorKind::Controller {
+            let why = format!("there is no rollout {}", rollout_name(of));
+            return self.desk().tell(to, refused(Code::NO_SUCH_ROLLOUT, why));
+        }
+        match self.wishes.read(of) {
+            Some(bytes) => self.reply_pieces(to, bytes),
+            None => {
+                let why = format!("the wish behind {} is not here", rollout_name(of));
+                self.desk().tell(to, refused(Code::WISH_GONE, why));
+            }
+        }
+    }
+
+    fn reply_pieces(&self, to: Asker, bytes: Vec<u8>) {
+        let Asker::Bus(to, cause) = to else {
+            return self.desk().tell(to, Reply::Piece { bytes: ByteBuf::from(bytes) });
+        };
+        let pieces = bytes.chunks(PIECE_BYTES_MAX);
+        let count = pieces.len();
+        for (part, piece) in pieces.enumerate() {
+            let place = (u32::try_from(part).unwrap_or(u32::MAX), part + 1 == count);
+            let bytes = ByteBuf::from(piece.to_vec());
+            self.reply_part(&to, cause, place, Reply::Piece { bytes });
+        }
+    }
+
+    /// Finds a rollout by the beginning of its name.
+    fn named(&self, name: &str) -> Result<IntentId, String> {
+        let begin = name.strip_prefix("r-").unwrap_or(name);
+        let fits = |intent: &&IntentId| intent.to_string().starts_with(begin);
+        let mut found = self.rollouts.all.keys().filter(fits);
+        match (found.next(), found.next()) {
+            (Some(intent), None) if !begin.is_empty() => Ok(*intent),
+            (Some(first), Some(second)) if !begin.is_empty() => Err(format!(
+                "`{name}` is the beginning of {} and {}",
+                rollout_name(*first),
+                rollout_name(*second)
+            )),
+            _ => Err(format!("no rollout is called `{name}`")),
+        }
+    }
+
+    fn as_of(&self) -> AsOfView {
+        let now = clock::now();
+        let missing_nodes = self.projection.away(now);
+        AsOfView {
+            at: At(now.at),
+            source: self.setup.controller.clone(),
+            cursor: self.cursor(self.arrivals.durable_count()).to_string(),
+            behind_ms: 0,
+            complete: missing_nodes.is_empty(),
+            missing_nodes,
+        }
+    }
+
+    /// Returns the object `smgr.rollout.v1`, from the facts that are on the disk.
+    pub(super) fn view(&self, rollout: IntentId) -> Option<Value> {
+        let driven = self.rollouts.all.get(&rollout)?;
+        let mut view = RolloutView::of(driven.told()).ok().flatten()?;
+        let version = |release: ReleaseId| self.version_of(release);
+        view.fleet = Some(self.setup.fleet.to_string());
+        view.as_of = Some(self.as_of());
+        view.to.version = version(view.to.digest.0);
+        if let Some(from) = &mut view.from {
+            from.version = version(from.digest.0);
+        }
+        view.plan.rollback.version = view.plan.rollback.to.and_then(|to| version(to.0));
+        for on in view.on.iter_mut().chain(view.on_at_end.iter_mut().flatten()) {
+            on.version = version(on.digest.0);
+        }
+        let mut value = serde_json::to_value(&view).ok()?;
+        if let Value::Object(object) = &mut value {
+            object.insert("id".to_owned(), json!(rollout.to_string()));
+            object.insert("facts".to_owned(), json!(driven.told().len()));
+        }
+        Some(value)
+    }
+
+    /// Returns what people call a release: as a wish says it, or a node that runs it.
+    fn version_of(&self, release: ReleaseId) -> Option<String> {
+        let told = self.rollouts.all.values().filter_map(|driven| driven.version.as_ref());
+        let told = told.filter(|(of, _)| *of == release).map(|(_, version)| version.clone()).next();
+        told.or_else(|| self.projection.version_of(release)).filter(|it| !it.is_empty())
+    }
+}
+
+/// Returns when a rollout was planned, and its line in a list.
+fn row((intent, driven): (&IntentId, &Driven)) -> Option<(crate::domain::time::UnixMicros, Value)> {
+    let state = driven.on_disk()?;
+    let (plan, begin) = (state.plan(), driven.told().first()?.at);
+    let ended = state.verdict().and(driven.told().last()).map(|record| At(record.at));
+    let row = json!({
+        "rollout": rollout_name(*intent), "id": intent.to_string(), "service": plan.service,
+        "kind": "deploy", "state": state.state(), "exit_code": state.exit_code(),
+        "asked_at": At(begin), "ended_at": ended, "targets": plan.size(),
+        "generation": plan.generation.0, "release": format!("sha256:{}", plan.release),
+        "back_to": plan.back_to.map(|release| format!("sha256:{release}")),
+    });
+    Some((begin, row))
+}

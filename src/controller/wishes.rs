@@ -1,0 +1,80 @@
+//! The signed wishes behind rollouts, as they came: each order carries one whole.
+//!
+//! A spec may hold values of the environment, so no log has them. They lie beside the logs, one file each, on disk before
+//! an event names them.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use crate::domain::id::IntentId;
+use crate::domain::intent::Action;
+use crate::domain::policy::Kind;
+use crate::domain::release::{Manifest, ReleaseId};
+use crate::head::folder::{StateFolder, write_whole};
+use crate::wire::codec;
+use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
+use crate::wire::payload::Intent;
+
+/// Wishes that are kept, those of open rollouts among them.
+pub(super) const WISHES_MAX: usize = 256;
+
+/// The folder of the wishes.
+#[derive(Debug)]
+pub(super) struct Wishes {
+    folder: PathBuf,
+}
+
+impl Wishes {
+    pub(super) fn of(folder: &StateFolder) -> io::Result<Self> {
+        let folder = folder.root().join("wishes");
+        fs::create_dir_all(&folder)?;
+        Ok(Self { folder })
+    }
+
+    fn path(&self, intent: IntentId) -> PathBuf {
+        self.folder.join(format!("{intent}.intent"))
+    }
+
+    /// Keeps a wish. The first bytes of an id are the ones that count.
+    pub(super) fn keep(&self, intent: IntentId, bytes: &[u8]) -> io::Result<()> {
+        let path = self.path(intent);
+        match path.exists() {
+            true => Ok(()),
+            false => write_whole(&path, bytes, 0o600),
+        }
+    }
+
+    pub(super) fn read(&self, intent: IntentId) -> Option<Vec<u8>> {
+        fs::read(self.path(intent)).ok()
+    }
+
+    /// Removes the oldest of those that nobody needs, as far as there are too many.
+    pub(super) fn prune(&self, is_needed: impl Fn(&IntentId) -> bool) -> io::Result<()> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".intent"));
+            let Some(id) = id.and_then(|id| id.parse::<IntentId>().ok()) else { continue };
+            found.push((entry.metadata()?.modified()?, id));
+        }
+        let excess = found.len().saturating_sub(WISHES_MAX);
+        found.sort_by_key(|(at, _)| *at);
+        found.retain(|(_, id)| !is_needed(id));
+        for (_, id) in found.into_iter().take(excess) {
+            fs::remove_file(self.path(id))?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the manifest in a wish that was verified before.
+pub(super) fn manifest_in(wish: &[u8]) -> Option<(ReleaseId, Manifest)> {
+    let sealed = envelope::read(wish, ENVELOPE_BYTES_MAX).ok()?;
+    let intent: Intent = codec::decode(sealed.unverified_payload())
+        .ok()
+        .filter(|_| sealed.kind() == Kind::Intent)?;
+    let Action::Deploy { release, .. } = &intent.action else { return None };
+    Some((ReleaseId::of(release), codec::decode(release).ok()?))
+}
