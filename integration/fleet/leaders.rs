@@ -12,7 +12,7 @@ use crate::support::wait::{eventually, wait_until};
 /// How long a lease holds in these tests.
 const LEASE: Duration = Duration::from_secs(3);
 
-fn fleet_of_two_controllers() -> Fleet {
+pub(super) fn fleet_of_two_controllers() -> Fleet {
     let fleet = Fleet::new();
     let state = fleet.machine.state();
     let text = r#"{"v": 1, "nodes": ["n1", "n2"], "controllers": ["c1", "c2"]}"#;

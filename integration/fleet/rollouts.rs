@@ -1,9 +1,16 @@
 //! Releases over a fleet: wave by wave, taken back where they fail, whoever leads.
 
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::Fleet;
+use super::leaders::fleet_of_two_controllers;
 use crate::releases::{archive, good, spec};
+use crate::support::process::{kill_9, signal};
+use crate::support::wait::{eventually, wait_until};
 
 /// A fleet of three nodes, and what is deployed on it.
 struct Shop {
@@ -12,30 +19,60 @@ struct Shop {
 }
 
 impl Shop {
-    fn open(more: &str) -> Self {
+    fn open() -> Self {
+        Self::of("")
+    }
+
+    /// The same with more in the spec.
+    fn of(more: &str) -> Self {
         let fleet = Fleet::of(3);
         let spec = spec(&fleet.machine, more);
         Self { fleet, spec }
     }
 
-    fn pack(&self, name: &str, script: &str) -> String {
-        archive(&self.fleet.machine, name, script).display().to_string()
+    fn on(fleet: Fleet) -> Self {
+        let spec = spec(&fleet.machine, "");
+        Self { fleet, spec }
+    }
+
+    /// Returns the archive of a version, the same one each time.
+    fn pack(&self, version: &str, script: &str) -> String {
+        let packed = self.fleet.machine.folder().join(format!("{version}.tar.gz"));
+        match packed.exists() {
+            true => packed.display().to_string(),
+            false => archive(&self.fleet.machine, version, script).display().to_string(),
+        }
     }
 
     /// Deploys a release on all nodes and demands the exit code.
     fn deploy(&self, code: i32, version: &str, script: &str) -> String {
+        self.deploy_with(code, version, script, &[])
+    }
+
+    fn deploy_with(&self, code: i32, version: &str, script: &str, more: &[&str]) -> String {
         let artifact = self.pack(version, script);
-        let line = [
-            "deploy",
-            "web",
-            "-f",
-            &self.spec,
-            "--artifact",
-            &artifact,
-            "--release-version",
-            version,
-        ];
-        self.fleet.machine.exits(code, &line)
+        let line = ["deploy", "web", "-f", &self.spec, "--artifact", &artifact];
+        let named = ["--release-version", version];
+        self.fleet.machine.exits(code, &[&line[..], &named[..], more].concat())
+    }
+
+    /// Begins a rollout that rests after each wave, and returns its name.
+    fn begin(&self, version: &str, rest: &str) -> String {
+        let rest = format!("rollout.bake_time=\"{rest}\"");
+        self.deploy_with(0, version, &good(version), &["--set", &rest, "--detach"]);
+        self.list()[0]["rollout"].as_str().unwrap().to_owned()
+    }
+
+    fn view(&self, name: &str) -> Value {
+        self.fleet.machine.json(&["rollout", "show", name])
+    }
+
+    /// Returns how often each node was switched to a wish's release.
+    fn applied(&self, node: &str, generation: &Value) -> usize {
+        let is_it = |event: &&Value| {
+            event["type"] == "release.applied" && event["data"]["generation"] == *generation
+        };
+        self.events(node).iter().filter(is_it).count()
     }
 
     fn list(&self) -> Vec<Value> {
@@ -46,7 +83,7 @@ impl Shop {
     /// Returns the rollout that was asked for last.
     fn last(&self) -> Value {
         let name = self.list()[0]["rollout"].as_str().unwrap().to_owned();
-        self.fleet.machine.json(&["rollout", "show", &name])
+        self.view(&name)
     }
 
     /// Returns the version that a node runs, by its own word.
@@ -70,7 +107,7 @@ fn states(view: &Value) -> Vec<(String, String)> {
 
 #[test]
 fn a_release_goes_over_the_fleet_with_the_canary_first_and_back_again() {
-    let shop = Shop::open("");
+    let shop = Shop::open();
     let said = shop.deploy(0, "1.0", &good("1"));
     assert!(said.contains("succeeded") && said.contains("1.0 on 3 of 3 nodes"), "{said}");
     let said = shop.deploy(0, "2.0", &good("2"));
@@ -91,4 +128,205 @@ fn a_release_goes_over_the_fleet_with_the_canary_first_and_back_again() {
     let screen =
         shop.fleet.machine.exits(0, &["rollout", "show", shop.last()["rollout"].as_str().unwrap()]);
     assert!(screen.contains("WAVES") && screen.contains("healthy"), "{screen}");
+}
+
+#[test]
+fn a_bad_release_stays_in_the_canary_and_is_taken_back() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let said = shop.deploy(10, "bad", "echo missing DATABASE_URL >&2; exit 1");
+    assert!(said.contains("exit code 1") && said.contains("rolled_back"), "{said}");
+    let view = shop.last();
+    assert_eq!((&view["state"], &view["exit_code"]), (&"rolled_back".into(), &10.into()));
+    let why: Vec<_> = view["why"].as_array().unwrap().iter().map(|it| it["kind"].clone()).collect();
+    assert_eq!(why.first(), Some(&"instance_exited".into()), "{view}");
+    let generation = &view["generation"]["asked"];
+    let canary = view["plan"]["waves"][0]["nodes"][0].as_str().unwrap();
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(shop.runs(node), "1.0");
+        let expected = usize::from(node == canary);
+        assert_eq!(shop.applied(node, generation), expected, "{node}: {view}");
+    }
+    let shown = shop
+        .fleet
+        .machine
+        .exits(10, &["rollout", "show", view["rollout"].as_str().unwrap(), "--exit-code"]);
+    assert!(shown.contains("WHY") && shown.contains("exited with code 1"), "{shown}");
+}
+
+#[test]
+fn a_rollout_goes_on_when_its_leader_is_killed_and_no_node_is_touched_twice() {
+    let shop = Shop::on(fleet_of_two_controllers());
+    eventually("one leads", || shop.fleet.status()["controllers"]["leader"].as_str().map(drop));
+    shop.deploy(0, "1.0", &good("1"));
+    let name = shop.begin("2.0", "3s");
+    let leader = shop.fleet.status()["controllers"]["leader"].as_str().unwrap().to_owned();
+    wait_until("the canary is healthy", || {
+        shop.fleet.machine.smgr(&["rollout", "show", &name]).status.success()
+            && states(&shop.view(&name)).iter().any(|(_, state)| state == "healthy")
+    });
+    kill_9(shop.fleet.pid(&format!("controller-{leader}")));
+    let said = shop.fleet.machine.exits(0, &["rollout", "watch", &name]);
+    assert!(said.contains("2.0 on 2 of 2 nodes"), "{said}");
+    let view = shop.view(&name);
+    for node in ["n1", "n2"] {
+        assert_eq!(shop.applied(node, &view["generation"]["asked"]), 1, "{view}");
+    }
+    let events = shop.fleet.machine.exits(0, &["events", "--fleet"]);
+    assert!(events.contains("in term"), "somebody took over: {events}");
+}
+
+#[test]
+fn a_leader_that_was_stuck_and_goes_on_changes_nothing_that_its_successor_led() {
+    let shop = Shop::on(fleet_of_two_controllers());
+    eventually("one leads", || shop.fleet.status()["controllers"]["leader"].as_str().map(drop));
+    shop.deploy(0, "1.0", &good("1"));
+    let name = shop.begin("2.0", "3s");
+    let leader = shop.fleet.status()["controllers"]["leader"].as_str().unwrap().to_owned();
+    let stuck = shop.fleet.pid(&format!("controller-{leader}"));
+    signal(stuck, Signal::STOP);
+    let said = shop.fleet.machine.exits(0, &["rollout", "watch", &name]);
+    assert!(said.contains("2.0 on 2 of 2 nodes"), "{said}");
+    let truth = shop.view(&name);
+    assert_eq!(truth["led_by"].as_array().unwrap().len(), 2, "{truth}");
+    signal(stuck, Signal::CONT);
+    wait_until("the first one follows", || {
+        shop.fleet.machine.exits(0, &["events", "--fleet"]).contains("leads no more")
+    });
+    // Whichever controller answers, once it has heard of all that happened meanwhile.
+    let same = |view: &Value| {
+        ["why", "state", "facts", "led_by"].iter().all(|key| view[*key] == truth[*key])
+    };
+    wait_until("both tell the same", || (0..4).all(|_| same(&shop.view(&name))));
+    for node in ["n1", "n2"] {
+        assert_eq!(shop.applied(node, &truth["generation"]["asked"]), 1, "{truth}");
+    }
+}
+
+#[test]
+fn what_fails_behind_the_canary_takes_the_canary_back_as_well() {
+    let shop = Shop::of("[env]\nNODE = \"${node}\"\n");
+    let by_name = ["--set", "rollout.order=\"name\""];
+    shop.deploy_with(0, "1.0", &good("1"), &by_name);
+    let only_here = "if [ \"$NODE\" = n2 ]; then exit 3; fi\nexec sleep 1000";
+    let said = shop.deploy_with(10, "2.0", only_here, &by_name);
+    assert!(said.contains("1 canary") && said.contains("exit code 3"), "{said}");
+    let view = shop.last();
+    let state = |of: &str| states(&view).into_iter().find(|(node, _)| node == of).unwrap().1;
+    assert_eq!((state("n1").as_str(), state("n2").as_str()), ("rolled_back", "failed"), "{view}");
+    assert_eq!(state("n3"), "not_started", "{view}");
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(shop.runs(node), "1.0");
+    }
+}
+
+#[test]
+fn a_paused_rollout_touches_no_further_node_until_it_is_resumed() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let name = shop.begin("2.0", "2s");
+    let said = shop.fleet.machine.exits(0, &["rollout", "pause", &name]);
+    assert!(said.contains("paused"), "{said}");
+    let twice = shop.fleet.machine.exits(6, &["rollout", "pause", &name]);
+    assert!(twice.contains("E0722"), "{twice}");
+    wait_until("the canary is healthy", || {
+        states(&shop.view(&name)).iter().any(|(_, state)| state == "healthy")
+    });
+    // Longer than the rest after the wave.
+    thread::sleep(Duration::from_secs(4));
+    let view = shop.view(&name);
+    let touched = states(&view).iter().filter(|(_, state)| state != "not_started").count();
+    assert_eq!((&view["state"], touched), (&"paused".into(), 1), "{view}");
+    shop.fleet.machine.exits(0, &["rollout", "resume", &name]);
+    shop.fleet.machine.exits(0, &["rollout", "watch", &name]);
+    assert_eq!(shop.runs("n3"), "2.0");
+    shop.fleet.machine.exits(6, &["rollout", "abort", &name]);
+
+    // What is aborted goes back.
+    let name = shop.begin("3.0", "2s");
+    wait_until("the canary is healthy", || {
+        states(&shop.view(&name)).iter().any(|(_, state)| state == "healthy")
+    });
+    shop.fleet.machine.exits(0, &["rollout", "abort", &name]);
+    shop.fleet.machine.exits(13, &["rollout", "watch", &name]);
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(shop.runs(node), "2.0");
+    }
+}
+
+#[test]
+fn a_node_that_was_away_converges_to_what_is_desired_when_it_is_back() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    shop.fleet.kill_node("n3");
+    wait_until("n3 is missed", || {
+        shop.fleet.machine.exits(0, &["events", "--fleet"]).contains("hears nothing of n3")
+    });
+    let more = [
+        "--set",
+        "rollout.on_unreachable=\"skip\"",
+        "--set",
+        "rollout.max_unreachable=1",
+        // The canary has to be there.
+        "--set",
+        "rollout.order=\"name\"",
+    ];
+    let said = shop.deploy_with(0, "2.0", &good("2"), &more);
+    assert!(said.contains("2.0 on 2 of 3 nodes"), "{said}");
+    assert_eq!(shop.last()["unreachable"], serde_json::json!(["n3"]));
+    shop.fleet.machine.exits(0, &["up", "-d"]);
+    eventually("n3 runs what is desired", || (shop.runs("n3") == "2.0").then_some(()));
+    let view = shop.last();
+    assert_eq!(shop.applied("n3", &view["generation"]["asked"]), 1, "{view}");
+}
+
+#[test]
+fn what_cannot_be_planned_is_refused_and_changes_nothing() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    for (code, error, more) in [
+        (4, "E0604", &["--select", "env=nowhere"][..]),
+        (4, "E0603", &["--select", "name=n1|n9"]),
+        (2, "", &["--select", ""]),
+        (8, "", &["--set", "rollout.max_parallel=[0]"]),
+    ] {
+        let said = shop.deploy_with(code, "2.0", &good("2"), more);
+        assert!(said.contains(error), "{more:?}: {said}");
+    }
+    let said = shop.fleet.machine.exits(4, &["rollout", "show", "r-00000000"]);
+    assert!(said.contains("E0720"), "{said}");
+    assert_eq!(shop.list().len(), 1);
+    // A second one waits for the end of the first.
+    shop.begin("2.0", "3s");
+    let said = shop.deploy_with(6, "3.0", &good("3"), &[]);
+    assert!(said.contains("E0721"), "{said}");
+}
+
+#[test]
+fn a_check_that_fails_after_the_canary_takes_the_release_back() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/errors", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut asked = [0; 1024];
+            if stream.read(&mut asked).unwrap() > 0 {
+                stream.write_all(b"HTTP/1.1 503 Too many\r\nContent-Length: 0\r\n\r\n").unwrap();
+            }
+        }
+    });
+    let text = std::fs::read_to_string(&shop.spec).unwrap();
+    let check =
+        format!("[rollout.check.errors]\nkind = \"http\"\nurl = \"{url}\"\ninterval = \"1s\"\n");
+    std::fs::write(&shop.spec, format!("{text}{check}")).unwrap();
+    shop.deploy(10, "2.0", &good("2"));
+    let view = shop.last();
+    let why = view["why"].to_string();
+    assert!(why.contains("check errors failed after wave 1"), "{view}");
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(shop.runs(node), "1.0");
+    }
 }

@@ -36,6 +36,7 @@ mod signs;
 mod status;
 mod task;
 mod telling;
+pub mod texts;
 mod timers;
 mod uplink_link;
 mod voice;

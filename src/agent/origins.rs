@@ -1,4 +1,4 @@
-//! Where the values of the specs in force were set: a text beside the log for each service, for people and screens.
+//! Where the values of the specs in force were set: a text beside the log, for people and screens.
 //!
 //! Nothing is decided by it, so it is not synced and no event names it. A lost one is made again by the next apply.
 
@@ -11,53 +11,63 @@ use tracing::warn;
 
 use crate::config::{self, Effective};
 use crate::domain::id::{Digest, ServiceId};
-use crate::domain::spec::Spec;
 
 /// The values that somebody set, by key; all others are built in.
 pub type Set = BTreeMap<String, Effective>;
 
-/// Larger than the origins of any service; more is not read.
-const BYTES_MAX: u64 = 16 << 20;
+/// Larger than the origins of a node; more is not read.
+const BYTES_MAX: u64 = 64 << 20;
 
-#[derive(Debug, Serialize, Deserialize)]
+/// Where the values of all specs in force were set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Origins {
+    services: BTreeMap<ServiceId, Kept>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Kept {
     /// Of the spec that this is about, in hex.
     digest: String,
     set: Set,
 }
 
-/// Reads the spec in force of a service, and where its values were set as far as that is known.
-///
-/// `specs` is the folder of texts of a state folder. `None` without the text, or where this user may not read it.
-pub fn in_force(specs: &Path, service: &ServiceId, digest: Digest) -> Option<(Spec, Option<Set>)> {
-    let text = config::read_regular(&specs.join(format!("{digest}.json")), BYTES_MAX).ok()?;
-    let spec = serde_json::from_slice(&text).ok()?;
-    Some((spec, read(specs, service, digest)))
+impl Origins {
+    /// Reads what lies in the folder of texts of a state folder.
+    pub fn read(specs: &Path) -> Self {
+        let text = config::read_regular(&path(specs), BYTES_MAX).ok();
+        text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    /// Returns where the values of the spec of a service were set.
+    pub fn of(&self, service: &ServiceId, digest: Digest) -> Option<&Set> {
+        let kept = self.services.get(service)?;
+        (kept.digest == digest.to_string()).then_some(&kept.set)
+    }
+
+    /// Keeps where the values of a spec were set.
+    pub(super) fn set(&mut self, service: &ServiceId, digest: Digest, set: Set) {
+        self.services.insert(service.clone(), Kept { digest: digest.to_string(), set });
+    }
+
+    /// Forgets a service that is gone.
+    pub(super) fn forget(&mut self, service: &ServiceId) {
+        self.services.remove(service);
+    }
 }
 
-/// Reads where the values of the spec of a service were set.
-pub(super) fn read(specs: &Path, service: &ServiceId, digest: Digest) -> Option<Set> {
-    let text = config::read_regular(&path(specs, service), BYTES_MAX).ok()?;
-    let kept: Kept = serde_json::from_slice(&text).ok()?;
-    (kept.digest == digest.to_string()).then_some(kept.set)
-}
-
-/// Keeps where the values of a spec were set, unless that is known already.
-pub(super) fn keep(specs: &Path, service: &ServiceId, digest: Digest, set: Set) {
-    let text = serde_json::to_vec(&Kept { digest: digest.to_string(), set });
-    let text = text.expect("invariant: a map of texts is JSON");
-    let path = path(specs, service);
-    if fs::read(&path).is_ok_and(|known| known == text) {
+/// Changes what lies in the folder.
+pub(super) fn change(specs: &Path, change: impl FnOnce(&mut Origins)) {
+    let known = Origins::read(specs);
+    let mut new = known.clone();
+    change(&mut new);
+    if new == known {
         return;
     }
-    if let Err(why) = write(&path, &text) {
-        warn!(%service, %why, "where its values were set is not kept");
+    let text = serde_json::to_vec(&new).expect("invariant: a map of texts is JSON");
+    if let Err(why) = write(&path(specs), &text) {
+        warn!(%why, "where values were set is not kept");
     }
-}
-
-/// Forgets the origins of a service that is gone.
-pub(super) fn forget(specs: &Path, service: &ServiceId) {
-    drop(fs::remove_file(path(specs, service)));
 }
 
 /// Returns the keys that layers above the release set.
@@ -66,15 +76,15 @@ pub(super) fn overridden(set: &Set) -> Vec<String> {
     keys.map(|(key, _)| key.clone()).collect()
 }
 
-fn path(specs: &Path, service: &ServiceId) -> PathBuf {
-    specs.join(format!("{service}.origins"))
+fn path(specs: &Path) -> PathBuf {
+    specs.join("origins")
 }
 
 /// Readers see the old or the new text. It may hold values of the environment.
 fn write(path: &Path, text: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
-    let staged = path.with_extension("origins.new");
+    let staged = path.with_extension("new");
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
     file.write_all(text)?;
@@ -89,6 +99,7 @@ mod tests {
     #[test]
     fn origins_are_those_of_one_spec_and_go_with_the_service() {
         let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
         let web: ServiceId = "web".parse().unwrap();
         let (new, old) = (Digest([1; 32]), Digest([2; 32]));
         let set = |layer| {
@@ -96,12 +107,13 @@ mod tests {
             let value = Effective { value: "2".to_owned(), origin, hides: Vec::new() };
             Set::from([("instances".to_owned(), value)])
         };
-        keep(folder.path(), &web, new, set(Layer::Node));
-        assert_eq!(read(folder.path(), &web, new), Some(set(Layer::Node)));
-        assert_eq!(read(folder.path(), &web, old), None);
+        change(folder, |origins| origins.set(&web, new, set(Layer::Node)));
+        let origins = Origins::read(folder);
+        assert_eq!(origins.of(&web, new), Some(&set(Layer::Node)));
+        assert_eq!(origins.of(&web, old), None);
         assert_eq!(overridden(&set(Layer::Node)), ["instances"]);
         assert_eq!(overridden(&set(Layer::Host)), [""; 0]);
-        forget(folder.path(), &web);
-        assert_eq!(read(folder.path(), &web, new), None);
+        change(folder, |origins| origins.forget(&web));
+        assert_eq!(Origins::read(folder), Origins::default());
     }
 }

@@ -1,8 +1,7 @@
 //! The specs that are in force: read from files when asked, kept by digest beside the log, never applied by themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,12 +10,13 @@ use tracing::{error, warn};
 
 use super::answers::ReplyTo;
 use super::authority::Way;
-use super::folder::{StateFolder, write_all_whole};
+use super::folder::StateFolder;
 use super::history::RETENTION;
-use super::origins;
+use super::origins::{self, Origins};
 use super::release::{self, Refused, Releases};
 use super::setup::NodeSetup;
 use super::task::Agent;
+use super::texts::{Reading, Texts};
 use super::wake::Wake;
 use crate::config::{self, Loaded, LoadedService, Mistake, Options, Roots};
 use crate::domain::code::Code;
@@ -44,7 +44,7 @@ struct InForce {
 /// The specs of a node.
 #[derive(Debug)]
 pub(super) struct Services {
-    folder: PathBuf,
+    texts: Texts,
     roots: Roots,
     options: Options,
     /// The user who may write spec files, besides root.
@@ -57,7 +57,7 @@ pub(super) struct Services {
 impl Services {
     pub(super) fn new(state: &StateFolder, setup: &NodeSetup, uid: u32) -> Self {
         Self {
-            folder: state.specs(),
+            texts: Texts::new(state.specs()),
             roots: setup.specs.roots(),
             options: Options {
                 log_root: setup.service_logs.display().to_string(),
@@ -96,12 +96,14 @@ impl Services {
     /// A text that is gone or changed is found again in the spec files, if it stands there unchanged; otherwise the
     /// service cannot be started again until it is applied, and says so.
     pub(super) fn recall(&mut self, node: &Node) {
-        let missing: Vec<(ServiceId, Digest)> = node
-            .services()
-            .iter()
-            .filter(|(service, known)| !self.recall_one(service, known.digest))
-            .map(|(service, known)| (service.clone(), known.digest))
-            .collect();
+        let origins = Origins::read(self.texts.folder());
+        let reading = self.texts.reading();
+        let mut missing = Vec::new();
+        for (service, known) in node.services() {
+            if !self.recall_one(service, known.digest, &reading, &origins) {
+                missing.push((service.clone(), known.digest));
+            }
+        }
         if missing.is_empty() {
             return;
         }
@@ -113,21 +115,26 @@ impl Services {
                 _ => error!(%service, %digest, "its spec is lost; `smgr apply` takes the file's"),
             }
         }
-        self.keep(unchanged.iter().map(|(_, found)| (found.digest, found.text.as_str())));
-        for (service, found) in unchanged {
-            self.adopt(&service, found);
-        }
+        let unchanged: Vec<_> =
+            unchanged.iter().map(|(service, found)| (service, *found)).collect();
+        self.keep(&unchanged);
+        self.adopt(&unchanged);
     }
 
-    fn recall_one(&mut self, service: &ServiceId, digest: Digest) -> bool {
-        let Ok(text) = fs::read_to_string(self.path(digest)) else { return false };
+    fn recall_one(
+        &mut self,
+        service: &ServiceId,
+        digest: Digest,
+        texts: &Reading,
+        origins: &Origins,
+    ) -> bool {
+        let Some(text) = texts.get(digest) else { return false };
         let Ok(spec) = serde_json::from_str::<Spec>(&text) else { return false };
         if config::canonical(&spec).1 != digest {
             return false;
         }
-        let set = origins::read(&self.folder, service, digest).unwrap_or_default();
+        let overridden = origins.of(service, digest).map(origins::overridden).unwrap_or_default();
         self.specs.insert(service.clone(), Arc::new(spec));
-        let overridden = origins::overridden(&set);
         self.in_force.insert(service.clone(), InForce { digest, overridden });
         true
     }
@@ -174,8 +181,8 @@ impl Services {
         let (version, found) = self.load_as_if(node, service, Some(release))?;
         let none = || Refused::new(Code::BAD_MANIFEST, "its spec describes no service");
         let found = found.ok_or_else(none)?;
-        self.keep([(found.digest, found.text.as_str())]);
-        self.adopt(service, &found);
+        self.keep(&[(service, &found)]);
+        self.adopt(&[(service, &found)]);
         Ok((version, found.digest, found.origin.to_string()))
     }
 
@@ -191,41 +198,44 @@ impl Services {
         let found = self.load_as_if(node, service, good.release).map(|(_, found)| found);
         let found = found.ok().flatten();
         let is_same = found.as_ref().is_some_and(|found| found.digest == good.spec);
-        if !is_same && self.recall_one(service, good.spec) {
+        if !is_same && self.recall_again(service, good.spec) {
             return Ok((good.version.clone(), good.spec, "what ran before".to_owned()));
         }
         let none = || Refused::new(Code::RELEASE_GONE, "the spec that ran before is not here");
         let found = found.ok_or_else(none)?;
-        self.keep([(found.digest, found.text.as_str())]);
-        self.adopt(service, &found);
+        self.keep(&[(service, &found)]);
+        self.adopt(&[(service, &found)]);
         Ok((good.version.clone(), found.digest, found.origin.to_string()))
     }
 
+    fn recall_again(&mut self, service: &ServiceId, digest: Digest) -> bool {
+        let origins = Origins::read(self.texts.folder());
+        self.recall_one(service, digest, &self.texts.reading(), &origins)
+    }
+
     /// Puts texts beside the log, so that they are on disk before an event names their digests.
-    fn keep<'a>(&self, texts: impl IntoIterator<Item = (Digest, &'a str)>) {
-        let texts: BTreeMap<PathBuf, &[u8]> = texts
-            .into_iter()
-            .map(|(digest, text)| (self.path(digest), text.as_bytes()))
-            .filter(|(path, _)| !path.exists())
-            .collect();
-        let texts: Vec<_> = texts.into_iter().collect();
-        // They may hold values of the environment, so only the agent's own account reads them.
-        let kept = fs::create_dir_all(&self.folder)
-            .and_then(|()| write_all_whole(&self.folder, &texts, 0o600));
-        if let Err(why) = kept {
+    fn keep(&self, found: &[(&ServiceId, &LoadedService)]) {
+        let texts = found.iter().map(|(_, found)| (found.digest, found.text.as_str())).collect();
+        if let Err(why) = self.texts.keep(&texts) {
             warn!(specs = texts.len(), %why, "specs could not be kept beside the log");
         }
     }
 
-    /// Puts a spec into force whose text was kept.
-    fn adopt(&mut self, service: &ServiceId, found: &LoadedService) {
-        self.specs.insert(service.clone(), Arc::new(found.spec.clone()));
-        let (digest, set) = (found.digest, found.set());
-        let in_force = InForce { digest, overridden: origins::overridden(&set) };
-        origins::keep(&self.folder, service, digest, set);
-        let before = self.in_force.insert(service.clone(), in_force);
-        if let Some(before) = before.filter(|before| before.digest != digest) {
-            self.age(before.digest);
+    /// Puts specs into force whose texts were kept.
+    fn adopt(&mut self, found: &[(&ServiceId, &LoadedService)]) {
+        origins::change(self.texts.folder(), |origins| {
+            for (service, found) in found {
+                origins.set(service, found.digest, found.set());
+            }
+        });
+        for (service, found) in found {
+            self.specs.insert((*service).clone(), Arc::new(found.spec.clone()));
+            let overridden = origins::overridden(&found.set());
+            let in_force = InForce { digest: found.digest, overridden };
+            let before = self.in_force.insert((*service).clone(), in_force);
+            if let Some(before) = before.filter(|before| before.digest != found.digest) {
+                self.age(before.digest);
+            }
         }
     }
 
@@ -233,16 +243,14 @@ impl Services {
     pub(super) fn forget(&mut self, service: &ServiceId) {
         self.specs.remove(service);
         if let Some(before) = self.in_force.remove(service) {
-            origins::forget(&self.folder, service);
+            origins::change(self.texts.folder(), |origins| origins.forget(service));
             self.age(before.digest);
         }
     }
 
     /// Begins to count the age of a text: no later event names it.
     fn age(&self, digest: Digest) {
-        let now = SystemTime::now();
-        let aged = File::open(self.path(digest)).and_then(|file| file.set_modified(now));
-        if let Err(why) = aged {
+        if let Err(why) = self.texts.age(digest) {
             warn!(%digest, %why, "a spec that is out of force may be dropped early");
         }
     }
@@ -254,7 +262,7 @@ impl Services {
 
     fn prune_before(&self, node: &Node, before: SystemTime) {
         let services = node.services().values();
-        let needed: BTreeSet<PathBuf> = services
+        let needed: BTreeSet<Digest> = services
             .flat_map(|service| {
                 let mains = service.instances.iter().flat_map(Instance::states);
                 let mains = mains.filter_map(State::main);
@@ -264,23 +272,8 @@ impl Services {
                 let back = known.trial.iter().filter_map(|trial| trial.back.as_ref());
                 known.good.iter().chain(back).map(|good| good.spec)
             }))
-            .map(|digest| self.path(digest))
             .collect();
-        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let is_old = entry.metadata().and_then(|about| about.modified());
-            if path.extension().is_some_and(|ending| ending == "json")
-                && !needed.contains(&path)
-                && is_old.is_ok_and(|modified| modified < before)
-                && let Err(why) = fs::remove_file(&path)
-            {
-                warn!(path = %path.display(), %why, "a spec that nothing names stays");
-            }
-        }
-    }
-
-    fn path(&self, digest: Digest) -> PathBuf {
-        Path::new(&self.folder).join(format!("{digest}.json"))
+        self.texts.prune(&needed, before);
     }
 }
 
@@ -341,13 +334,15 @@ impl Agent {
 
     /// Puts specs into force, all of them together: on a first start there may be hundreds.
     fn adopt_all(&mut self, found: Vec<(ServiceId, LoadedService)>, intent: Option<IntentId>) {
-        self.services.keep(found.iter().map(|(_, found)| (found.digest, found.text.as_str())));
-        for (service, found) in found {
-            let before = self.services.spec_of(&service);
-            let before =
-                before.filter(|(before, _)| before.change_to(&found.spec) != Change::Restart);
-            let keeps = before.map(|(_, digest)| digest);
-            self.services.adopt(&service, &found);
+        let all: Vec<_> = found.iter().map(|(service, found)| (service, found)).collect();
+        let keeps = all.iter().map(|(service, found)| {
+            let before = self.services.spec_of(service);
+            before.filter(|(before, _)| before.change_to(&found.spec) != Change::Restart)
+        });
+        let keeps: Vec<_> = keeps.map(|before| before.map(|(_, digest)| digest)).collect();
+        self.services.keep(&all);
+        self.services.adopt(&all);
+        for ((service, found), keeps) in found.into_iter().zip(keeps) {
             let (digest, origin) = (found.digest, found.origin.to_string());
             self.inbox.push_back(Input::SpecAdopted { service, digest, origin, intent, keeps });
         }
@@ -391,10 +386,9 @@ impl Agent {
         };
         let found = loaded.services.into_iter().filter(|(service, _)| wanted(service));
         let (known, news): (Vec<_>, Vec<_>) = found.partition(is_known);
-        for (service, found) in known {
-            // The same values may stand elsewhere by now.
-            self.services.adopt(&service, &found);
-        }
+        // The same values may stand elsewhere by now.
+        self.services
+            .adopt(&known.iter().map(|(service, found)| (service, found)).collect::<Vec<_>>());
         self.adopt_all(news, Some(intent));
         for service in gone {
             self.inbox.push_back(Input::SpecRemoved { service, intent: Some(intent) });
@@ -415,7 +409,7 @@ mod tests {
     fn the_text_of_a_spec_that_nothing_names_is_kept_as_long_as_events_and_no_longer() {
         let folder = tempfile::tempdir().unwrap();
         let mut services = Services {
-            folder: folder.path().join("specs"),
+            texts: Texts::new(folder.path().join("specs")),
             roots: Roots::default(),
             options: Options { log_root: "/log".to_owned(), ..Options::default() },
             writer: 0,
@@ -426,10 +420,12 @@ mod tests {
         let service: ServiceId = "web".parse().unwrap();
         let spec = Spec::new(Vec::new(), Template::new("/"), Template::new("/log"));
         let (old, other) = (Digest([1; 32]), Digest([2; 32]));
-        services.keep([(old, "old"), (other, "other")]);
+        let texts = BTreeMap::from([(old, "old"), (other, "other")]);
+        services.texts.keep(&texts).unwrap();
         let ago = SystemTime::now() - Duration::from_secs(60);
         for digest in [old, other] {
-            File::open(services.path(digest)).unwrap().set_modified(ago).unwrap();
+            let file = fs::File::open(services.texts.path(digest)).unwrap();
+            file.set_modified(ago).unwrap();
         }
         let found = LoadedService {
             spec,
@@ -439,14 +435,14 @@ mod tests {
             origin: Origin::built_in(),
             effective: BTreeMap::new(),
         };
-        services.adopt(&service, &found);
+        services.adopt(&[(&service, &found)]);
         services.forget(&service);
         let node = Node::default();
         services.prune_before(&node, SystemTime::now() - Duration::from_secs(30));
-        assert!(services.path(old).exists(), "it went out of force just now");
-        assert!(!services.path(other).exists());
+        assert!(services.texts.path(old).exists(), "it went out of force just now");
+        assert!(!services.texts.path(other).exists());
         services.prune_before(&node, SystemTime::now() + Duration::from_secs(1));
-        assert!(!services.path(old).exists());
+        assert!(!services.texts.path(old).exists());
         assert!(services.spec_of(&service).is_none());
     }
 }

@@ -8,13 +8,14 @@ use super::client::{Client, Whom};
 use super::context::Context;
 use super::error::CliError;
 use super::{launch, screen, specs};
-use crate::agent::origins::{self, Set};
+use crate::agent::origins::{Origins, Set};
 use crate::agent::setup::NodeSetup;
+use crate::agent::texts::{Reading, Texts};
 use crate::config::{Effective, LoadedService, json_value};
 use crate::domain::code::Code;
 use crate::domain::id::ServiceId;
 use crate::domain::origin::{Layer, Origin};
-use crate::domain::spec::{Change, UpdateMethod};
+use crate::domain::spec::{Change, Spec, UpdateMethod};
 use crate::wire::status::NodeStatus;
 
 /// What would happen, by service; those that stay as they are have no place in it.
@@ -91,8 +92,11 @@ impl Plan {
             let what = format!("no spec file describes `{stranger}`");
             return Err(CliError::new(Code::NO_SUCH_SERVICE, what).next("smgr status"));
         }
+        let specs = context.folder.specs();
+        let texts = Texts::new(specs.clone());
+        let in_force = (&texts.reading(), &Origins::read(&specs));
         let of = |service: &&ServiceId| {
-            planned(context, &status, service, loaded.services.get(*service))
+            planned(in_force, &status, service, loaded.services.get(*service))
         };
         let all = all.into_iter().filter(|service| wanted(service));
         Ok(Self { services: all.filter_map(|service| of(&service)).collect() })
@@ -139,7 +143,7 @@ pub fn origin_json(origin: &Origin) -> Value {
 }
 
 fn planned(
-    context: &Context,
+    (texts, origins): (&Reading, &Origins),
     status: &NodeStatus,
     service: &ServiceId,
     new: Option<&LoadedService>,
@@ -155,11 +159,12 @@ fn planned(
         }
         (_, None) => return of(Step::Stop, Vec::new()),
     };
-    let specs = context.folder.specs();
-    let Some((in_force, set)) = origins::in_force(&specs, service, old.spec) else {
-        return of(Step::Unknown, Vec::new());
-    };
-    let keys = set.map(|set| changes(&set, &new.effective)).unwrap_or_default();
+    // This user may not be one who may read it.
+    let in_force: Option<Spec> =
+        texts.get(old.spec).and_then(|text| serde_json::from_str(&text).ok());
+    let Some(in_force) = in_force else { return of(Step::Unknown, Vec::new()) };
+    let set = origins.of(service, old.spec);
+    let keys = set.map(|set| changes(set, &new.effective)).unwrap_or_default();
     let mut instances = status.instances.iter().filter(|it| it.service == *service);
     let runs = instances.any(|it| it.pid.is_some() || it.next_attempt_at.is_some());
     let step = match in_force.change_to(&new.spec) {

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use super::access::Access;
 use super::arrivals::Arrivals;
+use super::checks::Measuring;
 use super::intake::Line;
 use super::lease;
 use super::links;
@@ -156,6 +157,7 @@ async fn serve(
         wishes: Wishes::of(&folder)?,
         rollouts,
         orders: Orders::default(),
+        measuring: Measuring::new(),
         watchers: Vec::new(),
         connection: connection.clone(),
         setup,

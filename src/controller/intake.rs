@@ -277,10 +277,10 @@ impl Controller {
         for (seq, row) in (first.0..).zip(&copies) {
             if is_controller {
                 match read(row) {
-                    Some((_, Body::Known(Event::ControllerLed(led)))) => {
-                        if *origin != self.setup.controller {
-                            self.other_led(&led);
-                        }
+                    Some((_, Body::Known(Event::ControllerLed(led))))
+                        if *origin != self.setup.controller =>
+                    {
+                        self.other_led(&led);
                     }
                     Some((record, body)) => {
                         self.rollouts.fact(&self.setup.controller, &record, body);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::checks::is_measured;
 use super::queries::refused;
 use super::task::{Controller, Promise};
 use crate::config::{self, Mistake};
@@ -135,11 +136,9 @@ impl Controller {
         let rollouts =
             config::rollouts_of(config::release_layer(id, manifest)).map_err(mistaken)?;
         let parameters = rollouts.parameters;
-        if let Some(check) = parameters.checks.keys().next() {
-            let why = format!(
-                "rollout.check.{check}: checks between waves are known, but not in this version"
-            );
-            return Err((Code::NOT_YET, why));
+        for (name, check) in &parameters.checks {
+            is_measured(&check.probe)
+                .map_err(|why| (Code::NOT_YET, format!("rollout.check.{name}: {why}")))?;
         }
         let before = targets.iter().map(|node| (node.clone(), self.observed(node, service)));
         let before: BTreeMap<NodeId, Observed> = before.collect();

@@ -166,7 +166,7 @@ impl Controller {
                     wanted.insert((node, step), wave);
                 }
                 Effect::Ended { .. } => wanted = self.convergence(intent),
-                // Refused before the rollout began: see `lead.rs`.
+                // See `checks.rs`, and the timer of the task.
                 Effect::RunCheck { .. } | Effect::WakeAt(_) => {}
             }
         }
@@ -250,12 +250,9 @@ impl Controller {
     fn seal_order(&mut self, now: Now, key: &OrderKey, wave: u16) -> Result<Vec<u8>, String> {
         let (intent, node, step) = key;
         let term = self.leads().ok_or("another controller leads")?;
-        let wish = match self.wish_of(*intent) {
-            Some(wish) => wish,
-            None => {
-                self.ask_for_wish(*intent);
-                return Err("the signed wish is not here; the other controllers are asked".into());
-            }
+        let Some(wish) = self.wish_of(*intent) else {
+            self.ask_for_wish(*intent);
+            return Err("the signed wish is not here; the other controllers are asked".into());
         };
         let driven = self.rollouts.all.get(intent).ok_or("the rollout is forgotten")?;
         let state = driven.on_disk().ok_or("its facts are not whole")?;

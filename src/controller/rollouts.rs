@@ -114,7 +114,12 @@ impl Rollouts {
         let RolloutFact { rollout, event } = *fact;
         let driven = self.all.entry(rollout).or_default();
         driven.story.take(Record { id: record.id(), at: record.at, event });
-        driven.keep(driven.story.records().len());
+        // While this controller leads, what others wrote is not in force, and what it wrote itself may be on its way.
+        let is_mine = driven.story.state().is_some_and(|state| state.leader().0 == own);
+        driven.keep(match is_mine && record.origin != *own {
+            true => driven.kept,
+            false => driven.story.records().len(),
+        });
         driven.look();
     }
 
@@ -194,7 +199,7 @@ impl Controller {
     }
 
     /// The same for what the core never refuses.
-    fn drive_on(&mut self, now: Now, intent: IntentId, input: &Input) {
+    pub(super) fn drive_on(&mut self, now: Now, intent: IntentId, input: &Input) {
         if let Err(why) = self.drive(now, intent, input) {
             error!(%intent, %why, "a rollout did not take what happened");
         }
@@ -237,6 +242,7 @@ impl Controller {
         }
         self.look_at_orders(intent);
         self.send_orders(now);
+        self.look_at_checks(now);
         self.wake_watchers();
     }
 

@@ -53,6 +53,8 @@ impl Controller {
             Ok(rollout) => rollout,
             Err(why) => return self.desk().tell(to, refused(Code::NO_SUCH_ROLLOUT, why)),
         };
+        // Read once, so that the release has its name.
+        drop(self.wish_of(rollout));
         let seen = usize::try_from(seen).unwrap_or(usize::MAX);
         let driven = self.rollouts.all.get(&rollout);
         let is_over = |it: &Driven| it.on_disk().is_some_and(|state| state.verdict().is_some());

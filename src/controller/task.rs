@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
 
 use super::arrivals::Arrivals;
+use super::checks::Measuring;
 use super::intake::Line;
 use super::lease::Standing;
 use super::links::Saying;
@@ -108,6 +109,7 @@ pub(super) struct Controller {
     pub(super) wishes: Wishes,
     pub(super) rollouts: Rollouts,
     pub(super) orders: Orders,
+    pub(super) measuring: Measuring,
     pub(super) watchers: Vec<Watcher>,
 }
 
@@ -147,6 +149,7 @@ impl Controller {
             }
             Wake::Store(which, notice) => self.stored(which, notice),
             Wake::Ordered(key, heard) => self.ordered(now, &key, heard),
+            Wake::Measured(of, found) => self.measured(now, &of, found),
             Wake::Wish(rollout, bytes) => self.wish_came(now, rollout, &bytes),
             Wake::Lease(standing) => self.lease(now, standing),
             Wake::Connected => self.catch_up_all(),
@@ -168,6 +171,7 @@ impl Controller {
         }
         self.tick_rollouts(now);
         self.converge(now);
+        self.look_at_checks(now);
         self.wake_watchers();
         self.recorder.catch_up(now);
         self.send_receipts(now);

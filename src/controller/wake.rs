@@ -2,11 +2,13 @@
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::checks::Measurement;
 use super::lease::Standing;
 use super::orders::{OrderHeard, OrderKey};
 use super::own::Which;
 use super::verify::{Arrived, Dropped, Fetched};
 use crate::domain::id::{IntentId, NodeId};
+use crate::domain::rollout::Measure;
 use crate::store::LogNotice;
 use crate::wire::payload::{Ask, Beat, Reply};
 use crate::wire::subject::Inbox;
@@ -45,6 +47,8 @@ pub(super) enum Wake {
     Ordered(OrderKey, OrderHeard),
     /// Another controller gave the signed wish behind a rollout.
     Wish(IntentId, Vec<u8>),
+    /// A check was measured.
+    Measured(Measurement, (Measure, String)),
     /// One of the logs has news.
     Store(Which, LogNotice),
     /// The lease has news.

@@ -1,0 +1,200 @@
+//! Checks after a wave: measured by whoever leads, judged by the core.
+//!
+//! A program is not run: what speaks with the network must not start processes. That is for an action of a node.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::rollouts::Driven;
+use super::task::Controller;
+use super::wake::{Wake, Waker};
+use crate::domain::id::{AlertName, CheckName, IntentId};
+use crate::domain::rollout::{CheckProbe, Effect, Input, Measure, NodeState, Rollout};
+use crate::domain::time::Now;
+use crate::wire::status::AlertStatus;
+
+/// How long a server may take to answer a check.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// How much is read to find the status of an answer, in bytes.
+const STATUS_BYTES_MAX: usize = 256;
+
+/// One measurement: of which rollout, which check, after which wave, and its number.
+pub(super) type Measurement = (IntentId, CheckName, u16, u32);
+
+/// The measurements that are under way.
+pub(super) type Measuring = BTreeSet<Measurement>;
+
+/// Says why a check cannot be measured here.
+pub(super) fn is_measured(probe: &CheckProbe) -> Result<(), &'static str> {
+    match probe {
+        CheckProbe::Http { url } => address_of(url).map(drop),
+        CheckProbe::LogAlert { .. } => Ok(()),
+        CheckProbe::Exec { .. } => Err("checks of kind `exec` are known, but not in this version"),
+        CheckProbe::Prometheus { .. } => {
+            Err("checks of kind `prometheus` are known, but not in this version")
+        }
+    }
+}
+
+impl Controller {
+    /// Measures what is due.
+    pub(super) fn look_at_checks(&mut self, now: Now) {
+        if self.leads().is_none() {
+            return;
+        }
+        let has_checks = |driven: &Driven| {
+            let open = driven.on_disk().filter(|state| state.verdict().is_none());
+            open.is_some_and(|state| !state.plan().parameters.checks.is_empty())
+        };
+        let all = self.rollouts.all.iter().filter(|(_, driven)| has_checks(driven));
+        for intent in all.map(|(intent, _)| *intent).collect::<Vec<_>>() {
+            for effect in self.effects_of(intent) {
+                if let Effect::RunCheck { check, wave, number, at } = effect
+                    && at <= now.at
+                {
+                    self.measure(now, (intent, check, wave, number));
+                }
+            }
+        }
+    }
+
+    fn measure(&mut self, now: Now, of: Measurement) {
+        let state = self.rollouts.all.get(&of.0).and_then(Driven::on_disk);
+        let probe = state.and_then(|it| it.plan().parameters.checks.get(&of.1));
+        let (Some(state), Some(probe)) = (state, probe.map(|check| check.probe.clone())) else {
+            return;
+        };
+        match probe {
+            CheckProbe::Http { url } => {
+                if self.measuring.insert(of.clone()) {
+                    tokio::spawn(get(url, of, self.waker.clone()));
+                }
+            }
+            CheckProbe::LogAlert { alert } => {
+                let found = self.alert(state, &alert);
+                self.measured(now, &of, found);
+            }
+            // Refused before the rollout began, by this version.
+            CheckProbe::Exec { .. } | CheckProbe::Prometheus { .. } => {
+                let why = "it cannot be measured by this version".to_owned();
+                self.measured(now, &of, (Measure::Error, why));
+            }
+        }
+    }
+
+    /// Says whether an alert of the service fires on a node that runs the release.
+    fn alert(&self, state: &Rollout, alert: &AlertName) -> (Measure, String) {
+        let plan = state.plan();
+        let name = format!("{}/{alert}", plan.service);
+        let runs = plan.targets().filter(|node| state.node(node) == Some(NodeState::Healthy));
+        let fires = runs.filter(|node| {
+            let known = self.projection.node(node);
+            known.is_some_and(|it| {
+                AlertStatus::folded(it.services()).iter().any(|it| it.alert == name)
+            })
+        });
+        let fires: Vec<&str> = fires.map(|node| node.as_str()).collect();
+        match fires.is_empty() {
+            true => (Measure::Good, "quiet".to_owned()),
+            false => (Measure::Bad, format!("firing on {}", fires.join(" "))),
+        }
+    }
+
+    /// Takes in a measurement.
+    pub(super) fn measured(&mut self, now: Now, of: &Measurement, found: (Measure, String)) {
+        self.measuring.remove(of);
+        let (intent, check, wave, number) = of.clone();
+        let (measure, value) = found;
+        let input = Input::Check { check, wave, number, measure, value };
+        self.drive_on(now, intent, &input);
+    }
+}
+
+async fn get(url: String, of: Measurement, waker: Waker) {
+    let found = match timeout(ANSWER_WITHIN, status(&url)).await {
+        Ok(Ok(Some(status))) if (200..300).contains(&status) => (Measure::Good, status.to_string()),
+        Ok(Ok(Some(status))) => (Measure::Bad, status.to_string()),
+        Ok(Ok(None)) => (Measure::Error, "the answer is not HTTP".to_owned()),
+        Ok(Err(error)) => (Measure::Error, error.to_string()),
+        Err(_) => (Measure::Error, format!("no answer within {}s", ANSWER_WITHIN.as_secs())),
+    };
+    drop(waker.send(Wake::Measured(of, found)).await);
+}
+
+/// Returns the status with which a server answers.
+async fn status(url: &str) -> io::Result<Option<u16>> {
+    let (host, address, path) = address_of(url).map_err(io::Error::other)?;
+    let mut stream = TcpStream::connect(&address).await?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: smgr/{}\r\nAccept: */*\r\n\
+         Connection: close\r\n\r\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = Vec::with_capacity(STATUS_BYTES_MAX);
+    // A server may leave the connection open behind its answer.
+    while !head.contains(&b'\n') && head.len() < STATUS_BYTES_MAX {
+        if stream.read_buf(&mut head).await? == 0 {
+            break;
+        }
+    }
+    let line = String::from_utf8_lossy(&head);
+    let code = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5));
+    Ok(code.and_then(|code| code.parse().ok()).filter(|code| *code >= 100))
+}
+
+/// Takes `http://host:port/path` apart: the host as a server wants to hear it, where to connect, and the path.
+fn address_of(url: &str) -> Result<(String, String, String), &'static str> {
+    let rest = url.strip_prefix("http://").ok_or("only http:// is asked in this version")?;
+    let (host, path) = match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, "/"),
+    };
+    let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+    if host.is_empty() || host.contains(['@', '?', '#']) || !is_plain(host) || !is_plain(path) {
+        return Err("not an address of the form http://host:port/path");
+    }
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let address = if has_port { host.to_owned() } else { format!("{host}:80") };
+    Ok((host.to_owned(), address, path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_taken_apart_and_what_is_none_is_refused() {
+        let taken = |url: &str| address_of(url).ok().map(|(_, address, path)| (address, path));
+        let some = |address: &str, path: &str| Some((address.to_owned(), path.to_owned()));
+        assert_eq!(taken("http://lb:8080/ok?x=1"), some("lb:8080", "/ok?x=1"));
+        assert_eq!(taken("http://lb"), some("lb:80", "/"));
+        for url in ["https://lb/", "http://", "http://a b/", "http://u@h/", "http://lb/\r\nX: y"] {
+            assert_eq!(taken(url), None, "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_status_of_an_answer_is_what_counts() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/ok", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            for answer in ["HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.0 503 x\r\n\r\n", "SSH-2.0"] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut asked = [0; 512];
+                assert!(stream.read(&mut asked).await.unwrap() > 0);
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        assert_eq!(status(&url).await.unwrap(), Some(204));
+        assert_eq!(status(&url).await.unwrap(), Some(503));
+        assert_eq!(status(&url).await.unwrap(), None);
+        server.await.unwrap();
+    }
+}
