@@ -390,6 +390,24 @@ fn a_run_prints_one_result() {
 }
 
 #[test]
+fn a_program_that_is_not_there_and_a_log_without_a_line_are_told_as_such() {
+    let machine = Machine::new();
+    machine.exits(0, &["up", "-d"]);
+    let said = |exit, line: &[&str]| {
+        let ran = machine.smgr(line);
+        assert_eq!(ran.status.code(), Some(exit), "{line:?}");
+        String::from_utf8_lossy(&ran.stderr).into_owned()
+    };
+    let none = said(8, &["run", "x", "--", "/no/such"]);
+    assert!(none.contains("`/no/such` is not a program here"), "{none}");
+    said(0, &["run", "quiet", "--", "sleep", "1000"]);
+    assert_eq!(said(0, &["logs", "quiet"]), "quiet has written nothing yet\n");
+    let cursor = said(2, &["events", "--since", "n1/x"]);
+    assert!(cursor.contains("`n1/x` is not a cursor"), "{cursor}");
+    assert_eq!(machine.json(&["status", "-o", "json"])["services"][0]["restarts_1h"], 0);
+}
+
+#[test]
 fn a_mistake_in_a_spec_starts_nothing() {
     let machine = Machine::new();
     fs::write(machine.temp.path().join("smgr.toml"), "[service.web]\nexce = [\"x\"]\n").unwrap();

@@ -293,8 +293,6 @@ fn what_these_verbs_do_not_do_yet_they_say() {
     for line in [
         &["config", "set", "web", "limits.memory=1GiB", "--for", "2h"][..],
         &["config", "show", "web@n9"],
-        &["--node", "n9", "plan"],
-        &["--node", "n9", "edit", "web"],
         &["config", "show", "web", "--at", "r-1"],
     ] {
         let said = machine.exits(2, line);
@@ -302,6 +300,8 @@ fn what_these_verbs_do_not_do_yet_they_say() {
     }
     machine.exits(4, &["config", "show", "nobody"]);
     machine.exits(4, &["plan", "nobody"]);
+    machine.exits(4, &["--node", "n9", "plan"]);
+    machine.exits(4, &["--node", "n9", "edit", "web"]);
     machine.exits(2, &["config", "show", "web", "no.such.key"]);
     machine.exits(2, &["config", "show", "web/0"]);
     machine.exits(0, &["down"]);

@@ -71,7 +71,7 @@ fn a_release_is_deployed_seen_rolled_back_and_survives_a_new_start() {
     let one = archive(&machine, "one", &good("1")).display().to_string();
     let two = archive(&machine, "two", &good("2")).display().to_string();
     let said = deploy(&machine, 0, "1.0", &one, &spec);
-    assert!(said.contains("deployed web"), "{said}");
+    assert!(said.contains("web runs 1.0 ("), "{said}");
     let first = machine.ready("web");
     assert_eq!(release(&machine)["version"], "1.0");
     assert!(machine.exits(0, &["status"]).contains("  1.0"));
@@ -80,7 +80,7 @@ fn a_release_is_deployed_seen_rolled_back_and_survives_a_new_start() {
 
     // What runs already is not started anew.
     let said = deploy(&machine, 0, "1.0", &one, &spec);
-    assert!(said.contains("runs this release already"), "{said}");
+    assert!(said.contains("already: nothing to do"), "{said}");
     assert_eq!(machine.ready("web"), first);
 
     deploy(&machine, 0, "2.0", &two, &spec);

@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_env("SMGR_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    // A part says what it has to say to its own log. Whoever types a command reads what the command prints.
+    let is_part = std::env::args_os().nth(1).is_some_and(|it| it == "agent" || it == "controller");
+    let default = if is_part { "warn" } else { "off" };
+    let filter = EnvFilter::try_from_env("SMGR_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(lossy::Lossy)

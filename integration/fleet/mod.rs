@@ -175,9 +175,46 @@ fn a_fleet_comes_up_as_one_is_seen_as_one_and_ends_as_one() {
         let state = fleet.machine.state().display().to_string();
         processes_with(&state).iter().all(|(_, line)| line.contains("integration"))
     });
-    for node in ["n1", "n2", "n3"] {
+    for node in ["n1", "n2", "n3", "c1"] {
         fleet.machine.exits(0, &["audit", "verify", fleet.folder(node).to_str().unwrap()]);
     }
+}
+
+#[test]
+fn a_service_is_found_on_the_node_that_has_it_and_a_node_that_is_not_there_is_one_error() {
+    let fleet = Fleet::new();
+    let text = "exec = [\"sleep\", \"1000\"]\n";
+    for (node, name) in [("n2", "web"), ("n2", "job"), ("n3", "job")] {
+        fleet.service(node, name, text);
+    }
+    fleet.up(3);
+    let said = |exit, line: &str| fleet.machine.exits(exit, &line.split(' ').collect::<Vec<_>>());
+    for (line, told) in [
+        ("restart web", "on n2"),
+        ("history web", "web@n2"),
+        ("logs web", "nothing yet"),
+        ("status @n2", "web@n2"),
+        ("history @n2", "web@n2"),
+        ("events --node n3", "agent@n3"),
+    ] {
+        let said = said(0, line);
+        assert!(said.contains(told), "{line}: {said}");
+    }
+    let several = said(4, "restart job");
+    assert!(several.contains("on n2, n3") && several.contains("job@n2"), "{several}");
+    for line in [
+        "status --node n9",
+        "logs web@n9",
+        "restart web@n9",
+        "history @n9",
+        "run x --node n9 -- true",
+    ] {
+        let said = said(4, line);
+        assert!(said.contains("no such node: n9") && said.contains("n1, n2, n3"), "{line}: {said}");
+    }
+    let taken = said(6, "run nats -- true");
+    assert!(!taken.contains("smgr remove"), "{taken}");
+    assert!(said(6, "remove nats").contains("part of smgr itself"));
 }
 
 #[test]

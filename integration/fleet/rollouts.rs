@@ -152,6 +152,7 @@ fn a_bad_release_stays_in_the_canary_and_is_taken_back() {
         .machine
         .exits(10, &["rollout", "show", view["rollout"].as_str().unwrap(), "--exit-code"]);
     assert!(shown.contains("WHY") && shown.contains("exited with code 1"), "{shown}");
+    assert!(shown.contains("| missing DATABASE_URL"), "its last words: {shown}");
 }
 
 #[test]
@@ -174,6 +175,55 @@ fn a_rollout_goes_on_when_its_leader_is_killed_and_no_node_is_touched_twice() {
     }
     let events = shop.fleet.machine.exits(0, &["events", "--fleet"]);
     assert!(events.contains("in term"), "somebody took over: {events}");
+}
+
+#[test]
+fn a_single_controller_that_is_killed_goes_on_where_it_was() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let name = shop.begin("2.0", "2s");
+    for _ in 0..2 {
+        thread::sleep(Duration::from_secs(1));
+        kill_9(shop.fleet.pid("controller-c1"));
+    }
+    let said = shop.fleet.machine.exits(0, &["rollout", "watch", &name]);
+    assert!(said.contains("2.0 on 3 of 3 nodes"), "{said}");
+    let generation = &shop.view(&name)["generation"]["asked"];
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(shop.applied(node, generation), 1, "{node}");
+    }
+}
+
+#[test]
+fn a_successor_that_never_heard_the_wish_asks_for_it() {
+    let shop = Shop::on(fleet_of_two_controllers());
+    eventually("one leads", || shop.fleet.status()["controllers"]["leader"].as_str().map(drop));
+    shop.deploy(0, "1.0", &good("1"));
+    let leader = shop.fleet.status()["controllers"]["leader"].as_str().unwrap().to_owned();
+    let other = if leader == "c1" { "c2" } else { "c1" };
+    let name = shop.begin("2.0", "4s");
+    let wishes = shop.fleet.folder(other).join("wishes");
+    wait_until("the other one knows of the rollout", || {
+        let kept = std::fs::read_dir(&wishes).unwrap().count();
+        kept > 1
+    });
+    for entry in std::fs::read_dir(&wishes).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    // Without its memory it has nothing but the facts; the one that knows the wish leads no more.
+    kill_9(shop.fleet.pid(&format!("controller-{other}")));
+    wait_until("it is back", || shop.fleet.pid(&format!("controller-{other}")) > 0);
+    let stuck = shop.fleet.pid(&format!("controller-{leader}"));
+    signal(stuck, Signal::STOP);
+    wait_until("the other one leads", || {
+        shop.fleet.status()["controllers"]["leader"].as_str() == Some(other)
+    });
+    signal(stuck, Signal::CONT);
+    let said = shop.fleet.machine.exits(0, &["rollout", "watch", &name]);
+    assert!(said.contains("2.0 on 2 of 2 nodes"), "{said}");
+    for node in ["n1", "n2"] {
+        assert_eq!(shop.runs(node), "2.0");
+    }
 }
 
 #[test]

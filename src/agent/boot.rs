@@ -73,6 +73,7 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
     let trust_in_force = TrustChanged { version: trust.version, digest };
     let trust_changed = trust::succeed(&trust, &trust_in_force, &setup.fleet, &node)?;
     let last_events = std::mem::take(&mut epoch.last_events);
+    let restarts = std::mem::take(&mut epoch.restarts);
     let before = Before::told();
     let away_since = before.map_or(epoch.last_at, |before| UnixMicros(before.unix_us));
 
@@ -106,6 +107,7 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
         waker: waker.clone(),
         away_since,
         last_events,
+        restarts,
     });
     let trust_changed = trust_changed.then_some(trust_in_force);
     let mut agent = begin(agent, &epoch, before, boot, trust_changed);

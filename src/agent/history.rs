@@ -15,6 +15,7 @@ use crate::domain::event::{Context, EpochReason, Event, LogRetired, Predecessor}
 use crate::domain::id::{EpochId, IntentId, Seq, ServiceId};
 use crate::domain::input::Decision;
 use crate::domain::node::Node;
+use crate::domain::recent::Restarts;
 use crate::domain::time::UnixMicros;
 use crate::store::{self, Expired, Log, LogNotice, LogOptions, Opened, Retention, Vacant, Writer};
 use crate::wire::fold::{Broken, Fold};
@@ -39,12 +40,15 @@ pub(super) struct Epoch {
     pub(super) told: BTreeMap<IntentId, Seq>,
     /// The last event about each instance, as far as this epoch has one.
     pub(super) last_events: BTreeMap<ServiceId, Vec<Seq>>,
+    /// How often services were started again lately.
+    pub(super) restarts: Restarts,
 }
 
 impl Epoch {
     fn going_on(last_at: UnixMicros) -> Self {
         let (told, last_events) = (BTreeMap::new(), BTreeMap::new());
-        Self { begins: None, predecessor: None, last_at, told, last_events }
+        let restarts = Restarts::default();
+        Self { begins: None, predecessor: None, last_at, told, last_events, restarts }
     }
 }
 
@@ -85,9 +89,9 @@ pub(super) fn fold(opened: Opened, state: &StateFolder) -> anyhow::Result<(Log, 
         note_last(&mut last_events, fold.context(), seq);
         flow
     })?;
-    let (last_at, told) = (fold.last_at, fold.told);
+    let (last_at, told, restarts) = (fold.last_at, fold.told, fold.restarts);
     match fold.broken {
-        None => Ok((log, node, Epoch { last_events, told, ..Epoch::going_on(last_at) })),
+        None => Ok((log, node, Epoch { last_events, told, restarts, ..Epoch::going_on(last_at) })),
         Some((seq, Broken::Newer(why))) => {
             anyhow::bail!("event {seq} of the log in {}: {why}", state.log().display())
         }

@@ -1,6 +1,7 @@
 //! Answers readings: status, ranges of the log, lines of services' logs, outcomes. Nothing of it is logged.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,8 +161,14 @@ impl Agent {
                 refused(Code::NO_SUCH_INSTANCE, format!("`{service}` has no such instance"));
             return self.answers.reply(&to, cause, reply, &mut self.voice);
         }
-        let slots: Vec<InstanceId> =
-            slots.into_iter().map(|index| InstanceId { service: service.clone(), index }).collect();
+        let slots = slots.into_iter().map(|index| {
+            let slot = InstanceId { service: service.clone(), index };
+            // One that has not run since the agent began has files of before, or none.
+            let path = self.launchers.log_path(&self.services, &slot);
+            let dir = path.and_then(|path| Some(path.parent()?.to_owned()));
+            (slot, dir)
+        });
+        let slots: Vec<LogPlace> = slots.collect();
         // Without a place to wait they are answered at once, and ask again.
         let wait = wait.and_then(|wait| {
             let place = self.queries.log_waits.clone().try_acquire_owned().ok()?;
@@ -176,6 +183,15 @@ impl Agent {
                 None => read_all(&logs, &slots, lines).await,
             };
             let mut part = 0;
+            let read = match read {
+                Ok(read) => read,
+                Err((code, why)) => {
+                    let reply = refused(code, format!("the log cannot be read: {why}"));
+                    let page = Page { to, cause, part, last: true, reply };
+                    drop(waker.send(Wake::Ranged(page)).await); // Only an agent that ends takes none.
+                    return;
+                }
+            };
             let mut slots = read.into_iter().peekable();
             while let Some((index, lines)) = slots.next() {
                 let mut pages = pages(lines).into_iter().peekable();
@@ -319,41 +335,54 @@ fn first_of(epoch: &EpochOnDisk) -> EventPos {
     EventPos { epoch: epoch.epoch, seq: Seq(first) }
 }
 
+/// A slot, and the folder of its log.
+type LogPlace = (InstanceId, Option<PathBuf>);
+
+/// The ends of logs, by slot; or why none can be read.
+type Ends = Result<Vec<(u16, Vec<String>)>, (Code, String)>;
+
 /// Reads the ends of logs, at once.
-async fn read_all(logs: &LogHandle, slots: &[InstanceId], lines: usize) -> Vec<(u16, Vec<String>)> {
-    let asked: Vec<_> =
-        slots.iter().map(|slot| (slot.index, logs.read_lines(slot.clone(), lines))).collect();
+async fn read_all(logs: &LogHandle, slots: &[LogPlace], lines: usize) -> Ends {
+    let ask =
+        |(slot, dir): &LogPlace| (slot.index, logs.read_lines(slot.clone(), lines, dir.clone()));
+    let asked: Vec<_> = slots.iter().map(ask).collect();
     let mut read = Vec::new();
+    let mut failed: Option<(usize, Code, String)> = None;
     for (index, answer) in asked {
         let lines = match answer {
-            Ok(answer) => answer.await.map_err(|_| "too many read at once".to_owned()),
-            Err(why) => Err(why.to_string()),
+            Ok(answer) => match answer.await {
+                Ok(lines) => lines.map_err(|why| (Code::IO, why.to_string())),
+                Err(_) => Err((Code::BUSY, "too many read at once".to_owned())),
+            },
+            Err(why) => Err((Code::BUSY, why.to_string())),
         };
-        let lines = lines.and_then(|lines| lines.map_err(|why| why.to_string()));
-        let lines = lines.unwrap_or_else(|why| vec![format!("(the log cannot be read: {why})")]);
-        read.push((index, lines));
+        match lines {
+            Ok(lines) => read.push((index, lines)),
+            Err((code, why)) => {
+                read.push((index, vec![format!("(the log cannot be read: {why})")]));
+                failed = Some((failed.map_or(1, |(count, ..)| count + 1), code, why));
+            }
+        }
     }
-    read
+    match failed {
+        Some((count, code, why)) if count == slots.len() => Err((code, why)),
+        _ => Ok(read),
+    }
 }
 
 /// Reads the ends of logs when they hold what the asker has not seen, or when the time is up.
-async fn read_news(
-    logs: &LogHandle,
-    slots: &[InstanceId],
-    lines: usize,
-    wait: &LogWait,
-) -> Vec<(u16, Vec<String>)> {
+async fn read_news(logs: &LogHandle, slots: &[LogPlace], lines: usize, wait: &LogWait) -> Ends {
     let written = Arc::new(Notify::new());
     // Before the reading, so that nothing is written unnoticed between the two.
-    slots.iter().for_each(|slot| logs.tell_when_written(slot, &written));
-    let read = read_all(logs, slots, lines).await;
+    slots.iter().for_each(|(slot, _)| logs.tell_when_written(slot, &written));
+    let read = read_all(logs, slots, lines).await?;
     if read.iter().any(|(index, lines)| wait.is_news(*index, lines)) {
-        return read;
+        return Ok(read);
     }
     let within = Duration::from_millis(u64::from(wait.ms.min(WAIT_MS_MAX)));
     match tokio::time::timeout(within, written.notified()).await {
         Ok(()) => read_all(logs, slots, lines).await,
-        Err(_) => read,
+        Err(_) => Ok(read),
     }
 }
 

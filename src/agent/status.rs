@@ -70,6 +70,7 @@ impl Agent {
 
     fn service_status(&self, id: &ServiceId, known: &Service) -> ServiceStatus {
         let mut status = ServiceStatus::folded(id, known);
+        status.restarts_1h = self.restarts.of(id, clock::now().at);
         if let Some((spec, _)) = self.services.spec_of(id) {
             status.kind = match spec.kind {
                 Kind::Daemon => "daemon".to_owned(),

@@ -45,6 +45,7 @@ use crate::domain::id::{
 use crate::domain::input::{Decision, Input, World};
 use crate::domain::node::Node;
 use crate::domain::promises::Promised;
+use crate::domain::recent::Restarts;
 use crate::domain::time::{Now, UnixMicros};
 use crate::ipc::hello::Incarnation;
 use crate::ipc::keeper::{Answer, FactNumber, Isolation};
@@ -147,6 +148,8 @@ pub(super) struct Agent {
     state_hash: Option<(Seq, Digest)>,
     /// The last event about each instance, as far as this epoch has one.
     pub(super) last_events: BTreeMap<ServiceId, Vec<Seq>>,
+    /// How often services were started again lately.
+    pub(super) restarts: Restarts,
     /// When agent or keeper was last known to live, for the time that nobody supervised.
     pub(super) away_since: UnixMicros,
     pub(super) is_new: bool,
@@ -175,6 +178,7 @@ pub(super) struct Parts {
     pub(super) waker: Waker,
     pub(super) away_since: UnixMicros,
     pub(super) last_events: BTreeMap<ServiceId, Vec<Seq>>,
+    pub(super) restarts: Restarts,
 }
 
 impl Agent {
@@ -209,6 +213,7 @@ impl Agent {
             state_hash: None,
             away_since: parts.away_since,
             last_events: parts.last_events,
+            restarts: parts.restarts,
             is_new: true,
             ending: false,
             inbox: VecDeque::new(),
@@ -399,6 +404,7 @@ impl Agent {
             self.heed_change(context, event);
             self.heed_start(context, event);
             self.heed_probes(context, event);
+            self.restarts.note(now.at, context, event);
         }
         let mut promises = Vec::new();
         for effect in effects {

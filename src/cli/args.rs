@@ -12,7 +12,8 @@ use clap_complete::Shell;
 pub use config::{ConfigCommand, ConfigShow};
 
 use super::error::CliError;
-use super::selector::Selector;
+use super::fleet::NODES_MAX;
+use super::selector::{Scope, Selector};
 use crate::domain::code::Code;
 use crate::domain::id::{ActionName, Digest, NodeId, Principal, ServiceId};
 use crate::domain::selector::Selector as NodeSelector;
@@ -193,7 +194,7 @@ pub enum Command {
     /// Show what runs, what not, and why
     Status {
         /// SERVICE, SERVICE/INSTANCE, SERVICE@NODE or @NODE
-        selector: Option<Selector>,
+        scope: Option<Scope>,
         /// As it was then: a time, an age or a cursor
         #[arg(long, value_name = "TIME|CURSOR")]
         at: Option<String>,
@@ -203,7 +204,7 @@ pub enum Command {
         /// SERVICE or SERVICE/INSTANCE
         selector: Selector,
         /// How many lines
-        #[arg(short = 'n', long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        #[arg(short = 'n', long, default_value_t = 50, value_parser = lines)]
         lines: u32,
         /// Go on with what is written from here on
         #[arg(short, long)]
@@ -348,7 +349,7 @@ pub struct Up {
     #[arg(short, long)]
     pub detach: bool,
     /// A fleet of this many nodes on this machine
-    #[arg(long = "nodes", value_name = "N")]
+    #[arg(long = "nodes", value_name = "N", value_parser = nodes)]
     pub fleet: Option<u16>,
     /// Let the controllers of the fleet serve HTTP on this port of 127.0.0.1 and those behind it
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
@@ -405,7 +406,7 @@ pub struct Events {
 #[derive(Clone, Debug, Args)]
 pub struct History {
     /// SERVICE, SERVICE/INSTANCE, SERVICE@NODE or @NODE
-    pub selector: Option<Selector>,
+    pub scope: Option<Scope>,
     /// One line for each run
     #[arg(long)]
     pub runs: bool,
@@ -585,6 +586,15 @@ fn duration(text: &str) -> Result<Duration, String> {
     super::time::duration(text).ok_or_else(|| "a duration is written 90s, 5m or 1h30m".to_owned())
 }
 
+fn nodes(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| format!("a number of nodes is expected, 1 to {NODES_MAX}"))
+}
+
+fn lines(text: &str) -> Result<u32, String> {
+    let lines = text.parse().ok().filter(|lines| (1..=10_000).contains(lines));
+    lines.ok_or_else(|| "a number of lines is expected, 1 to 10000".to_owned())
+}
+
 fn signal(text: &str) -> Result<Signal, String> {
     text.parse().map_err(|error: crate::domain::signal::InvalidSignal| error.to_string())
 }
@@ -633,6 +643,14 @@ mod tests {
         for line in ["smgr status --wat", "smgr stop Web.Service", "smgr run x", "smgr signal web"]
         {
             assert_eq!(read(line).unwrap_err().code, Code::USAGE, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_told_in_our_words() {
+        for line in ["smgr up --nodes x", "smgr up --nodes -1", "smgr logs web -n 0"] {
+            let what = read(line).unwrap_err().what;
+            assert!(what.contains("is expected") || what.contains("unexpected"), "{what}");
         }
     }
 

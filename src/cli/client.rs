@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::warn;
 
 pub use pending::{Missing, Pending};
 
 use super::args::Via;
 use super::context::{Context, not_up};
 use super::error::CliError;
+use super::out::Out;
 use super::session::alive;
 use super::wish::{Caller, Signed};
 use crate::agent::setup::NodeSetup;
@@ -22,6 +22,7 @@ use crate::domain::code::Code;
 use crate::domain::id::{FleetId, NodeId};
 use crate::domain::intent::Action;
 use crate::domain::policy::{KeyClass, Kind};
+use crate::head::keyfile::load_trust;
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::key::Keyring;
@@ -81,10 +82,57 @@ impl Whom {
         Self { everybody: true, ..Self::new(context, named) }
     }
 
+    /// Returns the node that was named, if it is one.
+    pub fn only(&self) -> Option<&NodeId> {
+        self.nodes.first().filter(|_| self.nodes.len() == 1)
+    }
+
     /// Says whether nobody but `own` is meant.
     pub fn is_only(&self, own: &NodeId) -> bool {
         self.nodes.iter().all(|node| node == own)
     }
+}
+
+/// Returns who keeps a log, by the trust document of this machine: each node, and each controller.
+fn members(context: &Context) -> Vec<(NodeId, KeyClass)> {
+    let trust = context.folder.trust().exists().then(|| load_trust(&context.folder).ok()).flatten();
+    let ring = trust.map(|(_, ring)| ring).unwrap_or_default();
+    members_of(&ring)
+}
+
+fn members_of(ring: &Keyring) -> Vec<(NodeId, KeyClass)> {
+    let keeps_log = |class| matches!(class, KeyClass::Node | KeyClass::Controller);
+    let holders = ring.iter().map(|(_, holder)| holder).filter(|it| keeps_log(it.class));
+    let mut members: Vec<(NodeId, KeyClass)> = holders
+        .filter_map(|holder| Some((holder.name.as_str().parse().ok()?, holder.class)))
+        .collect();
+    members.sort_by(|(one, _), (other, _)| one.cmp(other));
+    members
+}
+
+/// Says whether this machine is one of several nodes.
+pub fn is_of_fleet(context: &Context) -> bool {
+    members(context).iter().filter(|(_, class)| *class == KeyClass::Node).count() > 1
+}
+
+/// Refuses nodes that the trust document of this machine does not know.
+///
+/// # Errors
+/// Which one there is not, and which there are.
+pub fn check_nodes<'n>(
+    context: &Context,
+    named: impl IntoIterator<Item = &'n NodeId>,
+) -> Result<(), CliError> {
+    let mut named = named.into_iter().peekable();
+    let members = if named.peek().is_some() { members(context) } else { Vec::new() };
+    let is_unknown = |node: &&NodeId| !members.iter().any(|(known, _)| known == *node);
+    let Some(unknown) = named.find(is_unknown).filter(|_| !members.is_empty()) else {
+        return Ok(());
+    };
+    let names: Vec<&str> = members.iter().map(|(node, _)| node.as_str()).collect();
+    Err(CliError::new(Code::NO_SUCH_NODE, format!("no such node: {unknown}"))
+        .hint(format!("this machine knows {}", names.join(", ")))
+        .next("smgr ping"))
 }
 
 impl Client {
@@ -93,6 +141,7 @@ impl Client {
     /// # Errors
     /// When nobody can be reached, or there is no trust document to verify answers with.
     pub async fn connect(context: &Context, whom: &Whom) -> Result<Self, CliError> {
+        check_nodes(context, &whom.nodes)?;
         let setup = context.setup()?;
         let own = setup.as_ref().map(|setup| setup.node.clone());
         let elsewhere = whom.nodes.iter().any(|node| Some(node) != own.as_ref());
@@ -102,7 +151,10 @@ impl Client {
                 Ok(Some(fleet)) => return Ok(fleet),
                 Ok(None) => {}
                 Err(error) => {
-                    warn!(%error, "the fleet cannot be asked; this is this machine alone");
+                    let out = Out { form: context.global.output };
+                    out.note(&format!(
+                        "the fleet cannot be asked ({error}): this is this machine alone"
+                    ));
                 }
             }
         }

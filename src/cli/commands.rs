@@ -8,6 +8,7 @@ mod edit;
 mod files;
 mod fleet;
 mod offline;
+mod place;
 mod reading;
 pub(crate) mod release;
 pub(crate) mod rollout;
@@ -18,6 +19,7 @@ mod topics;
 mod up;
 
 use super::args::{ActionCommand, AuditCommand, Command, ConfigCommand};
+use super::client;
 use super::context::Context;
 use super::error::CliError;
 use super::out::Out;
@@ -33,6 +35,7 @@ pub async fn carry_out(
     command: Command,
     out: Out,
 ) -> Result<ExitCode, CliError> {
+    client::check_nodes(context, &context.global.nodes)?;
     match command {
         Command::Up(args) => up::up(&context.by("up"), args, out).await,
         Command::Down => down::down(context, out).await,
@@ -57,7 +60,10 @@ pub async fn carry_out(
         Command::Action { command: ActionCommand::Run { service, action, params, waiting } } => {
             service::action(context, &service, action, params, waiting, out).await
         }
-        Command::Status { selector, at } => status::status(context, selector, at, out).await,
+        Command::Status { scope, at } => {
+            let (context, selector) = context.scoped(scope);
+            status::status(&context, selector, at, out).await
+        }
         Command::Run(args) => files::run(&context.by("run"), args, out).await,
         Command::Remove { service } => files::remove(context, service, out).await,
         Command::Deploy(args) => release::deploy(context, args, out).await,

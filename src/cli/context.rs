@@ -6,6 +6,7 @@ use etcetera::base_strategy::{BaseStrategy, Xdg};
 
 use super::args::Global;
 use super::error::CliError;
+use super::selector::{Scope, Selector};
 use crate::agent::setup::{NodeSetup, ReadSetupError};
 use crate::domain::code::Code;
 use crate::domain::id::{NodeId, Principal};
@@ -74,6 +75,19 @@ impl Context {
     /// Returns the same with wishes that say which command they come from.
     pub fn by(&self, verb: &'static str) -> Self {
         Self { verb: Some(verb), ..self.clone() }
+    }
+
+    /// Returns the same with what a scope says: its node is asked, and its instances are asked about.
+    pub fn scoped(&self, scope: Option<Scope>) -> (Self, Option<Selector>) {
+        let mut context = self.clone();
+        match scope {
+            Some(Scope::Node(node)) => {
+                context.global.nodes.push(node);
+                (context, None)
+            }
+            Some(Scope::Instances(selector)) => (context, Some(selector)),
+            None => (context, None),
+        }
     }
 
     /// Returns the folder of the log files of services that name none.

@@ -87,8 +87,9 @@ impl Fleet {
             .unwrap_or_default();
         if usize::from(asked) < known.len() {
             let what = format!("the fleet has {} nodes, and {asked} are asked for", known.len());
-            return Err(CliError::new(Code::USAGE, what)
-                .hint("nodes leave a fleet with `smgr remove`, not in passing"));
+            return Err(CliError::new(Code::USAGE, what).hint(
+                "in this version a fleet never gets smaller; start it with all of them: smgr up",
+            ));
         }
         let name = |number: u16| format!("n{number}").parse().expect("a letter and a number");
         let one = || vec!["c1".parse().expect("a constant that is a name")];

@@ -59,6 +59,7 @@ fn service(name: &str, instances: u16) -> ServiceStatus {
         desired_by: None,
         desired_at: None,
         overridden_keys: Vec::new(),
+        restarts_1h: Some(0),
     }
 }
 

@@ -18,7 +18,7 @@ pub mod fleet;
 pub mod history;
 pub mod instance;
 pub mod outcome;
-mod release;
+pub(super) mod release;
 pub mod rollout;
 pub mod status;
 pub mod up;

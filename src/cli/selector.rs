@@ -17,6 +17,25 @@ pub struct Selector {
     pub node: Option<NodeId>,
 }
 
+/// What a screen is asked about: some instances, or whatever is on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// `service/instance@node`.
+    Instances(Selector),
+    /// `@node`.
+    Node(NodeId),
+}
+
+impl FromStr for Scope {
+    type Err = InvalidSelector;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSelector> {
+        let Some(node) = text.strip_prefix('@') else { return text.parse().map(Self::Instances) };
+        let node = node.parse();
+        node.map(Self::Node).map_err(|source| InvalidSelector::Node { text: shown(text), source })
+    }
+}
+
 /// Says why a text is not a selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSelector {
@@ -75,7 +94,7 @@ impl FromStr for Selector {
     type Err = InvalidSelector;
 
     fn from_str(text: &str) -> Result<Self, InvalidSelector> {
-        let shown = || printable(&text.chars().take(200).collect::<String>()).into_owned();
+        let shown = || shown(text);
         let (instance, node) = match text.split_once('@') {
             Some((instance, node)) => (instance, Some(node)),
             None => (text, None),
@@ -97,12 +116,16 @@ impl FromStr for Selector {
     }
 }
 
+fn shown(text: &str) -> String {
+    printable(&text.chars().take(200).collect::<String>()).into_owned()
+}
+
 /// Reads a number as we print it: no sign and no leading zero, so that one instance has one name.
 fn parse_index(text: &str) -> Result<u16, InvalidSelector> {
     let index: Option<u16> = text.parse().ok();
-    index.filter(|index| index.to_string() == text).ok_or_else(|| InvalidSelector::Index {
-        text: printable(&text.chars().take(200).collect::<String>()).into_owned(),
-    })
+    index
+        .filter(|index| index.to_string() == text)
+        .ok_or_else(|| InvalidSelector::Index { text: shown(text) })
 }
 
 #[cfg(test)]
@@ -125,6 +148,13 @@ mod tests {
         }
         let error = "Web@n1".parse::<Selector>().unwrap_err();
         assert_eq!(error.to_string(), "`Web@n1` does not begin with the name of a service");
+    }
+
+    #[test]
+    fn a_node_alone_is_all_that_is_on_it() {
+        assert_eq!("@n2".parse(), Ok(Scope::Node("n2".parse().unwrap())));
+        assert_eq!("web@n2".parse(), Ok(Scope::Instances("web@n2".parse().unwrap())));
+        assert!("@".parse::<Scope>().is_err() && "@N2".parse::<Scope>().is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::domain::id::NodeId;
 use crate::wire::status::{Condition, InstanceStatus, NodeStatus};
 
 /// The answers of some nodes, and the nodes that were asked and did not answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct View<'a> {
     /// What the nodes said.
     pub nodes: &'a [NodeStatus],
@@ -15,6 +15,10 @@ pub struct View<'a> {
     pub missing: &'a [NodeId],
     /// Which instances were asked for; `None` for all.
     pub selector: Option<&'a Selector>,
+    /// Whether these nodes were named: then one that did not answer counts.
+    pub named: bool,
+    /// Whether there are other nodes too, so that names need theirs.
+    pub in_fleet: bool,
 }
 
 /// Whether an instance serves.
@@ -77,12 +81,12 @@ pub fn health(instance: &InstanceStatus) -> Health {
 impl<'a> View<'a> {
     /// Everything that one node said.
     pub fn of(node: &'a NodeStatus) -> Self {
-        Self { nodes: std::slice::from_ref(node), missing: &[], selector: None }
+        Self { nodes: std::slice::from_ref(node), ..Self::default() }
     }
 
     /// Says whether names need their node.
     pub fn has_several_nodes(&self) -> bool {
-        self.nodes.len() + self.missing.len() > 1
+        self.in_fleet || self.nodes.len() + self.missing.len() > 1
     }
 
     /// Returns the instances asked for, the unwell first, then by name.
@@ -104,10 +108,13 @@ impl<'a> View<'a> {
     }
 
     /// Returns how `smgr status` exits: a question that was answered is a success; with a selector
-    /// it says whether what is desired is there.
+    /// it says whether what is desired is there, and with a node whether that answered.
     pub fn exit(&self) -> ExitCode {
         let Some(selector) = self.selector else {
-            return ExitCode::Done;
+            return match self.named && !self.missing.is_empty() {
+                true => ExitCode::NotReady,
+                false => ExitCode::Done,
+            };
         };
         let instances = self.instances();
         let is_missing = self.missing.iter().any(|node| selector.may_be_on(node));
@@ -136,12 +143,21 @@ mod tests {
         let nodes = [sample::node()];
         let missing: Vec<NodeId> = missing.iter().map(|name| name.parse().unwrap()).collect();
         let selector = (!selector.is_empty()).then(|| selector.parse().unwrap());
-        View { nodes: &nodes, missing: &missing, selector: selector.as_ref() }.exit()
+        let selector = selector.as_ref();
+        View { nodes: &nodes, missing: &missing, selector, ..View::default() }.exit()
     }
 
     #[test]
     fn without_a_selector_a_question_was_answered() {
         assert_eq!(exit("", &["n6"]), ExitCode::Done);
+    }
+
+    #[test]
+    fn a_node_that_was_named_and_did_not_answer_is_not_as_asked() {
+        let missing = ["n6".parse().unwrap()];
+        let view = View { missing: &missing, named: true, ..View::default() };
+        assert_eq!(view.exit(), ExitCode::NotReady);
+        assert_eq!(View { missing: &[], ..view }.exit(), ExitCode::Done);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::id::{Digest, EventId, FleetId, Generation, NodeId, ServiceId};
 use crate::domain::node::{FOLD_VERSION, Node};
+use crate::domain::recent::Restarts;
 use crate::domain::release::ReleaseId;
 use crate::domain::time::{Now, UnixMicros};
 use crate::wire::fold::{Fold, state_hash};
@@ -23,6 +24,7 @@ struct Known {
     lost: bool,
     node: Node,
     last_at: UnixMicros,
+    restarts: Restarts,
     /// Why the fold is not to be relied on.
     broken: Option<String>,
     /// The heartbeat whose state was compared last.
@@ -49,9 +51,11 @@ impl Projection {
     pub(super) fn event(&mut self, id: &EventId, envelope: &[u8]) {
         let Some(known) = self.nodes.get_mut(&id.origin) else { return };
         let mut fold = Fold::new(&mut known.node);
+        fold.restarts = std::mem::take(&mut known.restarts);
         // Whatever follows the first event that did not fold may make it whole again: a baseline does.
         let _flow = fold.row(id.seq, envelope);
         let (broken, last_at) = (fold.broken.take(), fold.last_at);
+        known.restarts = fold.restarts;
         known.last_at = known.last_at.max(last_at);
         known.broken = match broken {
             Some((seq, why)) => Some(format!("event {seq} does not follow: {why}")),
@@ -153,8 +157,12 @@ impl Projection {
                 }),
                 status: head.clone().map(|head| {
                     let at = known.heard.map_or(known.last_at, |heard| heard.at);
-                    let node = node.clone();
-                    Box::new(NodeStatus::folded(fleet.clone(), node, &known.node, head, at))
+                    let (fleet, node) = (fleet.clone(), node.clone());
+                    let mut status = NodeStatus::folded(fleet, node, &known.node, head, at);
+                    for it in &mut status.services {
+                        it.restarts_1h = known.restarts.of(&it.service, at);
+                    }
+                    Box::new(status)
                 }),
                 head,
             }

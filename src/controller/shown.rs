@@ -176,6 +176,12 @@ impl Controller {
         }
         let mut value = serde_json::to_value(&view).ok()?;
         if let Value::Object(object) = &mut value {
+            if let Some(by) = view.asked.by.as_ref() {
+                object["asked"]["by"] = json!({
+                    "kind": by.kind, "name": by.name, "note": by.note,
+                    "key": by.key.map(|key| format!("k-{}", &key.to_string()[..8])),
+                });
+            }
             object.insert("id".to_owned(), json!(rollout.to_string()));
             object.insert("facts".to_owned(), json!(driven.told().len()));
         }

@@ -707,7 +707,7 @@ pub struct InstanceStartFailed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InstanceReady {
-    /// How it said so: `notify`, `fd`, `log`, `health`.
+    /// How it said so: `notify`, `fd`, `log`, `health`; `successor`: its successor was begun, so somebody had heard it.
     pub how: String,
     /// From its start, in milliseconds.
     pub ready_ms: u64,

@@ -30,6 +30,7 @@ pub mod policy;
 pub mod effect;
 pub mod input;
 pub mod promises;
+pub mod recent;
 pub mod rejection;
 
 mod decide;

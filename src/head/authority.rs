@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::domain::code::Code;
 use crate::domain::event::Actor;
-use crate::domain::id::{Digest, FleetId, IntentId, Kid, NodeId};
+use crate::domain::id::{Digest, FleetId, Generation, IntentId, Kid, NodeId};
 use crate::domain::intent::Verb;
 use crate::domain::policy::{self, Holder, KeyClass, Kind};
 use crate::domain::text;
@@ -344,9 +344,16 @@ impl Authority {
     }
 }
 
+/// Numbers from here on are refused: a release takes two, its own and that of its return.
+const GENERATION_END: Generation = Generation(u64::MAX - 1);
+
 /// Says whether a wish is one for ever, or once, as its action is.
 fn fits_mode(intent: &Intent) -> Result<(), (Code, String)> {
     match (intent.mode, intent.action.generation()) {
+        (_, Some(generation)) if generation >= GENERATION_END => {
+            let why = format!("generation {generation} leaves no number for what comes after it");
+            Err((Code::BAD_PAYLOAD, why))
+        }
         (Mode::Desired, Some(_)) | (Mode::Once, None) => Ok(()),
         (Mode::Once, Some(_)) => {
             Err((Code::BAD_PAYLOAD, "a release is desired, not asked for once".to_owned()))

@@ -13,6 +13,7 @@ use super::row::Row;
 use crate::domain::event::{Baseline, Context, Event};
 use crate::domain::id::{Digest, IntentId, RunId, Seq, ServiceId};
 use crate::domain::node::{FOLD_VERSION, Node, NodePart};
+use crate::domain::recent::Restarts;
 use crate::domain::time::UnixMicros;
 
 /// The size to which parts of a baseline are cut, in bytes: a row holds twice as much, for what cannot be cut.
@@ -41,6 +42,8 @@ pub struct Fold<'a> {
     pub passed_over: u64,
     /// The last row that says how far each wish is: its own, or the part of a baseline that holds it.
     pub told: BTreeMap<IntentId, Seq>,
+    /// How often services were started again lately.
+    pub restarts: Restarts,
     /// What the last row was about.
     context: Context,
 }
@@ -54,6 +57,7 @@ impl<'a> Fold<'a> {
             broken: None,
             passed_over: 0,
             told: BTreeMap::new(),
+            restarts: Restarts::default(),
             context: Context::default(),
         }
     }
@@ -121,6 +125,7 @@ impl<'a> Fold<'a> {
         if matches!(event, Event::Baseline(part) if part.part == 0) {
             self.told.clear();
         }
+        self.restarts.note(at, &self.context, event);
         wishes_told_by(event, |intent| {
             self.told.insert(intent, seq);
         });

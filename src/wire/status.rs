@@ -222,6 +222,9 @@ pub struct ServiceStatus {
     /// The keys that layers above the service's own file changed here.
     #[serde(default)]
     pub overridden_keys: Vec<String>,
+    /// How often it was started again by policy within the last hour; absent where not all of it was seen.
+    #[serde(default)]
+    pub restarts_1h: Option<u64>,
 }
 
 /// A condition, with Kubernetes' three values.
@@ -394,6 +397,7 @@ mod tests {
             desired_by: None,
             desired_at: None,
             overridden_keys: Vec::new(),
+            restarts_1h: None,
         };
         NodeStatus {
             fleet: "local".parse().unwrap(),

@@ -27,6 +27,7 @@ mod zstd;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -276,14 +277,15 @@ impl LogHandle {
     /// Returns the last lines of the slot's files as they are written there, at most `n` and at most
     /// [`READ_LINES_MAX`], oldest first.
     ///
-    /// The receiver fails when the slot is not attached.
+    /// Of a slot that is not attached they are those in `dir`, if there are any. The receiver fails when too many read.
     pub fn read_lines(
         &self,
         slot: InstanceId,
         n: usize,
+        dir: Option<PathBuf>,
     ) -> Result<oneshot::Receiver<io::Result<Vec<String>>>, LogBusy> {
         let (reply, answer) = oneshot::channel();
-        self.queue.push(Command::Read { slot, n, reply })?;
+        self.queue.push(Command::Read { slot, n, dir, reply })?;
         Ok(answer)
     }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -56,6 +57,8 @@ pub(super) enum Command {
     Read {
         slot: InstanceId,
         n: usize,
+        /// Where its files are if it is not attached.
+        dir: Option<PathBuf>,
         reply: oneshot::Sender<io::Result<Vec<String>>>,
     },
     Detach {

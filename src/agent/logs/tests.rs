@@ -388,7 +388,7 @@ fn rotated_and_compressed(compress: Compress) {
         assert!(start.elapsed() < SOON, "{:?}", sweep::past_files(&dir));
         std::thread::sleep(Duration::from_millis(5));
     }
-    let read = bench.thread.handle().read_lines(slot(), 30).unwrap();
+    let read = bench.thread.handle().read_lines(slot(), 30, None).unwrap();
     let lines = read.blocking_recv().unwrap().unwrap();
     let expected: Vec<_> = (70..100).map(|n| format!("line {n:04}")).collect();
     let texts: Vec<_> = lines.iter().map(|line| line[40..].to_owned()).collect();
@@ -409,10 +409,24 @@ fn nothing_is_compressed_where_it_is_not_wanted() {
         bench.say(&format!("line {n:04}\n"));
     }
     bench.drained();
-    let read = bench.thread.handle().read_lines(slot(), 1000).unwrap();
+    let read = bench.thread.handle().read_lines(slot(), 1000, None).unwrap();
     assert_eq!(read.blocking_recv().unwrap().unwrap().len(), 50);
     let past = sweep::past_files(&bench.dir.path().join("log")).unwrap();
     assert!(past.len() > 10 && past.iter().all(|path| sweep::compression(path) == Compress::None));
+}
+
+#[test]
+fn a_slot_that_never_wrote_has_no_lines_and_one_that_is_not_attached_has_those_of_its_files() {
+    let mut bench = Bench::new(&default_log());
+    bench.say("last words\n");
+    bench.drained();
+    bench.thread.handle().detach(slot()).unwrap();
+    let read = |dir| {
+        let read = bench.thread.handle().read_lines(slot(), 10, dir).unwrap();
+        read.blocking_recv().unwrap().unwrap().len()
+    };
+    assert_eq!(read(Some(bench.dir.path().join("log"))), 1);
+    assert_eq!((read(Some(bench.dir.path().join("none"))), read(None)), (0, 0));
 }
 
 #[test]

@@ -262,11 +262,16 @@ impl Worker {
                     });
                 }
             },
-            Command::Read { slot, n, reply } => {
-                if let Some(number) = self.names.get(&slot).copied() {
+            Command::Read { slot, n, dir, reply } => {
+                let number = self.names.get(&slot).copied();
+                let dir = number.map_or(dir, |number| {
                     self.work_through(number, false, Extent::Open);
-                    let dir = self.slots[&number].sink.dir().to_owned();
-                    self.sweeper.read(dir, n, reply);
+                    Some(self.slots[&number].sink.dir().to_owned())
+                });
+                match dir {
+                    Some(dir) => self.sweeper.read(dir, n, reply),
+                    // Whoever asked may have gone.
+                    None => drop(reply.send(Ok(Vec::new()))),
                 }
             }
             Command::Detach { slot } => {

@@ -76,6 +76,8 @@ pub(super) fn stage(
     let packed = staged.with_extension("packed");
     let seal = fetch(artifact, &packed, waker).and_then(|mut file| {
         unpack(artifact, &mut file, service, &staged)?;
+        // Before the files are in their place: behind that point nobody looks for what a killed agent left.
+        drop(fs::remove_file(&packed));
         releases.finish(service, artifact.sha256, &staged).map_err(disk)
     });
     drop(fs::remove_file(&packed));

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::cli::context::{Context, not_up, short};
 use crate::cli::error::CliError;
+use crate::cli::out::Out;
 use crate::domain::code::Code;
 use crate::domain::id::NodeId;
 use crate::ipc::channel::{self, Receiver, Sender};
@@ -18,6 +19,12 @@ use crate::ipc::socket::SocketError;
 
 /// How long an agent that died may take until it is there again: the keeper starts it within milliseconds.
 const RETURN_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long one that is there may take to greet.
+const GREETED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Whoever waits for longer is told for what.
+const SILENT_MAX: Duration = Duration::from_secs(1);
 
 /// The pause between two looks at whether it is there.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -100,15 +107,26 @@ impl Road {
 
 /// Connects and takes the first frame. While a keeper is there, so will be an agent: one that was killed is waited for.
 async fn dial(context: &Context, path: &Path) -> Result<(Sender, Receiver, LocalAnswer), CliError> {
-    let until = Instant::now() + RETURN_WITHIN;
+    let began = Instant::now();
+    let mut say_at = Some(began + SILENT_MAX);
     loop {
         let error = match channel::connect(path) {
-            Ok((sender, mut receiver)) => match receiver.receive::<LocalAnswer>().await {
-                Ok(hello) => return Ok((sender, receiver, hello.message)),
-                // It died in the moment between.
-                Err(SocketError::Closed) => io::ErrorKind::ConnectionRefused.into(),
-                Err(error) => return Err(gone(&error)),
-            },
+            Ok((sender, mut receiver)) => {
+                let hello = loop {
+                    let until = say_at.unwrap_or(began + GREETED_WITHIN);
+                    match timeout_at(until, receiver.receive::<LocalAnswer>()).await {
+                        Ok(hello) => break hello,
+                        Err(_) if say_at.take().is_some() => say(context),
+                        Err(_) => return Err(away(context, path, "does not answer")),
+                    }
+                };
+                match hello {
+                    Ok(hello) => return Ok((sender, receiver, hello.message)),
+                    // It died in the moment between.
+                    Err(SocketError::Closed) => io::ErrorKind::ConnectionRefused.into(),
+                    Err(error) => return Err(gone(&error)),
+                }
+            }
             Err(error) => error,
         };
         match error.kind() {
@@ -122,11 +140,12 @@ async fn dial(context: &Context, path: &Path) -> Result<(Sender, Receiver, Local
                 if !is_up {
                     return Err(not_up(context));
                 }
-                if Instant::now() >= until {
-                    let what = "smgr is up here, but its agent does not come back";
-                    return Err(CliError::new(Code::AGENT_UNREACHABLE, what)
-                        .at(short(path))
-                        .hint(format!("see {}", short(&context.folder.parts_log()))));
+                if began.elapsed() >= RETURN_WITHIN {
+                    return Err(away(context, path, "does not come back"));
+                }
+                if say_at.is_some_and(|at| Instant::now() >= at) {
+                    say_at = None;
+                    say(context);
                 }
             }
             _ => {
@@ -136,6 +155,17 @@ async fn dial(context: &Context, path: &Path) -> Result<(Sender, Receiver, Local
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+fn say(context: &Context) {
+    Out { form: context.global.output }.note("waiting for the agent of this machine");
+}
+
+fn away(context: &Context, path: &Path, how: &str) -> CliError {
+    let what = format!("smgr is up here, but its agent {how}");
+    CliError::new(Code::AGENT_UNREACHABLE, what)
+        .at(short(path))
+        .hint(format!("see {}", short(&context.folder.parts_log())))
 }
 
 fn gone(error: &SocketError) -> CliError {

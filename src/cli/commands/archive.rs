@@ -71,8 +71,9 @@ impl Archive {
 
     /// Verifies every file of it, against the heads that were remembered too.
     pub(super) fn report(&self, pins: &[Pin]) -> Result<Report, CliError> {
-        let nodes = self.ring.iter().filter(|(_, holder)| holder.class == KeyClass::Node);
-        let keys: Vec<NoteKey> = nodes
+        let keeps_log = |class| matches!(class, KeyClass::Node | KeyClass::Controller);
+        let origins = self.ring.iter().filter(|(_, holder)| keeps_log(holder.class));
+        let keys: Vec<NoteKey> = origins
             .filter_map(|(key, holder)| {
                 let name = format!("smgr/{}/{}", self.fleet, holder.name);
                 NoteKey::from_bytes(&name, KeyKind::Note, &key.to_bytes()).ok()

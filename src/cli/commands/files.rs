@@ -29,12 +29,13 @@ pub(super) async fn run(context: &Context, args: Run, out: Out) -> Result<ExitCo
     let path = context.services.join(format!("{}.toml", args.name));
     let name = args.name;
     if status.services.iter().any(|service| service.service == name) || path.exists() {
-        return Err(CliError::new(
-            Code::SERVICE_EXISTS,
-            format!("there is a service {name} already"),
-        )
-        .at(short(&path))
-        .next(format!("smgr remove {name}")));
+        let error =
+            CliError::new(Code::SERVICE_EXISTS, format!("there is a service {name} already"));
+        return Err(match path.exists() {
+            true => error.at(short(&path)).next(format!("smgr remove {name}")),
+            // It is smgr's own, or comes from a project or with a release.
+            false => error.hint("choose another name").next(format!("smgr status {name}")),
+        });
     }
     let command = command(context, args.command)?;
     config::write_service_file(&path, &command)
@@ -91,7 +92,7 @@ fn command(context: &Context, mut exec: Vec<String>) -> Result<config::Command, 
             false => nats::in_path(program),
         };
         let found = found.ok_or_else(|| {
-            CliError::new(Code::SPAWN_FAILED, format!("`{program}` is not a program here"))
+            CliError::new(Code::BAD_PATH, format!("`{program}` is not a program here"))
                 .hint("name its path, or a command that PATH finds; no shell is involved")
         })?;
         *program = found.display().to_string();
@@ -125,6 +126,10 @@ pub(super) async fn remove(
     only_here(context, "remove")?;
     let path = context.services.join(format!("{service}.toml"));
     if !path.exists() {
+        if context.folder.internal_services().join(format!("{service}.toml")).exists() {
+            let what = format!("{service} is part of smgr itself, and goes with it");
+            return Err(CliError::new(Code::CONFLICT, what).next("smgr down"));
+        }
         if let Some(removed) = super::release::remove(context, &service, out).await {
             return removed;
         }

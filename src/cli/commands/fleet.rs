@@ -70,7 +70,7 @@ pub(super) fn print(fleet: &FleetStatus, out: Out) -> Result<ExitCode, CliError>
     let lost = |it: &&crate::wire::status::FleetNode| !it.reachable || it.status.is_none();
     let missing: Vec<NodeId> =
         fleet.nodes.iter().filter(lost).map(|node| node.node.clone()).collect();
-    let view = View { nodes: &nodes, missing: &missing, selector: None };
+    let view = View { nodes: &nodes, missing: &missing, in_fleet: true, ..View::default() };
     match out.form {
         Output::Text => out.data(&fleet_text(fleet, now, width())),
         Output::Json => out.line(&json::pretty(&fleet_json(fleet, &view, now))),

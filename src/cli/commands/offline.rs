@@ -195,9 +195,7 @@ pub(super) fn status_at(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let until = match at.contains('/') {
-        true => Until::Event(at.parse().map_err(|error: crate::domain::id::InvalidEventId| {
-            CliError::from_error(Code::BAD_CURSOR, &error)
-        })?),
+        true => Until::Event(super::reading::cursor(at)?),
         false => Until::Time(time::instant(at, time::now()).ok_or_else(|| {
             CliError::new(Code::BAD_TIME, format!("`{at}` is neither a time nor a cursor"))
                 .hint("times are RFC 3339, or an age such as 10m")
@@ -224,5 +222,5 @@ pub(super) fn status_at(
         ..NodeStatus::folded(fleet, own, &folded.node, head, as_of)
     };
     let nodes = [status];
-    print(&View { nodes: &nodes, missing: &[], selector }, out)
+    print(&View { nodes: &nodes, selector, ..View::default() }, out)
 }

@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::archive::Archive;
+use super::place;
 use crate::cli::args::{Events, History, Output};
-use crate::cli::client::{Client, Whom};
+use crate::cli::client::{Client, Whom, is_of_fleet};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::feed::{Feed, Turn};
@@ -26,6 +27,7 @@ use crate::cli::session::until_down;
 use crate::cli::time;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{EventId, FleetId, NodeId, ServiceId};
+use crate::domain::text::printable;
 use crate::domain::time::UnixMicros;
 use crate::wire::payload::{Ask, EventRecord, LogWait, Reply, SeenEnd, line_digest};
 
@@ -67,7 +69,7 @@ pub(super) async fn events(
         Since::Cursor(cursor) => Some(cursor.clone()),
         Since::Beginning | Since::Time(_) => None,
     };
-    let mut names = Names::of_one_machine();
+    let mut names = names(context);
     let mut client = match Client::connect(context, &whom).await {
         Ok(client) => client,
         Err(error) if args.follow => return Err(error),
@@ -156,16 +158,18 @@ pub(super) async fn history(
     args: History,
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    let whom = one(context, args.selector.as_ref().and_then(|selector| selector.node.clone()))?;
+    let (context, selector) = &context.scoped(args.scope);
+    let node = place::of(context, selector.as_ref(), "history").await?;
+    let whom = one(context, node)?;
     let choice = Choice {
-        selector: args.selector,
+        selector: selector.clone(),
         // JSON leaves nothing out.
         all: args.all || !out.is_text(),
         runs: args.runs || !out.is_text(),
     };
     let named = choice.selector.as_ref().map(|selector| selector.service.clone());
     let mut is_known = named.is_none();
-    let mut table = Table::new(choice, Names::of_one_machine());
+    let mut table = Table::new(choice, names(context));
     let mut last = None;
     let mut push = |record: &EventRecord| {
         last = Some(record.id());
@@ -213,7 +217,7 @@ pub(super) async fn logs(
     follow: bool,
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    let whom = Whom::new(context, selector.node.clone());
+    let whom = Whom::new(context, place::of(context, Some(&selector), "logs").await?);
     let mut client = Client::connect(context, &whom).await?;
     let asked = if follow { lines.max(FOLLOWED_LINES) } else { lines };
     // The files are followed from before the first reading on, so that no line is lost between the two.
@@ -238,6 +242,9 @@ pub(super) async fn logs(
         }
     }
     if !follow {
+        if out.is_text() && seen.values().all(Vec::is_empty) {
+            out.note(&format!("{selector} has written nothing yet"));
+        }
         return Ok(exit);
     }
     let mut interrupts = Interrupts::watch()?;
@@ -396,7 +403,7 @@ fn print_lines(
     out: Out,
 ) {
     for line in lines {
-        let line = crate::domain::text::printable(line);
+        let line = printable(line);
         match (out.is_text(), slots > 1) {
             (true, false) => out.line(&line),
             (true, true) => out.line(&format!("{}/{index} | {line}", selector.service)),
@@ -462,14 +469,28 @@ fn one(context: &Context, node: Option<NodeId>) -> Result<Whom, CliError> {
 fn since(text: Option<&str>) -> Result<Since, CliError> {
     let Some(text) = text else { return Ok(Since::Beginning) };
     if text.contains('/') {
-        let cursor = text.parse();
-        return cursor.map(Since::Cursor).map_err(|error: crate::domain::id::InvalidEventId| {
-            CliError::from_error(Code::BAD_CURSOR, &error)
-        });
+        return cursor(text).map(Since::Cursor);
     }
     time::instant(text, time::now()).map(Since::Time).ok_or_else(|| {
         CliError::new(Code::BAD_TIME, format!("`{text}` is neither a cursor nor a time"))
             .hint("times are RFC 3339, or an age such as 10m")
+    })
+}
+
+/// Where there are several nodes, names need theirs.
+fn names(context: &Context) -> Names {
+    match is_of_fleet(context) {
+        true => Names::of_fleet(),
+        false => Names::of_one_machine(),
+    }
+}
+
+/// Reads a place in a stream.
+pub(super) fn cursor(text: &str) -> Result<EventId, CliError> {
+    text.parse().map_err(|_| {
+        CliError::new(Code::BAD_CURSOR, format!("`{}` is not a cursor", printable(text)))
+            .hint("a cursor is ORIGIN/EPOCH/SEQ, copied from the `cursor` of an event")
+            .next("smgr events -o json")
     })
 }
 

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{rollout, service::wish};
+use super::service::{wish, wish_after};
+use super::{place, rollout};
 use crate::agent::release::Releases;
 use crate::cli::args::{Deploy, Waiting};
 use crate::cli::client::{Client, Whom};
@@ -14,6 +15,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::launch;
 use crate::cli::out::Out;
+use crate::cli::screen::release::{named, of_manifest};
 use crate::cli::selector::Selector;
 use crate::config::{self, Part};
 use crate::domain::code::{Code, ExitCode};
@@ -58,7 +60,8 @@ pub(super) async fn deploy(
         back_to: None,
         emergency: None,
     };
-    wish(context, &whom, action, args.waiting, out).await
+    let before = before(known.as_ref());
+    wish_after(context, &whom, action, before.as_deref(), args.waiting, out).await
 }
 
 /// Lets a service of this node run from the release that was good before the present one.
@@ -69,11 +72,12 @@ pub(super) async fn rollback(
     waiting: Waiting,
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    let whom = one_node(context, selector)?;
     if let Some(client) = fleet(context, selector, select.as_ref()).await? {
         let service = selector.service.clone();
         return rollout::rollback(context, client, (service, select), waiting, out).await;
     }
+    let node = place::of(context, Some(selector), "rollback").await?;
+    let whom = one_node(context, &Selector { node, ..selector.clone() })?;
     let service = selector.service.clone();
     let known = known(context, &whom, &service).await?;
     let none = || {
@@ -101,7 +105,52 @@ pub(super) async fn rollback(
         back_to: None,
         emergency: None,
     };
-    wish(context, &whom, action, waiting, out).await
+    let before = before(known.as_ref());
+    wish_after(context, &whom, action, before.as_deref(), waiting, out).await
+}
+
+/// Returns what runs, if it came with a release.
+fn before(known: Option<&ReleaseStatus>) -> Option<String> {
+    let known = known?;
+    Some(named(&known.version, ReleaseId(known.release?)))
+}
+
+/// Says which release it was that failed, and what runs instead; each mistake in its spec has a line of its own.
+pub(super) fn told(mut error: CliError, action: &Action, before: Option<&str>) -> CliError {
+    let Action::Deploy { service, release, .. } = action else { return error };
+    let name = format!("{service} {}", of_manifest(release));
+    let mut mistakes = mistakes(&error.what);
+    if error.exit() == ExitCode::Invalid && mistakes.len() > 1 {
+        error.what = format!("{} mistakes in the spec", mistakes.len());
+        error.because.append(&mut mistakes);
+    }
+    error.what = format!("{name}: {}", error.what);
+    let goes_on = before.map(|before| match error.code {
+        Code::RELEASE_RETURNED => format!("{before} runs again"),
+        Code::RETURN_FAILED | Code::NO_WAY_BACK => format!("{before} ran before"),
+        _ => format!("{before} goes on"),
+    });
+    match goes_on {
+        Some(goes_on) if error.code != Code::STILL_RUNNING => error.hint(goes_on),
+        _ => error,
+    }
+}
+
+/// Takes apart what an agent says of a spec in one line: `web.toml:3:1: unknown key; web.toml:5:1: …`.
+fn mistakes(what: &str) -> Vec<String> {
+    let begins = |text: &str| {
+        let mut parts = text.splitn(4, ':').skip(1);
+        let is_number = |part: Option<&str>| part.is_some_and(|it| it.parse::<u32>().is_ok());
+        is_number(parts.next()) && is_number(parts.next())
+    };
+    let mut mistakes: Vec<String> = Vec::new();
+    for piece in what.split("; ") {
+        match mistakes.last_mut().filter(|_| !begins(piece)) {
+            Some(last) => last.extend(["; ", piece]),
+            None => mistakes.push(piece.to_owned()),
+        }
+    }
+    mistakes
 }
 
 /// Takes a service from this node that came with a release; `None` when it did not.
@@ -276,5 +325,30 @@ impl tokio::io::AsyncWrite for Hashing {
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<io::Result<()>> {
         std::task::Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mistake_of_a_spec_has_a_line_of_its_own() {
+        let what = "web.toml:3:1: unknown key; did you mean `exec`; web.toml:5:9: not a size";
+        let apart = ["web.toml:3:1: unknown key; did you mean `exec`", "web.toml:5:9: not a size"];
+        assert_eq!(mistakes(what), apart);
+        assert_eq!(mistakes("it ended; exit 3"), ["it ended; exit 3"]);
+    }
+
+    #[test]
+    fn a_release_that_was_left_is_named_with_what_runs_again() {
+        let (service, generation) = ("web".parse().unwrap(), Generation(2));
+        let release = b"not a manifest".to_vec();
+        let action =
+            Action::Deploy { service, generation, release, back_to: None, emergency: None };
+        let error = CliError::new(Code::RELEASE_RETURNED, "it ended before it was ready (exit 1)");
+        let error = told(error, &action, Some("1.0 (4f1c9a7b)"));
+        assert_eq!(error.what, "web a4444be7: it ended before it was ready (exit 1)");
+        assert_eq!(error.hint.as_deref(), Some("1.0 (4f1c9a7b) runs again"));
     }
 }

@@ -4,12 +4,14 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::cli::args::{RolloutArgs, Waiting};
-use crate::cli::client::Client;
+use crate::cli::client::{Client, Whom};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
+use crate::cli::follow::cri;
 use crate::cli::interrupt::Interrupts;
 use crate::cli::out::Out;
 use crate::cli::screen::rollout::{Progress, detached_text, list_text, rollout_text};
+use crate::cli::time::{instant, now};
 use crate::config;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{Generation, IntentId, NodeId, ServiceId};
@@ -17,6 +19,7 @@ use crate::domain::intent::{Action, RolloutCommand};
 use crate::domain::release::{Manifest, ReleaseId};
 use crate::domain::rollout::view::rollout_name;
 use crate::domain::selector::{Roster, SelectError, Selector};
+use crate::domain::time::UnixMicros;
 use crate::head::keyfile::load_trust;
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
@@ -28,6 +31,12 @@ const WAIT_MS: u32 = 3_000;
 
 /// The pause before controllers are asked again of which none answered.
 const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(300);
+
+/// How many last lines of an instance that failed are shown, how many are read to find them, and how long before the
+/// start that is known they may be, in milliseconds.
+const TAIL_LINES: usize = 10;
+const READ_LINES: u32 = 500;
+const BEFORE_MS: u64 = 1_000;
 
 /// A release for a fleet.
 pub(super) struct Wanted {
@@ -143,7 +152,8 @@ pub(super) async fn rollout(
             return Ok(ExitCode::Done);
         }
         RolloutArgs::Show { name, exit_code } => {
-            let view = view(&mut client, &name, (0, 0)).await?;
+            let mut view = view(&mut client, &name, (0, 0)).await?;
+            add_tails(context, &mut view).await;
             match out.is_text() {
                 true => out.data(&rollout_text(&view)),
                 false => out.json_pretty(&view),
@@ -180,6 +190,49 @@ pub(super) async fn rollout(
         })),
     }
     Ok(ExitCode::Done)
+}
+
+/// Adds the last lines of instances that failed, as far as their nodes still have them.
+async fn add_tails(context: &Context, view: &mut Value) {
+    let Some(service) = view["service"].as_str().and_then(|name| name.parse().ok()) else { return };
+    for node in view["nodes"].as_array_mut().into_iter().flatten() {
+        let (Some(name), Some(ended)) = (node["node"].as_str(), node["ended_at"].as_str()) else {
+            continue;
+        };
+        let instance = node["failure"]["instance"].as_str().and_then(|it| it.split_once('@'));
+        let index = instance.and_then(|(slot, _)| slot.split_once('/')?.1.parse().ok());
+        let (Ok(name), Some(until), Some(index)) = (name.parse(), instant(ended, now()), index)
+        else {
+            continue;
+        };
+        let ran_ms = node["failure"]["ran_ms"].as_u64().unwrap_or_default();
+        let from = UnixMicros(until.0.saturating_sub((ran_ms + BEFORE_MS) * 1000));
+        let Some(lines) = lines_of(context, name, &service, index).await else { continue };
+        let is_its = |at: &str| instant(at, now()).is_some_and(|at| (from..=until).contains(&at));
+        let texts = lines.iter().filter_map(|line| cri(line)).filter(|(at, _)| is_its(at));
+        let texts: Vec<&str> = texts.map(|(_, text)| text).collect();
+        let last = &texts[texts.len().saturating_sub(TAIL_LINES)..];
+        node["failure"]["log_tail"] = json!(last);
+    }
+}
+
+async fn lines_of(
+    context: &Context,
+    node: NodeId,
+    service: &ServiceId,
+    index: u16,
+) -> Option<Vec<String>> {
+    let mut client = Client::connect(context, &Whom::new(context, [node])).await.ok()?;
+    let ask =
+        Ask::Logs { service: service.clone(), index: Some(index), lines: READ_LINES, wait: None };
+    let mut pending = client.ask(ask).await.ok()?;
+    let mut all = Vec::new();
+    while let Some(answer) = pending.next().await.ok()? {
+        if let Reply::Lines { lines, .. } = answer.reply {
+            all.extend(lines);
+        }
+    }
+    Some(all)
 }
 
 /// Deploys the release of a rollout again on the nodes that are not healthy on it.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Instant;
 
+use super::{place, release};
 use crate::cli::args::{Output, Targets, Waiting};
-use crate::cli::client::{Client, Whom};
+use crate::cli::client::{Client, Whom, is_of_fleet};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::feed::{Feed, Turn};
@@ -15,6 +16,7 @@ use crate::cli::json::event::{Beside, event_json};
 use crate::cli::launch;
 use crate::cli::out::{Out, width};
 use crate::cli::screen::outcome::Act;
+use crate::cli::screen::words::name_of;
 use crate::cli::selector::Selector;
 use crate::cli::verdict::{Verdict, Verdicts, carry_out};
 use crate::cli::wish::Signed;
@@ -33,8 +35,9 @@ pub(super) async fn each(
 ) -> Result<ExitCode, CliError> {
     let mut exit = ExitCode::Done;
     for selector in &targets.services {
-        let (service, node) = whole_service(selector)?;
-        let whom = Whom::new(context, node);
+        let service = whole_service(selector)?;
+        let verb = name_of(&action(service.clone()).verb());
+        let whom = Whom::new(context, place::of(context, Some(selector), &verb).await?);
         let ended = wish(context, &whom, action(service), targets.waiting, out).await?;
         exit = if exit == ExitCode::Done { ended } else { exit };
     }
@@ -50,24 +53,24 @@ pub(super) async fn action(
     waiting: Waiting,
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    let (service, node) = whole_service(selector)?;
+    let service = whole_service(selector)?;
     let count = params.len();
     let params: BTreeMap<String, String> = params.into_iter().collect();
     if params.len() != count {
         return Err(CliError::new(Code::BAD_PARAMETER, "a parameter is given twice"));
     }
-    let whom = Whom::new(context, node);
+    let whom = Whom::new(context, place::of(context, Some(selector), "action run").await?);
     wish(context, &whom, Action::Run { service, action, params }, waiting, out).await
 }
 
-fn whole_service(selector: &Selector) -> Result<(ServiceId, Option<NodeId>), CliError> {
+fn whole_service(selector: &Selector) -> Result<ServiceId, CliError> {
     match selector.index {
-        None => Ok((selector.service.clone(), selector.node.clone())),
+        None => Ok(selector.service.clone()),
         Some(_) => Err(CliError::new(
             Code::BAD_SELECTOR,
             format!("`{selector}` names one instance; this is done to the whole service"),
         )
-        .hint(format!("say `{}`", selector.service))),
+        .hint(format!("say `{}`", Selector { index: None, ..selector.clone() }))),
     }
 }
 
@@ -76,6 +79,18 @@ pub(super) async fn wish(
     context: &Context,
     whom: &Whom,
     action: Action,
+    waiting: Waiting,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    wish_after(context, whom, action, None, waiting, out).await
+}
+
+/// The same; `before` is what the service ran from until then, where it is known.
+pub(super) async fn wish_after(
+    context: &Context,
+    whom: &Whom,
+    action: Action,
+    before: Option<&str>,
     waiting: Waiting,
     out: Out,
 ) -> Result<ExitCode, CliError> {
@@ -96,10 +111,12 @@ pub(super) async fn wish(
         }
         _ => Vec::new(),
     };
-    let act = Act { action: &action, verdicts: &verdicts, pids: &pids, took_ms };
+    let in_fleet = is_of_fleet(context);
+    let act = Act { action: &action, verdicts: &verdicts, pids: &pids, took_ms, in_fleet, before };
     out.data(&act.text(width()));
     let errors = verdicts.nodes.iter().filter_map(|(node, it)| it.error(node, waiting.detach));
     for error in errors {
+        let error = release::told(error, &action, before);
         out.error(&with_next(context, whom, error, &action).await);
     }
     Ok(exit)
@@ -171,7 +188,7 @@ async fn hear(
         never = Watch::show_all(&mut watch, context, whom, out) => match never {},
         interrupted = interrupts.next() => {
             out.note("detached: nothing was cancelled, it goes on");
-            out.note(&format!("next: smgr history{}", of(action)));
+            out.note(&format!("next: smgr history{}", of(action, whom.only())));
             return Ok(Err(interrupted));
         }
     };
@@ -232,12 +249,20 @@ async fn with_next(context: &Context, whom: &Whom, error: CliError, action: &Act
             launch::with_likely(context, whom, service, error).await
         }
         (None, Some(service)) => {
-            error.next(format!("smgr status {service}    smgr logs {service}"))
+            // The verdict of a node is about what is there.
+            let node = error.place.as_ref().and_then(|place| place.parse().ok());
+            let node = node.filter(|_| is_of_fleet(context));
+            let name = Selector { node, ..Selector::service(service.clone()) };
+            error.next(format!("smgr status {name}    smgr logs {name}"))
         }
         _ => error,
     }
 }
 
-fn of(action: &Action) -> String {
-    action.service().map_or_else(String::new, |service| format!(" {service}"))
+fn of(action: &Action, node: Option<&NodeId>) -> String {
+    let name = |service: &ServiceId| Selector {
+        node: node.cloned(),
+        ..Selector::service(service.clone())
+    };
+    action.service().map_or_else(String::new, |service| format!(" {}", name(service)))
 }

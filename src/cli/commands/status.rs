@@ -1,8 +1,12 @@
 //! `smgr status`: what runs, what not, why.
 
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout, timeout_at};
+
 use super::reading::refused;
 use crate::cli::args::Output;
-use crate::cli::client::{Client, Whom};
+use crate::cli::client::{Client, Whom, is_of_fleet};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::json;
@@ -18,6 +22,15 @@ use crate::domain::id::NodeId;
 use crate::wire::payload::{Ask, Reply};
 use crate::wire::status::NodeStatus;
 
+/// Whoever waits for longer is told for whom.
+const SILENT_MAX: Duration = Duration::from_secs(1);
+
+/// How long nodes may take before a controller is asked about those that are silent.
+pub(super) const NODES_WITHIN: Duration = Duration::from_secs(2);
+
+/// Longer than any wait: the answers have a deadline of their own.
+const NEVER: Duration = Duration::from_secs(86_400);
+
 /// Prints the status of nodes.
 pub(super) async fn status(
     context: &Context,
@@ -30,17 +43,73 @@ pub(super) async fn status(
     }
     let node = selector.as_ref().and_then(|selector| selector.node.clone());
     let whom = Whom::or_everybody(context, node);
-    let mut client = Client::connect(context, &whom).await?;
+    let in_fleet = is_of_fleet(context);
+    let within = if in_fleet { NODES_WITHIN } else { NEVER };
+    let mut client = match timeout(within, Client::connect(context, &whom)).await {
+        // What others know of this machine goes by the bus.
+        Ok(Err(error)) if error.code == Code::AGENT_UNREACHABLE && in_fleet => {
+            around(context).await.ok_or(error)?
+        }
+        Ok(connected) => connected?,
+        Err(_) => around(context).await.ok_or_else(|| {
+            CliError::new(Code::AGENT_UNREACHABLE, "the agent of this machine does not answer")
+        })?,
+    };
     let is_of_all = selector.is_none() && context.global.nodes.is_empty();
     if is_of_all && !client.controllers().is_empty() {
-        match super::fleet::ask(&mut client).await? {
+        let asked = super::fleet::ask(&mut client);
+        match or_say(out, "waiting for a controller", asked).await? {
             Some(fleet) => return super::fleet::print(&fleet, out),
             None => out.note("controller unreachable: the nodes were asked directly"),
         }
     }
+    let (mut nodes, mut missing) = gather(context, &mut client, out).await?;
+    let is_asked = |node: &NodeId| {
+        let global = &context.global.nodes;
+        global.is_empty() || global.contains(node)
+    };
+    nodes.retain(|status| is_asked(&status.node));
+    missing.retain(is_asked);
+    let named = !context.global.nodes.is_empty();
+    let selector = selector.as_ref();
+    print(&View { nodes: &nodes, missing: &missing, selector, named, in_fleet }, out)
+}
+
+/// Connects to the whole fleet though nodes were named; `None` where this machine is all there is.
+async fn around(context: &Context) -> Option<Client> {
+    let mut context = context.clone();
+    context.global.nodes.clear();
+    let client = Client::connect(&context, &Whom::or_everybody(&context, None)).await.ok()?;
+    client.is_by_bus().then_some(client)
+}
+
+/// Asks nodes how they are; returns who did not answer beside them.
+///
+/// Where there are controllers, what they heard of a silent node is taken for its answer.
+pub(super) async fn gather(
+    context: &Context,
+    client: &mut Client,
+    out: Out,
+) -> Result<(Vec<NodeStatus>, Vec<NodeId>), CliError> {
+    let has_controllers = !client.controllers().is_empty();
     let mut pending = client.ask(Ask::Status).await?;
     let mut nodes: Vec<NodeStatus> = Vec::new();
-    while let Some(answer) = pending.next().await? {
+    let began = Instant::now();
+    let mut say_at = Some(began + SILENT_MAX);
+    loop {
+        let until = match say_at {
+            Some(say_at) => say_at,
+            None if has_controllers && context.global.timeout.is_none() => began + NODES_WITHIN,
+            None => began + NEVER,
+        };
+        let Ok(answer) = timeout_at(until, pending.next()).await else {
+            if say_at.take().is_none() {
+                break;
+            }
+            out.note(&format!("waiting for {}", names(pending.missing().keys())));
+            continue;
+        };
+        let Some(answer) = answer? else { break };
         match answer.reply {
             Reply::Status(part) if part.node == answer.node => {
                 match nodes.iter_mut().find(|node| node.node == part.node) {
@@ -52,12 +121,40 @@ pub(super) async fn status(
             _ => {}
         }
     }
-    nodes.sort_by(|a, b| a.node.cmp(&b.node));
-    let missing: Vec<NodeId> = pending.missing().keys().cloned().collect();
+    let mut missing: Vec<NodeId> = pending.missing().keys().cloned().collect();
+    drop(pending);
     // Half a picture would pass for a node on which less runs.
     nodes.retain(|node| !missing.contains(&node.node));
-    let view = View { nodes: &nodes, missing: &missing, selector: selector.as_ref() };
-    print(&view, out)
+    if !missing.is_empty() && has_controllers {
+        for known in
+            super::fleet::ask(client).await.ok().flatten().into_iter().flat_map(|it| it.nodes)
+        {
+            let Some(status) = known.status.filter(|_| known.reachable) else { continue };
+            if let Some(at) = missing.iter().position(|node| *node == known.node) {
+                let node = missing.remove(at);
+                out.note(&format!("{node} did not answer: this is what a controller heard of it"));
+                nodes.push(*status);
+            }
+        }
+    }
+    nodes.sort_by(|a, b| a.node.cmp(&b.node));
+    Ok((nodes, missing))
+}
+
+/// Does the work, and says what is waited for when that takes long.
+async fn or_say<T>(out: Out, what: &str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    match timeout(SILENT_MAX, &mut work).await {
+        Ok(done) => done,
+        Err(_) => {
+            out.note(what);
+            work.await
+        }
+    }
+}
+
+fn names<'n>(nodes: impl Iterator<Item = &'n NodeId>) -> String {
+    nodes.map(NodeId::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// Prints a view, and says how to exit.

@@ -9,7 +9,6 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
-use tracing::warn;
 
 use super::archive::Archive;
 use super::service::{Place, outcome};
@@ -166,10 +165,10 @@ fn bus_user(context: &Context, found: &nats::Found) -> Option<&'static str> {
     match uplink {
         Some(account) if found.runs_as(account) => Some(UPLINK_ACCOUNT),
         Some(_) => {
-            warn!(
-                program = %found.program.display(),
-                "{UPLINK_ACCOUNT} may not execute the nats-server, which therefore runs as root"
-            );
+            let program = found.program.display();
+            Out { form: context.global.output }.note(&format!(
+                "{UPLINK_ACCOUNT} may not execute {program}, which therefore runs as root"
+            ));
             Some("root")
         }
         None => context.is_root.then_some("root"),
@@ -266,9 +265,9 @@ fn bus(
             let spec = context.folder.internal_services().join(format!("{}.toml", *BUS_SERVICE));
             drop(std::fs::remove_file(spec)); // Without a server its service would only fail.
             if before.is_some() && !nats::is_off() {
-                warn!(
+                Out { form: context.global.output }.note(
                     "no nats-server is found any more: the bus of this machine stays away until the next `smgr up` \
-                     finds one; SMGR_NATS_SERVER=off gives it up"
+                     finds one; SMGR_NATS_SERVER=off gives it up",
                 );
                 return Ok(before);
             }

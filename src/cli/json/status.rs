@@ -212,7 +212,8 @@ fn service(
         "ready": counts.ready,
         "not_ready": counts.not_ready,
         "unknown": counts.unknown,
-        "restarts_1h": null,
+        // Known where every node knows its own.
+        "restarts_1h": on_nodes.iter().map(|it| it.restarts_1h).sum::<Option<u64>>(),
         "last_rollout": null,
     })
 }
@@ -325,7 +326,7 @@ mod tests {
     fn document(missing: &[NodeId]) -> Value {
         let nodes = [sample::node()];
         let now = sample::at("14:07:40.180");
-        status_json(&View { nodes: &nodes, missing, selector: None }, now)
+        status_json(&View { nodes: &nodes, missing, ..View::default() }, now)
     }
 
     #[test]

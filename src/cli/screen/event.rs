@@ -43,8 +43,10 @@ pub(super) fn known(record: &EventRecord) -> Option<Event> {
 /// Returns what an event is about: an instance, a service, a part of smgr or the node.
 pub(super) fn place(record: &EventRecord, event: Option<&Event>, names: &Names) -> String {
     match event {
-        Some(Event::AgentStarted(_) | Event::AgentStopped(_)) => "agent".to_owned(),
-        Some(Event::KeeperStarted(_)) => "keeper".to_owned(),
+        Some(Event::AgentStarted(_) | Event::AgentStopped(_)) => {
+            names.part("agent", &record.origin)
+        }
+        Some(Event::KeeperStarted(_)) => names.part("keeper", &record.origin),
         _ => names.place(record),
     }
 }

@@ -62,7 +62,7 @@ pub fn instance_text(
         &[
             format!("smgr logs {name} -f"),
             format!("smgr history {name}"),
-            format!("smgr {act} {name}"),
+            format!("smgr {act} {}", names.service(&instance.service, &node.node)),
         ]
         .join("    "),
     );

@@ -74,6 +74,11 @@ impl Names {
         }
     }
 
+    /// Returns the name of a part of smgr.
+    pub fn part(&self, part: &str, node: &NodeId) -> String {
+        self.on(part.to_owned(), node)
+    }
+
     fn on(&self, name: String, node: &NodeId) -> String {
         if self.with_node { format!("{name}@{node}") } else { name }
     }

@@ -1,5 +1,6 @@
 //! What was done, in lines. What was not done is an error, and is told as one.
 
+use super::release::of_manifest;
 use super::table::cut;
 use super::units::span;
 use super::words::{rollout_word, signal_name};
@@ -20,6 +21,10 @@ pub struct Act<'a> {
     pub pids: &'a [u32],
     /// From the signature to the last answer, in milliseconds.
     pub took_ms: u64,
+    /// Whether there are other nodes too, so that it is said where.
+    pub in_fleet: bool,
+    /// What the service ran from before a release, where it is known.
+    pub before: Option<&'a str>,
 }
 
 impl Act<'_> {
@@ -47,8 +52,9 @@ impl Act<'_> {
                 ));
             }
             action if !changed.is_empty() => {
+                let before = self.before.map(|it| format!("; before: {it}")).unwrap_or_default();
                 lines.push(format!(
-                    "{}{} in {}",
+                    "{}{} in {}{before}",
                     did(action),
                     self.on(&changed),
                     span(self.took_ms)
@@ -79,7 +85,7 @@ impl Act<'_> {
 
     fn on(&self, nodes: &[&NodeId]) -> String {
         match self.verdicts.nodes.len() {
-            0 | 1 => String::new(),
+            0 | 1 if !self.in_fleet => String::new(),
             _ => {
                 let names: Vec<&str> = nodes.iter().map(|node| node.as_str()).collect();
                 format!(" on {}", names.join(" "))
@@ -103,9 +109,11 @@ fn did(action: &Action) -> String {
         Action::Signal { service, signal } => format!("sent {} to {service}", signal_name(*signal)),
         Action::Run { service, action, .. } => format!("ran {action} of {service}"),
         Action::Apply { .. } => "applied".to_owned(),
-        Action::Deploy { service, .. } => format!("deployed {service}"),
         Action::Rollout { service, command, .. } => {
             format!("rollout of {service}: {}", rollout_word(*command))
+        }
+        Action::Deploy { service, release, .. } => {
+            format!("{service} runs {}", of_manifest(release))
         }
         Action::Remove { service, .. } => format!("removed {service}"),
         Action::Shutdown { leave_running: true } => "agent ended, services go on".to_owned(),
@@ -118,7 +126,9 @@ fn was_so(action: &Action) -> String {
         Action::Start { service } => format!("{service} was running already"),
         Action::Stop { service } => format!("{service} was stopped already"),
         Action::Apply { .. } => "all was as the files say".to_owned(),
-        Action::Deploy { service, .. } => format!("{service} runs this release already"),
+        Action::Deploy { service, release, .. } => {
+            format!("{service} runs {} already", of_manifest(release))
+        }
         Action::Remove { service, .. } => format!("{service} was removed already"),
         Action::Restart { .. }
         | Action::Reload { .. }
@@ -133,11 +143,13 @@ fn was_so(action: &Action) -> String {
 mod tests {
     use super::*;
     use crate::cli::sample;
+    use crate::domain::id::Generation;
 
     fn text(action: &Action, nodes: &[(&str, Verdict)], pids: &[u32], took_ms: u64) -> String {
         let nodes = nodes.iter().map(|(node, verdict)| (node.parse().unwrap(), verdict.clone()));
         let verdicts = Verdicts { nodes: nodes.collect() };
-        Act { action, verdicts: &verdicts, pids, took_ms }.text(Some(80))
+        let before = matches!(action, Action::Deploy { .. }).then_some("1.0 (4f1c9a7b)");
+        Act { action, verdicts: &verdicts, pids, took_ms, in_fleet: false, before }.text(Some(80))
     }
 
     fn done(changed: bool) -> Verdict {
@@ -165,6 +177,14 @@ mod tests {
         ] {
             assert_eq!(text(action, nodes, pids, 43), said);
         }
+        let service = "web".parse().unwrap();
+        let (generation, release) = (Generation(2), b"not a manifest".to_vec());
+        let deploy =
+            Action::Deploy { service, generation, release, back_to: None, emergency: None };
+        assert_eq!(
+            text(&deploy, &[("n1", done(true))], &[], 3_500),
+            "web runs a4444be7 in 3.5s; before: 1.0 (4f1c9a7b)\n"
+        );
         let accepted = text(&restart, &[("n1", Verdict::Accepted(sample::event_id(7)))], &[], 1);
         assert_eq!(accepted, format!("restart web accepted as {}\n", sample::event_id(7)));
     }

@@ -3,7 +3,8 @@
 use super::units::{size, span};
 use super::words::{exit_words, name_of};
 use crate::domain::event::Event;
-use crate::domain::release::{Phase, ReleaseFailed, ReleaseId, Step};
+use crate::domain::release::{Manifest, Phase, ReleaseFailed, ReleaseId, Step};
+use crate::wire::codec;
 
 /// What one line of the history says of a release.
 pub(super) struct Told {
@@ -88,8 +89,15 @@ fn failed(it: &ReleaseFailed) -> String {
     format!("{} {at}: {whose}{}{exit}", it.release.short(), it.why)
 }
 
+/// Returns the name of the release with this manifest.
+pub(crate) fn of_manifest(bytes: &[u8]) -> String {
+    let manifest: Option<Manifest> = codec::decode(bytes).ok();
+    let version = manifest.map(|manifest| manifest.version).unwrap_or_default();
+    named(&version, ReleaseId::of(bytes))
+}
+
 /// Returns `2.5.0 (e83d10c2)`.
-pub(super) fn named(version: &str, release: ReleaseId) -> String {
+pub(crate) fn named(version: &str, release: ReleaseId) -> String {
     match version {
         "" => release.short(),
         version => format!("{version} ({})", release.short()),

@@ -135,6 +135,9 @@ pub fn rollout_text(view: &Value) -> String {
         line(&mut text, &format!("{number} {kind}  {}", spoken(word(&wave["state"]))));
         for node in list(&view["nodes"]).iter().filter(|node| node["wave"] == wave["wave"]) {
             line(&mut text, &format!("    {:<6} {}", word(&node["node"]), node_words(node)));
+            for said in list(&node["failure"]["log_tail"]) {
+                line(&mut text, &format!("             | {}", printable(word(said))));
+            }
         }
     }
     let name = word(&view["rollout"]);

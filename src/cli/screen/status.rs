@@ -402,7 +402,7 @@ more: smgr run NAME -- COMMAND    smgr init
     fn several_machines_are_named_and_so_is_who_did_not_answer() {
         let nodes = [sample::node(), sample::empty_node()];
         let missing: Vec<NodeId> = vec!["n6".parse().unwrap()];
-        let text = screen(&View { nodes: &nodes, missing: &missing, selector: None }, None);
+        let text = screen(&View { nodes: &nodes, missing: &missing, ..View::default() }, None);
         assert!(
             text.starts_with(
                 "fleet acme   3 nodes: 2 answered, 1 did not   5 instances: 4 running, 1 backoff   1 alert   \

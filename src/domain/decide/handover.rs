@@ -51,7 +51,8 @@ impl Turn<'_> {
         if matches!(beside.state, State::Stopping { .. }) {
             return None;
         }
-        if instance.coming().is_none() {
+        // Without a run that counts there is nothing to take over from: the slot begins anew.
+        if instance.coming().is_none() || instance.state.run().is_none() {
             return Some(Step::StopBeside { reason: StopReason::HandedOver });
         }
         let is_outdated = beside.state.main().is_some_and(|main| main.spec != service.digest);

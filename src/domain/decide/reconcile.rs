@@ -94,14 +94,26 @@ impl Turn<'_> {
                 }
                 continue;
             }
-            // The one that counts is alive, so this one was to take over, and the log did not hear of it.
-            let is_beside = !is_known && instance.state.is_ready();
-            if is_beside && (instance.beside.is_some() || !self.is_wanted(id)) {
-                self.repair(Act::KillTree { instance: id.clone(), run });
-                continue;
+            if let State::Starting { main, .. } = &instance.state
+                && !is_known
+                && hands_over
+            {
+                // Whoever asked for this one had seen the one before ready, which the log does not hold.
+                let serves = main.run;
+                self.ready(id, serves, "successor".to_owned());
             }
+            let Some(instance) = self.instance(id) else { return };
+            // The one that counts is alive, so this one was to take over, and the log did not hear of it. Wanted or
+            // not, its number is taken; what is not wanted is stopped by the next step.
+            let is_beside = !is_known && instance.state.is_ready();
             if is_beside {
                 let (from, beside) = (instance.state.name(), Some(kept.spec));
+                let third = instance.beside.as_ref().map(|beside| &beside.state);
+                let third = third.filter(|state| !matches!(state, State::Spawning { .. }));
+                if let Some(third) = third.and_then(State::run) {
+                    // There are never three: whoever asked for this one had seen the end of the one before.
+                    self.end_unseen(id, third);
+                }
                 let body = InstanceStarting { from, fresh: false, beside };
                 self.emit(Context::run(id, run), Event::InstanceStarting(body));
             }
@@ -178,6 +190,17 @@ impl Turn<'_> {
                 self.exited(id, run, pid, ended);
             }
         }
+    }
+
+    /// Ends a run of which the keeper still has a process, and the log not the end.
+    fn end_unseen(&mut self, id: &InstanceId, run: RunId) {
+        let Some(pid) = self.of_run(id, run).map(|state| state.main().map_or(0, |main| main.pid))
+        else {
+            return;
+        };
+        self.repair(Act::KillTree { instance: id.clone(), run });
+        let ended = self.unseen_end(id, run);
+        self.exited(id, run, pid, ended);
     }
 
     /// Returns the end of a run that nobody can tell any more.

@@ -282,12 +282,13 @@ impl Releases {
     /// An order was taken. That of an `apply` comes before its wish.
     pub(in crate::domain) fn order(&mut self, at: UnixMicros, body: &OrderAccepted) {
         self.plan = Some((body.intent, body.plan));
-        let (Step::Return, Some(release)) = (body.step, body.release) else { return };
         let next = Generation(body.generation.0 + 1);
-        if next <= self.generation {
+        if body.step != Step::Return || next <= self.generation {
             return;
         }
         self.generation = next;
+        // Of a removal only the number counts: what was taken away has no release to be left.
+        let Some(release) = body.release else { return };
         // What another wish tries goes on, unless this one's release is what it would have replaced.
         let on_trial = self.trial.take_if(|trial| trial.intent == body.intent);
         let runs = self.current.as_ref().is_some_and(|mark| mark.release == release);

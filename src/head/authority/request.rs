@@ -124,3 +124,127 @@ impl Authority {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{NOW, gate};
+    use super::*;
+    use crate::domain::id::{Generation, IntentId, Kid};
+    use crate::domain::intent::RolloutCommand;
+    use crate::domain::policy::{Grant, Holder, KeyClass, Kind, Names};
+    use crate::wire::codec::encode;
+    use crate::wire::envelope::seal;
+    use crate::wire::key::Signer;
+    use crate::wire::payload::{Enrolled, PAYLOAD_VERSION};
+
+    const ROSTER: Digest = Digest([5; 32]);
+
+    fn job() -> Signer {
+        Signer::from_seed(&[22; 32])
+    }
+
+    /// A gate of a controller that knows three nodes, and a job that may deploy `web` on two of them.
+    fn controllers_gate() -> Authority {
+        let mut gate = gate();
+        let nodes = ["n1", "n2"].map(|name| name.parse().unwrap()).to_vec();
+        let grant = Grant {
+            verbs: Names::Only(vec![Verb::Deploy]),
+            services: Names::Only(vec!["web".parse().unwrap()]),
+            nodes: Names::Only(nodes),
+        };
+        let name = "ci".parse().unwrap();
+        let holder = Holder { name, class: KeyClass::Ci, grants: vec![grant] };
+        gate.ring.insert(job().public(), holder);
+        let enrolled = |name: &str, env: &str| Enrolled {
+            node: name.parse().unwrap(),
+            kid: Kid([1; 16]),
+            labels: [("env".to_owned(), env.to_owned())].into(),
+        };
+        gate.enrol(vec![enrolled("n1", "prod"), enrolled("n2", "prod"), enrolled("n3", "test")]);
+        gate
+    }
+
+    fn select(selector: &str) -> Audience {
+        Audience::Select { selector: selector.to_owned(), roster: ROSTER }
+    }
+
+    fn deploy(audience: Audience) -> Intent {
+        Intent {
+            v: PAYLOAD_VERSION,
+            id: IntentId([7; 16]),
+            iss: job().kid(),
+            iat: NOW,
+            exp: NOW.plus_ms(60_000),
+            fleet: "acme".parse().unwrap(),
+            mode: Mode::Desired,
+            action: Action::Deploy {
+                service: "web".parse().unwrap(),
+                generation: Generation(1),
+                release: b"manifest".to_vec(),
+                back_to: None,
+                emergency: None,
+            },
+            audience,
+            note: String::new(),
+        }
+    }
+
+    fn judged(intent: &Intent) -> Result<Requested, Refusal> {
+        let bytes = seal(Kind::Intent, &encode(intent), &job());
+        controllers_gate().request(&bytes, Way::Bus, (NOW, ROSTER))
+    }
+
+    #[test]
+    fn a_selection_means_the_nodes_of_the_signed_roster() {
+        let taken = judged(&deploy(select("env=prod"))).unwrap();
+        let names: Vec<&str> = taken.targets.iter().map(NodeId::as_str).collect();
+        assert_eq!(names, ["n1", "n2"]);
+        assert!(taken.verified.objection.is_none());
+    }
+
+    #[test]
+    fn each_wish_that_means_the_wrong_nodes_is_refused_by_its_own_code() {
+        let nodes =
+            |names: &[&str]| Audience::Nodes(names.iter().map(|it| it.parse().unwrap()).collect());
+        let other = Audience::Select { selector: "*".to_owned(), roster: Digest([6; 32]) };
+        for (audience, code) in [
+            (Audience::All, Code::WRONG_AUDIENCE),
+            (nodes(&[]), Code::EMPTY_SELECTION),
+            (nodes(&["n9"]), Code::NO_SUCH_NODE),
+            (select("env=stage"), Code::EMPTY_SELECTION),
+            (select(""), Code::BAD_SELECTOR),
+            (other, Code::ROSTER_CHANGED),
+        ] {
+            let refused = judged(&deploy(audience.clone())).unwrap_err();
+            assert_eq!(refused.code, code, "{audience:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_may_not_deploy_on_one_of_the_nodes_may_not_deploy_on_any() {
+        let objection = judged(&deploy(select("*"))).unwrap().verified.objection.unwrap();
+        assert_eq!(objection.code, Code::NOT_GRANTED);
+        assert!(objection.why.contains("n3"), "{}", objection.why);
+    }
+
+    #[test]
+    fn a_word_about_a_rollout_lives_for_minutes_and_names_its_controllers() {
+        let word = |audience: Audience| Intent {
+            mode: Mode::Once,
+            action: Action::Rollout {
+                service: "web".parse().unwrap(),
+                rollout: IntentId([8; 16]),
+                command: RolloutCommand::Pause,
+            },
+            audience,
+            ..deploy(Audience::All)
+        };
+        let own = Audience::Nodes(vec!["n1".parse().unwrap()]);
+        assert!(judged(&word(own.clone())).unwrap().verified.objection.is_none());
+        let stranger = Audience::Nodes(vec!["n2".parse().unwrap()]);
+        assert_eq!(judged(&word(stranger)).unwrap_err().code, Code::WRONG_AUDIENCE);
+        let old = Intent { iat: UnixMicros(1), exp: UnixMicros(2), ..word(own) };
+        let objection = judged(&old).unwrap().verified.objection.unwrap();
+        assert_eq!(objection.code, Code::EXPIRED);
+    }
+}

@@ -75,6 +75,7 @@ impl ServiceStatus {
             desired_by: known.desired_by.clone(),
             desired_at: known.desired_at,
             overridden_keys: Vec::new(),
+            restarts_1h: None,
         }
     }
 }

@@ -34,11 +34,12 @@ use crate::cli::{launch, specs, time};
 use crate::config::Loaded;
 use crate::controller::setup::ControllerSetup;
 use crate::domain::code::{Code, ExitCode};
+use crate::domain::event::{Desired, StateName};
 use crate::domain::id::ServiceId;
 use crate::head::enrol::{Enrolment, Member, enrol};
 use crate::head::folder::{StateFolder, write_whole};
 use crate::wire::payload::EventRecord;
-use crate::wire::status::{BusState, NodeStatus};
+use crate::wire::status::{BusState, InstanceStatus, NodeStatus};
 
 /// How long the controllers are waited for: without them the fleet is up and says so.
 const CONTROLLERS_WITHIN: Duration = Duration::from_secs(20);
@@ -48,6 +49,9 @@ const BUS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long the nodes may take to find the bus: the longest pause between two tries of theirs.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long services may take to become ready before the fleet is said to be up without them.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How soon a node is asked again whether it has found the bus.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -121,9 +125,10 @@ pub(super) async fn up(
     let contexts = fleet.contexts(context);
     let all = async {
         let is_connected = until_connected(&contexts).await;
-        (until_ready(context, &services, CONTROLLERS_WITHIN).await, is_connected)
+        let is_controlled = until_ready(context, &services, CONTROLLERS_WITHIN).await;
+        (is_controlled, is_connected, until_settled(&contexts).await)
     };
-    let (is_controlled, is_connected) = match interrupts.guard(all).await {
+    let (is_controlled, is_connected, is_settled) = match interrupts.guard(all).await {
         Ok(done) => done,
         Err(interrupted) => {
             out.note("the fleet goes on without this terminal: smgr status, smgr down");
@@ -143,6 +148,9 @@ pub(super) async fn up(
     }
     if !is_connected {
         out.note("not every node is on the bus yet; they go on trying: smgr ping");
+    }
+    if !is_settled {
+        out.note("not every service is ready yet: smgr status");
     }
     if args.detach {
         return Ok(ExitCode::Done);
@@ -226,6 +234,31 @@ async fn until_connected(contexts: &[Context]) -> bool {
         }
     };
     timeout(CONNECTED_WITHIN, Box::pin(all)).await.is_ok()
+}
+
+/// Waits until no service of any node is on its way up, and says whether that is so.
+async fn until_settled(contexts: &[Context]) -> bool {
+    let whom = Whom::default();
+    let rising = |it: &InstanceStatus| {
+        let is_on_its_way =
+            matches!(it.state, StateName::Inactive | StateName::Waiting | StateName::Starting);
+        it.desired == Desired::Running && is_on_its_way
+    };
+    let all = async {
+        for context in contexts {
+            let Ok(mut client) = Client::connect(context, &whom).await else { continue };
+            let mut feed: Option<Feed> = None;
+            while let Some(status) = launch::status(&mut client).await
+                && status.instances.iter().any(rising)
+            {
+                let feed = feed.get_or_insert_with(|| Feed::after(Some(status.head.clone())));
+                if feed.next(context, &whom, &mut client, true).await.is_err() {
+                    break;
+                }
+            }
+        }
+    };
+    timeout(SETTLED_WITHIN, Box::pin(all)).await.is_ok()
 }
 
 /// Waits until a node says that services of it are ready. Says whether they are.

@@ -3,9 +3,11 @@
 use super::health::rule;
 use super::site::{Site, ended, id, kept, kept_run, service, spec};
 use crate::domain::code::Code;
-use crate::domain::event::{Event, Exit, StopPhase, StopReason};
+use crate::domain::event::{
+    Context, Desired, DesiredChanged, Event, Exit, StopPhase, StopReason, Summarized,
+};
 use crate::domain::health::Verdict;
-use crate::domain::id::{Digest, RunId};
+use crate::domain::id::{Digest, Generation, RunId};
 use crate::domain::input::{Input, KeptRun};
 use crate::domain::instance::State;
 use crate::domain::intent::Action;
@@ -358,6 +360,47 @@ fn a_run_beside_that_the_log_did_not_hear_of_is_taken_over_with_the_one_that_ser
     assert_eq!(site.kills(), 0);
     site.ready("web", 2);
     serves(&site, 2);
+}
+
+#[test]
+fn a_run_that_the_log_did_not_hear_of_keeps_its_number_though_nobody_wants_it() {
+    let mut site = serving(web());
+    let down = DesiredChanged { desired: Desired::Stopped, generation: Generation(9) };
+    site.append(Context::service(&service("web")), Event::DesiredChanged(down));
+    let runs = vec![kept_run("web", 1, None), kept_run("web", 2, None)];
+    let site = met(site, true, runs);
+    assert_eq!(site.at("web").last_run, RunId(2));
+    assert!(matches!(beside(&site), Some(State::Stopping { .. })), "{:?}", beside(&site));
+    assert!(matches!(site.state("web"), State::Stopping { .. }));
+}
+
+#[test]
+fn of_three_the_one_in_the_middle_had_ended() {
+    let runs = (1..=3).map(|run| kept_run("web", run, None)).collect();
+    let site = met(begun(web()), true, runs);
+    serves(&site, 1);
+    assert_eq!((site.kills(), site.at("web").last_run), (1, RunId(3)));
+    assert_eq!(beside(&site).and_then(State::run), Some(RunId(3)));
+}
+
+#[test]
+fn a_successor_that_the_log_did_not_hear_of_tells_that_the_one_before_was_ready() {
+    let runs = vec![kept_run("web", 1, None), kept_run("web", 2, None)];
+    let mut site = met(Site::running(web()), true, runs);
+    serves(&site, 1);
+    site.ready("web", 2);
+    serves(&site, 2);
+}
+
+#[test]
+fn a_run_beside_nothing_is_stopped_and_the_slot_begins_anew() {
+    let mut site = begun(web());
+    let (first_at, last_at) = (site.now, site.now);
+    let live = None;
+    let body = Summarized { first_at, last_at, starts: 1, exits: 1, live };
+    site.append(Context::instance(&id("web")), Event::Summarized(body));
+    site.ready("web", 2);
+    assert!(matches!(beside(&site), Some(State::Stopping { .. })), "{:?}", beside(&site));
 }
 
 #[test]

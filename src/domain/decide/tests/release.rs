@@ -253,6 +253,30 @@ fn an_ordered_return_brings_back_what_was_good_before() {
 }
 
 #[test]
+fn the_return_of_a_removal_is_taken_once_and_no_apply_after_it() {
+    let mut site = with_a();
+    let order = |site: &mut Site, step| {
+        let action = Action::Remove { service: service("web"), generation: Generation(10) };
+        let wish = site.wish_of(50, action);
+        let mark = OrderMark {
+            step,
+            plan: Digest([1; 32]),
+            term: 1,
+            controller: "c1".parse().unwrap(),
+            verified_at: Default::default(),
+            wave: 1,
+        };
+        let wish = crate::domain::input::Wish { order: Some(mark), ..wish };
+        site.try_tell(Input::Wish(wish)).map(|_| ()).err()
+    };
+    assert_eq!(order(&mut site, Step::Return), None);
+    assert_eq!(site.events(), ["order.accepted web"]);
+    assert_eq!(order(&mut site, Step::Return), None);
+    assert!(site.events().is_empty(), "a repeat: {:?}", site.events());
+    assert_eq!(order(&mut site, Step::Apply), Some(Rejection::Returned));
+}
+
+#[test]
 fn what_is_folded_of_releases_outlives_a_baseline() {
     let mut site = with_a();
     site.wish(deploy(2, "b"));

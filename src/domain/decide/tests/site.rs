@@ -134,7 +134,8 @@ impl Site {
         })
     }
 
-    fn append(&mut self, context: Context, event: Event) {
+    /// Folds a fact.
+    pub(crate) fn append(&mut self, context: Context, event: Event) {
         self.node.evolve(self.now, &context, &event).unwrap();
         self.log.push((self.now, context, event));
     }

@@ -62,6 +62,14 @@ fn deploy() -> Intent {
     }
 }
 
+fn numbered(number: u64) -> Intent {
+    let mut intent = deploy();
+    if let Action::Deploy { generation, .. } = &mut intent.action {
+        *generation = Generation(number);
+    }
+    intent
+}
+
 fn inside(intent: &Intent) -> ByteBuf {
     ByteBuf::from(seal(Kind::Intent, &encode(intent), &Signer::from_seed(&[22; 32])))
 }
@@ -127,6 +135,8 @@ fn each_order_that_goes_beyond_is_refused_by_its_own_code() {
     let not_granted = ByteBuf::from(seal(Kind::Intent, &encode(&foreign), &alice()));
     let cases = [
         ("another version", Order { v: 9, ..order() }, Code::BAD_PAYLOAD),
+        ("a last generation", with(numbered(u64::MAX - 1)), Code::BAD_PAYLOAD),
+        ("no generation after it", with(numbered(u64::MAX)), Code::BAD_PAYLOAD),
         ("wave 0", Order { wave: 0, ..order() }, Code::BAD_PAYLOAD),
         ("another key's name", Order { iss: alice().kid(), ..order() }, Code::WRONG_ISSUER),
         (

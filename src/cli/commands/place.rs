@@ -1,0 +1,81 @@
+//! Where a service is when its node was not named: on this machine, else on the one other node of the fleet that has it.
+
+use tokio::time::timeout;
+
+use super::status::{NODES_WITHIN, gather};
+use crate::cli::args::Via;
+use crate::cli::client::{Client, Whom, is_of_fleet};
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::launch;
+use crate::cli::out::Out;
+use crate::cli::selector::Selector;
+use crate::domain::code::Code;
+use crate::domain::id::{NodeId, ServiceId};
+use crate::wire::status::NodeStatus;
+
+/// Returns the node that a selector names, or else the one on which the service was found; `None` is this machine.
+///
+/// # Errors
+/// When several other nodes have it: which one is meant is for a person to say.
+pub(super) async fn of(
+    context: &Context,
+    selector: Option<&Selector>,
+    verb: &str,
+) -> Result<Option<NodeId>, CliError> {
+    let Some(selector) = selector else { return Ok(None) };
+    let global = &context.global;
+    let is_told = selector.node.is_some()
+        || !global.nodes.is_empty()
+        || global.bus.is_some()
+        || global.via != Via::Auto;
+    let service = &selector.service;
+    if is_told || !is_of_fleet(context) || is_here(context, service).await {
+        return Ok(selector.node.clone());
+    }
+    let out = Out { form: global.output };
+    match elsewhere(context, service, out).await.as_slice() {
+        [] => Ok(None),
+        [only] => Ok(Some(only.clone())),
+        several => {
+            let names: Vec<&str> = several.iter().map(NodeId::as_str).collect();
+            let own =
+                context.own_node().map_or_else(|_| "this machine".into(), |own| own.to_string());
+            let what = format!("{service} is not on {own}, but on {}", names.join(", "));
+            Err(CliError::new(Code::NO_SUCH_SERVICE, what)
+                .hint("say which is meant")
+                .next(format!("smgr {verb} {service}@{}", names[0])))
+        }
+    }
+}
+
+async fn is_here(context: &Context, service: &ServiceId) -> bool {
+    let read = async {
+        let mut client = Client::connect(context, &Whom::default()).await.ok()?;
+        launch::status(&mut client).await
+    };
+    // A silent agent is told by whoever goes on to command it.
+    let status = timeout(NODES_WITHIN, Box::pin(read)).await.ok().flatten();
+    status.is_some_and(|status| has(&status, service))
+}
+
+/// Returns the nodes of the fleet that have a service, as far as a controller, or else they, can be asked.
+async fn elsewhere(context: &Context, service: &ServiceId, out: Out) -> Vec<NodeId> {
+    let whom = Whom::or_everybody(context, None);
+    let Ok(mut client) = Client::connect(context, &whom).await else { return Vec::new() };
+    let of = |told: Vec<NodeStatus>| -> Vec<NodeId> {
+        told.into_iter().filter(|it| has(it, service)).map(|it| it.node).collect()
+    };
+    let fleet = super::fleet::ask(&mut client).await.ok().flatten();
+    let known = fleet.into_iter().flat_map(|fleet| fleet.nodes).filter_map(|node| node.status);
+    let found = of(known.map(|status| *status).collect());
+    if !found.is_empty() {
+        return found;
+    }
+    // What began a moment ago may not have reached a controller.
+    gather(context, &mut client, out).await.map_or_else(|_| Vec::new(), |(told, _)| of(told))
+}
+
+fn has(node: &NodeStatus, service: &ServiceId) -> bool {
+    node.services.iter().any(|known| known.service == *service)
+}
