@@ -65,7 +65,7 @@ pub(super) async fn status(
         .map(|text| text.parse())
         .transpose()
         .map_err(|error| CliError::from_error(Code::BAD_SELECTOR, &error))?;
-    Ok(shown(&fleet(&shared.access).await?, selector.as_ref()))
+    Ok(shown(&fleet(&shared.access).await?, selector.as_ref(), false))
 }
 
 /// `GET /v1/nodes/{node}`.
@@ -79,13 +79,14 @@ pub(super) async fn node(
     fleet.nodes.retain(|known| known.node.as_str() == node);
     match fleet.nodes.is_empty() {
         true => Err(Problem::new(Code::NO_SUCH_NODE, "there is no such node in this fleet")),
-        false => Ok(shown(&fleet, None)),
+        false => Ok(shown(&fleet, None, true)),
     }
 }
 
-fn shown(fleet: &FleetStatus, selector: Option<&Selector>) -> Response {
+/// Shows a fleet, or the one node of it that was named.
+fn shown(fleet: &FleetStatus, selector: Option<&Selector>, named: bool) -> Response {
     let (nodes, missing) = divided(fleet);
-    let view = View { nodes: &nodes, missing: &missing, selector };
+    let view = View { nodes: &nodes, missing: &missing, selector, named, in_fleet: true };
     json_response(StatusCode::OK, &fleet_json(fleet, &view, time::now()))
 }
 
