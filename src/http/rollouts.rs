@@ -49,6 +49,9 @@ use crate::wire::payload::{Ask, Audience, Intent, Mode, PAYLOAD_VERSION, Reply, 
 /// How long the controller that leads may take to answer.
 const LEADER_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long its first facts may take to arrive here.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long a word about a rollout may be taken after it was signed.
 const WORD_LIFE_MS: u64 = 120_000;
 
@@ -335,6 +338,9 @@ async fn asked_for(
                 .hint("sent again with the same Idempotency-Key it is the same wish"));
         }
     };
+    if changed {
+        is_heard_of(&shared.access, &rollout).await?;
+    }
     let place = format!("/v1/rollouts/{rollout}");
     let document = json!({
         "schema": "smgr.asked.v1", "id": rollout, "intent": full_intent(id), "changed": changed,
@@ -342,6 +348,20 @@ async fn asked_for(
     });
     let location = [(header::LOCATION, place.clone())];
     Ok((location, json_response(StatusCode::ACCEPTED, &document)).into_response())
+}
+
+/// Waits until this controller has heard of a rollout: the one that leads may be another, and whoever asked asks here next.
+async fn is_heard_of(access: &Access, rollout: &str) -> Result<(), Problem> {
+    let until = Instant::now() + HEARD_WITHIN;
+    let mut after = None;
+    while Instant::now() < until && view(access, rollout, (0, Duration::ZERO)).await.is_err() {
+        let ask = Ask::Arrivals { after, events_max: 1, wait_ms: 1000 };
+        after = match access.ask(ask, TASK_WITHIN).await? {
+            Reply::Arrivals { head, .. } => Some(head),
+            reply => return Err(unexpected(reply)),
+        };
+    }
+    Ok(())
 }
 
 /// Makes a wish of what is asked.
