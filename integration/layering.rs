@@ -30,7 +30,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     // The other face: it shows the documents of the first, and asks the controller whose process it is part of.
     (
         "http",
-        &["http", "cli", "controller", "head", "domain", "wire"],
+        &["http", "cli", "config", "controller", "head", "domain", "wire"],
         &["rustix", "tokio", "axum", "hyper"],
     ),
     (

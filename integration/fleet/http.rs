@@ -18,6 +18,7 @@ use smgr::wire::envelope::seal;
 use smgr::wire::payload::{Audience, Intent, Mode};
 
 use super::Fleet;
+use crate::support::machine::is_root;
 use crate::support::process::kill_9;
 use crate::support::wait::{PATIENCE, eventually, wait_until};
 
@@ -27,9 +28,13 @@ const SLEEP: &str = "exec = [\"sleep\", \"1000\"]\n";
 const ACTS: &str =
     "exec = [\"sleep\", \"1000\"]\n[action.cache-clear]\nexec = [\"true\"]\nidempotent = true\n";
 
-/// What two jobs may.
+/// What jobs may.
 const JOBS: &str = r#"{
     "ci": [{"verbs": {"only": ["restart", "run", "status", "events"]}, "services": "all", "nodes": "all"}],
+    "deploy": [
+        {"verbs": {"only": ["deploy"]}, "services": {"only": ["web"]}, "nodes": "all"},
+        {"verbs": {"only": ["status", "events"]}, "services": "all", "nodes": "all"}
+    ],
     "watch": [{"verbs": {"only": ["status", "events"]}, "services": "all", "nodes": "all"}]
 }"#;
 
@@ -248,7 +253,19 @@ fn what_is_asked_over_http_is_answered_as_everywhere_and_what_may_not_be_asked_i
     sent("/v1/services/We.b/restart", &ci, wish, (404, "E0601"));
     sent("/v1/services/web/explode", &ci, wish, (404, "E0101"));
     sent("/v1/actions/web/none", &ci, wish, (404, "E0605"));
-    sent("/v1/rollouts", &ci, wish, (501, "E0107"));
+    sent("/v1/rollouts", &ci, b"{}", (400, "E0101"));
+    sent("/v1/rollouts", &ci, br#"{"service": "web"}"#, (400, "E0101"));
+    sent("/v1/rollouts", &ci, br#"{"service": "web", "release": "sha256:00"}"#, (404, "E0710"));
+    sent("/v1/rollouts", &ci, br#"{"service": "web", "spec": "exce = 1"}"#, (422, "E0412"));
+    sent(
+        "/v1/rollouts",
+        &ci,
+        br#"{"service": "web", "spec": "exec = [\"a\"]", "select": "env=no"}"#,
+        (404, "E0604"),
+    );
+    sent("/v1/rollouts", &ci, br#"{"service": "web", "spec": "exec = [\"a\"]"}"#, (403, "E0323"));
+    sent("/v1/rollouts/r-00/pause", &ci, b"", (404, "E0720"));
+    sent("/v1/rollouts/r-00/explode", &ci, b"", (404, "E0101"));
     sent("/v1/intents", &ci, b"junk", (415, "E0101"));
     sent("/v1/status", &ci, b"", (405, "E0101"));
     sent("/nowhere", &ci, b"", (404, "E0101"));
@@ -397,6 +414,51 @@ fn a_client_that_says_nothing_or_says_it_slowly_is_cut_off_and_others_are_served
     }
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     assert_eq!(served.ask("GET", "/healthz", &[], b"").status, 200);
+}
+
+#[test]
+fn a_deploy_by_three_lines_of_curl_ends_with_the_exit_code_of_the_fleet() {
+    let served = Served::of(&["n1", "n2"], &[]);
+    let token = served.token("deploy");
+    let user = if is_root() { "user = \"root\"\n" } else { "" };
+    let spec = |more: &str| {
+        format!("{user}exec = [\"sleep\", \"{more}\"]\n[rollout]\nmin_healthy_time = \"200ms\"\n")
+    };
+    let three_lines = |run: &str, body: &Value| {
+        let script = r#"set -eu
+id=$(curl -fsS "$SMGR/v1/rollouts" -H "$T" -H "Idempotency-Key: $RUN" -d "$BODY" | jq -r .id)
+curl -fsSN "$SMGR/v1/rollouts/$id/events?follow=1" -H "$T"
+exit "$(curl -fsS "$SMGR/v1/rollouts/$id" -H "$T" | jq -r .exit_code)""#;
+        let ran = Command::new("sh")
+            .args(["-c", script])
+            .env("SMGR", format!("http://127.0.0.1:{}", served.port))
+            .env("T", &token)
+            .env("RUN", run)
+            .env("BODY", body.to_string())
+            .output()
+            .unwrap();
+        let (out, err) = (String::from_utf8(ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        (ran.status.code(), out.unwrap() + &err)
+    };
+    let body = json!({"service": "web", "spec": spec("1000"), "version": "1.0"});
+    let (code, said) = three_lines("run-1", &body);
+    assert_eq!(code, Some(0), "{said}");
+    let last: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["type"], &last["state"]), (&json!("result"), &json!("succeeded")), "{last}");
+    assert!(said.contains("rollout.node_healthy"), "{said}");
+    // The same run again is the same rollout, also for another controller's life.
+    kill_9(served.fleet.pid("controller-c1"));
+    served.is_ready();
+    assert_eq!(three_lines("run-1", &body).0, Some(0));
+    let list = served.get("/v1/rollouts", &token)["rollouts"].as_array().unwrap().clone();
+    assert_eq!(list.len(), 1, "{list:?}");
+    // What fails goes back, and the job hears it; the release before is deployed by its name.
+    let (code, said) =
+        three_lines("run-2", &json!({"service": "web", "spec": spec("x"), "version": "2.0"}));
+    assert_eq!(code, Some(10), "{said}");
+    let again = json!({"service": "web", "release": list[0]["release"]});
+    let (code, said) = three_lines("run-3", &again);
+    assert_eq!(code, Some(0), "{said}");
 }
 
 #[test]

@@ -228,8 +228,8 @@ impl Verdict {
             }
             Reply::Pong { .. }
             | Reply::Fleet(_)
-            | Reply::Arrivals { .. }
             | Reply::Piece { .. }
+            | Reply::Arrivals { .. }
             | Reply::Status(_)
             | Reply::Lines { .. }
             | Reply::Range { .. } => return None,

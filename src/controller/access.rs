@@ -6,17 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
 use super::verify::Trusted;
 use super::wake::{Wake, Waker};
 use crate::bus::{Answers, Connection, NobodyListens};
-use crate::domain::id::{FleetId, IntentId, Kid, NodeId};
+use crate::domain::id::{FleetId, IntentId, Kid, NodeId, Principal};
+use crate::domain::policy::KeyClass;
 use crate::head::folder::StateFolder;
 use crate::wire::key::Keyring;
 use crate::wire::payload::{Answer, Ask, Reply};
 use crate::wire::subject::{Callee, Subject};
+
+/// The silence after which the same intent is sent again: who leads now may not have been listening.
+const REQUEST_AGAIN: Duration = Duration::from_secs(2);
 
 /// A way into a running controller. Clones lead to the same one.
 #[derive(Clone, Debug)]
@@ -107,6 +111,35 @@ impl Access {
             answer.await.map_err(|_| AskError::Ending)
         };
         timeout(within, asking).await.unwrap_or(Err(AskError::Late))
+    }
+
+    /// Brings an intent to whichever controller leads, until it answers; `None` when none does in time.
+    pub async fn request(
+        &self,
+        principal: &Principal,
+        (cause, envelope): (IntentId, &[u8]),
+        until: Instant,
+    ) -> Option<Reply> {
+        let controllers: Vec<_> = self.trusted.origins().collect();
+        let subject = Subject::Request { fleet: self.fleet.clone(), principal: principal.clone() };
+        while Instant::now() < until {
+            let again = until.min(Instant::now() + REQUEST_AGAIN);
+            let within = again.saturating_duration_since(Instant::now());
+            if let Ok(mut answers) =
+                self.connection.request(&subject, envelope.to_vec(), within).await
+            {
+                while let Ok(Some(bytes)) = answers.next().await {
+                    let leads = controllers.iter().filter(|it| it.1 == KeyClass::Controller);
+                    let mut read = leads.map(|(name, _)| self.trusted.answer(&bytes, name, cause));
+                    if let Some(answer) = read.find_map(Result::ok) {
+                        return Some(answer.reply);
+                    }
+                }
+            }
+            // Nobody listens for a moment: a lease that was lost is taken anew.
+            sleep_until(again).await;
+        }
+        None
     }
 
     /// Brings an envelope to a node; `None` when the bus takes nothing at this moment.

@@ -48,7 +48,7 @@ impl Controller {
             Err(_) => return,
         };
         let (id, actor) = (request.verified.payload.id, request.verified.actor.clone());
-        let to = reply.filter(|to| *to.principal() == actor.name);
+        let to = self.heard_by(reply, &actor.name);
         match (self.request(now, request, bytes), to) {
             (Ok(Word::Promised(reply)), Some(to)) => {
                 self.recorder.promise(Promise::Answer(to, id, Box::new(reply)));

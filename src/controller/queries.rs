@@ -15,7 +15,7 @@ use super::projection::SILENT_MS;
 use super::task::{Controller, Role};
 use crate::domain::code::Code;
 use crate::domain::event::Actor;
-use crate::domain::id::{EventId, IntentId, NodeId, Seq};
+use crate::domain::id::{EventId, IntentId, NodeId, Principal, Seq};
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::time::Now;
 use crate::head::authority::{Refusal, Way};
@@ -24,7 +24,7 @@ use crate::store::{EventPos, RangeLimits};
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::key::Signer;
-use crate::wire::payload::{Answer, Ask, PAYLOAD_VERSION, Query, Reply};
+use crate::wire::payload::{Answer, Ask, PAYLOAD_VERSION, Reply};
 use crate::wire::status::FleetStatus;
 use crate::wire::subject::Inbox;
 
@@ -49,7 +49,7 @@ pub(super) enum Asker {
 
 impl Asker {
     /// Says whether nobody waits for the answer any more, as far as that can be known.
-    fn is_gone(&self) -> bool {
+    pub(super) fn is_gone(&self) -> bool {
         match self {
             Self::Bus(..) => false,
             Self::Here(reply) => reply.is_closed(),
@@ -68,7 +68,7 @@ pub(super) struct Waiting {
 
 /// Signs answers, also beside the task.
 #[derive(Clone, Debug)]
-struct Desk {
+pub(super) struct Desk {
     controller: NodeId,
     signer: Arc<Signer>,
     saying: mpsc::Sender<Saying>,
@@ -76,7 +76,7 @@ struct Desk {
 
 impl Desk {
     /// Gives the one answer.
-    fn tell(&self, to: Asker, reply: Reply) {
+    pub(super) fn tell(&self, to: Asker, reply: Reply) {
         match to {
             Asker::Bus(inbox, cause) => self.answer(&inbox, cause, (0, true), reply),
             // Whoever went away is told nothing.
@@ -102,9 +102,9 @@ impl Controller {
             Ok(Kind::Query) => match self.authority.query(bytes, Way::Bus, now.at) {
                 // An answer goes to whoever signed and to nobody else.
                 Ok(verified) => {
-                    let own = |to: &Inbox| *to.principal() == verified.actor.name;
-                    if let Some(to) = reply.filter(own) {
-                        self.asked(verified.payload, &verified.actor, to);
+                    if let Some(to) = self.heard_by(reply, &verified.actor.name) {
+                        let to = Asker::Bus(to, verified.payload.id);
+                        self.query(verified.payload.ask, &verified.actor, to);
                     }
                 }
                 Err(refusal) => self.refuse(reply, &refusal),
@@ -114,7 +114,7 @@ impl Controller {
         }
     }
 
-    fn desk(&self) -> Desk {
+    pub(super) fn desk(&self) -> Desk {
         Desk {
             controller: self.setup.controller.clone(),
             signer: self.signer.clone(),
@@ -132,33 +132,24 @@ impl Controller {
         self.desk().answer(to, cause, part, reply);
     }
 
+    /// Returns the inbox to answer at, unless it is of somebody who is not to hear it.
+    pub(super) fn heard_by(&self, reply: Option<Inbox>, signer: &Principal) -> Option<Inbox> {
+        reply.filter(|to| self.authority.may_hear(signer, to.principal()))
+    }
+
     /// Answers what was refused, if a trusted key signed it.
     pub(super) fn refuse(&mut self, reply: Option<Inbox>, refusal: &Refusal) {
         let Some(signed) = &refusal.signed else {
             self.intake.unsigned += 1;
             return;
         };
-        let own = |to: &Inbox| *to.principal() == signed.actor.name;
-        if let (Some(id), Some(to)) = (signed.id, reply.filter(own)) {
+        if let (Some(id), Some(to)) = (signed.id, self.heard_by(reply, &signed.actor.name)) {
             self.reply(&to, id, refused(refusal.code, refusal.why.clone()));
         }
     }
 
-    /// Answers a question that came over the bus.
-    fn asked(&mut self, query: Query, asker: &Actor, to: Inbox) {
-        let cause = query.id;
-        match query.ask {
-            Ask::Rollouts => self.list_rollouts(&to, cause),
-            Ask::Rollout { name, seen, wait_ms } => {
-                self.show_rollout(to, cause, &name, (seen, wait_ms));
-            }
-            Ask::Wish { rollout } => self.show_wish(&to, cause, asker, rollout),
-            ask => self.query(ask, Asker::Bus(to, cause)),
-        }
-    }
-
     /// Answers a question of one who may ask it.
-    pub(super) fn query(&mut self, ask: Ask, to: Asker) {
+    pub(super) fn query(&mut self, ask: Ask, asker: &Actor, to: Asker) {
         match ask {
             Ask::Ping => {
                 let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -185,10 +176,11 @@ impl Controller {
             Ask::Arrivals { after, events_max, wait_ms } => {
                 self.arrived(to, after, events_max, wait_ms);
             }
-            Ask::Rollouts | Ask::Rollout { .. } | Ask::Wish { .. } => {
-                let why = "rollouts are asked for over the bus, in this version".to_owned();
-                self.desk().tell(to, refused(Code::NOT_YET, why));
+            Ask::Rollouts => self.list_rollouts(to),
+            Ask::Rollout { name, seen, wait_ms } => {
+                self.show_rollout(to, &name, (seen, wait_ms));
             }
+            Ask::Wish { rollout } => self.show_wish(to, asker, rollout),
             Ask::Status | Ask::Logs { .. } | Ask::Outcome { .. } => {
                 let why = "a node answers this; a controller answers for the fleet".to_owned();
                 self.desk().tell(to, refused(Code::UNKNOWN_TYPE, why));

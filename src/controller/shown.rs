@@ -4,7 +4,7 @@ use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::queries::refused;
+use super::queries::{Asker, refused};
 use super::rollouts::Driven;
 use super::task::Controller;
 use crate::domain::code::Code;
@@ -15,7 +15,6 @@ use crate::domain::rollout::ReleaseId;
 use crate::domain::rollout::view::{AsOfView, At, RolloutView, rollout_name};
 use crate::head::clock;
 use crate::wire::payload::Reply;
-use crate::wire::subject::Inbox;
 
 /// What one answer holds of something longer, in bytes.
 const PIECE_BYTES_MAX: usize = 48 * 1024;
@@ -29,8 +28,7 @@ pub(super) const WAIT_MS_MAX: u32 = 30_000;
 /// An asker who waits for the next fact of a rollout.
 #[derive(Debug)]
 pub(super) struct Watcher {
-    to: Inbox,
-    cause: IntentId,
+    to: Asker,
     rollout: IntentId,
     seen: usize,
     until: Instant,
@@ -38,7 +36,7 @@ pub(super) struct Watcher {
 
 impl Controller {
     /// Answers with all rollouts that are remembered, newest first.
-    pub(super) fn list_rollouts(&self, to: &Inbox, cause: IntentId) {
+    pub(super) fn list_rollouts(&self, to: Asker) {
         let mut rows: Vec<_> = self.rollouts.all.iter().filter_map(row).collect();
         rows.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
         let rollouts: Vec<Value> = rows.into_iter().map(|(_, row)| row).collect();
@@ -46,20 +44,14 @@ impl Controller {
             "schema": "smgr.rollouts.v1", "fleet": self.setup.fleet, "as_of": self.as_of(),
             "rollouts": rollouts,
         });
-        self.reply_pieces(to, cause, document.to_string().into_bytes());
+        self.reply_pieces(to, document.to_string().into_bytes());
     }
 
     /// Answers with one rollout, when more of it is known than the asker has seen, or it has waited long enough.
-    pub(super) fn show_rollout(
-        &mut self,
-        to: Inbox,
-        cause: IntentId,
-        name: &str,
-        (seen, wait_ms): (u32, u32),
-    ) {
+    pub(super) fn show_rollout(&mut self, to: Asker, name: &str, (seen, wait_ms): (u32, u32)) {
         let rollout = match self.named(name) {
             Ok(rollout) => rollout,
-            Err(why) => return self.reply(&to, cause, refused(Code::NO_SUCH_ROLLOUT, why)),
+            Err(why) => return self.desk().tell(to, refused(Code::NO_SUCH_ROLLOUT, why)),
         };
         // Read once, so that the release has its name.
         drop(self.wish_of(rollout));
@@ -70,18 +62,18 @@ impl Controller {
         if no_news && wait_ms > 0 && self.watchers.len() < WATCHERS_MAX {
             let wait_ms = u64::from(wait_ms.min(WAIT_MS_MAX));
             let until = Instant::now() + std::time::Duration::from_millis(wait_ms);
-            self.watchers.push(Watcher { to, cause, rollout, seen, until });
+            self.watchers.push(Watcher { to, rollout, seen, until });
             return;
         }
-        self.answer_with(&to, cause, rollout);
+        self.answer_with(to, rollout);
     }
 
-    fn answer_with(&self, to: &Inbox, cause: IntentId, rollout: IntentId) {
+    fn answer_with(&self, to: Asker, rollout: IntentId) {
         match self.view(rollout) {
-            Some(view) => self.reply_pieces(to, cause, view.to_string().into_bytes()),
+            Some(view) => self.reply_pieces(to, view.to_string().into_bytes()),
             None => {
                 let why = format!("the facts of {} are not whole here yet", rollout_name(rollout));
-                self.reply(to, cause, refused(Code::NO_SUCH_ROLLOUT, why));
+                self.desk().tell(to, refused(Code::NO_SUCH_ROLLOUT, why));
             }
         }
     }
@@ -91,45 +83,50 @@ impl Controller {
         let now = Instant::now();
         let is_due = |watcher: &Watcher| {
             let known = self.rollouts.all.get(&watcher.rollout);
-            watcher.until <= now || known.is_none_or(|it| it.told().len() > watcher.seen)
+            watcher.until <= now
+                || watcher.to.is_gone()
+                || known.is_none_or(|it| it.told().len() > watcher.seen)
         };
         let all = std::mem::take(&mut self.watchers);
         let (due, patient): (Vec<_>, Vec<_>) = all.into_iter().partition(is_due);
         self.watchers = patient;
-        for Watcher { to, cause, rollout, .. } in due {
-            self.answer_with(&to, cause, rollout);
+        for Watcher { to, rollout, .. } in due {
+            self.answer_with(to, rollout);
         }
     }
 
     /// Answers with the signed wish behind a rollout: to a controller, and to whoever may deploy the service.
-    pub(super) fn show_wish(&mut self, to: &Inbox, cause: IntentId, asker: &Actor, of: IntentId) {
+    pub(super) fn show_wish(&mut self, to: Asker, asker: &Actor, of: IntentId) {
         let state = self.rollouts.all.get(&of).and_then(|driven| driven.story.state());
         if let Some(state) = state.filter(|_| asker.kind != ActorKind::Controller) {
             let plan = state.plan();
             let may = self.authority.may(asker, Verb::Deploy, &plan.service, plan.targets());
             if let Err((code, why)) = may {
-                return self.reply(to, cause, refused(code, why));
+                return self.desk().tell(to, refused(code, why));
             }
         } else if asker.kind != ActorKind::Controller {
             let why = format!("there is no rollout {}", rollout_name(of));
-            return self.reply(to, cause, refused(Code::NO_SUCH_ROLLOUT, why));
+            return self.desk().tell(to, refused(Code::NO_SUCH_ROLLOUT, why));
         }
         match self.wishes.read(of) {
-            Some(bytes) => self.reply_pieces(to, cause, bytes),
+            Some(bytes) => self.reply_pieces(to, bytes),
             None => {
                 let why = format!("the wish behind {} is not here", rollout_name(of));
-                self.reply(to, cause, refused(Code::WISH_GONE, why));
+                self.desk().tell(to, refused(Code::WISH_GONE, why));
             }
         }
     }
 
-    fn reply_pieces(&self, to: &Inbox, cause: IntentId, bytes: Vec<u8>) {
+    fn reply_pieces(&self, to: Asker, bytes: Vec<u8>) {
+        let Asker::Bus(to, cause) = to else {
+            return self.desk().tell(to, Reply::Piece { bytes: ByteBuf::from(bytes) });
+        };
         let pieces = bytes.chunks(PIECE_BYTES_MAX);
         let count = pieces.len();
         for (part, piece) in pieces.enumerate() {
             let place = (u32::try_from(part).unwrap_or(u32::MAX), part + 1 == count);
             let bytes = ByteBuf::from(piece.to_vec());
-            self.reply_part(to, cause, place, Reply::Piece { bytes });
+            self.reply_part(&to, cause, place, Reply::Piece { bytes });
         }
     }
 

@@ -26,8 +26,9 @@ use super::wishes::Wishes;
 use crate::bus::Connection;
 use crate::domain::controller::{ControllerLed, ControllerSteppedDown, NodeSeen, NodeUnreachable};
 use crate::domain::effect::Act;
-use crate::domain::event::{Context, Event};
+use crate::domain::event::{Actor, Context, Event};
 use crate::domain::id::{Digest, EventId, IntentId, NodeId, Seq};
+use crate::domain::intent::ActorKind;
 use crate::domain::policy::Kind;
 use crate::domain::promises::Promised;
 use crate::domain::rollout::NodeReport;
@@ -139,7 +140,13 @@ impl Controller {
             Wake::Beat(beat) => self.beat(now, beat),
             Wake::Fetched { origin, outcome } => self.fetched(now, &origin, outcome),
             Wake::Call { reply, bytes } => self.called(now, reply, &bytes),
-            Wake::Asked(ask, reply) => self.query(ask, Asker::Here(reply)),
+            Wake::Asked(ask, reply) => {
+                let name = self.setup.controller.as_str().parse();
+                let name = name.expect("names of nodes and principals are alike");
+                let own =
+                    Actor { kind: ActorKind::Controller, name, key: None, note: String::new() };
+                self.query(ask, &own, Asker::Here(reply));
+            }
             Wake::Store(which, notice) => self.stored(which, notice),
             Wake::Ordered(key, heard) => self.ordered(now, &key, heard),
             Wake::Measured(of, found) => self.measured(now, &of, found),

@@ -89,15 +89,15 @@ impl Trusted {
         }
     }
 
-    /// Verifies an answer of `origin` to one question or wish.
+    /// Verifies an answer of `node` to something that was sent to it.
     pub(super) fn answer(
         &self,
         bytes: &[u8],
-        origin: &NodeId,
+        node: &NodeId,
         cause: IntentId,
     ) -> Result<Answer, Dropped> {
         let answer: Answer = self.open(bytes, Kind::Answer, |answer: &Answer| &answer.node)?;
-        match answer.node == *origin && answer.cause == cause {
+        match answer.node == *node && answer.cause == cause {
             true => Ok(answer),
             false => Err(Dropped::Foreign),
         }

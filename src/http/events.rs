@@ -34,23 +34,23 @@ use crate::wire::payload::{Ask, Reply};
 const PAGE: u32 = 500;
 
 /// How long a follower hears nothing before it is told that nothing happened.
-const QUIET: Duration = Duration::from_secs(15);
+pub(super) const QUIET: Duration = Duration::from_secs(15);
 
 /// The longest wait for a page, and the one that is used when none is asked for.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How long a follower may take to take a page. It comes back with its cursor.
-const STUCK: Duration = Duration::from_secs(30);
+pub(super) const STUCK: Duration = Duration::from_secs(30);
 
 /// Pages that wait for a follower.
-const PAGES: usize = 2;
+pub(super) const PAGES: usize = 2;
 
 /// One page of the stream.
-struct Page {
-    events: Vec<(EventId, Value)>,
+pub(super) struct Page {
+    pub(super) events: Vec<(EventId, Value)>,
     /// The last place of the page, with those that were left out.
-    last: Option<EventId>,
-    head: EventId,
+    pub(super) last: Option<EventId>,
+    pub(super) head: EventId,
     /// So many of the first may have been given out before: the cursor was another controller's.
     again: u32,
 }
@@ -96,7 +96,7 @@ pub(super) async fn events(
     }
 }
 
-async fn page(
+pub(super) async fn page(
     shared: &Shared,
     after: Option<EventId>,
     wait: Duration,

@@ -10,6 +10,7 @@ mod metrics;
 mod problem;
 mod reading;
 mod requests;
+mod rollouts;
 mod routes;
 mod serve;
 mod wishes;

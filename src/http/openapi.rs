@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::rollouts::Deploy;
 use super::routes::{ROUTES, Route, Sent};
 use super::wishes::{ENVELOPE, Wish};
 
@@ -14,18 +15,9 @@ fn document() -> Value {
         let place = paths.entry(route.path).or_insert_with(|| json!({}));
         place[route.method] = operation(route);
     }
-    let mut wish = schemars::generate::SchemaSettings::draft2020_12()
-        .with(|settings| settings.definitions_path = "/components/schemas".into())
-        .into_generator()
-        .into_root_schema_for::<Wish>()
-        .to_value();
-    let definitions = wish.as_object_mut().and_then(|wish| wish.remove("$defs"));
-    wish.as_object_mut().map(|wish| wish.remove("$schema"));
-    let mut schemas = match definitions {
-        Some(Value::Object(definitions)) => definitions,
-        _ => Map::new(),
-    };
-    schemas.insert("Wish".to_owned(), wish);
+    let mut schemas = Map::new();
+    schemas.extend(schema_of::<Wish>("Wish"));
+    schemas.extend(schema_of::<Deploy>("Deploy"));
     schemas.insert("Problem".to_owned(), problem());
     json!({
         "openapi": "3.1.0",
@@ -41,6 +33,21 @@ fn document() -> Value {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     })
+}
+
+/// Returns the schema of a type under its name, and those that it refers to.
+fn schema_of<T: schemars::JsonSchema>(name: &str) -> Map<String, Value> {
+    let settings = schemars::generate::SchemaSettings::draft2020_12()
+        .with(|settings| settings.definitions_path = "/components/schemas".into());
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    let mut parts = schema.as_object_mut().map(std::mem::take).unwrap_or_default();
+    parts.remove("$schema");
+    let mut schemas = match parts.remove("$defs") {
+        Some(Value::Object(definitions)) => definitions,
+        _ => Map::new(),
+    };
+    schemas.insert(name.to_owned(), Value::Object(parts));
+    schemas
 }
 
 fn operation(route: &Route) -> Value {
@@ -96,6 +103,12 @@ fn operation(route: &Route) -> Value {
             operation["requestBody"] = json!({
                 "required": true,
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Wish"}}},
+            });
+        }
+        Sent::Deploy => {
+            operation["requestBody"] = json!({
+                "required": true,
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Deploy"}}},
             });
         }
         Sent::Envelope => {

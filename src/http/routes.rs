@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, get, post};
 
 use super::problem::Problem;
 use super::serve::Shared;
-use super::{events, metrics, reading, wishes};
+use super::{events, metrics, reading, rollouts, wishes};
 use crate::domain::code::Code;
 
 /// The document that a test keeps equal to the table and the types.
@@ -45,6 +45,8 @@ pub(super) enum Sent {
     Wish,
     /// A signed intent.
     Envelope,
+    /// See [`rollouts::Deploy`].
+    Deploy,
 }
 
 const WAIT: (&str, &str) =
@@ -204,13 +206,57 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         method: "post",
         path: "/v1/rollouts",
-        what: "Known, not in this version: deploy over the fleet.",
+        what: "Deploy over the fleet: a release that is known, or a spec with what it runs.",
+        by_token: true,
+        query: &[],
+        headers: &[KEY],
+        body: Sent::Deploy,
+        answers: &[(JSON, "smgr.asked.v1")],
+        handler: || post(rollouts::deploy),
+    },
+    Route {
+        method: "get",
+        path: "/v1/rollouts",
+        what: "The rollouts that are remembered, newest first.",
+        by_token: true,
+        query: &[],
+        headers: &[],
+        body: Sent::Nothing,
+        answers: &[(JSON, "smgr.rollouts.v1")],
+        handler: || get(rollouts::list),
+    },
+    Route {
+        method: "get",
+        path: "/v1/rollouts/{rollout}",
+        what: "One rollout, and why it went as it went: the document of `smgr rollout show -o json`.",
+        by_token: true,
+        query: &[("wait", "How long its end is waited for, at most 5m. Default: not at all.")],
+        headers: &[],
+        body: Sent::Nothing,
+        answers: &[(JSON, "smgr.rollout.v1")],
+        handler: || get(rollouts::show),
+    },
+    Route {
+        method: "get",
+        path: "/v1/rollouts/{rollout}/events",
+        what: "What happened in a rollout, one event a line; behind its end the result is the last one.",
+        by_token: true,
+        query: &[SINCE, ("follow", "`1`: go on until it has ended.")],
+        headers: &[],
+        body: Sent::Nothing,
+        answers: &[("application/jsonl", "")],
+        handler: || get(rollouts::events),
+    },
+    Route {
+        method: "post",
+        path: "/v1/rollouts/{rollout}/{command}",
+        what: "pause, resume, promote, approve, or abort a rollout.",
         by_token: true,
         query: &[],
         headers: &[KEY],
         body: Sent::Nothing,
-        answers: &[],
-        handler: || post(wishes::rollout),
+        answers: &[(JSON, "smgr.asked.v1")],
+        handler: || post(rollouts::command),
     },
 ];
 

@@ -161,17 +161,6 @@ pub(super) async fn envelope(
     bring(&shared, (judged.payload.id, kept), asked.wait).await
 }
 
-/// `POST /v1/rollouts`: a deploy over the fleet.
-pub(super) async fn rollout(
-    State(shared): State<Arc<Shared>>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    // Where the controller leads rollouts, an intent for it is signed here as in `wished` and given to it instead of to
-    // the nodes.
-    let _caller = shared.callers.find(&headers)?;
-    Err(CliError::not_yet("a deploy over HTTP").into())
-}
-
 /// `GET /v1/intents/{intent}`: what came of a wish that was brought by this controller.
 pub(super) async fn outcome(
     State(shared): State<Arc<Shared>>,
@@ -193,13 +182,13 @@ pub(super) async fn outcome(
 }
 
 /// What stands beside a wish.
-struct Asked {
-    key: Option<String>,
-    wait: Duration,
+pub(super) struct Asked {
+    pub(super) key: Option<String>,
+    pub(super) wait: Duration,
 }
 
 impl Asked {
-    fn read(query: Option<&str>, headers: &HeaderMap) -> Result<Self, Problem> {
+    pub(super) fn read(query: Option<&str>, headers: &HeaderMap) -> Result<Self, Problem> {
         let mut parameters = Parameters::read(query)?;
         let wait = parameters.duration("wait")?.unwrap_or(WAIT).min(WAIT_MAX);
         parameters.end()?;
@@ -217,7 +206,7 @@ impl Asked {
     }
 }
 
-fn service_of(text: &str) -> Result<ServiceId, Problem> {
+pub(super) fn service_of(text: &str) -> Result<ServiceId, Problem> {
     Ok(text.parse().map_err(|error| CliError::from_error(Code::NO_SUCH_SERVICE, &error))?)
 }
 
@@ -284,18 +273,18 @@ async fn wished(
     bring(shared, (id, kept), wait).await
 }
 
-fn random_id() -> Result<IntentId, Problem> {
+pub(super) fn random_id() -> Result<IntentId, Problem> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|error| Problem::new(Code::IO, error.to_string()))?;
     Ok(IntentId(id))
 }
 
-fn another() -> Problem {
+pub(super) fn another() -> Problem {
     Problem::new(Code::REPLAYED, "this idempotency key was used before for another request")
 }
 
 /// Returns the id that a key stands for: of one caller, one wish.
-fn id_of(caller: &Caller<'_>, key: &str) -> IntentId {
+pub(super) fn id_of(caller: &Caller<'_>, key: &str) -> IntentId {
     let text = format!("smgr-http-v1\0{}\0{key}", caller.holder.name);
     let Digest(digest) = digest_of(text.as_bytes());
     IntentId(digest[..16].try_into().expect("a digest has 32 bytes"))
@@ -456,12 +445,12 @@ fn audience_of(bytes: &[u8]) -> Result<Vec<NodeId>, Problem> {
     }
 }
 
-fn unreadable(error: impl std::error::Error) -> Problem {
+pub(super) fn unreadable(error: impl std::error::Error) -> Problem {
     Problem::new(Code::IO, format!("a request that was kept cannot be read: {error}"))
 }
 
 /// Does what waits for the disk beside the others.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {
     let done = spawn_blocking(work).await;

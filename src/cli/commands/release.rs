@@ -288,7 +288,7 @@ fn digest_of(path: &Path) -> io::Result<(Digest, u64)> {
     }
 }
 
-fn format_of(source: &str) -> ArtifactFormat {
+pub(crate) fn format_of(source: &str) -> ArtifactFormat {
     let name = source.split(['?', '#']).next().unwrap_or_default();
     match () {
         () if name.ends_with(".tar.gz") || name.ends_with(".tgz") => ArtifactFormat::TarGz,

@@ -24,6 +24,7 @@ use crate::head::keyfile::load_trust;
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::payload::{Ask, Audience, Intent, Reply};
+use crate::wire::status::FleetStatus;
 
 /// How long a controller is asked to wait for the next fact, in milliseconds.
 const WAIT_MS: u32 = 3_000;
@@ -340,7 +341,7 @@ async fn next(client: &mut Client, ask: &Ask, deadline: Option<Instant>) -> Resu
 }
 
 /// Returns the last line of `-o jsonl`.
-fn result(view: &Value) -> Value {
+pub(crate) fn result(view: &Value) -> Value {
     let why = view["why"].as_array().and_then(|why| why.first()).map(|link| link["text"].clone());
     json!({
         "schema": "smgr.result.v1", "type": "result", "rollout": view["rollout"],
@@ -370,10 +371,10 @@ async fn send(client: &mut Client, wish: &crate::cli::wish::Signed) -> Result<bo
 }
 
 /// What the fleet knows of a service's releases.
-struct Known {
-    next: Generation,
+pub(crate) struct Known {
+    pub(crate) next: Generation,
     /// What succeeded, the last first; else what all nodes run.
-    good: Vec<ReleaseId>,
+    pub(crate) good: Vec<ReleaseId>,
 }
 
 async fn known(
@@ -386,26 +387,40 @@ async fn known(
         client.prefer(leader.clone());
     }
     let rows = rows(client).await?;
-    let of: Vec<&Value> = rows.iter().filter(|row| row["service"] == service.as_str()).collect();
-    let led = of.iter().filter_map(|row| row["generation"].as_u64()).max();
-    let led = led.map_or(0, |generation| generation.saturating_add(1));
-    let statuses = fleet.nodes.iter().filter_map(|node| Some((&node.node, node.status.as_ref()?)));
-    let all = statuses.flat_map(|(node, status)| status.releases.iter().map(move |it| (node, it)));
-    let there: Vec<_> = all.filter(|(_, it)| it.service == *service).collect();
-    let taken = there.iter().map(|(_, it)| it.generation.0).max().unwrap_or(0);
-    let succeeded = of.iter().filter(|row| row["state"] == "succeeded");
-    let mut good: Vec<ReleaseId> = succeeded.filter_map(|row| release_of(row)).collect();
-    if good.is_empty() {
-        let here = there.iter().filter(|(node, it)| nodes.contains(node) && it.state == "good");
-        let mut run: Vec<ReleaseId> =
-            here.filter_map(|(_, it)| it.release.map(ReleaseId)).collect();
-        run.sort();
-        run.dedup();
-        if let [one] = run.as_slice() {
-            good.push(*one);
+    Ok(Known::of(service, nodes, (&rows, &fleet)))
+}
+
+impl Known {
+    /// Folds what the controllers remember of rollouts, and what the nodes say.
+    pub(crate) fn of(
+        service: &ServiceId,
+        nodes: &[NodeId],
+        (rows, fleet): (&[Value], &FleetStatus),
+    ) -> Self {
+        let of: Vec<&Value> =
+            rows.iter().filter(|row| row["service"] == service.as_str()).collect();
+        let led = of.iter().filter_map(|row| row["generation"].as_u64()).max();
+        let led = led.map_or(0, |generation| generation.saturating_add(1));
+        let statuses =
+            fleet.nodes.iter().filter_map(|node| Some((&node.node, node.status.as_ref()?)));
+        let all =
+            statuses.flat_map(|(node, status)| status.releases.iter().map(move |it| (node, it)));
+        let there: Vec<_> = all.filter(|(_, it)| it.service == *service).collect();
+        let taken = there.iter().map(|(_, it)| it.generation.0).max().unwrap_or(0);
+        let succeeded = of.iter().filter(|row| row["state"] == "succeeded");
+        let mut good: Vec<ReleaseId> = succeeded.filter_map(|row| release_of(row)).collect();
+        if good.is_empty() {
+            let here = there.iter().filter(|(node, it)| nodes.contains(node) && it.state == "good");
+            let mut run: Vec<ReleaseId> =
+                here.filter_map(|(_, it)| it.release.map(ReleaseId)).collect();
+            run.sort();
+            run.dedup();
+            if let [one] = run.as_slice() {
+                good.push(*one);
+            }
         }
+        Self { next: Generation(led.max(taken) + 1), good }
     }
-    Ok(Known { next: Generation(led.max(taken) + 1), good })
 }
 
 fn no_answer() -> CliError {
