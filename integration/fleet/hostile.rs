@@ -20,6 +20,9 @@ fn an_event_by_a_stranger_or_in_anothers_name_is_dropped_and_counted() {
     let fleet = Fleet::of(2);
     fleet.all_arrives(&["n1", "n2"]);
     let before = fleet.arrivals();
+    // An event that is fetched may come live as well: some repeats are nobody's fault.
+    let repeats = |fleet: &Fleet| fleet.status()["intake"]["repeats"].as_u64().unwrap();
+    let repeats_before = repeats(&fleet);
     let n1 = StateFolder::new(fleet.folder("n1"));
     let n2 = StateFolder::new(fleet.folder("n2"));
     let row = smgr::store::LogReader::new(n1.log());
@@ -56,7 +59,7 @@ fn an_event_by_a_stranger_or_in_anothers_name_is_dropped_and_counted() {
     });
     wait_until("it is counted", || {
         let intake = fleet.status()["intake"].clone();
-        intake["unsigned"] == 2 && intake["foreign"] == 1 && intake["repeats"] == 1
+        intake["unsigned"] == 2 && intake["foreign"] == 1 && repeats(&fleet) > repeats_before
     });
     let after = fleet.arrivals();
     for node in ["n1", "n2"] {
