@@ -23,8 +23,7 @@ impl Agent {
     /// Reads the node's status.
     pub(super) fn status(&mut self) -> NodeStatus {
         let head = self.recorder.head();
-        let is_durable = self.recorder.next().0 == head.seq.0 + 1;
-        let state_hash = is_durable.then(|| self.state_hash());
+        let state_hash = self.state_hash_at(head.seq);
         let services = self.node.services();
         NodeStatus {
             fleet: self.setup.fleet.clone(),

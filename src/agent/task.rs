@@ -497,8 +497,14 @@ impl Agent {
         self.tell_soon();
     }
 
+    /// Returns the hash of the state behind the event `head`; `None` while the state is ahead of it, because facts are on
+    /// their way to the disk.
+    pub(super) fn state_hash_at(&mut self, head: Seq) -> Option<Digest> {
+        (self.recorder.next().0 == head.0 + 1).then(|| self.state_hash())
+    }
+
     /// Returns the hash of the folded state, computed anew only when something was folded.
-    pub(super) fn state_hash(&mut self) -> Digest {
+    fn state_hash(&mut self) -> Digest {
         let next = self.recorder.next();
         match self.state_hash {
             Some((at, hash)) if at == next => hash,

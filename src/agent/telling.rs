@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::clock;
 use super::recorder::Live;
 use super::task::{Agent, Deadline};
-use crate::domain::id::{EventId, IntentId};
+use crate::domain::id::{Digest, EventId, IntentId};
 use crate::domain::node::FOLD_VERSION;
 use crate::domain::policy::Kind;
 use crate::domain::time::Now;
@@ -75,14 +75,15 @@ impl Agent {
 
     pub(super) fn sealed_beat(&mut self, now: Now) -> Arc<[u8]> {
         let head = self.recorder.head();
+        let state_hash = self.state_hash_at(head.seq);
         let beat = Beat {
             v: PAYLOAD_VERSION,
             origin: self.setup.node.clone(),
             epoch: head.epoch,
             seq: head.seq,
             root: head.root,
-            state_hash: self.state_hash(),
-            fold: FOLD_VERSION,
+            state_hash: state_hash.unwrap_or(Digest([0; 32])),
+            fold: state_hash.map_or(0, |_| FOLD_VERSION),
             at: now.at,
         };
         envelope::seal(Kind::Beat, &codec::encode(&beat), &self.signer).into()

@@ -452,7 +452,8 @@ pub struct Beat {
     pub root: Digest,
     /// SHA-256 of the folded state.
     pub state_hash: Digest,
-    /// The version of the folding rules: hashes compare only between equals.
+    /// The version of the folding rules: hashes compare only between equals. 0 while the state is ahead of the events that
+    /// are on disk: then there is nothing to compare.
     pub fold: u32,
     /// When.
     pub at: UnixMicros,
