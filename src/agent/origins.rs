@@ -46,8 +46,8 @@ impl Origins {
     }
 
     /// Keeps where the values of a spec were set.
-    pub(super) fn set(&mut self, service: &ServiceId, digest: Digest, set: Set) {
-        self.services.insert(service.clone(), Kept { digest: digest.to_string(), set });
+    pub(super) fn set(&mut self, service: ServiceId, digest: Digest, set: Set) {
+        self.services.insert(service, Kept { digest: digest.to_string(), set });
     }
 
     /// Forgets a service that is gone.
@@ -107,7 +107,7 @@ mod tests {
             let value = Effective { value: "2".to_owned(), origin, hides: Vec::new() };
             Set::from([("instances".to_owned(), value)])
         };
-        change(folder, |origins| origins.set(&web, new, set(Layer::Node)));
+        change(folder, |origins| origins.set(web.clone(), new, set(Layer::Node)));
         let origins = Origins::read(folder);
         assert_eq!(origins.of(&web, new), Some(&set(Layer::Node)));
         assert_eq!(origins.of(&web, old), None);

@@ -223,20 +223,25 @@ impl Services {
 
     /// Puts specs into force whose texts were kept.
     fn adopt(&mut self, found: &[(&ServiceId, &LoadedService)]) {
+        if found.is_empty() {
+            return;
+        }
+        let mut sets = Vec::with_capacity(found.len());
+        let mut out = BTreeSet::new();
+        for (service, found) in found {
+            let (service, digest, set) = ((*service).clone(), found.digest, found.set());
+            self.specs.insert(service.clone(), Arc::new(found.spec.clone()));
+            let in_force = InForce { digest, overridden: origins::overridden(&set) };
+            let before = self.in_force.insert(service.clone(), in_force);
+            out.extend(before.map(|before| before.digest).filter(|before| *before != digest));
+            sets.push((service, digest, set));
+        }
         origins::change(self.texts.folder(), |origins| {
-            for (service, found) in found {
-                origins.set(service, found.digest, found.set());
+            for (service, digest, set) in sets {
+                origins.set(service, digest, set);
             }
         });
-        for (service, found) in found {
-            self.specs.insert((*service).clone(), Arc::new(found.spec.clone()));
-            let overridden = origins::overridden(&found.set());
-            let in_force = InForce { digest: found.digest, overridden };
-            let before = self.in_force.insert((*service).clone(), in_force);
-            if let Some(before) = before.filter(|before| before.digest != found.digest) {
-                self.age(before.digest);
-            }
-        }
+        self.age(&out);
     }
 
     /// Forgets the spec of a service that is gone.
@@ -244,14 +249,14 @@ impl Services {
         self.specs.remove(service);
         if let Some(before) = self.in_force.remove(service) {
             origins::change(self.texts.folder(), |origins| origins.forget(service));
-            self.age(before.digest);
+            self.age(&BTreeSet::from([before.digest]));
         }
     }
 
-    /// Begins to count the age of a text: no later event names it.
-    fn age(&self, digest: Digest) {
-        if let Err(why) = self.texts.age(digest) {
-            warn!(%digest, %why, "a spec that is out of force may be dropped early");
+    /// Begins to count the age of texts: no later event names them.
+    fn age(&self, digests: &BTreeSet<Digest>) {
+        if let Err(why) = self.texts.age(digests) {
+            warn!(specs = digests.len(), %why, "specs that are out of force may be dropped early");
         }
     }
 

@@ -64,7 +64,7 @@ impl Texts {
         &self.folder
     }
 
-    /// Keeps texts, all of them or none for sure.
+    /// Keeps texts; they are on disk when it returns.
     pub(super) fn keep(&self, texts: &BTreeMap<Digest, &str>) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
         if texts.len() > SINGLE_MAX {
@@ -81,59 +81,77 @@ impl Texts {
         }
     }
 
-    /// Begins to count the age of a text: no later event names it.
-    pub(super) fn age(&self, digest: Digest) -> io::Result<()> {
-        match File::open(self.path(digest)) {
-            Ok(file) => file.set_modified(SystemTime::now()),
-            // The others in its bundle do not age, so it gets a file of its own.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let reading = self.reading();
-                let text = reading.bundled().get(&digest.to_string()).ok_or(error)?;
-                write_whole(&self.path(digest), text.as_bytes(), MODE)
+    /// Begins to count the age of texts: no later event names them.
+    ///
+    /// What was in a file with others gets one anew, with those that age now: the others in the old one do not.
+    pub(super) fn age(&self, digests: &BTreeSet<Digest>) -> io::Result<()> {
+        let now = SystemTime::now();
+        let reading = self.reading();
+        let (mut bundled, mut failed) = (BTreeMap::new(), Ok(()));
+        for digest in digests {
+            let aged = File::open(self.path(*digest)).and_then(|file| file.set_modified(now));
+            let Err(error) = aged else { continue };
+            match reading.bundled().get(&digest.to_string()) {
+                Some(text) if error.kind() == io::ErrorKind::NotFound => {
+                    bundled.insert(*digest, text.as_str());
+                }
+                // The others age all the same.
+                Some(_) | None => failed = Err(error),
             }
-            Err(error) => Err(error),
         }
+        if !bundled.is_empty() {
+            self.keep(&bundled)?;
+        }
+        failed
     }
 
-    /// Removes the texts that are neither needed nor younger than `before`.
+    /// Removes the texts that are neither needed nor younger than `before`. A text is as young as the youngest file that
+    /// has it, and stays in no other.
     pub(super) fn prune(&self, needed: &BTreeSet<Digest>, before: SystemTime) {
-        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let modified = entry.metadata().and_then(|about| about.modified());
-            let is_old = modified.is_ok_and(|modified| modified < before);
-            let pruned = match path.extension().and_then(|ending| ending.to_str()) {
-                Some(SINGLE) => self.prune_single(&path, needed, is_old),
-                Some(BUNDLE) => self.prune_bundle(&path, needed, is_old),
-                _ => Ok(()),
-            };
-            if let Err(why) = pruned {
+        let needed: BTreeSet<String> = needed.iter().map(Digest::to_string).collect();
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut files: Vec<(SystemTime, PathBuf)> = entries
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        files.sort_by(|one, other| other.cmp(one));
+        let mut younger = BTreeSet::new();
+        for (modified, path) in files {
+            let is_young = modified >= before;
+            let stays =
+                |text: &str| (is_young || needed.contains(text)) && younger.insert(text.to_owned());
+            if let Err(why) = self.prune_file(&path, stays) {
                 warn!(path = %path.display(), %why, "a spec that nothing names stays");
             }
         }
     }
 
-    fn prune_single(&self, path: &Path, needed: &BTreeSet<Digest>, is_old: bool) -> io::Result<()> {
-        let is_needed = needed.iter().any(|digest| self.path(*digest) == path);
-        match is_old && !is_needed {
-            true => fs::remove_file(path),
-            false => Ok(()),
+    fn prune_file(&self, path: &Path, mut stays: impl FnMut(&str) -> bool) -> io::Result<()> {
+        let part =
+            |part: Option<&std::ffi::OsStr>| part.and_then(|it| it.to_str()).map(str::to_owned);
+        match (part(path.file_stem()), part(path.extension()).as_deref()) {
+            (Some(digest), Some(SINGLE)) => match stays(&digest) {
+                true => Ok(()),
+                false => fs::remove_file(path),
+            },
+            (_, Some(BUNDLE)) => {
+                let mut left = read_bundle(path)?;
+                let whole = left.len();
+                left.retain(|digest, _| stays(digest));
+                if left.len() == whole {
+                    return Ok(());
+                }
+                if !left.is_empty() {
+                    // As old as it was.
+                    let modified = fs::metadata(path)?.modified()?;
+                    let bundle = serde_json::to_vec(&left)?;
+                    let smaller = self.bundle_path(&bundle);
+                    write_whole(&smaller, &bundle, MODE)?;
+                    File::open(&smaller)?.set_modified(modified)?;
+                }
+                fs::remove_file(path)
+            }
+            _ => Ok(()),
         }
-    }
-
-    /// A text that has aged by itself is not needed here any more either.
-    fn prune_bundle(&self, path: &Path, needed: &BTreeSet<Digest>, is_old: bool) -> io::Result<()> {
-        let mut left = read_bundle(path)?;
-        let whole = left.len();
-        let needed: BTreeSet<String> = needed.iter().map(Digest::to_string).collect();
-        left.retain(|it, _| needed.contains(it) || !(is_old || self.path(it).exists()));
-        if left.len() == whole {
-            return Ok(());
-        }
-        if !left.is_empty() {
-            let bundle = serde_json::to_vec(&left)?;
-            write_whole(&self.bundle_path(&bundle), &bundle, MODE)?;
-        }
-        fs::remove_file(path)
     }
 
     pub(super) fn path(&self, digest: impl std::fmt::Display) -> PathBuf {
@@ -204,7 +222,7 @@ mod tests {
 
         // The first went out of force and is as young as its file; the others were never in force.
         let (past, future) = (Duration::from_secs(60), Duration::from_secs(60));
-        texts.age(digest(1)).unwrap();
+        texts.age(&BTreeSet::from([digest(1)])).unwrap();
         let needed: BTreeSet<Digest> = (3..=20).map(digest).collect();
         texts.prune(&needed, SystemTime::now() - past);
         assert_eq!(texts.reading().get(digest(1)), Some("1".to_owned()));
@@ -217,5 +235,28 @@ mod tests {
         assert_eq!(files(&texts.folder), 1);
         texts.prune(&BTreeSet::new(), SystemTime::now() + future);
         assert_eq!(files(&texts.folder), 0);
+    }
+    #[test]
+    fn texts_that_age_together_are_one_file_of_their_age_and_no_other_keeps_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let texts = Texts::new(folder.path().join("specs"));
+        let digest = |n: u8| Digest([n; 32]);
+        let many: BTreeMap<Digest, String> =
+            (1..=40).map(|n| (digest(n), format!("{n}"))).collect();
+        texts.keep(&many.iter().map(|(digest, text)| (*digest, text.as_str())).collect()).unwrap();
+        let ago = SystemTime::now() - Duration::from_secs(60);
+        let file = fs::read_dir(&texts.folder).unwrap().next().unwrap().unwrap().path();
+        File::open(&file).unwrap().set_modified(ago).unwrap();
+        texts.age(&(1..=20).map(digest).collect()).unwrap();
+        assert_eq!(files(&texts.folder), 2);
+
+        let needed: BTreeSet<Digest> = (21..=30).map(digest).collect();
+        texts.prune(&needed, SystemTime::now() - Duration::from_secs(30));
+        let left =
+            |texts: &Texts| (1..=40).filter(|n| texts.reading().get(digest(*n)).is_some()).count();
+        assert_eq!(left(&texts), 30, "what aged is young, what was never in force is old");
+        texts.prune(&needed, SystemTime::now() + Duration::from_secs(1));
+        assert_eq!(left(&texts), 10);
+        assert_eq!(files(&texts.folder), 1);
     }
 }
