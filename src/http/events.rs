@@ -19,7 +19,6 @@ use super::reading::{
     NOT_KEPT, Parameters, TASK_WITHIN, cursor_of, event_of, json_response, unexpected,
 };
 use super::serve::Shared;
-use crate::cli::error::CliError;
 use crate::cli::json;
 use crate::cli::json::event::{Beside, event_json};
 use crate::cli::json::stream::{Control, control_json};
@@ -65,12 +64,8 @@ pub(super) async fn events(
     let mut parameters = Parameters::read(query.as_deref())?;
     let since = parameters.cursor("since")?;
     let wait = parameters.duration("wait")?;
-    let service = parameters.take("service");
+    let service: Option<ServiceId> = parameters.parsed("service", Code::NO_SUCH_SERVICE)?;
     parameters.end()?;
-    let service: Option<ServiceId> = service
-        .map(|text| text.parse())
-        .transpose()
-        .map_err(|error| CliError::from_error(Code::NO_SUCH_SERVICE, &error))?;
     // What a client says when it comes back counts more than where it once began.
     let seen = headers.get("last-event-id").and_then(|seen| seen.to_str().ok());
     let since = match seen.filter(|seen| !seen.is_empty()) {

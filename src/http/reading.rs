@@ -1,5 +1,6 @@
 //! Readings: the fleet, a node, a history, and whether anybody is at home. The documents are those of the command line.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,12 +60,8 @@ pub(super) async fn status(
 ) -> Result<Response, Problem> {
     shared.callers.find(&headers)?.may_read(Verb::Status)?;
     let mut parameters = Parameters::read(query.as_deref())?;
-    let selector = parameters.take("selector");
+    let selector: Option<Selector> = parameters.parsed("selector", Code::BAD_SELECTOR)?;
     parameters.end()?;
-    let selector: Option<Selector> = selector
-        .map(|text| text.parse())
-        .transpose()
-        .map_err(|error| CliError::from_error(Code::BAD_SELECTOR, &error))?;
     Ok(shown(&fleet(&shared.access).await?, selector.as_ref(), false))
 }
 
@@ -111,7 +108,7 @@ pub(super) async fn history(
     shared.callers.find(&headers)?.may_read(Verb::Events)?;
     let mut parameters = Parameters::read(query.as_deref())?;
     let node = parameters.take("node");
-    let service = parameters.take("service");
+    let selector: Option<Selector> = parameters.parsed("service", Code::BAD_SELECTOR)?;
     let since = parameters.cursor("since")?;
     parameters.end()?;
     let Some(node) = node else {
@@ -121,10 +118,6 @@ pub(super) async fn history(
     };
     let origin: NodeId =
         node.parse().map_err(|error| CliError::from_error(Code::NO_SUCH_NODE, &error))?;
-    let selector: Option<Selector> = service
-        .map(|text| text.parse())
-        .transpose()
-        .map_err(|error| CliError::from_error(Code::BAD_SELECTOR, &error))?;
     let choice = Choice { selector, all: true, runs: true };
     let mut history = History::new(choice, Names::of_one_machine());
     let (mut last, mut count) = (since, 0);
@@ -211,6 +204,15 @@ impl Parameters {
     pub(super) fn take(&mut self, name: &str) -> Option<String> {
         let at = self.0.iter().position(|(known, _)| known == name)?;
         Some(self.0.swap_remove(at).1)
+    }
+
+    /// Takes one out and reads it; what does not read is an error of this code.
+    pub(super) fn parsed<T>(&mut self, name: &str, code: Code) -> Result<Option<T>, Problem>
+    where
+        T: FromStr<Err: std::error::Error + 'static>,
+    {
+        let read = self.take(name).map(|text| text.parse()).transpose();
+        Ok(read.map_err(|error| CliError::from_error(code, &error))?)
     }
 
     /// Takes a length of time out.
