@@ -11,8 +11,8 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     ("bus", &["bus", "wire", "domain"], &["async_nats", "tokio"]),
     ("ipc", &["ipc", "wire", "domain"], &["rustix", "libc", "tokio"]),
     ("keeper", &["keeper", "ipc", "wire", "domain"], &["rustix", "libc"]),
-    // What the two heads have in common.
-    ("head", &["head", "domain", "wire", "store", "ipc"], &["rustix"]),
+    // What the two heads have in common; both ask servers over HTTP whether they are well.
+    ("head", &["head", "domain", "wire", "store", "ipc"], &["rustix", "tokio"]),
     (
         "agent",
         &["agent", "head", "domain", "wire", "store", "ipc", "config"],

@@ -3,15 +3,13 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::domain::health::Answer;
 use crate::domain::spec::{Health, Probe, Target};
-
-/// How much is read to find the status line of an answer, in bytes.
-const STATUS_BYTES_MAX: usize = 256;
+use crate::head::http::{self, Heard};
 
 /// How much of the rest of an answer is read, in bytes, and for how long: a server that is left in the middle of a small
 /// answer takes that for an error.
@@ -60,35 +58,13 @@ where
     let Probe::Http { path, status_min, status_max, .. } = probe else {
         return Ok((Ok(()), None));
     };
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: smgr/{}\r\nAccept: */*\r\n\
-         Connection: close\r\n\r\n",
-        env!("CARGO_PKG_VERSION")
-    );
-    stream.write_all(request.as_bytes()).await?;
-    let mut head = Vec::with_capacity(STATUS_BYTES_MAX);
-    while !head.contains(&b'\n') && head.len() < STATUS_BYTES_MAX {
-        if stream.read_buf(&mut head).await? == 0 {
-            break;
-        }
-    }
-    let answer = match status(&head) {
-        Some(status) if (*status_min..=*status_max).contains(&status) => Ok(()),
-        Some(status) => Err(format!("status {status}")),
-        None if head.is_empty() => Err("the connection was closed without an answer".to_owned()),
-        None => Err("the answer is not HTTP".to_owned()),
+    let answer = match http::ask(&mut stream, host, path).await? {
+        Heard::Status(status) if (*status_min..=*status_max).contains(&status) => Ok(()),
+        Heard::Status(status) => Err(format!("status {status}")),
+        Heard::Nothing => Err("the connection was closed without an answer".to_owned()),
+        Heard::NotHttp => Err("the answer is not HTTP".to_owned()),
     };
     Ok((answer, Some(Box::new(stream))))
-}
-
-/// Returns the status of an answer that begins with `HTTP/1.1 200`.
-fn status(head: &[u8]) -> Option<u16> {
-    let line = head.split(|byte| *byte == b'\n').next()?;
-    let rest = std::str::from_utf8(line).ok()?.strip_prefix("HTTP/1.")?;
-    let (_, rest) = rest.split_once(' ')?;
-    let digits = rest.get(..3)?;
-    let is_whole = !rest[3..].starts_with(|c: char| c.is_ascii_digit());
-    digits.parse().ok().filter(|status| is_whole && *status >= 100)
 }
 
 fn words(error: &io::Error) -> String {
@@ -102,6 +78,8 @@ fn words(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
     use crate::domain::spec::{Millis, OnFailure};
     use crate::domain::template::Template;

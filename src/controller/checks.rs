@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -16,13 +15,11 @@ use super::wake::{Wake, Waker};
 use crate::domain::id::{AlertName, CheckName, IntentId};
 use crate::domain::rollout::{CheckProbe, Effect, Input, Measure, NodeState, Rollout};
 use crate::domain::time::Now;
+use crate::head::http::{self, Heard};
 use crate::wire::status::AlertStatus;
 
 /// How long a server may take to answer a check.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-
-/// How much is read to find the status of an answer, in bytes.
-const STATUS_BYTES_MAX: usize = 256;
 
 /// One measurement: of which rollout, which check, after which wave, and its number.
 pub(super) type Measurement = (IntentId, CheckName, u16, u32);
@@ -117,36 +114,24 @@ impl Controller {
 }
 
 async fn get(url: String, of: Measurement, waker: Waker) {
-    let found = match timeout(ANSWER_WITHIN, status(&url)).await {
-        Ok(Ok(Some(status))) if (200..300).contains(&status) => (Measure::Good, status.to_string()),
-        Ok(Ok(Some(status))) => (Measure::Bad, status.to_string()),
-        Ok(Ok(None)) => (Measure::Error, "the answer is not HTTP".to_owned()),
+    let found = match timeout(ANSWER_WITHIN, heard(&url)).await {
+        Ok(Ok(Heard::Status(status))) => {
+            let is_good = (200..300).contains(&status);
+            (if is_good { Measure::Good } else { Measure::Bad }, status.to_string())
+        }
+        Ok(Ok(Heard::NotHttp | Heard::Nothing)) => {
+            (Measure::Error, "the answer is not HTTP".to_owned())
+        }
         Ok(Err(error)) => (Measure::Error, error.to_string()),
         Err(_) => (Measure::Error, format!("no answer within {}s", ANSWER_WITHIN.as_secs())),
     };
     drop(waker.send(Wake::Measured(of, found)).await);
 }
 
-/// Returns the status with which a server answers.
-async fn status(url: &str) -> io::Result<Option<u16>> {
+/// Returns how a server answers.
+async fn heard(url: &str) -> io::Result<Heard> {
     let (host, address, path) = address_of(url).map_err(io::Error::other)?;
-    let mut stream = TcpStream::connect(&address).await?;
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: smgr/{}\r\nAccept: */*\r\n\
-         Connection: close\r\n\r\n",
-        env!("CARGO_PKG_VERSION")
-    );
-    stream.write_all(request.as_bytes()).await?;
-    let mut head = Vec::with_capacity(STATUS_BYTES_MAX);
-    // A server may leave the connection open behind its answer.
-    while !head.contains(&b'\n') && head.len() < STATUS_BYTES_MAX {
-        if stream.read_buf(&mut head).await? == 0 {
-            break;
-        }
-    }
-    let line = String::from_utf8_lossy(&head);
-    let code = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5));
-    Ok(code.and_then(|code| code.parse().ok()).filter(|code| *code >= 100))
+    http::ask(&mut TcpStream::connect(&address).await?, &host, &path).await
 }
 
 /// Takes `http://host:port/path` apart: the host as a server wants to hear it, where to connect, and the path.
@@ -167,6 +152,8 @@ fn address_of(url: &str) -> Result<(String, String, String), &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -192,9 +179,9 @@ mod tests {
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
         });
-        assert_eq!(status(&url).await.unwrap(), Some(204));
-        assert_eq!(status(&url).await.unwrap(), Some(503));
-        assert_eq!(status(&url).await.unwrap(), None);
+        assert_eq!(heard(&url).await.unwrap(), Heard::Status(204));
+        assert_eq!(heard(&url).await.unwrap(), Heard::Status(503));
+        assert_eq!(heard(&url).await.unwrap(), Heard::NotHttp);
         server.await.unwrap();
     }
 }

@@ -6,6 +6,7 @@ pub mod authority;
 pub mod clock;
 pub mod enrol;
 pub mod folder;
+pub mod http;
 pub mod keyfile;
 pub mod manifest;
 pub mod recorder;
