@@ -21,6 +21,7 @@ mod launcher;
 mod local;
 pub mod logs;
 mod meeting;
+mod memory;
 mod names;
 pub mod origins;
 mod outage;
