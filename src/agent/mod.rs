@@ -31,6 +31,7 @@ mod probes;
 mod queries;
 mod ready;
 pub(crate) mod release;
+mod renewal;
 mod services;
 pub mod setup;
 mod signs;
