@@ -1,8 +1,10 @@
 //! A fleet of several nodes on this machine, with its controllers, against everything that may happen to it.
 
+mod apart;
 mod hostile;
 mod http;
 mod intake;
+mod judge;
 mod leaders;
 mod machines;
 mod rollouts;

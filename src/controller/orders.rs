@@ -35,6 +35,10 @@ const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// How often an order is sent again that was taken and has no verdict: the node may have lost it with its disk.
 const REMIND: Duration = Duration::from_secs(60);
 
+/// How often an order gives way to a trust document that its node does not have yet, and for how long.
+const TRUST_FIRST: u32 = 20;
+const TRUST_PAUSE: Duration = Duration::from_millis(200);
+
 /// How soon a leader whose term was refused tries a higher one.
 const RISE_AGAIN: Duration = Duration::from_secs(2);
 
@@ -225,6 +229,12 @@ impl Controller {
             let pause = if self.projection.is_lost(&key.1) { Some(AGAIN.1) } else { None };
             if let Some(pause) = pause {
                 self.orders.later(&key, retry::drawn(pause / 2..=pause));
+                continue;
+            }
+            // Whoever signed what it proves may be known to the newest trust alone.
+            let tries = self.orders.get(&key).map_or(0, |order| order.tries);
+            if tries <= TRUST_FIRST && self.bring_trust_to(&key.1) {
+                self.orders.later(&key, TRUST_PAUSE);
                 continue;
             }
             match self.seal_order(now, &key, wave) {
