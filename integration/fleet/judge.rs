@@ -58,7 +58,7 @@ impl Evidence {
         let mut node = Node::default();
         let mut facts = Vec::new();
         let mut broken = None;
-        let read = LogReader::new(&folder.join("log")).rows(None, |at, row| {
+        let read = LogReader::new(folder.join("log")).rows(None, |at, row| {
             facts.extend(fact_of(row));
             let mut fold = Fold::new(&mut node);
             let flow = fold.row(at.seq, row);
@@ -72,7 +72,7 @@ impl Evidence {
 
     /// Adds the log of a controller.
     pub(super) fn read_controller(&mut self, name: &str, folder: &Path) {
-        let read = LogReader::new(&folder.join("log")).rows(None, |_, row| {
+        let read = LogReader::new(folder.join("log")).rows(None, |_, row| {
             if let Some((_, Event::ControllerLed(led))) = event_of(row) {
                 self.led.push((name.to_owned(), led.term));
             }
@@ -87,7 +87,7 @@ fn event_of(row: &[u8]) -> Option<(EventRecord, Event)> {
     let record: EventRecord = codec::decode(sealed.unverified_payload()).unwrap();
     match record.event().unwrap() {
         Body::Known(event) => Some((record, event)),
-        Body::Unknown { .. } => None,
+        Body::Unknown => None,
     }
 }
 
@@ -365,7 +365,7 @@ mod negative_control {
             ("was taken up after", |it| it.on("n2", applied(4, 50))),
             ("after one of 2", |it| it.on("n2", ordered(6, 1, 2))),
             ("before any canary", |it| {
-                it.nodes.get_mut("n1").unwrap().retain(|it| *it != healthy(5, 20))
+                it.nodes.get_mut("n1").unwrap().retain(|it| *it != healthy(5, 20));
             }),
             ("led in term 2", |it| it.led.push(("c1".to_owned(), 2))),
         ];
