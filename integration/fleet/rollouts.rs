@@ -317,9 +317,6 @@ fn a_node_that_was_away_converges_to_what_is_desired_when_it_is_back() {
         "rollout.on_unreachable=\"skip\"",
         "--set",
         "rollout.max_unreachable=1",
-        // The canary has to be there.
-        "--set",
-        "rollout.order=\"name\"",
     ];
     let said = shop.deploy_with(0, "2.0", &good("2"), &more);
     assert!(said.contains("2.0 on 2 of 3 nodes"), "{said}");

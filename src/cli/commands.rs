@@ -7,8 +7,10 @@ mod down;
 mod edit;
 mod files;
 mod fleet;
+mod logs;
 mod offline;
 mod place;
+mod ramp;
 mod reading;
 pub(crate) mod release;
 pub(crate) mod rollout;
@@ -57,9 +59,9 @@ pub async fn carry_out(
             service::each(context, &targets, out, |service| Action::Signal { service, signal })
                 .await
         }
-        Command::Action { command: ActionCommand::Run { service, action, params, waiting } } => {
-            service::action(context, &service, action, params, waiting, out).await
-        }
+        Command::Action {
+            command: ActionCommand::Run { service, action, params, over, waiting },
+        } => service::action(context, (&service, &over), (action, params), waiting, out).await,
         Command::Status { scope, at } => {
             let (context, selector) = context.scoped(scope);
             status::status(&context, selector, at, out).await
@@ -72,8 +74,8 @@ pub async fn carry_out(
         }
         Command::Rollout { command } => rollout::rollout(context, command, out).await,
         Command::Apply { services, waiting } => files::apply(context, services, waiting, out).await,
-        Command::Logs { selector, lines, follow } => {
-            reading::logs(context, selector, lines, follow, out).await
+        Command::Logs { selector, select, lines, follow } => {
+            logs::logs(context, (selector, select), (lines, follow), out).await
         }
         Command::Events(args) => reading::events(context, args, out).await,
         Command::History(args) => reading::history(context, args, out).await,

@@ -142,6 +142,8 @@ impl Controller {
         }
         let before = targets.iter().map(|node| (node.clone(), self.observed(node, service)));
         let before: BTreeMap<NodeId, Observed> = before.collect();
+        let away: BTreeSet<NodeId> =
+            targets.iter().filter(|node| self.projection.is_lost(node)).cloned().collect();
         let plan = Plan::new(&PlanRequest {
             intent: intent.id,
             service: service.clone(),
@@ -154,6 +156,7 @@ impl Controller {
             targets: &targets,
             roster: &self.authority.roster(),
             roster_digest: self.roster,
+            away: &away,
             parameters: &parameters,
         })
         .map_err(|why| (plan_code(&why), why.to_string()))?;
@@ -180,9 +183,7 @@ impl Controller {
         self.keep_wish(intent.id, bytes)?;
         self.make_room(now, service, intent.id, parameters.on_conflict)?;
         let event = self.record_facts(now, intent.id, service, events);
-        for node in
-            targets.iter().filter(|node| self.projection.is_lost(node)).cloned().collect::<Vec<_>>()
-        {
+        for node in away {
             let report = NodeReport::Unreachable;
             let input = Input::Node { node, event: None, report };
             drop(self.drive(now, intent.id, &input));

@@ -174,18 +174,11 @@ async fn fleet(
 ) -> Result<Option<Client>, CliError> {
     let is_one = service.node.is_some() || !context.global.nodes.is_empty();
     match (is_one, select) {
-        (true, Some(_)) => {
-            let why = "a node is named, and --select selects nodes: say one of them";
-            Err(CliError::new(Code::USAGE, why))
-        }
+        (true, Some(_)) => Err(place::named_and_selected()),
         (true, None) => Ok(None),
         (false, None) if !context.folder.trust().exists() => Ok(None),
         (false, _) => match (Client::of_controllers(context).await?, select) {
-            (None, Some(_)) => Err(CliError::new(
-                Code::NO_LEADER,
-                "this machine belongs to no fleet with a controller, so nothing can be selected",
-            )
-            .hint("for this node alone leave out --select")),
+            (None, Some(_)) => Err(place::no_fleet()),
             (client, _) => Ok(client),
         },
     }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::place;
 use crate::cli::args::{RolloutArgs, Waiting};
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::Context;
@@ -18,7 +19,7 @@ use crate::domain::id::{Generation, IntentId, NodeId, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand};
 use crate::domain::release::{Manifest, ReleaseId};
 use crate::domain::rollout::view::rollout_name;
-use crate::domain::selector::{Roster, SelectError, Selector};
+use crate::domain::selector::Selector;
 use crate::domain::time::UnixMicros;
 use crate::head::keyfile::load_trust;
 use crate::wire::codec;
@@ -63,13 +64,7 @@ pub(super) async fn deploy(
     let select = select.or(rollouts.placement.select).unwrap_or_else(Selector::every);
     let (trust, _) =
         load_trust(&context.folder).map_err(|error| crate::cli::wish::from_keys(&error))?;
-    let roster: Roster =
-        trust.nodes.iter().map(|it| (it.node.clone(), it.labels.clone())).collect();
-    let nodes = select.select(&roster).map_err(|error| match error {
-        SelectError::NothingMatches { .. } => CliError::from_error(Code::EMPTY_SELECTION, &error)
-            .hint("see the nodes and their labels: smgr status -o json"),
-        SelectError::NoSuchNode(_) => CliError::from_error(Code::NO_SUCH_NODE, &error),
-    })?;
+    let nodes = place::matching(&trust, &select)?;
     let known = known(&mut client, &service, &nodes.into_iter().collect::<Vec<_>>()).await?;
     let back_to = back_to.or_else(|| known.good.iter().copied().find(|good| *good != release));
     let action =
