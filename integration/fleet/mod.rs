@@ -6,6 +6,7 @@ mod intake;
 mod leaders;
 mod rollouts;
 mod selection;
+mod told;
 
 use std::collections::BTreeMap;
 use std::fs;

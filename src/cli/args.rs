@@ -183,11 +183,8 @@ pub enum Command {
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Show what `apply` would do, key by key, and change nothing
-    Plan {
-        /// Only these services
-        services: Vec<ServiceId>,
-    },
+    /// Show what `apply`, or with a spec what `deploy` would do, key by key, and change nothing
+    Plan(Planned),
     /// Change what this machine alone wants of a service, in its override file
     Edit {
         /// Of which service
@@ -357,6 +354,31 @@ pub struct Deploy {
     pub emergency: Option<String>,
     #[command(flatten)]
     pub waiting: Waiting,
+}
+
+/// What to look ahead at.
+#[derive(Clone, Debug, Args)]
+pub struct Planned {
+    /// Only these services; with a spec the one that would be deployed
+    pub services: Vec<ServiceId>,
+    /// What a deploy of this spec would do over the fleet: its waves, what changes for whom, and whereto it could go back
+    #[arg(short, long, value_name = "SPEC")]
+    pub file: Option<PathBuf>,
+    /// As for `deploy`
+    #[arg(long, value_name = "FILE|URL", requires = "file")]
+    pub artifact: Option<String>,
+    /// As for `deploy`
+    #[arg(long, value_name = "VERSION", requires = "file")]
+    pub release_version: Option<String>,
+    /// As for `deploy`
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair, requires = "file")]
+    pub set: Vec<(String, String)>,
+    /// As for `deploy`
+    #[arg(long, value_name = "NODES", requires = "file")]
+    pub select: Option<NodeSelector>,
+    /// As for `deploy`
+    #[arg(long, value_name = "REASON", requires = "file")]
+    pub emergency: Option<String>,
 }
 
 /// Start smgr here.

@@ -89,7 +89,10 @@ pub async fn carry_out(
         }
         Command::Audit { command: AuditCommand::Pin } => audit::pin(context, out),
         Command::Replay { folder } => offline::replay(context, folder, out).await,
-        Command::Plan { services } => config::plan(context, &services, out).await,
+        Command::Plan(planned) => match planned.file.is_some() {
+            true => release::plan(context, planned, out).await,
+            false => config::plan(context, &planned.services, out).await,
+        },
         Command::Edit { service } => edit::edit(context, &service, out).await,
         Command::Config { command: ConfigCommand::Show(args) } => {
             config::show(context, &args, out).await

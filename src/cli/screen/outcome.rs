@@ -205,8 +205,14 @@ mod tests {
         }
         let service = "web".parse().unwrap();
         let (generation, release) = (Generation(2), b"not a manifest".to_vec());
-        let deploy =
-            Action::Deploy { service, generation, release, back_to: None, emergency: None };
+        let deploy = Action::Deploy {
+            service,
+            generation,
+            release,
+            back_to: None,
+            emergency: None,
+            retry: None,
+        };
         assert_eq!(
             text(&deploy, &[("n1", done(true))], &[], 3_500),
             "web runs a4444be7 in 3.5s; before: 1.0 (4f1c9a7b)\n"

@@ -156,7 +156,23 @@ pub fn rollout_text(view: &Value) -> String {
     text
 }
 
+/// Returns the waves of a plan, by name.
+pub fn plan_waves(view: &Value) -> String {
+    let mut text = String::new();
+    for wave in list(&view["plan"]["waves"]) {
+        let number = wave["wave"].as_u64().unwrap_or_default();
+        let kind = word(&wave["kind"]);
+        line(&mut text, &format!("{number} {kind:<9} {}", words(list(&wave["nodes"]))));
+    }
+    text
+}
+
 fn head(view: &Value) -> String {
+    format!("{}  {}", word(&view["rollout"]), change(view))
+}
+
+/// Returns what changes where, and whether there is a way back.
+pub fn change(view: &Value) -> String {
     let from = match view["from"].is_null() {
         true => "new".to_owned(),
         false => release(&view["from"]["digest"], &view["from"]["version"]),
@@ -169,8 +185,8 @@ fn head(view: &Value) -> String {
         true => format!("back to {} if it fails", release(&back["to"], &back["version"])),
         false => format!("no way back: {}", word(&back["reason"])),
     };
-    let (name, service) = (word(&view["rollout"]), word(&view["service"]));
-    format!("{name}  {service}  {from} → {to} on {nodes}   {back}\n")
+    let service = word(&view["service"]);
+    format!("{service}  {from} → {to} on {nodes}   {back}\n")
 }
 
 fn ending(view: &Value) -> String {
@@ -235,6 +251,11 @@ fn release(digest: &Value, version: &Value) -> String {
         Some(version) => printable(version).into_owned(),
         None => word(digest).strip_prefix("sha256:").unwrap_or("-").chars().take(8).collect(),
     }
+}
+
+/// Returns how people call a release `{digest, version}`.
+pub fn release_word(of: &Value) -> String {
+    release(&of["digest"], &of["version"])
 }
 
 fn spoken(word: &str) -> String {
