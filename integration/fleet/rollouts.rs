@@ -63,7 +63,7 @@ impl Shop {
     }
 
     /// Begins a rollout that rests after each wave, and returns its name.
-    fn begin(&self, version: &str, rest: &str) -> String {
+    pub(super) fn begin(&self, version: &str, rest: &str) -> String {
         let rest = format!("rollout.bake_time=\"{rest}\"");
         self.deploy_with(0, version, &good(version), &["--set", &rest, "--detach"]);
         self.list()[0]["rollout"].as_str().unwrap().to_owned()
@@ -98,7 +98,7 @@ impl Shop {
         status["instances"][0]["release"]["version"].clone()
     }
 
-    fn events(&self, node: &str) -> Vec<Value> {
+    pub(super) fn events(&self, node: &str) -> Vec<Value> {
         let text = self.fleet.machine.exits(0, &["events", "--node", node, "-o", "json"]);
         let lines = text.lines().filter(|line| line.contains("smgr.event.v1"));
         lines.map(|line| serde_json::from_str(line).unwrap()).collect()

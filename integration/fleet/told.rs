@@ -2,10 +2,12 @@
 
 use std::fs;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::rollouts::{Shop, states};
 use crate::releases::good;
+use crate::support::process::signal;
 use crate::support::wait::{eventually, wait_until};
 
 const BAD: &str = "echo missing DATABASE_URL >&2; exit 1";
@@ -47,6 +49,39 @@ fn a_rollout_is_told_step_by_step_and_stands_in_the_status_of_the_fleet() {
         screen.contains("2.0 → bad") && screen.contains("rolled_back (exit code 10)"),
         "{screen}"
     );
+}
+
+#[test]
+fn what_is_different_on_the_node_that_failed_is_shown_with_the_line_that_says_so() {
+    let shop = Shop::of("[env]\nNODE = \"${node}\"\nMODE = \"new\"\n");
+    let by_name = ["--set", "rollout.order=\"name\""];
+    shop.deploy_with(0, "1.0", &good("1"), &by_name);
+    let folder = shop.fleet.folder("n2").join("config/override.d");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("web.toml"), "umask = \"0077\"\n[env]\nMODE = \"old\"\n").unwrap();
+    let script = "if [ \"$MODE\" = old ]; then exit 3; fi\nexec sleep 1000";
+    shop.deploy_with(10, "2.0", script, &by_name);
+    let name = shop.last()["rollout"].as_str().unwrap().to_owned();
+    let view = shop.view(&name);
+    let failure =
+        &view["nodes"].as_array().unwrap().iter().find(|it| it["node"] == "n2").unwrap()["failure"];
+    assert_eq!(failure["differs_from"], "n1", "where it became healthy: {view}");
+    let of = |key: &str| {
+        let all = failure["differences"].as_array().unwrap().iter();
+        all.clone().find(|it| it["key"] == key).unwrap_or_else(|| panic!("{key}: {failure}"))
+    };
+    assert_eq!((&of("umask")["here"], &of("umask")["there"]), (&json!("0077"), &json!(null)));
+    assert_eq!(of("umask")["here_origin"]["line"], 1, "{failure}");
+    let mode = of("env.MODE");
+    assert_eq!((&mode["here"], &mode["here_origin"]["layer"]), (&json!(null), &json!("node")));
+    assert_eq!(mode["there_origin"]["layer"], "release", "{failure}");
+    assert_eq!(failure["differences"].as_array().unwrap().len(), 2, "{failure}");
+    let screen = shop.fleet.machine.exits(0, &["rollout", "show", &name]);
+    assert!(
+        screen.contains("DIFFERENT ON n2   (against n1, where 2.0 became healthy)"),
+        "{screen}"
+    );
+    assert!(screen.contains("override.d/web.toml:1"), "{screen}");
 }
 
 #[test]
@@ -157,4 +192,44 @@ fn a_node_that_joins_late_gets_what_the_others_run() {
     shop.deploy(10, "bad", BAD);
     wait_until("it goes on", || shop.runs("n4") == "1.0");
     assert_eq!(shop.list().len(), 3);
+}
+
+#[test]
+fn a_deploy_that_stands_in_the_queue_begins_when_the_one_before_it_has_ended() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let first = shop.begin("2.0", "1s");
+    let queue = ["--set", "rollout.on_conflict=\"queue\""];
+    let detached = shop.deploy_with(6, "3.0", &good("3"), &[&queue[..], &["--detach"]].concat());
+    assert!(detached.contains("E0721") && detached.contains("queue"), "{detached}");
+    let said = shop.deploy_with(0, "3.0", &good("3"), &queue);
+    assert!(said.contains(&format!("waits for the end of {first}")), "{said}");
+    assert!(said.contains("2.0 → 3.0") && said.contains("3.0 on 3 of 3 nodes"), "{said}");
+    assert_eq!(shop.view(&first)["state"], "succeeded");
+}
+
+#[test]
+fn a_node_that_no_controller_reaches_finishes_its_step_and_reports_later() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let slow = format!("sleep 1\n{}", good("2"));
+    let more = ["--set", "rollout.min_healthy_time=\"2s\"", "--detach"];
+    shop.deploy_with(0, "2.0", &slow, &more);
+    let name = shop.last()["rollout"].as_str().unwrap().to_owned();
+    let view = shop.view(&name);
+    let generation = view["generation"]["asked"].clone();
+    let canary = view["plan"]["waves"][0]["nodes"][0].as_str().unwrap().to_owned();
+    wait_until("the canary is at it", || shop.applied(&canary, &generation) == 1);
+    let controller = shop.fleet.pid("controller-c1");
+    signal(controller, Signal::STOP);
+    let is_healthy = |event: &Value| {
+        event["type"] == "release.healthy" && event["data"]["generation"] == generation
+    };
+    wait_until("it is healthy by itself", || shop.events(&canary).iter().any(is_healthy));
+    for node in ["n1", "n2", "n3"].into_iter().filter(|node| *node != canary) {
+        assert_eq!(shop.applied(node, &generation), 0, "{node} begins nothing");
+    }
+    signal(controller, Signal::CONT);
+    shop.fleet.machine.exits(0, &["rollout", "watch", &name]);
+    assert_eq!(shop.applied(&canary, &generation), 1);
 }

@@ -267,16 +267,13 @@ impl Controller {
                     let input = Input::Command { intent: with, by: None, command };
                     self.drive(now, other, &input).map_err(|why| rejected(&why))?;
                 }
-                OnConflict::Reject => {
+                // Whoever asked waits for the end of it and asks again: nothing is kept for those who went away.
+                OnConflict::Reject | OnConflict::Queue => {
                     let name = rollout_name(other);
                     return Err((
                         Code::ROLLOUT_UNDER_WAY,
                         format!("{name} of {service} is under way"),
                     ));
-                }
-                OnConflict::Queue => {
-                    let why = "rollout.on_conflict = \"queue\" is known, but not in this version";
-                    return Err((Code::NOT_YET, why.into()));
                 }
             }
         }

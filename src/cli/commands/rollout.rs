@@ -20,8 +20,8 @@ use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{Generation, IntentId, NodeId, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand};
 use crate::domain::release::{Manifest, ReleaseId};
-use crate::domain::rollout::Parameters;
 use crate::domain::rollout::view::rollout_name;
+use crate::domain::rollout::{OnConflict, Parameters};
 use crate::domain::selector::Selector;
 use crate::head::keyfile::load_trust;
 use crate::wire::codec;
@@ -29,11 +29,12 @@ use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::payload::{Ask, Audience, Intent, Reply, Trust};
 use crate::wire::status::FleetStatus;
 pub(super) use ahead::plan;
-use tails::add_tails;
+use tails::{add_differences, add_tails};
 pub(crate) use watch::result;
-use watch::{Events, watch};
+use watch::{Events, turn_comes, watch};
 
 /// A release for a fleet.
+#[derive(Clone)]
 pub(super) struct Wanted {
     pub(super) service: ServiceId,
     pub(super) manifest: Manifest,
@@ -52,14 +53,30 @@ pub(super) async fn deploy(
     waiting: Waiting,
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    let ready = Ready::make(context, &mut client, wanted).await?;
-    let audience = Audience::Select {
-        selector: ready.select.to_string(),
-        roster: ready.trust.roster_digest(),
+    let (wish, events) = loop {
+        let ready = Ready::make(context, &mut client, wanted.clone()).await?;
+        let audience = Audience::Select {
+            selector: ready.select.to_string(),
+            roster: ready.trust.roster_digest(),
+        };
+        let wish = client.request(ready.action(), audience)?;
+        let events = match Events::wanted(out) {
+            Some(events) => Some(events.from_here(&mut client).await?),
+            None => None,
+        };
+        match send(&mut client, &wish).await {
+            Ok(_) => break (wish, events),
+            Err(error) if error.code == Code::ROLLOUT_UNDER_WAY && ready.waits_its_turn() => {
+                if waiting.detach {
+                    return Err(error.hint("only a command that waits can stand in a queue"));
+                }
+                if !turn_comes(context, &mut client, &ready, out).await? {
+                    return Ok(ExitCode::StillRunning);
+                }
+            }
+            Err(error) => return Err(error),
+        }
     };
-    let wish = client.request(ready.action(), audience)?;
-    let events = Events::from_here(&mut client, &rollout_name(wish.id), out).await?;
-    send(&mut client, &wish).await?;
     let name = rollout_name(wish.id);
     if waiting.detach {
         return Ok(detached(&name, wish.id, out));
@@ -121,6 +138,10 @@ impl Ready {
             fleet,
             rows,
         })
+    }
+
+    fn waits_its_turn(&self) -> bool {
+        self.parameters.on_conflict == OnConflict::Queue
     }
 
     fn action(&self) -> Action {
@@ -206,6 +227,7 @@ pub(super) async fn rollout(
         RolloutArgs::Show { name, exit_code } => {
             let mut view = view(&mut client, &name, (0, 0)).await?;
             add_tails(context, &mut view).await;
+            add_differences(context, &mut view).await;
             match out.is_text() {
                 true => out.data(&rollout_text(&view)),
                 false => out.json_pretty(&view),
@@ -213,10 +235,7 @@ pub(super) async fn rollout(
             return Ok(if exit_code { exit_of(&view) } else { ExitCode::Done });
         }
         RolloutArgs::Watch { name } => {
-            let known = view(&mut client, &name, (0, 0)).await?;
-            let name = known["rollout"].as_str().unwrap_or(&name).to_owned();
-            let events = Events::from_here(&mut client, &name, out).await?;
-            return watch(context, client, (name, events), out).await;
+            return watch(context, client, (name, Events::wanted(out)), out).await;
         }
         RolloutArgs::Retry { name, waiting } => {
             return retry(context, client, &name, waiting, out).await;

@@ -128,6 +128,7 @@ pub fn rollout_text(view: &Value) -> String {
             format!("{at:<13} {place}{}{origin}   {}", word(&link["text"]), word(&link["event"]));
         line(&mut text, &told);
     }
+    text.push_str(&different(view));
     text.push_str("\nWAVES\n");
     for wave in list(&view["waves"]) {
         let number = wave["wave"].as_u64().unwrap_or_default();
@@ -154,6 +155,50 @@ pub fn rollout_text(view: &Value) -> String {
     text.push_str("\nNEXT\n");
     line(&mut text, &next);
     text
+}
+
+/// Returns what is set otherwise where it failed.
+fn different(view: &Value) -> String {
+    let mut text = String::new();
+    for node in list(&view["nodes"]) {
+        let differences = list(&node["failure"]["differences"]);
+        if differences.is_empty() {
+            continue;
+        }
+        let (here, there) = (word(&node["node"]), word(&node["failure"]["differs_from"]));
+        let other = list(&view["nodes"]).iter().find(|it| it["node"] == there);
+        let is_proof = other.is_some_and(|it| !it["healthy_at"].is_null());
+        let whose = match is_proof {
+            true => format!(", where {} became healthy", release_word(&view["to"])),
+            false => String::new(),
+        };
+        writeln!(text, "\nDIFFERENT ON {here}   (against {there}{whose})")
+            .expect("writing to a text never fails");
+        for it in differences {
+            let value = |value: &Value| match value.is_null() {
+                true => "-".to_owned(),
+                false => printable(&value.to_string()).into_owned(),
+            };
+            let places = [(here, "here", "here_origin"), (there, "there", "there_origin")];
+            for (node, of, origin) in places {
+                let key = if of == "here" { word(&it["key"]) } else { "" };
+                let (said, origin) = (value(&it[of]), origin_words(&it[origin]));
+                line(&mut text, &format!("{key:<16} {node:<6} {said}   {origin}"));
+            }
+        }
+    }
+    text
+}
+
+fn origin_words(origin: &Value) -> String {
+    let release =
+        origin["release"].as_str().map(|it| format!("release {it}, ")).unwrap_or_default();
+    let place = match (origin["file"].as_str(), origin["line"].as_u64()) {
+        (Some(file), Some(at)) => format!("{}:{at}", printable(file)),
+        (Some(file), None) => printable(file).into_owned(),
+        (None, _) => word(&origin["event"]).to_owned(),
+    };
+    format!("{release}{place}   layer {}", spoken(word(&origin["layer"])))
 }
 
 /// Returns the waves of a plan, by name.

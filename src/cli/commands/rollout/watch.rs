@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{document, exit_of, read};
+use super::{Ready, document, exit_of, read};
 use crate::cli::args::Output;
 use crate::cli::client::Client;
 use crate::cli::context::Context;
@@ -55,7 +55,7 @@ pub(super) async fn watch(
             Ok(Err(Lost::Error(error))) => return Err(error),
             Ok(Ok(view)) => view,
         };
-        facts = view["facts"].as_u64().and_then(|it| u32::try_from(it).ok()).unwrap_or_default();
+        facts = facts_of(&view);
         let news = progress.news(&view);
         if out.is_text() && !news.is_empty() {
             out.data(&news);
@@ -79,30 +79,63 @@ pub(super) async fn watch(
     }
 }
 
+/// Waits until no rollout of the service is under way, as far as this one was told of them; not beyond the time that the
+/// command has.
+pub(super) async fn turn_comes(
+    context: &Context,
+    client: &mut Client,
+    ready: &Ready,
+    out: Out,
+) -> Result<bool, CliError> {
+    let deadline = context.global.timeout.map(|timeout| Instant::now() + timeout);
+    let is_open =
+        |row: &&Value| row["service"] == ready.service.as_str() && row["ended_at"].is_null();
+    let Some(row) = ready.rows.iter().find(is_open) else {
+        // It began behind the list.
+        sleep(ASK_AGAIN).await;
+        return Ok(true);
+    };
+    let name = row["rollout"].as_str().unwrap_or_default().to_owned();
+    out.note(&format!("waits for the end of {name}; nothing was begun"));
+    let mut seen = 0;
+    loop {
+        let ask = Ask::Rollout { name: name.clone(), seen, wait_ms: WAIT_MS };
+        let view = match next(client, &ask, deadline).await {
+            Ok(view) => view,
+            Err(Lost::Over) => return Ok(false),
+            Err(Lost::Error(error)) => return Err(error),
+        };
+        if !view["ended_at"].is_null() {
+            return Ok(true);
+        }
+        seen = facts_of(&view);
+    }
+}
+
 /// The events of a rollout and of its service, for `-o jsonl`.
 pub(super) struct Events {
-    rollout: String,
+    /// Behind which event; absent before the first picture, whose time is the beginning then.
     after: Option<EventId>,
 }
 
 impl Events {
-    /// Begins with what happens from here on, where lines are wanted.
-    pub(super) async fn from_here(
-        client: &mut Client,
-        rollout: &str,
-        out: Out,
-    ) -> Result<Option<Self>, CliError> {
-        if out.form != Output::Jsonl {
-            return Ok(None);
-        }
-        let list = document(client, &Ask::Rollouts).await?;
-        let after = list["as_of"]["cursor"].as_str().and_then(|cursor| cursor.parse().ok());
-        Ok(Some(Self { rollout: rollout.to_owned(), after }))
+    /// Returns them where lines are wanted.
+    pub(super) fn wanted(out: Out) -> Option<Self> {
+        (out.form == Output::Jsonl).then_some(Self { after: None })
+    }
+
+    /// Begins with what happens from here on.
+    pub(super) async fn from_here(self, client: &mut Client) -> Result<Self, CliError> {
+        Ok(Self { after: cursor_of(&document(client, &Ask::Rollouts).await?) })
     }
 
     /// Prints what has happened since; where the rollout is over, until its last event was seen.
     async fn print(&mut self, client: &mut Client, view: &Value, out: Out) -> Result<(), CliError> {
         let is_over = !view["ended_at"].is_null();
+        if self.after.is_none() {
+            self.after = cursor_of(view);
+            return Ok(());
+        }
         let until = Instant::now() + LAST_EVENT_WITHIN;
         loop {
             let wait_ms = if is_over { LAST_EVENT_WAIT_MS } else { 0 };
@@ -113,7 +146,7 @@ impl Events {
             for (cursor, record) in page.events {
                 let event =
                     event_json(&record, &Beside { cursor: Some(&cursor), ..Beside::default() });
-                if self.is_about(&event, view) {
+                if is_about(&event, view) {
                     is_last |= event["type"] == "rollout.ended";
                     out.line(&json::line(&event));
                 }
@@ -125,13 +158,20 @@ impl Events {
             }
         }
     }
+}
 
-    fn is_about(&self, event: &Value, view: &Value) -> bool {
-        let kind = event["type"].as_str().unwrap_or_default();
-        let is_of_node = ["instance.", "release."].iter().any(|begin| kind.starts_with(begin));
-        event["rollout"] == self.rollout.as_str()
-            || is_of_node && event["service"] == view["service"]
-    }
+fn cursor_of(document: &Value) -> Option<EventId> {
+    document["as_of"]["cursor"].as_str()?.parse().ok()
+}
+
+fn is_about(event: &Value, view: &Value) -> bool {
+    let kind = event["type"].as_str().unwrap_or_default();
+    let is_of_node = ["instance.", "release."].iter().any(|begin| kind.starts_with(begin));
+    event["rollout"] == view["rollout"] || is_of_node && event["service"] == view["service"]
+}
+
+fn facts_of(view: &Value) -> u32 {
+    view["facts"].as_u64().and_then(|it| u32::try_from(it).ok()).unwrap_or_default()
 }
 
 /// Why there is no next picture.
