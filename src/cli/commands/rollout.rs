@@ -60,10 +60,7 @@ pub(super) async fn deploy(
             roster: ready.trust.roster_digest(),
         };
         let wish = client.request(ready.action(), audience)?;
-        let events = match Events::wanted(out) {
-            Some(events) => Some(events.from_here(&mut client).await?),
-            None => None,
-        };
+        let events = Events::from_here(&mut client, out).await?;
         match send(&mut client, &wish).await {
             Ok(_) => break (wish, events),
             Err(error) if error.code == Code::ROLLOUT_UNDER_WAY && ready.waits_its_turn() => {

@@ -125,8 +125,12 @@ impl Events {
     }
 
     /// Begins with what happens from here on.
-    pub(super) async fn from_here(self, client: &mut Client) -> Result<Self, CliError> {
-        Ok(Self { after: cursor_of(&document(client, &Ask::Rollouts).await?) })
+    pub(super) async fn from_here(client: &mut Client, out: Out) -> Result<Option<Self>, CliError> {
+        if Self::wanted(out).is_none() {
+            return Ok(None);
+        }
+        let after = cursor_of(&document(client, &Ask::Rollouts).await?);
+        Ok(Some(Self { after }))
     }
 
     /// Prints what has happened since; where the rollout is over, until its last event was seen.
