@@ -16,9 +16,7 @@ use crate::domain::code::Code;
 use crate::domain::id::{Generation, IntentId, NodeId};
 use crate::domain::policy::Kind;
 use crate::domain::release::Step;
-use crate::domain::rollout::{
-    Effect, Failure, Input, NodeReport, NodeState, RolloutEvent, Verdict,
-};
+use crate::domain::rollout::{Effect, Failure, Input, NodeReport, NodeState, Verdict};
 use crate::domain::time::Now;
 use crate::retry;
 use crate::wire::codec;
@@ -169,7 +167,14 @@ impl Controller {
                 Effect::Order { node, step, wave } => {
                     wanted.insert((node, step), wave);
                 }
-                Effect::Ended { .. } => wanted = self.convergence(intent),
+                Effect::Ended { state, .. } => {
+                    wanted = self.convergence(intent);
+                    if state == Verdict::Succeeded {
+                        // Never the first to try something.
+                        let late = self.late(intent).into_iter();
+                        wanted.extend(late.map(|node| ((node, Step::Apply), 2)));
+                    }
+                }
                 // See `checks.rs`, and the timer of the task.
                 Effect::RunCheck { .. } | Effect::WakeAt(_) => {}
             }
@@ -189,10 +194,7 @@ impl Controller {
         if last.is_none_or(|(last, _)| last != intent) {
             return wanted;
         }
-        let has_turned = self.rollouts.all.get(&intent).is_some_and(|driven| {
-            let turned = |it: &RolloutEvent| matches!(it, RolloutEvent::RollbackStarted(_));
-            driven.told().iter().any(|record| turned(&record.event))
-        });
+        let has_turned = self.rollouts.all.get(&intent).is_some_and(Driven::has_turned);
         for node in plan.targets() {
             if !matches!(state.node(node), Some(NodeState::Lost { .. })) {
                 continue;
