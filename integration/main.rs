@@ -3,6 +3,7 @@
 
 mod accounts;
 mod bus;
+mod ci;
 mod cli_up;
 mod daemons;
 mod damage;

@@ -1,6 +1,7 @@
 //! The command line as clap reads it. Meaning is elsewhere; a name here is a promise for ever.
 
 mod config;
+mod sign;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 pub use config::{ConfigCommand, ConfigShow};
+pub use sign::{Sign, SignAction, SignWish};
 
 use super::error::CliError;
 use super::fleet::NODES_MAX;
@@ -22,8 +24,8 @@ use crate::domain::signal::Signal;
 /// Verbs whose names are taken and whose function comes in a later version.
 const RESERVED: &[&str] = &[
     "diff", "hold", "release", "node", "service", "alert", "silence", "key", "trust", "policy",
-    "sign", "fleet", "context", "emulate", "demo", "top", "web", "doctor", "schema", "man",
-    "cancel", "enrol",
+    "fleet", "context", "emulate", "demo", "top", "web", "doctor", "schema", "man", "cancel",
+    "enrol",
 ];
 
 /// A service manager for one machine or a whole fleet, with history that can be proved.
@@ -162,6 +164,8 @@ pub enum Command {
         #[command(subcommand)]
         command: ActionCommand,
     },
+    /// Print a wish, signed, and send nothing: whoever carries the bytes to the bus needs no key
+    Sign(Sign),
     /// Make this node match its files, restarting exactly what must
     Apply {
         /// Only these services

@@ -13,6 +13,7 @@ mod reading;
 pub(crate) mod release;
 pub(crate) mod rollout;
 mod service;
+mod sign;
 mod status;
 mod token;
 mod topics;
@@ -60,6 +61,7 @@ pub async fn carry_out(
         Command::Action { command: ActionCommand::Run { service, action, params, waiting } } => {
             service::action(context, &service, action, params, waiting, out).await
         }
+        Command::Sign(args) => sign::sign(context, args, out).await,
         Command::Status { scope, at } => {
             let (context, selector) = context.scoped(scope);
             status::status(&context, selector, at, out).await

@@ -17,7 +17,7 @@ use crate::wire::key::{Keyring, Signer};
 use crate::wire::payload::{Ask, Audience, Intent, Mode, PAYLOAD_VERSION, Query};
 
 /// How long an intent may be accepted after it was signed.
-const INTENT_LIFE: Duration = Duration::from_secs(120);
+pub const INTENT_LIFE: Duration = Duration::from_secs(120);
 
 /// How long a query may be answered after it was signed.
 const QUERY_LIFE: Duration = Duration::from_secs(60);
@@ -31,6 +31,7 @@ pub struct Caller {
     /// The keys of the trust document.
     pub ring: Keyring,
     note: String,
+    life: Duration,
 }
 
 /// A wish that is ready to be sent, and sent again: the same bytes are the same wish.
@@ -63,7 +64,12 @@ impl Caller {
             && (context.is_root || !exists(KeyName::Operator));
         let name = if local { KeyName::Local } else { KeyName::Operator };
         let signer = load_signer(&name.path(&context.folder));
-        Ok(Self { signer, fleet: trust.fleet, ring, note: note(context) })
+        Ok(Self { signer, fleet: trust.fleet, ring, note: note(context), life: INTENT_LIFE })
+    }
+
+    /// Returns the same whose intents may be accepted for so long after they were signed.
+    pub fn living(self, life: Duration) -> Self {
+        Self { life, ..self }
     }
 
     /// Returns the principal of the key, for the inbox on the bus.
@@ -90,7 +96,7 @@ impl Caller {
             id,
             iss: signer.kid(),
             iat,
-            exp: iat.plus_ms(millis(INTENT_LIFE)),
+            exp: iat.plus_ms(millis(self.life)),
             fleet: self.fleet.clone(),
             mode: if action.generation().is_some() { Mode::Desired } else { Mode::Once },
             action,

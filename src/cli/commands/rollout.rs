@@ -55,6 +55,22 @@ pub(super) async fn deploy(
     waiting: Waiting,
     out: Out,
 ) -> Result<ExitCode, CliError> {
+    let (action, audience) = intended(context, &mut client, wanted).await?;
+    let wish = client.request(action, audience)?;
+    send(&mut client, &wish).await?;
+    let name = rollout_name(wish.id);
+    if waiting.detach {
+        return Ok(detached(&name, wish.id, out));
+    }
+    watch(context, client, name, out).await
+}
+
+/// Returns what is signed for the controllers: the release, and the nodes as the trust document selects them.
+pub(super) async fn intended(
+    context: &Context,
+    client: &mut Client,
+    wanted: Wanted,
+) -> Result<(Action, Audience), CliError> {
     let Wanted { service, manifest, select, back_to, emergency } = wanted;
     let bytes = codec::encode(&manifest);
     let release = ReleaseId::of(&bytes);
@@ -70,18 +86,12 @@ pub(super) async fn deploy(
             .hint("see the nodes and their labels: smgr status -o json"),
         SelectError::NoSuchNode(_) => CliError::from_error(Code::NO_SUCH_NODE, &error),
     })?;
-    let known = known(&mut client, &service, &nodes.into_iter().collect::<Vec<_>>()).await?;
+    let known = known(client, &service, &nodes.into_iter().collect::<Vec<_>>()).await?;
     let back_to = back_to.or_else(|| known.good.iter().copied().find(|good| *good != release));
     let action =
         Action::Deploy { service, generation: known.next, release: bytes, back_to, emergency };
     let audience = Audience::Select { selector: select.to_string(), roster: trust.roster_digest() };
-    let wish = client.request(action, audience)?;
-    send(&mut client, &wish).await?;
-    let name = rollout_name(wish.id);
-    if waiting.detach {
-        return Ok(detached(&name, wish.id, out));
-    }
-    watch(context, client, name, out).await
+    Ok((action, audience))
 }
 
 fn detached(name: &str, id: IntentId, out: Out) -> ExitCode {
