@@ -57,8 +57,19 @@ pub(super) async fn deploy(
 ) -> Result<ExitCode, CliError> {
     let (action, audience) = intended(context, &mut client, wanted).await?;
     let wish = client.request(action, audience)?;
-    send(&mut client, &wish).await?;
     let name = rollout_name(wish.id);
+    let mut interrupts = Interrupts::watch()?;
+    match interrupts.guard(send(&mut client, &wish)).await {
+        Ok(sent) => {
+            sent?;
+        }
+        Err(interrupted) => {
+            out.note(&format!(
+                "{name} may have been taken, and then it goes on: smgr rollout watch {name}"
+            ));
+            return Ok(interrupted.exit());
+        }
+    }
     if waiting.detach {
         return Ok(detached(&name, wish.id, out));
     }
