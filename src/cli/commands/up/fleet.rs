@@ -375,7 +375,9 @@ fn set_up_controller(
     let folder: &StateFolder = &member.folder;
     // What an operator wrote into it stays.
     let mut setup = ControllerSetup::read(folder).unwrap_or_else(|_| {
-        ControllerSetup::new(enrolment.fleet.clone(), member.name.clone(), Vec::new())
+        let checks = Some(context.services.with_file_name("checks.d"));
+        let (fleet, name) = (enrolment.fleet.clone(), member.name.clone());
+        ControllerSetup { checks, ..ControllerSetup::new(fleet, name, Vec::new()) }
     });
     setup.urls.clone_from(&bus.urls);
     setup.nkey = Some(folder.keys().join("controller.nk"));
