@@ -5,6 +5,7 @@ mod accounts;
 mod bus;
 mod ci;
 mod cli_up;
+mod compose;
 mod daemons;
 mod damage;
 mod errands;

@@ -355,6 +355,9 @@ pub struct Up {
     /// A fleet of this many nodes on this machine
     #[arg(long = "nodes", value_name = "N", value_parser = nodes)]
     pub fleet: Option<u16>,
+    /// Make the keys and set-ups of the fleet and end; its parts are started elsewhere, by the lines that are printed
+    #[arg(long, requires = "fleet", conflicts_with_all = ["detach", "http"])]
+    pub set_up_only: bool,
     /// Let the controllers of the fleet serve HTTP on this port of 127.0.0.1 and those behind it
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub http: Option<u16>,

@@ -50,6 +50,9 @@ const QUIET: Duration = Duration::from_millis(200);
 /// Begins a node here, or goes on with one whose `smgr up` was killed.
 pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode, CliError> {
     if let Some(wanted) = Fleet::wanted(context, args.fleet)? {
+        if args.set_up_only {
+            return fleet::set_up(context, &wanted, out);
+        }
         return Box::pin(fleet::up(context, &wanted, &args, out)).await;
     }
     if args.http.is_some() {

@@ -304,18 +304,9 @@ fn prepare(context: &Context, fleet: &Fleet, http: Option<u16>) -> Result<Loaded
         return Err(CliError::new(Code::NO_NATS_SERVER, "a fleet needs a bus, and no nats-server was found")
             .hint("install nats-server 2.14.5 or later, or name one: SMGR_NATS_SERVER=/path/to/nats-server"));
     };
-    let name = "local".parse().expect("a constant that is a name");
     let before = context.setup()?;
-    let (nodes, controllers) = (fleet.node_members(context), fleet.controller_members(context));
-    let enrolment = Enrolment {
-        fleet: before.as_ref().map_or(name, |setup| setup.fleet.clone()),
-        operator: user_name(),
-        nodes: nodes.clone(),
-        labels: fleet.labels.clone(),
-        controllers: controllers.clone(),
-        jobs: fleet.jobs.clone(),
-        now: time::now(),
-    };
+    let enrolment = enrolment(context, fleet)?;
+    let (nodes, controllers) = (&enrolment.nodes, &enrolment.controllers);
     let enrolled = enrol(&enrolment).map_err(|error| from_keys(&error))?;
     let other = |member: &Member, key: &str, is_controller| Other {
         name: member.name.clone(),
@@ -331,9 +322,11 @@ fn prepare(context: &Context, fleet: &Fleet, http: Option<u16>) -> Result<Loaded
     for (controller, place) in controllers.iter().zip(0..) {
         // Each controller serves on a port of its own.
         let http = http.map(|port| port.saturating_add(place));
-        set_up_controller(context, controller, &enrolment, (&bus, http))?;
+        let nkey = Some(controller.folder.keys().join("controller.nk"));
+        set_up_controller(context, controller, &enrolment, (&bus, nkey, http))?;
+        supervise_controller(context, controller)?;
     }
-    for (node, member) in fleet.contexts(context).iter().zip(&nodes).skip(1) {
+    for (node, member) in fleet.contexts(context).iter().zip(nodes).skip(1) {
         let bus = BusSetup {
             urls: bus.urls.clone(),
             nkey: Some(member.folder.keys().join("node.nk")),
@@ -346,6 +339,43 @@ fn prepare(context: &Context, fleet: &Fleet, http: Option<u16>) -> Result<Loaded
     let loaded = set_up_node(context, &nodes[0], &enrolment, sources, Some(bus))?;
     fleet.write(context)?;
     Ok(loaded)
+}
+
+/// Makes the keys and set-ups of a fleet on a bus that is there, and starts nothing: each part is started at a place of
+/// its own, `smgr agent` and `smgr controller` with `--state`.
+pub(super) fn set_up(context: &Context, fleet: &Fleet, out: Out) -> Result<ExitCode, CliError> {
+    let Some(url) = &context.global.bus else {
+        let what = "parts at places of their own meet on a bus, and none is named";
+        return Err(CliError::new(Code::USAGE, what).hint("--bus nats://HOST:PORT"));
+    };
+    let enrolment = enrolment(context, fleet)?;
+    enrol(&enrolment).map_err(|error| from_keys(&error))?;
+    let (urls, own_server) = (vec![url.clone()], false);
+    let bus = BusSetup { urls, nkey: None, operator_nkey: None, own_server };
+    for controller in &enrolment.controllers {
+        set_up_controller(context, controller, &enrolment, (&bus, None, None))?;
+        out.line(&format!("smgr controller --state {}", controller.folder.root().display()));
+    }
+    for (node, member) in fleet.contexts(context).iter().zip(&enrolment.nodes) {
+        let sources = specs::sources(node, None);
+        set_up_node(node, member, &enrolment, sources, Some(bus.clone()))?;
+        out.line(&format!("smgr agent --state {}", member.folder.root().display()));
+    }
+    fleet.write(context)?;
+    Ok(ExitCode::Done)
+}
+
+fn enrolment(context: &Context, fleet: &Fleet) -> Result<Enrolment, CliError> {
+    let name = "local".parse().expect("a constant that is a name");
+    Ok(Enrolment {
+        fleet: context.setup()?.map_or(name, |setup| setup.fleet),
+        operator: user_name(),
+        nodes: fleet.node_members(context),
+        labels: fleet.labels.clone(),
+        controllers: fleet.controller_members(context),
+        jobs: fleet.jobs.clone(),
+        now: time::now(),
+    })
 }
 
 fn set_up_node(
@@ -370,7 +400,7 @@ fn set_up_controller(
     context: &Context,
     member: &Member,
     enrolment: &Enrolment,
-    (bus, http): (&BusSetup, Option<u16>),
+    (bus, nkey, http): (&BusSetup, Option<PathBuf>, Option<u16>),
 ) -> Result<(), CliError> {
     let folder: &StateFolder = &member.folder;
     // What an operator wrote into it stays.
@@ -380,11 +410,16 @@ fn set_up_controller(
         ControllerSetup { checks, ..ControllerSetup::new(fleet, name, Vec::new()) }
     });
     setup.urls.clone_from(&bus.urls);
-    setup.nkey = Some(folder.keys().join("controller.nk"));
+    setup.nkey = nkey;
     if let Some(port) = http {
         setup.http = Some((Ipv4Addr::LOCALHOST, port).into());
     }
-    setup.write(folder).map_err(|error| unwritten(ControllerSetup::path(folder), &error))?;
+    setup.write(folder).map_err(|error| unwritten(ControllerSetup::path(folder), &error))
+}
+
+/// Makes a controller a service of the first node.
+fn supervise_controller(context: &Context, member: &Member) -> Result<(), CliError> {
+    let folder = &member.folder;
     let program = std::env::current_exe()
         .map_err(|error| CliError::caused(Code::IO, "failed to find this program", &error))?;
     let words = [&program, &PathBuf::from("controller"), &"--state".into(), &folder.root().into()];
