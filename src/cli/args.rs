@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-pub use config::{ConfigCommand, ConfigShow};
+pub use config::{ConfigCommand, ConfigSet, ConfigShow};
 pub use sign::{Sign, SignAction, SignWish};
 
 use super::error::CliError;

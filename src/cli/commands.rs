@@ -94,9 +94,8 @@ pub async fn carry_out(
         Command::Config { command: ConfigCommand::Show(args) } => {
             config::show(context, &args, out).await
         }
-        Command::Config { command: ConfigCommand::Set { .. } } => {
-            Err(CliError::not_yet("`smgr config set`")
-                .hint("for this machine: smgr edit SERVICE, then smgr apply"))
+        Command::Config { command: ConfigCommand::Set(args) } => {
+            edit::set(context, &args, out).await
         }
         Command::Config { command: ConfigCommand::Check { paths } } | Command::Check { paths } => {
             topics::check(context, &paths, out)
