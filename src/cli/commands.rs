@@ -7,6 +7,7 @@ mod down;
 mod edit;
 mod files;
 mod fleet;
+mod node;
 mod offline;
 mod place;
 mod reading;
@@ -79,6 +80,7 @@ pub async fn carry_out(
         }
         Command::Events(args) => reading::events(context, args, out).await,
         Command::History(args) => reading::history(context, args, out).await,
+        Command::Node { command } => node::node(context, command, out).await,
         Command::Token { command } => token::token(context, command, out),
         Command::Ping => reading::ping(context, out).await,
         Command::Audit {

@@ -175,8 +175,13 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let program = script(temp.path(), "judge", "sleep 1000 & echo $! >\"$1\"; wait");
         let note = temp.path().join("pid").display().to_string();
-        let found =
-            measure_within(Duration::from_millis(500), &program, &[note.clone()], told()).await;
+        let found = measure_within(
+            Duration::from_millis(500),
+            &program,
+            std::slice::from_ref(&note),
+            told(),
+        )
+        .await;
         assert_eq!(found, (Measure::Error, "not ended within 0.5s".to_owned()));
         let pid = fs::read_to_string(note).unwrap();
         let stat = || fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
