@@ -60,6 +60,100 @@ mod heavy {
     }
 
     #[test]
+    fn the_cache_of_nginx_is_cleared_by_its_action() {
+        let Some(host) = Host::with("/usr/sbin/nginx") else { return };
+        let folder = host.folder_of("root");
+        let (shown, port) = (folder.display(), host.port);
+        let text = format!(
+            "user root;\npid {shown}/nginx.pid;\nevents {{}}\nhttp {{\naccess_log off;\n\
+             proxy_cache_path {shown}/cache/img keys_zone=img:1m;\nserver {{ listen 127.0.0.1:{port};\n\
+             location / {{ proxy_cache img; proxy_cache_valid 200 1h; proxy_pass http://unix:{shown}/up; }} }}\n\
+             server {{ listen unix:{shown}/up; location / {{ return 200 \"made $request_id\"; }} }}\n}}\n"
+        );
+        fs::write(folder.join("nginx.conf"), text).unwrap();
+        fs::create_dir(folder.join("cache")).unwrap();
+        host.up(
+            "nginx",
+            &format!(
+                "exec = [\"/usr/sbin/nginx\", \"-e\", \"stderr\", \"-c\", \"{shown}/nginx.conf\", \"-g\", \
+                 \"daemon off; error_log stderr notice;\"]\n[action.cache-clear]\n\
+                 exec = [\"/usr/bin/find\", \"{shown}/cache/${{zone}}\", \"-type\", \"f\", \"-delete\"]\n"
+            ),
+        );
+        host.machine.ready("nginx");
+        let body = || host.get("/").split("made ").nth(1).map(str::to_owned);
+        let first = eventually("it answers", body);
+        assert_eq!(body().as_ref(), Some(&first), "the second answer is the kept one");
+        host.machine.exits(0, &["action", "run", "nginx", "cache-clear", "zone=img"]);
+        let second = body();
+        assert!(second.is_some() && second.as_ref() != Some(&first), "it is made anew");
+        assert_eq!(body(), second, "and kept");
+        let refused = host.machine.smgr(&["action", "run", "nginx", "cache-clear", "zone=../.."]);
+        assert!(!refused.status.success());
+        host.stops("nginx");
+    }
+
+    #[test]
+    fn the_opcache_of_php_fpm_is_reset_through_fpm_itself() {
+        let fpm = "/usr/sbin/php-fpm8.2";
+        let (Some(host), true) = (Host::with(fpm), Path::new("/usr/bin/cgi-fcgi").exists()) else {
+            return skip("php-fpm8.2 and cgi-fcgi are needed; scripts/daemons installs them");
+        };
+        let folder = host.folder_of("root");
+        let shown = folder.display();
+        let config = format!(
+            "[global]\npid = {shown}/fpm.pid\nerror_log = /proc/self/fd/2\n[www]\nuser = www-data\n\
+             group = www-data\nlisten = {shown}/fpm.sock\npm = static\npm.max_children = 2\n"
+        );
+        fs::write(folder.join("fpm.conf"), config).unwrap();
+        for name in ["opcache-reset", "opcache-reset.php"] {
+            fs::copy(recipe(name), folder.join(name)).unwrap();
+        }
+        let page = folder.join("page.php");
+        let write =
+            |answer: &str| fs::write(&page, format!("<?php echo \"made {answer}\";")).unwrap();
+        write("one");
+        host.up(
+            "php-fpm",
+            &format!(
+                "exec = [\"{fpm}\", \"--nodaemonize\", \"--fpm-config\", \"{shown}/fpm.conf\", \
+                 \"-d\", \"opcache.enable=1\", \"-d\", \"opcache.validate_timestamps=0\", \
+                 \"-d\", \"opcache.file_update_protection=0\"]\n\
+                 [action.opcache-reset]\nexec = [\"{shown}/opcache-reset\", \"{shown}/fpm.sock\", \
+                 \"{shown}/opcache-reset.php\"]\n"
+            ),
+        );
+        let first = host.machine.ready("php-fpm");
+        let get = || {
+            let ran = Command::new("cgi-fcgi")
+                .args(["-bind", "-connect", &format!("{shown}/fpm.sock")])
+                .env("SCRIPT_FILENAME", &page)
+                .env("SCRIPT_NAME", "/page")
+                .env("REQUEST_METHOD", "GET")
+                .output();
+            String::from_utf8_lossy(&ran.unwrap().stdout).into_owned()
+        };
+        assert!(get().contains("made one"), "{}", get());
+        write("two");
+        assert!(get().contains("made one"), "the opcache does not look at the file again");
+        host.machine.exits(0, &["action", "run", "php-fpm", "opcache-reset"]);
+        eventually("it is read anew", || get().contains("made two").then_some(()));
+
+        kill_9(first);
+        let second = host.machine.ready_but("php-fpm", Some(first));
+        host.machine.exits(0, &["reload", "php-fpm"]);
+        eventually("it serves on", || get().contains("made two").then_some(()));
+        assert_eq!(host.machine.ready("php-fpm"), second);
+        fs::write(folder.join("opcache-reset.php"), "<?php echo 'opcache is off';").unwrap();
+        host.machine.exits(0, &["reload", "php-fpm"]);
+        eventually("what PHP says is no success", || {
+            let ran = host.machine.smgr(&["action", "run", "php-fpm", "opcache-reset"]);
+            (ran.status.code() == Some(15)).then_some(())
+        });
+        host.stops("php-fpm");
+    }
+
+    #[test]
     fn redis_starts_crashes_says_that_it_cannot_reload_and_stops() {
         let Some(host) = Host::with("/usr/bin/redis-server") else { return };
         let folder = host.folder_of("redis");
@@ -75,7 +169,10 @@ mod heavy {
             "redis",
             &format!(
                 "exec = [\"/usr/bin/redis-server\", \"{shown}\", \"--daemonize\", \"no\", \
-                 \"--supervised\", \"systemd\", \"--logfile\", \"\"]\n"
+                 \"--supervised\", \"systemd\", \"--logfile\", \"\"]\n\
+                 [action.cache-clear]\nexec = [\"/usr/bin/redis-cli\", \"-p\", \"{}\", \"-e\", \"-n\", \
+                 \"${{db}}\", \"FLUSHDB\", \"ASYNC\"]\n",
+                host.port
             ),
         );
         let first = host.machine.ready("redis");
@@ -84,6 +181,16 @@ mod heavy {
         kill_9(first);
         let second = host.machine.ready_but("redis", Some(first));
         assert!(host.say("GET colour\r\n").contains("blue"), "what it had stored is there");
+
+        assert!(host.say("SELECT 1\r\nSET size big\r\n").contains("+OK"));
+        host.machine.exits(0, &["action", "run", "redis", "cache-clear", "db=1"]);
+        assert!(host.say("SELECT 1\r\nDBSIZE\r\n").contains(":0"));
+        assert!(host.say("DBSIZE\r\n").contains(":1"), "the other database is as it was");
+        let refused = host.machine.smgr(&["action", "run", "redis", "cache-clear", "db=16"]);
+        assert!(!refused.status.success());
+        // What Redis refuses is no success.
+        assert!(host.say("CONFIG SET requirepass x\r\n").starts_with("+OK"));
+        host.machine.exits(15, &["action", "run", "redis", "cache-clear"]);
 
         let refused = host.machine.exits(6, &["reload", "redis"]);
         assert!(refused.contains("E0608") && refused.contains("smgr restart"), "{refused}");
@@ -221,8 +328,7 @@ impl Host {
 
     /// Brings it up by the spec of `contrib/services`, with its addresses and folders changed.
     fn up(&self, service: &str, changes: &str) {
-        let spec =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("contrib/services/{service}.toml"));
+        let spec = recipe(&format!("{service}.toml"));
         self.machine
             .file(&format!("services.d/{service}.toml"), &fs::read_to_string(spec).unwrap());
         self.machine.file(&format!("override.d/{service}.toml"), changes);
@@ -262,6 +368,10 @@ impl Host {
         };
         ask().unwrap_or_default()
     }
+}
+
+fn recipe(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/services").join(name)
 }
 
 /// Lists a process and all that descend from it.

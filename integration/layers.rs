@@ -175,6 +175,61 @@ fn a_project_has_layers_beside_its_file_and_the_machine_has_the_last_word() {
 }
 
 #[test]
+fn a_key_that_is_set_on_the_command_line_is_this_machines_last_word_and_names_its_line() {
+    let machine = shop();
+    machine.file("override.d/web.toml", "# by hand\n[stop]\ntimeout = \"1s\" # quick\n");
+    let line = ["config", "set", "web", "env.PLACE=here", "stop.timeout=4s", "instances=2"];
+    let said = machine.exits(0, &line);
+    assert!(said.contains("in force after: smgr apply web"), "{said}");
+    assert!(said.contains("env.PLACE") && said.contains("\"host\" → \"here\""), "{said}");
+    let path = config(&machine, "override.d/web.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains("# by hand") && text.contains("timeout = \"4s\""), "{text}");
+    assert!(text.contains("instances = 2"), "a value is TOML where it can be: {text}");
+    for (name, value, hidden) in
+        [("env.PLACE", json!("here"), "host"), ("stop.timeout", json!("4s"), "2s")]
+    {
+        let shown = key(&machine, "web", name);
+        assert_eq!(shown["value"], value, "{shown}");
+        assert_eq!(
+            (&shown["origin"]["number"], &shown["origin"]["file"]),
+            (&7.into(), &json!(path))
+        );
+        let line = shown["origin"]["line"].as_u64().unwrap();
+        let word = name.rsplit('.').next().unwrap();
+        let at = usize::try_from(line).unwrap() - 1;
+        assert!(text.lines().nth(at).unwrap().starts_with(word), "{shown}\n{text}");
+        assert_eq!(shown["hides"][0]["value"], hidden, "{shown}");
+    }
+    machine.exits(0, &["apply"]);
+    machine.ready("web");
+    // Said again it changes nothing; a document has what was set, and whether it is in force.
+    assert!(machine.exits(0, &line).contains("nothing was changed"));
+    let document = machine.json(&["config", "set", "worker", "stop.timeout=5s"]);
+    assert_eq!(document["keys"][0]["value"], "5s", "{document}");
+    assert_eq!(
+        (document["in_force"].clone(), document["keys"][1].clone()),
+        (json!(false), Value::Null)
+    );
+
+    let before = fs::read_to_string(&path).unwrap();
+    for (code, line) in [
+        (8, "config set web stop.timeuot=4s"),
+        (8, "config set web stop.timeout=4"),
+        (8, "config set web exec.0=x"),
+        (4, "config set nobody stop.timeout=4s"),
+        (2, "config set web stop.timeout"),
+        (2, "config set web"),
+        (2, "config set web/0 stop.timeout=4s"),
+        (2, "config set web stop.timeout=4s --for 2h"),
+        (2, "config set web stop.timeout=4s --select env=prod"),
+    ] {
+        machine.exits(code, &line.split(' ').collect::<Vec<_>>());
+        assert_eq!(fs::read_to_string(&path).unwrap(), before, "{line}");
+    }
+}
+
+#[test]
 fn an_edit_is_checked_before_it_is_put_in_place() {
     let mut machine = shop();
     let path = machine.state().join("config/override.d/web.toml");

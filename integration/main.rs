@@ -3,7 +3,9 @@
 
 mod accounts;
 mod bus;
+mod ci;
 mod cli_up;
+mod compose;
 mod daemons;
 mod damage;
 mod errands;

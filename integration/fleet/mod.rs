@@ -1,6 +1,8 @@
 //! A fleet of several nodes on this machine, with its controllers, against everything that may happen to it.
 
 mod apart;
+mod checks;
+mod ci;
 mod hostile;
 mod http;
 mod intake;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::support::machine::{Machine, python};
-use crate::support::process::kill_9;
+use crate::support::process::{kill_9, processes_with};
 use crate::support::wait::eventually;
 
 /// Answers HTTP on a Unix socket: with 200; with 503 while there is a file `sick`; not at all while there is a file
@@ -184,4 +184,60 @@ fn a_service_is_ready_by_health_when_its_port_is_open_and_what_does_not_run_is_n
     assert_eq!(condition(&web, "Healthy"), ("unknown".to_owned(), "NotRunning".to_owned()));
     let check = &web["health"][0];
     assert_eq!((&check["status"], &check["interval_ms"]), (&"unknown".into(), &Value::Null));
+}
+
+/// Ends with 3 while there is a file `sick`; does not end, nor does what it began, while there is a file `stuck`.
+const PROGRAM: &str =
+    "if test -e stuck; then setsid sleep 98765 & sleep 98765; fi; test ! -e sick || exit 3";
+
+/// Returns the processes of programs that hang.
+fn hanging(machine: &Machine) -> usize {
+    let folder = machine.folder().display().to_string();
+    let is_ours = |pid: &u32| {
+        let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+        cwd.display().to_string().starts_with(&folder)
+    };
+    processes_with("98765").iter().filter(|(pid, _)| is_ours(pid)).count()
+}
+
+#[test]
+fn a_program_tells_by_its_exit_code_how_a_service_is_and_is_killed_with_all_it_began_when_its_time_is_over()
+ {
+    let machine = Machine::new();
+    machine.service(
+        "web",
+        &format!(
+            "exec = [\"sleep\", \"1000\"]\nworking_dir = \"{}\"\n[ready]\nby = \"health\"\n[health.app]\n\
+             kind = \"exec\"\nexec = [\"sh\", \"-c\", \"{PROGRAM}\"]\ninterval = \"300ms\"\n\
+             min_interval = \"50ms\"\ntimeout = \"400ms\"\n",
+            machine.folder().display()
+        ),
+    );
+    machine.exits(0, &["up", "-d"]);
+    let pid = machine.ready("web");
+    let message = |status: &str| {
+        eventually(&format!("the check is {status}"), || {
+            let check = machine.instance("web")["health"][0].clone();
+            (check["status"] == status).then(|| check["message"].as_str().unwrap().to_owned())
+        })
+    };
+    fs::write(switch(&machine, "sick"), "").unwrap();
+    assert_eq!(message("failing"), "exit code 3");
+    assert_eq!(condition(&machine.instance("web"), "Ready").1, "ChecksFailed");
+    fs::remove_file(switch(&machine, "sick")).unwrap();
+    assert_eq!(message("passing"), "");
+
+    fs::write(switch(&machine, "stuck"), "").unwrap();
+    assert_eq!(message("failing"), "not ended within 400ms");
+    // Whoever comes back looks after what the one before began.
+    kill_9(machine.part("agent"));
+    fs::remove_file(switch(&machine, "stuck")).unwrap();
+    assert_eq!(message("passing"), "");
+    eventually("nothing of them is left", || (hanging(&machine) == 0).then_some(()));
+    assert_eq!(machine.ready("web"), pid, "it was told of, and nothing else");
+    fs::write(switch(&machine, "stuck"), "").unwrap();
+    eventually("one hangs", || (hanging(&machine) > 0).then_some(()));
+    machine.exits(0, &["stop", "web"]);
+    eventually("it goes with its run", || (hanging(&machine) == 0).then_some(()));
+    assert_eq!(machine.json(&["replay"])["live"]["equal"], true);
 }

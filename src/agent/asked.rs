@@ -13,7 +13,7 @@ use super::clock;
 use super::hands::Spawning;
 use super::task::{Agent, Deadline};
 use crate::domain::effect::Hook;
-use crate::domain::id::{InstanceId, IntentId, RunId};
+use crate::domain::id::{CheckName, InstanceId, IntentId, RunId};
 use crate::domain::input::Delivery;
 use crate::domain::instance::State;
 use crate::ipc::keeper::{Answer, OperationNumber, Refusal, RunName, SlotName, Verb};
@@ -37,6 +37,8 @@ pub(super) enum Asked {
     Spawn(InstanceId, RunId),
     /// The start of a hook.
     Hook(InstanceId, RunId, Hook),
+    /// The start of a check.
+    Check(InstanceId, RunId, CheckName),
     /// The start of an action.
     Action(IntentId),
     /// A signal that an intent asked for.
@@ -80,6 +82,7 @@ impl Asked {
             Self::KillTree(run) => Some(Again::KillTree(run.clone())),
             Self::Spawn(..)
             | Self::Hook(..)
+            | Self::Check(..)
             | Self::Action(_)
             | Self::Signal(..)
             | Self::Stop(..)
@@ -157,9 +160,10 @@ impl Pending {
         *self = Self { is_ending: self.is_ending, ..Self::default() };
     }
 
-    /// Says whether the start of a hook or an action was asked for and not answered.
+    /// Says whether the start of a hook, a check or an action was asked for and not answered.
     pub(super) fn has_errand(&self) -> bool {
-        let is_errand = |asked: &Asked| matches!(asked, Asked::Hook(..) | Asked::Action(_));
+        let is_errand =
+            |asked: &Asked| matches!(asked, Asked::Hook(..) | Asked::Check(..) | Asked::Action(_));
         self.asked.values().any(|(asked, _)| is_errand(asked))
     }
 

@@ -28,7 +28,7 @@ impl Agent {
         let mut fds = descriptors.into_iter();
         let number = match Memo::decode(&memo) {
             Some(Memo::Run { run, .. }) => Some(run),
-            Some(Memo::Hook { .. } | Memo::Action { .. }) | None => None,
+            Some(Memo::Hook { .. } | Memo::Check { .. } | Memo::Action { .. }) | None => None,
         };
         if let Some(pidfd) = fds.next() {
             let held = self.hands.held.entry(slot.clone()).or_default();

@@ -1,4 +1,4 @@
-//! The processes beside the runs of services: hooks and actions. Each is killed, with all that it began, as soon as
+//! The processes beside the runs of services: hooks, checks and actions. Each is killed, with all that it began, as soon as
 //! nothing needs it; and the node does not end before the last of them is gone.
 
 use std::collections::BTreeMap;
@@ -7,13 +7,14 @@ use tracing::{info, warn};
 
 use super::asked::Asked;
 use super::names::{HookName, Memo};
+use super::probes::Probes;
 use super::task::Agent;
 use crate::domain::event::StopPhase;
 use crate::domain::instance::State;
 use crate::domain::node::Node;
 use crate::ipc::keeper::{RunName, ShutdownMode, Verb};
 
-/// The hooks and actions of which the keeper has processes.
+/// The hooks, checks and actions of which the keeper has processes.
 #[derive(Debug, Default)]
 pub(super) struct Errands {
     alive: BTreeMap<RunName, Errand>,
@@ -32,7 +33,7 @@ impl Errands {
     /// Takes in a process that the keeper has, if it is beside a run.
     pub(super) fn began(&mut self, run: &RunName, memo: &[u8]) {
         match Memo::decode(memo) {
-            Some(memo @ (Memo::Hook { .. } | Memo::Action { .. })) => {
+            Some(memo @ (Memo::Hook { .. } | Memo::Check { .. } | Memo::Action { .. })) => {
                 self.alive.insert(run.clone(), Errand { memo, is_doomed: false });
             }
             Some(Memo::Run { .. }) | None => {}
@@ -50,10 +51,14 @@ impl Errands {
     }
 
     /// Returns those that nothing needs, each once.
-    fn condemn(&mut self, node: &Node) -> Vec<RunName> {
+    fn condemn(&mut self, node: &Node, probes: &Probes) -> Vec<RunName> {
         let is_leaving = self.is_leaving;
-        let useless = self.alive.iter_mut().filter(|(_, errand)| {
-            !errand.is_doomed && (is_leaving || !is_needed(&errand.memo, node))
+        let useless = self.alive.iter_mut().filter(|(name, errand)| {
+            let is_needed = || match &errand.memo {
+                Memo::Check { instance, run, check } => probes.awaits(instance, *run, check, name),
+                memo => is_needed(memo, node),
+            };
+            !errand.is_doomed && (is_leaving || !is_needed())
         });
         useless
             .map(|(run, errand)| {
@@ -67,7 +72,7 @@ impl Errands {
 /// Says whether the state of the node still has a use for an errand.
 fn is_needed(memo: &Memo, node: &Node) -> bool {
     match memo {
-        Memo::Run { .. } => true,
+        Memo::Run { .. } | Memo::Check { .. } => true,
         Memo::Action { intent, .. } => {
             node.seen().get(intent).is_some_and(|record| record.open().is_some())
         }
@@ -92,7 +97,7 @@ impl Agent {
         if self.errands.alive.is_empty() || !self.hands.met() {
             return;
         }
-        for run in self.errands.condemn(&self.node) {
+        for run in self.errands.condemn(&self.node, &self.probes) {
             info!(%run, "an errand that nothing needs is killed");
             self.hands.ask(Asked::KillTree(run.clone()), Verb::KillTree { run });
         }

@@ -14,9 +14,11 @@ use super::task::{Agent, Deadline, Promise};
 use super::{clock, logs};
 use crate::domain::effect::{Act, Hook, Operation};
 use crate::domain::event::{Context, Event, Exit, LinesDropped, Usage};
+use crate::domain::health::Answer as Checked;
 use crate::domain::id::{Digest, InstanceId, IntentId, RunId};
 use crate::domain::input::{ActionEnd, Decision, Ended, Input};
 use crate::domain::instance::State;
+use crate::domain::signal::Signal;
 use crate::domain::spec::ReadyBy;
 use crate::domain::time::UnixMicros;
 use crate::ipc::keeper::{
@@ -252,7 +254,10 @@ impl Agent {
     pub(super) fn answered(&mut self, asked: Asked, answer: Answer, descriptors: Vec<OwnedFd>) {
         match (asked, answer) {
             // The fact that follows says the same, and is the one that is acknowledged.
-            (Asked::Spawn(..) | Asked::Hook(..) | Asked::Action(_), Answer::NotSpawned(_)) => {}
+            (
+                Asked::Spawn(..) | Asked::Hook(..) | Asked::Check(..) | Asked::Action(_),
+                Answer::NotSpawned(_),
+            ) => {}
             (Asked::Spawn(instance, run), Answer::Refused(refusal)) => match refusal {
                 // It was started before: what it does is told by its facts.
                 Refusal::RunExists => debug!(%instance, %run, "the run is there already"),
@@ -262,6 +267,9 @@ impl Agent {
                 if refusal != Refusal::RunExists {
                     self.hook_ended(instance, run, hook, Exit::Unknown);
                 }
+            }
+            (Asked::Check(instance, run, check), Answer::Refused(refusal)) => {
+                self.probed(instance, run, check, Err(refusal.to_string()));
             }
             (Asked::Action(intent), Answer::Refused(refusal)) => {
                 if refusal != Refusal::RunExists {
@@ -351,12 +359,29 @@ impl Agent {
                 let why = format!("{failure}: {}", words(failure.errno));
                 Some(Input::ActionEnded { intent, end: ActionEnd::NotStarted { why } })
             }
-            (Memo::Hook { instance, .. } | Memo::Action { instance, .. }, What::TreeGone) => {
+            (Memo::Check { instance, run, check }, What::Exited { exit, tree_empty, .. }) => {
+                if tree_empty {
+                    self.errands.gone(&fact.run);
+                }
+                self.check_ended(&fact.run, instance, run, check, checked(exit_of(exit)));
+                None
+            }
+            (Memo::Check { instance, run, check }, What::NotSpawned(failure)) => {
+                let why = format!("{failure}: {}", words(failure.errno));
+                self.check_ended(&fact.run, instance, run, check, Some(Err(why)));
+                None
+            }
+            (
+                Memo::Hook { instance, .. }
+                | Memo::Check { instance, .. }
+                | Memo::Action { instance, .. },
+                What::TreeGone,
+            ) => {
                 self.hands.forget_run(&names::slot(&instance), &fact.run);
                 self.close_slot_of(&instance);
                 None
             }
-            (Memo::Hook { .. }, What::Spawned { .. }) => None,
+            (Memo::Hook { .. } | Memo::Check { .. }, What::Spawned { .. }) => None,
         }
     }
 
@@ -413,6 +438,19 @@ impl Agent {
             }
             logs::LogNotice::Drained { .. } => {}
         }
+    }
+}
+
+/// Returns what the end of a program says of a check; nothing when nobody saw the end.
+fn checked(exit: Exit) -> Option<Checked> {
+    match exit {
+        Exit::Code(0) => Some(Ok(())),
+        Exit::Code(code) => Some(Err(format!("exit code {code}"))),
+        Exit::Signal { signal, .. } => Some(Err(match Signal::from_number(signal) {
+            Some(signal) => format!("signal {signal}"),
+            None => format!("signal {signal}"),
+        })),
+        Exit::Unknown => None,
     }
 }
 

@@ -92,6 +92,17 @@ impl Launchers {
         .map(told)
     }
 
+    /// Prepares a check of a run by a program.
+    pub(super) fn check(
+        &mut self,
+        start: Start<'_>,
+        exec: &[Template],
+        name: RunName,
+        memo: ByteBuf,
+    ) -> Result<Spawn, LaunchFault> {
+        self.launcher.check(start, exec, name, memo.into_vec()).map(told)
+    }
+
     /// Prepares a declared action.
     pub(super) fn action(
         &mut self,

@@ -90,7 +90,7 @@ impl Agent {
                     ended: ended
                         .map(|(exit, _, ran_ms, _)| (exit_of(exit), ran_ms.unwrap_or_default())),
                 }),
-                Some(Memo::Hook { .. }) => {}
+                Some(Memo::Hook { .. } | Memo::Check { .. }) => {}
                 None => warn!(run = %state.run, "the keeper holds a run of which nothing is known"),
             }
         }

@@ -5,7 +5,7 @@ use serde_bytes::ByteBuf;
 
 pub(super) use super::launch::{run_name as run, slot_name as slot};
 use crate::domain::effect::Hook;
-use crate::domain::id::{Digest, InstanceId, IntentId, RunId};
+use crate::domain::id::{CheckName, Digest, InstanceId, IntentId, RunId};
 use crate::ipc::keeper::{RunName, SlotName};
 use crate::wire::codec;
 
@@ -30,6 +30,15 @@ pub(super) enum Memo {
         run: RunId,
         /// Which command.
         hook: HookName,
+    },
+    /// A check of a run by a program.
+    Check {
+        /// Which slot.
+        instance: InstanceId,
+        /// Which start of it.
+        run: RunId,
+        /// Which check.
+        check: CheckName,
     },
     /// A declared action.
     Action {
@@ -96,6 +105,11 @@ pub(super) fn hook(instance: &InstanceId, run: RunId, hook: Hook, operation: [u8
     };
     let tail = IntentId(operation).to_string();
     name(format!("{}.{}.{run}.{what}.{}", instance.service, instance.index, &tail[..12]))
+}
+
+/// Names a check of a run: `web.0.17.check.4711`. The number is another one each time.
+pub(super) fn check(instance: &InstanceId, run: RunId, number: u64) -> RunName {
+    name(format!("{}.{}.{run}.check.{number}", instance.service, instance.index))
 }
 
 /// Names an action: `act.<intent>`.

@@ -1,6 +1,6 @@
 //! Probes the runs of services as their specs say, and tells the core which checks pass and which fail.
 //!
-//! A probe is a task of its own with a deadline; the agent starts it when its time has come and hears its answer as a
+//! A probe is a task of its own with a deadline, or a program that the keeper starts as it does a hook; the agent starts it when its time has come and hears its answer as a
 //! wake. What does not run is not probed, and without a keeper nothing is: what a failure leads to is asked of it.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,10 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+use super::asked::Asked;
 use super::clock;
+use super::launch::Start;
+use super::names::{self, Memo};
 use super::probe;
 use super::task::{Agent, Deadline};
 use super::wake::Wake;
@@ -18,8 +21,10 @@ use crate::domain::health::{Age, Answer, Check, Watch};
 use crate::domain::id::{CheckName, InstanceId, RunId, ServiceId};
 use crate::domain::input::Input;
 use crate::domain::instance::{Instance, State};
-use crate::domain::spec::{ReadyBy, Spec, Target};
+use crate::domain::spec::{Millis, Probe, ReadyBy, Spec, Target};
+use crate::domain::template::Template;
 use crate::domain::time::UnixMicros;
+use crate::ipc::keeper::{RunName, Verb};
 use crate::wire::status::CheckStatus;
 
 /// How many probes are under way at a time. Others wait for their turn, and their own time begins with it.
@@ -30,30 +35,54 @@ const AT_ONCE_MAX: usize = 64;
 pub(super) struct Probes {
     watched: BTreeMap<InstanceId, BTreeMap<(RunId, CheckName), Probing>>,
     turns: Arc<Semaphore>,
+    /// Tells programs apart, those of an agent before this one as well.
+    number: u64,
 }
 
 impl Default for Probes {
     fn default() -> Self {
-        Self { watched: BTreeMap::new(), turns: Arc::new(Semaphore::new(AT_ONCE_MAX)) }
+        let turns = Arc::new(Semaphore::new(AT_ONCE_MAX));
+        Self { watched: BTreeMap::new(), turns, number: clock::now().mono_ns }
+    }
+}
+
+impl Probes {
+    /// Says whether a check waits for this program.
+    pub(super) fn awaits(
+        &self,
+        instance: &InstanceId,
+        run: RunId,
+        check: &CheckName,
+        program: &RunName,
+    ) -> bool {
+        let checks = self.watched.get(instance);
+        let probing = checks.and_then(|checks| checks.get(&(run, check.clone())));
+        let asking = probing.and_then(|probing| probing.asking.as_ref());
+        asking.is_some_and(|asking| asking.program.as_ref() == Some(program))
     }
 }
 
 #[derive(Debug)]
 struct Probing {
     watch: Watch,
-    /// Where it connects to, and how that is written; or why nowhere.
-    target: Result<(Target, String), String>,
+    /// Where it connects to, and how that is written, unless a program is asked; or why nowhere.
+    target: Result<Option<(Target, String)>, String>,
     last_at: Option<UnixMicros>,
     asking: Option<Asking>,
 }
 
 /// A probe that is under way; it ends with this.
 #[derive(Debug)]
-struct Asking(JoinHandle<()>);
+struct Asking {
+    /// Asks, or tells when the time of a program is over.
+    task: JoinHandle<()>,
+    /// The program, which is an errand.
+    program: Option<RunName>,
+}
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -105,6 +134,11 @@ impl Agent {
 
     /// Probes whatever is to be probed, after agent and keeper have met.
     pub(super) fn watch_all_checks(&mut self) {
+        // What became of programs in between is not known: they are asked anew.
+        let all = self.probes.watched.values_mut().flat_map(BTreeMap::values_mut);
+        for probing in all.filter(|it| matches!(it.watch.rule().probe, Probe::Exec { .. })) {
+            probing.asking = None;
+        }
         let services: Vec<ServiceId> = self.node.services().keys().cloned().collect();
         for service in services {
             self.watch_checks_of(&service);
@@ -137,8 +171,11 @@ impl Agent {
                     let mut probing = kept.unwrap_or_else(|| {
                         let known = checks.get(name).map(|check| check.failing.is_none());
                         let watch = Watch::new(rule, known);
-                        let address = self.launchers.text(rule.probe.address(), &instance, run);
-                        let target = address.and_then(|text| Ok((Target::parse(&text)?, text)));
+                        let target = rule.probe.address().map(|address| {
+                            let text = self.launchers.text(address, &instance, run)?;
+                            Ok((Target::parse(&text)?, text))
+                        });
+                        let target = target.transpose();
                         Probing { watch, target, last_at: None, asking: None }
                     });
                     probing.watch.hurry();
@@ -167,12 +204,16 @@ impl Agent {
         let probing = checks.and_then(|checks| checks.get_mut(&(run, check.clone())));
         let Some(probing) = probing else { return };
         let rule = probing.watch.rule().clone();
+        if let Probe::Exec { exec } = &rule.probe {
+            return self.probe_by_program(instance, run, check, exec, rule.timeout);
+        }
         let (target, turns) = (probing.target.clone(), self.probes.turns.clone());
         let waker = self.waker.clone();
         let task = tokio::spawn(async move {
             let _turn = turns.acquire().await.expect("the semaphore is never closed");
             let (answer, rest) = match target {
-                Ok((target, host)) => probe::ask(&target, &host, &rule).await,
+                Ok(Some((target, host))) => probe::ask(&target, &host, &rule).await,
+                Ok(None) => (Err("there is no address".to_owned()), None),
                 Err(why) => (Err(why), None),
             };
             if waker.send(Wake::Probed { instance, run, check, answer }).await.is_ok()
@@ -181,7 +222,64 @@ impl Agent {
                 probe::read_rest(rest).await;
             }
         });
-        probing.asking = Some(Asking(task));
+        probing.asking = Some(Asking { task, program: None });
+    }
+
+    /// Has the keeper start a program, which is given its time from here on.
+    fn probe_by_program(
+        &mut self,
+        instance: InstanceId,
+        run: RunId,
+        check: CheckName,
+        exec: &[Template],
+        within: Millis,
+    ) {
+        let Some((spec, _)) = self.services.spec_of(&instance.service) else { return };
+        self.probes.number += 1;
+        let program = names::check(&instance, run, self.probes.number);
+        let memo = Memo::Check { instance: instance.clone(), run, check: check.clone() };
+        let start = Start { spec: &spec, instance: &instance, run };
+        let prepared = self.launchers.check(start, exec, program.clone(), memo.encode());
+        let waker = self.waker.clone();
+        let late = Wake::Probed {
+            instance: instance.clone(),
+            run,
+            check: check.clone(),
+            answer: Err(format!("not ended within {}ms", within.0)),
+        };
+        let task = tokio::spawn(async move {
+            tokio::time::sleep(within.duration()).await;
+            drop(waker.send(late).await); // An agent that ends needs no answer.
+        });
+        let checks = self.probes.watched.get_mut(&instance);
+        let probing = checks.and_then(|checks| checks.get_mut(&(run, check.clone())));
+        let probing = probing.expect("whoever calls this has found it");
+        probing.asking = Some(Asking { task, program: Some(program) });
+        match prepared {
+            Ok(spawn) => {
+                let asked = Asked::Check(instance, run, check);
+                self.hands.ask(asked, Verb::Spawn(Box::new(spawn)));
+            }
+            Err(fault) => self.probed(instance, run, check, Err(fault.to_string())),
+        }
+    }
+
+    /// Takes the end of a program; an end that nobody saw says nothing, and it is asked again.
+    pub(super) fn check_ended(
+        &mut self,
+        program: &RunName,
+        instance: InstanceId,
+        run: RunId,
+        check: CheckName,
+        answer: Option<Answer>,
+    ) {
+        if !self.probes.awaits(&instance, run, &check, program) {
+            return; // Its time was over before.
+        }
+        match answer {
+            Some(answer) => self.probed(instance, run, check, answer),
+            None => self.timers.set(Deadline::Probe(instance, run, check), clock::now().mono_ns),
+        }
     }
 
     /// Takes the answer of a probe, and sets the time of the next.
@@ -197,6 +295,11 @@ impl Agent {
         let checks = self.probes.watched.get_mut(&instance);
         let probing = checks.and_then(|checks| checks.get_mut(&(run, check.clone())));
         let Some(probing) = probing else { return };
+        if matches!(probing.watch.rule().probe, Probe::Exec { .. })
+            && probing.asking.take().is_none()
+        {
+            return; // It ended just before its time was over.
+        }
         if !self.hands.met() {
             probing.asking = None;
             return;
@@ -208,6 +311,7 @@ impl Agent {
         if let Some(verdict) = verdict {
             self.inbox.push_back(Input::Checked { instance, run, check, verdict });
         }
+        self.kill_useless_errands();
     }
 
     fn age(&self, instance: &InstanceId, run: RunId, now: UnixMicros) -> Age {

@@ -1,6 +1,7 @@
 //! The command line as clap reads it. Meaning is elsewhere; a name here is a promise for ever.
 
 mod config;
+mod sign;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -10,7 +11,8 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-pub use config::{ConfigCommand, ConfigShow};
+pub use config::{ConfigCommand, ConfigSet, ConfigShow};
+pub use sign::{Sign, SignAction, SignWish};
 
 use super::error::CliError;
 use super::fleet::NODES_MAX;
@@ -23,9 +25,8 @@ use crate::domain::signal::Signal;
 
 /// Verbs whose names are taken and whose function comes in a later version.
 const RESERVED: &[&str] = &[
-    "diff", "hold", "release", "service", "alert", "silence", "key", "trust", "policy", "sign",
-    "fleet", "context", "emulate", "demo", "top", "web", "doctor", "schema", "man", "cancel",
-    "enrol",
+    "diff", "hold", "release", "service", "alert", "silence", "key", "trust", "policy", "fleet",
+    "context", "emulate", "demo", "top", "web", "doctor", "schema", "man", "cancel", "enrol",
 ];
 
 /// A service manager for one machine or a whole fleet, with history that can be proved.
@@ -177,6 +178,8 @@ pub enum Command {
         #[command(subcommand)]
         command: ActionCommand,
     },
+    /// Print a wish, signed, and send nothing: whoever carries the bytes to the bus needs no key
+    Sign(Sign),
     /// Make this node match its files, restarting exactly what must
     Apply {
         /// Only these services
@@ -396,6 +399,9 @@ pub struct Up {
     /// A fleet of this many nodes on this machine
     #[arg(long = "nodes", value_name = "N", value_parser = nodes)]
     pub fleet: Option<u16>,
+    /// Make the keys and set-ups of the fleet and end; its parts are started elsewhere, by the lines that are printed
+    #[arg(long, requires = "fleet", conflicts_with_all = ["detach", "http", "listen"])]
+    pub set_up_only: bool,
     /// Let the controllers of the fleet serve HTTP on this port of 127.0.0.1 and those behind it
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub http: Option<u16>,

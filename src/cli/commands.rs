@@ -16,6 +16,7 @@ mod reading;
 pub(crate) mod release;
 pub(crate) mod rollout;
 mod service;
+mod sign;
 mod status;
 mod token;
 mod topics;
@@ -63,6 +64,7 @@ pub async fn carry_out(
         Command::Action {
             command: ActionCommand::Run { service, action, params, over, waiting },
         } => service::action(context, (&service, &over), (action, params), waiting, out).await,
+        Command::Sign(args) => sign::sign(context, args, out).await,
         Command::Status { scope, at } => {
             let (context, selector) = context.scoped(scope);
             status::status(&context, selector, at, out).await
@@ -99,9 +101,8 @@ pub async fn carry_out(
         Command::Config { command: ConfigCommand::Show(args) } => {
             config::show(context, &args, out).await
         }
-        Command::Config { command: ConfigCommand::Set { .. } } => {
-            Err(CliError::not_yet("`smgr config set`")
-                .hint("for this machine: smgr edit SERVICE, then smgr apply"))
+        Command::Config { command: ConfigCommand::Set(args) } => {
+            edit::set(context, &args, out).await
         }
         Command::Config { command: ConfigCommand::Check { paths } } | Command::Check { paths } => {
             topics::check(context, &paths, out)

@@ -17,7 +17,7 @@ use crate::wire::key::{Keyring, Signer};
 use crate::wire::payload::{Ask, Audience, Intent, Mode, PAYLOAD_VERSION, Query};
 
 /// How long an intent may be accepted after it was signed.
-const INTENT_LIFE: Duration = Duration::from_secs(120);
+pub const INTENT_LIFE: Duration = Duration::from_secs(120);
 
 /// How long a query may be answered after it was signed.
 const QUERY_LIFE: Duration = Duration::from_secs(60);

@@ -162,8 +162,10 @@ fn all_that_is_served_reaches_the_spec() {
     let deadlock = &spec.health[&"deadlock".parse().unwrap()];
     assert_eq!((deadlock.min_interval, deadlock.on_failure), (Millis(100), OnFailure::Restart));
     let page = &spec.health[&"page".parse().unwrap()];
-    assert_eq!(page.probe.address(), &Template::new("localhost:80${instance}"));
-    assert_eq!(spec.health.len(), 4, "one is switched off");
+    assert_eq!(page.probe.address(), Some(&Template::new("localhost:80${instance}")));
+    assert_eq!(spec.health.len(), 5, "one is switched off");
+    let program = &spec.health[&"program".parse().unwrap()].probe;
+    assert!(matches!(program, Probe::Exec { exec } if exec.len() == 4));
     let clear = &spec.action[&"cache-clear".parse().unwrap()];
     assert!(clear.idempotent && !clear.confirm);
     assert!(matches!(&clear.params["zone"], Param::String { default: Some(d), .. } if d == "all"));

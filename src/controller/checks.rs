@@ -1,6 +1,6 @@
 //! Checks after a wave: measured by whoever leads, judged by the core.
-//!
-//! A program is not run: what speaks with the network must not start processes. That is for an action of a node.
+
+mod program;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,7 +12,9 @@ use tokio::time::timeout;
 use super::rollouts::Driven;
 use super::task::Controller;
 use super::wake::{Wake, Waker};
-use crate::domain::id::{AlertName, CheckName, IntentId};
+use crate::domain::code::Code;
+use crate::domain::id::{AlertName, CheckName, IntentId, NodeId};
+use crate::domain::rollout::view::rollout_name;
 use crate::domain::rollout::{CheckProbe, Effect, Input, Measure, NodeState, Rollout};
 use crate::domain::time::Now;
 use crate::head::http::{self, Heard};
@@ -27,19 +29,29 @@ pub(super) type Measurement = (IntentId, CheckName, u16, u32);
 /// The measurements that are under way.
 pub(super) type Measuring = BTreeSet<Measurement>;
 
-/// Says why a check cannot be measured here.
-pub(super) fn is_measured(probe: &CheckProbe) -> Result<(), &'static str> {
-    match probe {
-        CheckProbe::Http { url } => address_of(url).map(drop),
-        CheckProbe::LogAlert { .. } => Ok(()),
-        CheckProbe::Exec { .. } => Err("checks of kind `exec` are known, but not in this version"),
-        CheckProbe::Prometheus { .. } => {
-            Err("checks of kind `prometheus` are known, but not in this version")
-        }
-    }
-}
+/// What was measured, and how that is told.
+type Found = (Measure, String);
 
 impl Controller {
+    /// Says why a check cannot be measured here.
+    pub(super) fn is_measured(&self, probe: &CheckProbe) -> Result<(), (Code, String)> {
+        match probe {
+            CheckProbe::Http { url } => {
+                address_of(url).map(drop).map_err(|why| (Code::NOT_YET, why.to_owned()))
+            }
+            CheckProbe::LogAlert { .. } => Ok(()),
+            CheckProbe::Exec { argv } => {
+                let named = argv.first().map_or("", String::as_str);
+                let found = program::find(self.setup.checks.as_deref(), named);
+                found.map(drop).map_err(|why| (Code::BAD_PATH, why))
+            }
+            CheckProbe::Prometheus { .. } => {
+                let why = "checks of kind `prometheus` are known, but not in this version";
+                Err((Code::NOT_YET, why.to_owned()))
+            }
+        }
+    }
+
     /// Measures what is due.
     pub(super) fn look_at_checks(&mut self, now: Now) {
         if self.leads().is_none() {
@@ -77,8 +89,25 @@ impl Controller {
                 let found = self.alert(state, &alert);
                 self.measured(now, &of, found);
             }
+            CheckProbe::Exec { argv } => {
+                let named = argv.first().map_or("", String::as_str);
+                match program::find(self.setup.checks.as_deref(), named) {
+                    Ok(path) => {
+                        let (told, arguments) = (told(state, &of), argv[1..].to_vec());
+                        if self.measuring.insert(of.clone()) {
+                            let waker = self.waker.clone();
+                            tokio::spawn(async move {
+                                let found = program::measure(&path, &arguments, told).await;
+                                drop(waker.send(Wake::Measured(of, found)).await);
+                            });
+                        }
+                    }
+                    // It was there when the rollout began, or at another controller.
+                    Err(why) => self.measured(now, &of, (Measure::Error, why)),
+                }
+            }
             // Refused before the rollout began, by this version.
-            CheckProbe::Exec { .. } | CheckProbe::Prometheus { .. } => {
+            CheckProbe::Prometheus { .. } => {
                 let why = "it cannot be measured by this version".to_owned();
                 self.measured(now, &of, (Measure::Error, why));
             }
@@ -86,11 +115,10 @@ impl Controller {
     }
 
     /// Says whether an alert of the service fires on a node that runs the release.
-    fn alert(&self, state: &Rollout, alert: &AlertName) -> (Measure, String) {
+    fn alert(&self, state: &Rollout, alert: &AlertName) -> Found {
         let plan = state.plan();
         let name = format!("{}/{alert}", plan.service);
-        let runs = plan.targets().filter(|node| state.node(node) == Some(NodeState::Healthy));
-        let fires = runs.filter(|node| {
+        let fires = running(state).filter(|node| {
             let known = self.projection.node(node);
             known.is_some_and(|it| {
                 AlertStatus::folded(it.services()).iter().any(|it| it.alert == name)
@@ -104,12 +132,27 @@ impl Controller {
     }
 
     /// Takes in a measurement.
-    pub(super) fn measured(&mut self, now: Now, of: &Measurement, found: (Measure, String)) {
+    pub(super) fn measured(&mut self, now: Now, of: &Measurement, found: Found) {
         self.measuring.remove(of);
         let (intent, check, wave, number) = of.clone();
         let (measure, value) = found;
         let input = Input::Check { check, wave, number, measure, value };
         self.drive_on(now, intent, &input);
+    }
+}
+
+/// Returns the nodes that run the release and are healthy.
+fn running(state: &Rollout) -> impl Iterator<Item = &NodeId> {
+    state.plan().targets().filter(|node| state.node(node) == Some(NodeState::Healthy))
+}
+
+fn told(state: &Rollout, of: &Measurement) -> program::Told {
+    program::Told {
+        service: state.plan().service.to_string(),
+        rollout: rollout_name(of.0),
+        release: state.plan().release.to_string(),
+        wave: of.2,
+        nodes: running(state).map(ToString::to_string).collect(),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::checks::is_measured;
 use super::queries::refused;
 use super::task::{Controller, Promise};
 use crate::config::{self, Mistake};
@@ -139,8 +138,8 @@ impl Controller {
             config::rollouts_of(config::release_layer(id, manifest)).map_err(mistaken)?;
         let parameters = rollouts.parameters;
         for (name, check) in &parameters.checks {
-            is_measured(&check.probe)
-                .map_err(|why| (Code::NOT_YET, format!("rollout.check.{name}: {why}")))?;
+            self.is_measured(&check.probe)
+                .map_err(|(code, why)| (code, format!("rollout.check.{name}: {why}")))?;
         }
         let retry = retry.map(|of| self.goes_on(of, (service, id), &targets)).transpose()?;
         let before = targets.iter().map(|node| (node.clone(), self.observed(node, service)));

@@ -39,6 +39,9 @@ pub struct ControllerSetup {
     /// Where it serves HTTP, on the loopback; absent: nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<SocketAddr>,
+    /// The folder of the programs that checks of releases may name; absent: none is run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checks: Option<PathBuf>,
 }
 
 /// Says why a set-up could not be read.
@@ -65,7 +68,16 @@ pub enum ReadSetupError {
 impl ControllerSetup {
     /// Describes a controller with everything else as usual.
     pub fn new(fleet: FleetId, controller: NodeId, urls: Vec<String>) -> Self {
-        Self { v: VERSION, fleet, controller, urls, nkey: None, lease_ms: LEASE_MS, http: None }
+        Self {
+            v: VERSION,
+            fleet,
+            controller,
+            urls,
+            nkey: None,
+            lease_ms: LEASE_MS,
+            http: None,
+            checks: None,
+        }
     }
 
     /// Returns where the set-up of a state folder is.

@@ -35,7 +35,7 @@ pub use request::Requested;
 pub const SKEW_MS: u64 = 30_000;
 
 /// The longest life of a `once` intent or a query, in milliseconds.
-const LIFE_MS_MAX: u64 = 15 * 60_000;
+pub const LIFE_MS_MAX: u64 = 15 * 60_000;
 
 /// The largest intent, in bytes: what is taken of it has to fit an event, and later a part of a baseline.
 const INTENT_BYTES_MAX: usize = 32 * 1024;

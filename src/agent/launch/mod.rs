@@ -186,6 +186,17 @@ impl Launcher {
         self.beside(start, name, exec, start.spec.user.as_ref(), &BTreeMap::new(), memo)
     }
 
+    /// Prepares a program that tells how a run is.
+    pub fn check(
+        &mut self,
+        start: Start<'_>,
+        exec: &[Template],
+        name: RunName,
+        memo: Vec<u8>,
+    ) -> Result<Launch, LaunchFault> {
+        self.beside(start, name, exec, start.spec.user.as_ref(), &BTreeMap::new(), memo)
+    }
+
     /// Returns a text about an instance with its names expanded.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
 //! The words of `smgr config`.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use crate::cli::selector::Selector;
+use crate::domain::selector::Selector as NodeSelector;
 
 /// What to do with the configuration.
 #[derive(Clone, Debug, Subcommand)]
@@ -17,13 +18,24 @@ pub enum ConfigCommand {
         /// Files or folders [default: what `up` would load]
         paths: Vec<PathBuf>,
     },
-    /// Override a key for a part of the fleet, or for a time
-    #[command(hide = true, disable_help_flag = true)]
-    Set {
-        /// What a later version takes.
-        #[arg(num_args(0..), allow_hyphen_values = true, trailing_var_arg = true)]
-        rest: Vec<OsString>,
-    },
+    /// Change keys of what this machine alone wants of a service, in its override file
+    Set(ConfigSet),
+}
+
+/// What to change.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigSet {
+    /// SERVICE
+    pub service: Selector,
+    /// `limits.memory=1GiB`: a key of the spec, and a value as TOML or else as a text
+    #[arg(required = true, value_name = "KEY=VALUE", value_parser = super::pair)]
+    pub settings: Vec<(String, String)>,
+    /// On these nodes of the fleet
+    #[arg(long, hide = true, value_name = "NODES")]
+    pub select: Option<NodeSelector>,
+    /// For so long
+    #[arg(long = "for", hide = true, value_name = "DURATION", value_parser = super::duration)]
+    pub life: Option<Duration>,
 }
 
 /// Which configuration.

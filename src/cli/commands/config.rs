@@ -8,6 +8,7 @@ use crate::cli::context::{Context, not_up};
 use crate::cli::error::CliError;
 use crate::cli::out::{Out, width};
 use crate::cli::plan::{Plan, origin_json};
+use crate::cli::selector::Selector;
 use crate::cli::{launch, screen, specs};
 use crate::config::{Effective, Loaded, LoadedService, json_value};
 use crate::domain::code::{Code, ExitCode};
@@ -23,11 +24,7 @@ pub(super) async fn show(
         return Err(CliError::not_yet("`smgr config show --at`"));
     }
     let service = &args.service.service;
-    only_here(context, args.service.node.as_ref())?;
-    if args.service.index.is_some() {
-        let what = format!("all instances of {service} have one configuration");
-        return Err(CliError::new(Code::USAGE, what).next(format!("smgr config show {service}")));
-    }
+    whole_service_here(context, &args.service)?;
     let sources = specs::sources_here(context)?;
     let loaded = specs::load(context, &sources, &context.service_logs(), "nothing was shown")?;
     let found = described(&loaded, service)?;
@@ -58,7 +55,20 @@ pub(super) async fn show(
     Ok(ExitCode::Done)
 }
 
-fn document(
+/// Refuses one instance of a service, and a service of another node.
+pub(super) fn whole_service_here(context: &Context, selector: &Selector) -> Result<(), CliError> {
+    only_here(context, selector.node.as_ref())?;
+    let service = &selector.service;
+    match selector.index {
+        None => Ok(()),
+        Some(_) => {
+            let what = format!("all instances of {service} have one configuration");
+            Err(CliError::new(Code::USAGE, what).next(format!("smgr config show {service}")))
+        }
+    }
+}
+
+pub(super) fn document(
     service: &ServiceId,
     values: &[(&String, &Effective)],
     in_force: Option<bool>,
@@ -81,7 +91,11 @@ fn document(
 }
 
 /// Says whether what the files say is what the node runs by; `None` where no node answers.
-async fn in_force(context: &Context, service: &ServiceId, found: &LoadedService) -> Option<bool> {
+pub(super) async fn in_force(
+    context: &Context,
+    service: &ServiceId,
+    found: &LoadedService,
+) -> Option<bool> {
     let mut client = Client::connect(context, &Whom::default()).await.ok()?;
     let status = launch::status(&mut client).await?;
     let known = status.services.iter().find(|it| it.service == *service);

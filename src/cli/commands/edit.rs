@@ -1,4 +1,5 @@
-//! edit: this machine's last word on a service, in an editor; only what is right is put in place.
+//! edit, config set: this machine's last word on a service, from an editor or from the command line; only what is right
+//! is put in place.
 
 use std::fs;
 use std::io;
@@ -6,14 +7,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::config::{described, only_here};
+use super::config::{described, document, in_force, only_here, whole_service_here};
 use crate::agent::setup::SpecSources;
+use crate::cli::args::ConfigSet;
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
 use crate::cli::out::{Out, width};
 use crate::cli::plan::Plan;
 use crate::cli::{nats, specs};
-use crate::config::{Input, LoadedService, Part};
+use crate::config::{self, Input, Loaded, LoadedService, Part};
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::ServiceId;
 use crate::head::folder::write_whole;
@@ -67,41 +69,118 @@ pub(super) async fn edit(
         out.line("nothing was changed");
         return Ok(ExitCode::Done);
     }
+    check(context, &sources, service, (&path, &text)).map_err(|mut error| {
+        let go_on = format!("what you wrote is kept: smgr edit {service} goes on with it\n");
+        if let Some(instead) = &mut error.instead {
+            instead.screen.push_str(&go_on);
+        }
+        error
+    })?;
+    put(service, (&path, before.as_ref()), &text)?;
+    drop_draft();
+    tell(context, service, &path, out).await?;
+    Ok(ExitCode::Done)
+}
+
+/// Changes keys in the override file of a service, checks it together with all other files, and puts it in place.
+pub(super) async fn set(
+    context: &Context,
+    args: &ConfigSet,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let service = &args.service.service;
+    let later = [("--select", args.select.is_some()), ("--for", args.life.is_some())];
+    if let Some((flag, _)) = later.iter().find(|(_, is_given)| *is_given) {
+        return Err(CliError::not_yet(&format!("`smgr config set {flag}`"))
+            .hint("for this machine, until it is changed again, leave it out"));
+    }
+    whole_service_here(context, &args.service)?;
+    let sources = specs::sources_here(context)?;
+    let loaded = specs::load(context, &sources, &context.service_logs(), "nothing was changed")?;
+    let path = place(&sources, service, described(&loaded, service)?)?;
+    let failed = |what: &str, error: &io::Error| {
+        CliError::caused(Code::CANNOT_WRITE, what, error).at(short(&path))
+    };
+    let before = match fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed("failed to read the override", &error)),
+    };
+    let first = before.clone().unwrap_or_else(|| template(service));
+    let text = config::with_settings(&first, &args.settings)
+        .map_err(|why| CliError::new(Code::BAD_TOML, why).at(short(&path)))?;
+    let changed = check(context, &sources, service, (&path, &text))?;
+    if Some(&text) != before.as_ref() {
+        fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))
+            .map_err(|error| failed("failed to make the folder", &error))?;
+        put(service, (&path, before.as_ref()), &text)?;
+    } else if out.is_text() {
+        out.line("nothing was changed");
+        return Ok(ExitCode::Done);
+    }
+    if !out.is_text() {
+        let is_set = |key: &str| args.settings.iter().any(|(set, _)| set == key);
+        let found = described(&changed, service)?;
+        let values: Vec<_> = found.effective.iter().filter(|(key, _)| is_set(key)).collect();
+        out.json_pretty(&document(service, &values, in_force(context, service, found).await));
+        return Ok(ExitCode::Done);
+    }
+    tell(context, service, &path, out).await?;
+    Ok(ExitCode::Done)
+}
+
+/// Checks what an override would be together with all other files.
+fn check(
+    context: &Context,
+    sources: &SpecSources,
+    service: &ServiceId,
+    (path, text): (&Path, &str),
+) -> Result<Loaded, CliError> {
     let edited = Input {
         part: Part::Override,
         shown: path.display().to_string(),
         stem: service.to_string(),
         folder: None,
-        text: text.clone(),
+        text: text.to_owned(),
     };
-    specs::load_with(context, &sources, &logs, "nothing was changed", Some(edited)).map_err(
-        |mut error| {
-            let go_on = format!("what you wrote is kept: smgr edit {service} goes on with it\n");
-            if let Some(instead) = &mut error.instead {
-                instead.screen.push_str(&go_on);
-            }
-            error
-        },
-    )?;
-    if fs::read_to_string(&path).ok() != before {
+    let logs = context.service_logs();
+    specs::load_with(context, sources, &logs, "nothing was changed", Some(edited))
+}
+
+/// Puts an override in place, unless somebody else has written it since it was read.
+fn put(
+    service: &ServiceId,
+    (path, before): (&Path, Option<&String>),
+    text: &str,
+) -> Result<(), CliError> {
+    if fs::read_to_string(path).ok().as_ref() != before {
         let what = "somebody else changed the file meanwhile; nothing was changed";
         return Err(CliError::new(Code::FILE_IN_THE_WAY, what)
-            .at(short(&path))
+            .at(short(path))
             .next(format!("smgr edit {service}")));
     }
     // The agent may have an account of its own, which reads it.
-    let mode = fs::metadata(&path).map_or(0o644, |about| about.permissions().mode() & 0o777);
-    let target = path.canonicalize().unwrap_or_else(|_| path.clone());
-    write_whole(&target, text.as_bytes(), mode)
-        .map_err(|error| failed("failed to write the override", &error))?;
-    drop_draft();
-    out.line(&format!("wrote {}      in force after: smgr apply {service}", short(&path)));
+    let mode = fs::metadata(path).map_or(0o644, |about| about.permissions().mode() & 0o777);
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    write_whole(&target, text.as_bytes(), mode).map_err(|error| {
+        CliError::caused(Code::CANNOT_WRITE, "failed to write the override", &error).at(short(path))
+    })
+}
+
+/// Says what was written, and what an apply would do with it.
+async fn tell(
+    context: &Context,
+    service: &ServiceId,
+    path: &Path,
+    out: Out,
+) -> Result<(), CliError> {
+    out.line(&format!("wrote {}      in force after: smgr apply {service}", short(path)));
     if let (true, Some(setup)) = (out.is_text(), context.setup()?)
         && let Ok(plan) = Plan::make(context, &setup, std::slice::from_ref(service)).await
     {
         out.data(&plan.text(width()));
     }
-    Ok(ExitCode::Done)
+    Ok(())
 }
 
 /// Returns the override that wins: the machine's where there is one, else that of the folder which describes the service.

@@ -26,6 +26,7 @@ use crate::domain::release::{
 };
 use crate::domain::selector::Selector as NodeSelector;
 use crate::wire::codec;
+use crate::wire::payload::Audience;
 use crate::wire::status::ReleaseStatus;
 
 /// Lets a service of one node run from a release.
@@ -34,6 +35,40 @@ pub(super) async fn deploy(
     args: Deploy,
     out: Out,
 ) -> Result<ExitCode, CliError> {
+    let waiting = args.waiting;
+    match wanted(context, args).await? {
+        Wanted::OfFleet(client, wanted) => {
+            rollout::deploy(context, *client, wanted, waiting, out).await
+        }
+        Wanted::OfNode { whom, action, before } => {
+            wish_after(context, &whom, action, before.as_deref(), waiting, out).await
+        }
+    }
+}
+
+/// Returns what `deploy` would sign, and for whom.
+pub(super) async fn intended(
+    context: &Context,
+    args: Deploy,
+) -> Result<(Action, Audience), CliError> {
+    match wanted(context, args).await? {
+        Wanted::OfFleet(mut client, wanted) => {
+            rollout::intended(context, &mut client, wanted).await
+        }
+        Wanted::OfNode { whom, action, .. } => {
+            let node = whom.only().cloned().map_or_else(|| context.own_node(), Ok)?;
+            Ok((action, Audience::Nodes(vec![node])))
+        }
+    }
+}
+
+/// A release, and who is to have it.
+enum Wanted {
+    OfFleet(Box<Client>, rollout::Wanted),
+    OfNode { whom: Whom, action: Action, before: Option<String> },
+}
+
+async fn wanted(context: &Context, args: Deploy) -> Result<Wanted, CliError> {
     let whom = one_node(context, &args.service)?;
     let service = args.service.service.clone();
     let manifest = manifest(&service, &args).await?;
@@ -46,24 +81,22 @@ pub(super) async fn deploy(
             emergency: args.emergency,
             retry: None,
         };
-        return rollout::deploy(context, client, wanted, args.waiting, out).await;
+        return Ok(Wanted::OfFleet(Box::new(client), wanted));
     }
     if args.emergency.is_some() {
         let why = "--emergency is about the waves of a fleet, and this is one node";
         return Err(CliError::new(Code::USAGE, why));
     }
-    let bytes = codec::encode(&manifest);
     let known = known(context, &whom, &service).await?;
     let action = Action::Deploy {
-        service: service.clone(),
+        service,
         generation: next(known.as_ref()),
-        release: bytes,
+        release: codec::encode(&manifest),
         back_to: None,
         emergency: None,
         retry: None,
     };
-    let before = before(known.as_ref());
-    wish_after(context, &whom, action, before.as_deref(), args.waiting, out).await
+    Ok(Wanted::OfNode { whom, action, before: before(known.as_ref()) })
 }
 
 /// Shows what a deploy over the fleet would do.

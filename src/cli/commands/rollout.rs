@@ -13,6 +13,7 @@ use crate::cli::args::{RolloutArgs, Waiting};
 use crate::cli::client::Client;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
+use crate::cli::interrupt::Interrupts;
 use crate::cli::out::Out;
 use crate::cli::screen::rollout::{detached_text, list_text, rollout_text};
 use crate::config;
@@ -55,13 +56,20 @@ pub(super) async fn deploy(
 ) -> Result<ExitCode, CliError> {
     let (wish, events) = loop {
         let ready = Ready::make(context, &mut client, wanted.clone()).await?;
-        let audience = Audience::Select {
-            selector: ready.select.to_string(),
-            roster: ready.trust.roster_digest(),
-        };
-        let wish = client.request(ready.action(), audience)?;
+        let wish = client.request(ready.action(), ready.audience())?;
         let events = Events::from_here(&mut client, out).await?;
-        match send(&mut client, &wish).await {
+        let mut interrupts = Interrupts::watch()?;
+        let sent = match interrupts.guard(send(&mut client, &wish)).await {
+            Ok(sent) => sent,
+            Err(interrupted) => {
+                let name = rollout_name(wish.id);
+                out.note(&format!(
+                    "{name} may have been taken, and then it goes on: smgr rollout watch {name}"
+                ));
+                return Ok(interrupted.exit());
+            }
+        };
+        match sent {
             Ok(_) => break (wish, events),
             Err(error) if error.code == Code::ROLLOUT_UNDER_WAY && ready.waits_its_turn() => {
                 if waiting.detach {
@@ -79,6 +87,16 @@ pub(super) async fn deploy(
         return Ok(detached(&name, wish.id, out));
     }
     watch(context, client, (name, events), out).await
+}
+
+/// Returns what is signed for the controllers: the release, and the nodes as the trust document selects them.
+pub(super) async fn intended(
+    context: &Context,
+    client: &mut Client,
+    wanted: Wanted,
+) -> Result<(Action, Audience), CliError> {
+    let ready = Ready::make(context, client, wanted).await?;
+    Ok((ready.action(), ready.audience()))
 }
 
 /// A release for a fleet, with all that is known of it before it is signed.
@@ -139,6 +157,11 @@ impl Ready {
 
     fn waits_its_turn(&self) -> bool {
         self.parameters.on_conflict == OnConflict::Queue
+    }
+
+    fn audience(&self) -> Audience {
+        let (selector, roster) = (self.select.to_string(), self.trust.roster_digest());
+        Audience::Select { selector, roster }
     }
 
     fn action(&self) -> Action {

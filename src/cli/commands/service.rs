@@ -61,12 +61,7 @@ pub(super) async fn action(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let service = whole_service(selector)?;
-    let count = params.len();
-    let params: BTreeMap<String, String> = params.into_iter().collect();
-    if params.len() != count {
-        return Err(CliError::new(Code::BAD_PARAMETER, "a parameter is given twice"));
-    }
-    let action = Action::Run { service, action, params };
+    let action = Action::Run { service, action, params: self::params(params)? };
     if let Some(select) = selection(context, selector, over)? {
         return ramp::over(context, (select, over), action, waiting, out).await;
     }
@@ -87,7 +82,17 @@ pub(super) fn selection<'o>(
     }
 }
 
-fn whole_service(selector: &Selector) -> Result<ServiceId, CliError> {
+/// Takes the parameters of an action, each once.
+pub(super) fn params(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, CliError> {
+    let count = given.len();
+    let params: BTreeMap<String, String> = given.into_iter().collect();
+    match params.len() == count {
+        true => Ok(params),
+        false => Err(CliError::new(Code::BAD_PARAMETER, "a parameter is given twice")),
+    }
+}
+
+pub(super) fn whole_service(selector: &Selector) -> Result<ServiceId, CliError> {
     match selector.index {
         None => Ok(selector.service.clone()),
         Some(_) => Err(CliError::new(
@@ -283,7 +288,7 @@ async fn with_next(context: &Context, whom: &Whom, error: CliError, action: &Act
     }
 }
 
-fn of(action: &Action, node: Option<&NodeId>) -> String {
+pub(super) fn of(action: &Action, node: Option<&NodeId>) -> String {
     let name = |service: &ServiceId| Selector {
         node: node.cloned(),
         ..Selector::service(service.clone())

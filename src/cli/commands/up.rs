@@ -52,6 +52,9 @@ const QUIET: Duration = Duration::from_millis(200);
 pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode, CliError> {
     if let Some(mut wanted) = Fleet::wanted(context, args.fleet)? {
         wanted.listen = args.listen.or(wanted.listen);
+        if args.set_up_only {
+            return fleet::set_up(context, &wanted, out);
+        }
         return Box::pin(fleet::up(context, &wanted, &args, out)).await;
     }
     if args.http.is_some() {

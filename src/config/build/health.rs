@@ -55,21 +55,38 @@ fn check(builder: &mut Builder<'_>, name: &str) -> Option<Health> {
         builder.missing(&["health", name], "kind", "\"http\"");
     }
     let kind = merged.text(&at("kind"))?;
-    let strangers = match kind.as_str() {
-        "http" => &[][..],
-        _ => &["url", "path", "expect_status"][..],
+    let strangers: &[_] = match kind.as_str() {
+        "http" => &[("exec", "exec")],
+        "exec" => &[
+            ("socket", "http"),
+            ("address", "tcp"),
+            ("url", "http"),
+            ("path", "http"),
+            ("expect_status", "http"),
+        ],
+        _ => &[("url", "http"), ("path", "http"), ("expect_status", "http"), ("exec", "exec")],
     };
-    for key in strangers.iter().filter(|key| merged.is_set(&at(key))) {
-        let label = format!("`{key}` is only for kind = \"http\", and kind is \"{kind}\"");
-        let hint = format!("kind = \"http\", or take `{key}` out");
+    for (key, of) in strangers.iter().filter(|(key, _)| merged.is_set(&at(key))) {
+        let label = match *key {
+            "address" => format!("a program is not asked at an address, and kind is \"{kind}\""),
+            _ => format!("`{key}` is only for kind = \"{of}\", and kind is \"{kind}\""),
+        };
+        let hint = format!("kind = \"{of}\", or take `{key}` out");
         builder.contradiction(&at(key), label, &hint);
     }
-    if kind != "http" && merged.is_set(&at("socket")) {
+    if !["http", "exec"].contains(&kind.as_str()) && merged.is_set(&at("socket")) {
         builder.contradiction(&at("socket"), HELD.to_owned(), "kind = \"http\"");
         return None;
     }
     let probe = match kind.as_str() {
         "http" => http(builder, name)?,
+        "exec" => match merged.templates(&at("exec")) {
+            Some(exec) => Probe::Exec { exec },
+            None => {
+                builder.missing(&["health", name], "exec", "[\"/usr/bin/pg_isready\"]");
+                return None;
+            }
+        },
         _ => {
             if !merged.is_set(&at("address")) {
                 let example =
@@ -95,12 +112,11 @@ fn check(builder: &mut Builder<'_>, name: &str) -> Option<Health> {
             }
         }
     };
-    if merged.is_set(&at("socket")) {
-        // Where it listens is checked there.
-    } else {
+    // Where a socket listens is checked there.
+    if let Some(place) = probe.address().filter(|_| !merged.is_set(&at("socket"))) {
         let key = if merged.is_set(&at("address")) { "address" } else { "url" };
-        address(builder, &at(key), probe.address());
-        if kind != "http" && is_held(builder, probe.address().as_str()) {
+        address(builder, &at(key), place);
+        if kind != "http" && is_held(builder, place.as_str()) {
             builder.contradiction(&at(key), HELD.to_owned(), "kind = \"http\"");
         }
     }

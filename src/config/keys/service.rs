@@ -102,7 +102,7 @@ pub const SERVICE: &[Key] = &[
     ),
     served(
         "health.*.kind",
-        one_of![can("http"), can("tcp"), can("unix"), later("exec")],
+        one_of![can("http"), can("tcp"), can("unix"), can("exec")],
         Required,
         "How it is probed",
     ),
@@ -119,7 +119,7 @@ pub const SERVICE: &[Key] = &[
         "HOST:PORT, an IP address or localhost, or the path of a Unix socket",
     ),
     served("health.*.url", Template, None, "For http: http://HOST:PORT/PATH, in place of address"),
-    reserved("health.*.exec", Argv, None, "A program; 0 is healthy"),
+    served("health.*.exec", Argv, None, "For exec: a program; it is healthy when it ends with 0"),
     served("health.*.path", Text, Toml("\"/\""), "For http: what is asked for"),
     served(
         "health.*.expect_status",

@@ -54,6 +54,12 @@ pub enum Probe {
         /// The highest good status.
         status_max: u16,
     },
+    /// A program, under the account and in the folder of the service, that ends with 0. It is killed with all that it
+    /// began when its time is over.
+    Exec {
+        /// The program and its arguments.
+        exec: Vec<Template>,
+    },
 }
 
 /// What follows when a check fails.
@@ -110,11 +116,12 @@ impl Target {
 }
 
 impl Probe {
-    /// Returns where it connects to.
-    pub fn address(&self) -> &Template {
+    /// Returns where it connects to; a program connects to nothing that we know of.
+    pub fn address(&self) -> Option<&Template> {
         match self {
-            Self::Tcp { address } | Self::Http { address, .. } => address,
-            Self::Unix { path } => path,
+            Self::Tcp { address } | Self::Http { address, .. } => Some(address),
+            Self::Unix { path } => Some(path),
+            Self::Exec { .. } => None,
         }
     }
 }

@@ -29,13 +29,14 @@ use crate::cli::screen::names::Names;
 use crate::cli::screen::up as screen;
 use crate::cli::session::{Mode, Session, alive, already_up, terminate, until_down};
 use crate::cli::view::{Readiness, readiness};
+use crate::cli::wish::from_keys;
 use crate::cli::{launch, specs};
 use crate::config::Loaded;
 use crate::controller::setup::ControllerSetup;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::event::{Desired, StateName};
 use crate::domain::id::ServiceId;
-use crate::head::enrol::{Enrolment, Member};
+use crate::head::enrol::{Enrolment, Member, enrol};
 use crate::head::folder::{StateFolder, write_whole};
 use crate::wire::payload::EventRecord;
 use crate::wire::status::{BusState, InstanceStatus, NodeStatus};
@@ -304,7 +305,9 @@ fn prepare(context: &Context, fleet: &Fleet, http: Option<u16>) -> Result<Loaded
     for (controller, place) in controllers.iter().zip(0..) {
         // Each controller serves on a port of its own.
         let http = http.map(|port| port.saturating_add(place));
-        set_up_controller(context, controller, &enrolment, (&bus, http))?;
+        let nkey = Some(controller.folder.keys().join("controller.nk"));
+        set_up_controller(context, controller, &enrolment, (&bus, nkey, http))?;
+        supervise_controller(context, controller)?;
     }
     for (node, member) in fleet.contexts(context).iter().zip(nodes).skip(1) {
         let bus = BusSetup {
@@ -319,6 +322,30 @@ fn prepare(context: &Context, fleet: &Fleet, http: Option<u16>) -> Result<Loaded
     let loaded = set_up_node(context, &nodes[0], &enrolment, sources, Some(bus))?;
     fleet.write(context)?;
     Ok(loaded)
+}
+
+/// Makes the keys and set-ups of a fleet on a bus that is there, and starts nothing: each part is started at a place of
+/// its own, `smgr agent` and `smgr controller` with `--state`.
+pub(super) fn set_up(context: &Context, fleet: &Fleet, out: Out) -> Result<ExitCode, CliError> {
+    let Some(url) = &context.global.bus else {
+        let what = "parts at places of their own meet on a bus, and none is named";
+        return Err(CliError::new(Code::USAGE, what).hint("--bus nats://HOST:PORT"));
+    };
+    let enrolment = super::members::enrolment(context, fleet)?;
+    enrol(&enrolment).map_err(|error| from_keys(&error))?;
+    let (urls, own_server) = (vec![url.clone()], false);
+    let bus = BusSetup { urls, nkey: None, operator_nkey: None, own_server };
+    for controller in &enrolment.controllers {
+        set_up_controller(context, controller, &enrolment, (&bus, None, None))?;
+        out.line(&format!("smgr controller --state {}", controller.folder.root().display()));
+    }
+    for (node, member) in fleet.contexts(context).iter().zip(&enrolment.nodes) {
+        let sources = specs::sources(node, None);
+        set_up_node(node, member, &enrolment, sources, Some(bus.clone()))?;
+        out.line(&format!("smgr agent --state {}", member.folder.root().display()));
+    }
+    fleet.write(context)?;
+    Ok(ExitCode::Done)
 }
 
 fn set_up_node(
@@ -343,19 +370,26 @@ fn set_up_controller(
     context: &Context,
     member: &Member,
     enrolment: &Enrolment,
-    (bus, http): (&BusSetup, Option<u16>),
+    (bus, nkey, http): (&BusSetup, Option<PathBuf>, Option<u16>),
 ) -> Result<(), CliError> {
     let folder: &StateFolder = &member.folder;
     // What an operator wrote into it stays.
     let mut setup = ControllerSetup::read(folder).unwrap_or_else(|_| {
-        ControllerSetup::new(enrolment.fleet.clone(), member.name.clone(), Vec::new())
+        let checks = Some(context.services.with_file_name("checks.d"));
+        let (fleet, name) = (enrolment.fleet.clone(), member.name.clone());
+        ControllerSetup { checks, ..ControllerSetup::new(fleet, name, Vec::new()) }
     });
     setup.urls.clone_from(&bus.urls);
-    setup.nkey = Some(folder.keys().join("controller.nk"));
+    setup.nkey = nkey;
     if let Some(port) = http {
         setup.http = Some((Ipv4Addr::LOCALHOST, port).into());
     }
-    setup.write(folder).map_err(|error| unwritten(ControllerSetup::path(folder), &error))?;
+    setup.write(folder).map_err(|error| unwritten(ControllerSetup::path(folder), &error))
+}
+
+/// Makes a controller a service of the first node.
+fn supervise_controller(context: &Context, member: &Member) -> Result<(), CliError> {
+    let folder = &member.folder;
     let program = std::env::current_exe()
         .map_err(|error| CliError::caused(Code::IO, "failed to find this program", &error))?;
     let words = [&program, &PathBuf::from("controller"), &"--state".into(), &folder.root().into()];

@@ -24,18 +24,7 @@ pub(in crate::cli::commands) fn enrol_all(
         return Err(CliError::new(Code::NO_NATS_SERVER, "a fleet needs a bus, and no nats-server was found")
             .hint("install nats-server 2.14.5 or later, or name one: SMGR_NATS_SERVER=/path/to/nats-server"));
     };
-    let name = "local".parse().expect("a constant that is a name");
-    let before = context.setup()?;
-    let enrolment = Enrolment {
-        fleet: before.as_ref().map_or(name, |setup| setup.fleet.clone()),
-        operator: user_name(),
-        nodes: fleet.node_members(context),
-        labels: fleet.labels.clone(),
-        machines: fleet.machines.clone(),
-        controllers: fleet.controller_members(context),
-        jobs: fleet.jobs.clone(),
-        now: time::now(),
-    };
+    let enrolment = enrolment(context, fleet)?;
     let enrolled = enrol(&enrolment).map_err(|error| from_keys(&error))?;
     let here = |member: &Member, key: &str, is_controller| Other {
         name: member.name.clone(),
@@ -52,8 +41,26 @@ pub(in crate::cli::commands) fn enrol_all(
         nkey: UserKey::Public(machine.bus.clone()),
         is_controller: false,
     }));
-    let bus = before.and_then(|setup| setup.bus);
+    let bus = context.setup()?.and_then(|setup| setup.bus);
     let user = bus_user(context, &found);
     let bus = nats::prepare(&context.folder, &found, bus.as_ref(), &members, user)?;
     Ok((enrolment, bus))
+}
+
+/// Returns who belongs to a fleet, for the trust envelope.
+///
+/// # Errors
+/// When the set-up of this machine cannot be read.
+pub(super) fn enrolment(context: &Context, fleet: &Fleet) -> Result<Enrolment, CliError> {
+    let name = "local".parse().expect("a constant that is a name");
+    Ok(Enrolment {
+        fleet: context.setup()?.map_or(name, |setup| setup.fleet),
+        operator: user_name(),
+        nodes: fleet.node_members(context),
+        labels: fleet.labels.clone(),
+        machines: fleet.machines.clone(),
+        controllers: fleet.controller_members(context),
+        jobs: fleet.jobs.clone(),
+        now: time::now(),
+    })
 }
