@@ -15,6 +15,8 @@ mod append;
 mod command;
 #[path = "figures/history.rs"]
 mod history;
+#[path = "figures/ping.rs"]
+mod ping;
 #[path = "figures/replay.rs"]
 mod replay;
 
@@ -62,6 +64,13 @@ fn main() -> anyhow::Result<()> {
         ["replay", folder] => replay::replay(Path::new(folder))?,
         ["crash-open", folder] => replay::crash_open(Path::new(folder))?,
         ["command", state, service] => command::command(Path::new(state), service)?,
+        ["ping", state, url, nodes] => {
+            ping::ping(Path::new(state), url, nodes.parse().context("a number of nodes")?)?
+        }
+        ["bare-nodes", url, nodes] => {
+            ping::bare_nodes(url, nodes.parse().context("a number of nodes")?)?;
+            Vec::new()
+        }
         _ => bail!("started by scripts/bench; there is no figure {args:?}"),
     };
     figures.iter().for_each(Figure::print);

@@ -1,7 +1,7 @@
 //! One trust envelope for a whole fleet on one machine: every member has a folder and keys of its own, and the root key
 //! in the folder of the first says which of them count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::folder::StateFolder;
@@ -15,7 +15,7 @@ use crate::domain::policy::{Grant, KeyClass, Kind, Names};
 use crate::domain::time::UnixMicros;
 use crate::wire::codec;
 use crate::wire::envelope::{TRUST_BYTES_MAX, seal};
-use crate::wire::key::{Keyring, Signer};
+use crate::wire::key::{Keyring, PublicKey, Signer};
 use crate::wire::payload::{Enrolled, PAYLOAD_VERSION, Trust, TrustedKey};
 
 /// A node or controller of the fleet, and the folder that is its own.
@@ -36,6 +36,8 @@ pub struct Enrolment {
     pub operator: Principal,
     /// The nodes; the folder of the first holds the root key and the operator's.
     pub nodes: Vec<Member>,
+    /// The nodes whose keys are kept elsewhere.
+    pub elsewhere: BTreeMap<NodeId, PublicKey>,
     /// What is said of nodes, by which they are selected.
     pub labels: BTreeMap<NodeId, BTreeMap<String, String>>,
     /// The controllers.
@@ -75,17 +77,20 @@ pub fn enrol(wanted: &Enrolment) -> Result<FleetKeys, MakeKeysError> {
         member.folder.make().map_err(failed)?;
     }
     let operator = key(first, KeyName::Operator)?;
-    let mut roster = Vec::with_capacity(wanted.nodes.len());
-    let mut keys =
-        vec![(operator, wanted.operator.clone(), KeyClass::Human, everything(Names::All))];
+    let mut roster = Vec::with_capacity(wanted.nodes.len() + wanted.elsewhere.len());
+    let operates = everything(Names::All);
+    let mut keys = vec![(operator.public(), wanted.operator.clone(), KeyClass::Human, operates)];
     for Member { name, folder } in &wanted.nodes {
         let here = everything(Names::Only(vec![name.clone()]));
         let node = key(folder, KeyName::Node)?;
-        let labels = wanted.labels.get(name).cloned().unwrap_or_default();
-        roster.push(Enrolled { node: name.clone(), kid: node.kid(), labels });
-        keys.push((node, principal(name), KeyClass::Node, vec![]));
+        roster.push(enrolled(wanted, name, node.public()));
+        keys.push((node.public(), principal(name), KeyClass::Node, vec![]));
         let root = "root".parse().expect("a constant that is a name");
-        keys.push((key(folder, KeyName::Local)?, root, KeyClass::Local, here));
+        keys.push((key(folder, KeyName::Local)?.public(), root, KeyClass::Local, here));
+    }
+    for (name, key) in &wanted.elsewhere {
+        roster.push(enrolled(wanted, name, *key));
+        keys.push((*key, principal(name), KeyClass::Node, vec![]));
     }
     for Member { name, folder } in &wanted.controllers {
         let reads = Grant {
@@ -94,20 +99,20 @@ pub fn enrol(wanted: &Enrolment) -> Result<FleetKeys, MakeKeysError> {
             nodes: Names::All,
         };
         let signer = key(folder, KeyName::Controller)?;
-        keys.push((signer, principal(name), KeyClass::Controller, vec![reads]));
+        keys.push((signer.public(), principal(name), KeyClass::Controller, vec![reads]));
         for (job, grants) in &wanted.jobs {
             let path = job_key(folder, job);
             let signer = match load_key(&path) {
                 Err(LoadKeyError::Missing { .. }) => make_key_at(&path)?,
                 loaded => loaded?,
             };
-            keys.push((signer, job.clone(), KeyClass::Ci, grants.clone()));
+            keys.push((signer.public(), job.clone(), KeyClass::Ci, grants.clone()));
         }
     }
     let keys: Vec<TrustedKey> = keys
         .into_iter()
-        .map(|(signer, name, class, grants)| TrustedKey {
-            key: Digest(signer.public().to_bytes()),
+        .map(|(key, name, class, grants)| TrustedKey {
+            key: Digest(key.to_bytes()),
             name,
             class,
             grants,
@@ -147,9 +152,11 @@ fn next(
             nodes,
         });
     };
+    let all: BTreeMap<Digest, &TrustedKey> = keys.iter().map(|key| (key.key, key)).collect();
+    let were: BTreeSet<Digest> = before.keys.iter().map(|key| key.key).collect();
     // What a job may is what is wanted of it; one that is wanted no more may nothing.
     let kept = |known: &TrustedKey| {
-        let wanted = keys.iter().find(|key| key.key == known.key);
+        let wanted = all.get(&known.key).copied();
         match (known.class, wanted) {
             (KeyClass::Ci, Some(wanted)) => wanted.clone(),
             (KeyClass::Ci, None) => TrustedKey { grants: Vec::new(), ..known.clone() },
@@ -157,8 +164,7 @@ fn next(
         }
     };
     let mut after: Vec<_> = before.keys.iter().map(kept).collect();
-    let fresh = |key: &TrustedKey| before.keys.iter().all(|known| known.key != key.key);
-    after.extend(keys.iter().filter(|key| fresh(key)).cloned());
+    after.extend(keys.iter().filter(|key| !were.contains(&key.key)).cloned());
     let version = before.version + 1;
     (after != before.keys || before.nodes != nodes).then_some(Trust {
         version,
@@ -172,6 +178,11 @@ fn next(
 /// Returns where a controller keeps the key that it holds for a job.
 pub fn job_key(controller: &StateFolder, job: &Principal) -> PathBuf {
     controller.keys().join("jobs").join(format!("{job}.key"))
+}
+
+fn enrolled(wanted: &Enrolment, name: &NodeId, key: PublicKey) -> Enrolled {
+    let labels = wanted.labels.get(name).cloned().unwrap_or_default();
+    Enrolled { node: name.clone(), kid: key.kid(), labels }
 }
 
 fn everything(nodes: Names<NodeId>) -> Vec<Grant> {
@@ -222,6 +233,7 @@ mod tests {
             fleet: "local".parse().unwrap(),
             operator: "ana".parse().unwrap(),
             nodes: nodes.iter().map(member).collect(),
+            elsewhere: BTreeMap::new(),
             labels: BTreeMap::new(),
             controllers: vec![member(&"c1")],
             jobs: BTreeMap::new(),

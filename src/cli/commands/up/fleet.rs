@@ -4,6 +4,7 @@
 //! The first node runs the bus and the controllers as services of its own: what supervises services already supervises
 //! them well, and whichever of them dies comes back without anybody else noticing more than a gap.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Child;
@@ -311,6 +312,7 @@ fn prepare(context: &Context, fleet: &Fleet, http: Option<u16>) -> Result<Loaded
         fleet: before.as_ref().map_or(name, |setup| setup.fleet.clone()),
         operator: user_name(),
         nodes: nodes.clone(),
+        elsewhere: BTreeMap::new(),
         labels: fleet.labels.clone(),
         controllers: controllers.clone(),
         jobs: fleet.jobs.clone(),
