@@ -7,6 +7,7 @@ import sys
 import traceback
 
 import figures
+import fleet
 import processes
 import update
 from managers import Smgr
@@ -23,6 +24,7 @@ BENCHES = {
     "replay": figures.replay,
     "replay-verified": figures.replay,
     "crash-open": figures.crash_open,
+    "ping": fleet.ping,
 }
 
 
