@@ -13,6 +13,8 @@
 mod append;
 #[path = "figures/command.rs"]
 mod command;
+#[path = "figures/fleet.rs"]
+mod fleet;
 #[path = "figures/history.rs"]
 mod history;
 #[path = "figures/ping.rs"]
@@ -66,6 +68,13 @@ fn main() -> anyhow::Result<()> {
         ["command", state, service] => command::command(Path::new(state), service)?,
         ["ping", state, url, nodes] => {
             ping::ping(Path::new(state), url, nodes.parse().context("a number of nodes")?)?
+        }
+        ["ingest", state, nodes, each] => {
+            let number = |text: &str| text.parse().context("a number");
+            fleet::ingest(Path::new(state), number(nodes)?, number(each)?)?
+        }
+        ["ingest-live", state, rate] => {
+            fleet::ingest_live(Path::new(state), rate.parse().context("a number of events")?)?
         }
         ["bare-nodes", url, nodes] => {
             ping::bare_nodes(url, nodes.parse().context("a number of nodes")?)?;

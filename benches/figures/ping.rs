@@ -12,9 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use futures_util::StreamExt as _;
-use smgr::cli::args::{Global, Output, Via};
 use smgr::cli::client::{Client, Whom};
-use smgr::cli::context::Context;
 use smgr::wire::payload::{Ask, Reply};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -159,15 +157,7 @@ fn rate(nodes: usize, took: Duration) -> f64 {
 pub(crate) fn ping(state: &Path, url: &str, nodes: usize) -> anyhow::Result<Vec<Figure>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let global = Global {
-            state: Some(state.to_owned()),
-            nodes: Vec::new(),
-            bus: None,
-            via: Via::Auto,
-            timeout: Some(WITHIN),
-            output: Output::Text,
-        };
-        let context = Context::new(global)?;
+        let context = crate::fleet::context(state)?;
         let whom = Whom::or_everybody(&context, None);
         let mut fleet = Client::connect(&context, &whom).await?;
         let bare = options(2 * nodes).connect(url).await?;

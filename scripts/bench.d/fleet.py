@@ -4,6 +4,7 @@ What of a node is emulated stands in `smgr emulate --help`: gate, core, events a
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import select
@@ -11,21 +12,36 @@ import subprocess
 import time
 
 from figures import await_port, free_port, measured
-from report import at_least, note
+from report import at_least, figure, note
 
 PING_NODES = (1_000, 10_000)
 UP_SECONDS = 180
 # With less than that of a bare fan-out, smgr would be what its nodes wait for.
 PING_RATIO = 0.6
+INGEST_NODES = 1_000
+BACKLOG = 600
+FETCHED_PER_SECOND = 50_000
+LIVE_PER_SECOND = 10_000
+# More than has to be reached, so that reaching it is no wonder.
+OFFERED_PER_SECOND = 12_000
+MEMORY_NODES = (1_000, 3_000, 10_000)
+NODE_KIB = 15
+STORM_NODES = 10_000
+# Recorded while the server is away, to be fetched when it is back.
+STORM_EVENTS_PER_SECOND = 200
+STORM_AWAY_SECONDS = 3
+STORM_SECONDS = 30
+IN_STEP_SECONDS = 240
 
 
 class Fleet:
     """A nats-server, an emulated fleet on it, and controllers, in a folder of their own."""
 
-    def __init__(self, site, nodes: int, controllers: int = 1) -> None:
+    def __init__(self, site, nodes: int, *more: object, controllers: int = 1) -> None:
         self.site = site
         self.nodes = nodes
         self.controllers = controllers
+        self.more = more
         self.state: pathlib.Path = site.root / "fleet"
         self.url = f"nats://127.0.0.1:{free_port()}"
         self.running: list[subprocess.Popen] = []
@@ -38,7 +54,7 @@ class Fleet:
         try:
             self.start_server(self.url)
             words = [self.site.program, "emulate", "--state", self.state, "--bus", self.url]
-            words += ["--nodes", self.nodes, "--controllers", self.controllers]
+            words += ["--nodes", self.nodes, "--controllers", self.controllers, *self.more]
             began = time.monotonic()
             self.emulator = self.start(words, "listen")
             note(f"  {self.nodes} nodes listen after {time.monotonic() - began:.1f} s")
@@ -58,6 +74,29 @@ class Fleet:
             if process.stdout is not None:
                 process.stdout.close()
         self.running.clear()
+
+    def start_controller(self, number: int = 1) -> subprocess.Popen:
+        words = [self.site.program, "controller", "--state", self.state / "fleet" / f"c{number}"]
+        controller = subprocess.Popen(list(map(str, words)), stdin=subprocess.DEVNULL)
+        self.running.append(controller)
+        return controller
+
+    def intake(self) -> dict | None:
+        """What the controller says of the logs that it takes in."""
+        ran = self.smgr("status", "-o", "json")
+        return json.loads(ran.stdout).get("intake") if ran.returncode == 0 else None
+
+    def wait_in_step(self, within: float = IN_STEP_SECONDS) -> None:
+        """Waits until the controller has heard every node and has its log up to what the node told last."""
+        deadline = time.monotonic() + within
+        while True:
+            logs = (self.intake() or {}).get("logs", [])
+            behind = [log["origin"] for log in logs if not in_step(log)]
+            if len(logs) == self.nodes and not behind:
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{len(behind)} of {len(logs)} logs are not in step: {behind[:5]}")
+            time.sleep(0.5)
 
     def start_server(self, url: str | None = None) -> str:
         """Starts the server of the fleet, or one for somebody else: a process has no room for 20,000 connections."""
@@ -97,6 +136,22 @@ class Fleet:
         return subprocess.run(command, capture_output=True, text=True, timeout=within)
 
 
+def in_step(log: dict) -> bool:
+    """Whether all that a node told of its log is here. It may have told less than it published."""
+    head, told = log["head"], log["told"]
+    return bool(log["reachable"] and head and told) and not log["doubt"] and sequence(head) >= sequence(told)
+
+
+def sequence(cursor: str) -> tuple[str, int]:
+    epoch, number = cursor.rsplit("/", 2)[1:]
+    return epoch, int(number)
+
+
+def resident_kib(process: subprocess.Popen) -> int:
+    status = pathlib.Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    return int(status.split("VmRSS:")[1].split()[0])
+
+
 def ping(site) -> None:
     for nodes in PING_NODES:
         with Fleet(site, nodes) as fleet:
@@ -105,3 +160,65 @@ def ping(site) -> None:
             line = measured(site, "ping", fleet.state, bare, nodes)["ping"]
         site.clear()
         at_least(f"ping-{nodes}", line["smgr"], line["unit"], line["other"], line["measured"], PING_RATIO)
+
+
+def ingest(site) -> None:
+    with Fleet(site, INGEST_NODES, "--backlog", BACKLOG) as fleet:
+        fleet.start_controller()
+        line = measured(site, "ingest", fleet.state, INGEST_NODES, BACKLOG)["ingest"]
+    site.clear()
+    holds = line["smgr"] >= FETCHED_PER_SECOND
+    figure("ingest", line["smgr"], line["unit"], line["other"], line["measured"], FETCHED_PER_SECOND, holds)
+    with Fleet(site, INGEST_NODES, "--rate", OFFERED_PER_SECOND) as fleet:
+        fleet.start_controller()
+        line = measured(site, "ingest-live", fleet.state, OFFERED_PER_SECOND)["ingest-live"]
+        taken = fleet.intake() or {}
+        note(f"  taken in live {taken.get('live')}, fetched {taken.get('fetched')}, gaps {taken.get('gaps')}")
+    site.clear()
+    holds = line["smgr"] >= LIVE_PER_SECOND
+    figure("ingest-live", line["smgr"], line["unit"], line["other"], line["measured"], LIVE_PER_SECOND, holds)
+
+
+def controller_memory(site) -> None:
+    sizes = []
+    for nodes in MEMORY_NODES:
+        with Fleet(site, nodes) as fleet:
+            controller = fleet.start_controller()
+            fleet.wait_in_step()
+            # What it needed to get there is given back, as far as it ever is.
+            time.sleep(10)
+            sizes.append(resident_kib(controller))
+        site.clear()
+        note(f"  {nodes} nodes: {sizes[-1]} KiB")
+    (few, small), (many, large) = (MEMORY_NODES[0], sizes[0]), (MEMORY_NODES[-1], sizes[-1])
+    growth = (large - small) / (many - few)
+    middle = (sizes[1] - small) / (MEMORY_NODES[1] - few)
+    figure("controller-memory", growth, "KiB", "to-3000", middle, NODE_KIB, growth <= NODE_KIB)
+
+
+def storm(site) -> None:
+    with Fleet(site, STORM_NODES, "--rate", STORM_EVENTS_PER_SECOND) as fleet:
+        fleet.start_controller()
+        fleet.wait_in_step()
+        before = fleet.smgr("ping", "--timeout", "20s")
+        if before.returncode != 0:
+            raise RuntimeError(f"the fleet did not answer before the storm: {before.stderr[-200:]}")
+        server = fleet.running[0]
+        server.kill()
+        server.wait()
+        fleet.running.remove(server)
+        time.sleep(STORM_AWAY_SECONDS)
+        fleet.start_server(fleet.url)
+        began = time.monotonic()
+        while fleet.smgr("ping", "--timeout", "5s").returncode != 0:
+            if time.monotonic() - began > IN_STEP_SECONDS:
+                raise TimeoutError("nodes are still away")
+        back = time.monotonic() - began
+        fleet.wait_in_step()
+        took = time.monotonic() - began
+        note(f"  all nodes are back after {back:.1f} s, and their logs in step after {took:.1f} s")
+        forked = (fleet.intake() or {}).get("forked")
+        if forked:
+            raise RuntimeError(f"{forked} logs are not what they were")
+    site.clear()
+    figure("storm", took, "s", "answering", back, STORM_SECONDS, took <= STORM_SECONDS)

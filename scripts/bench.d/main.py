@@ -25,6 +25,9 @@ BENCHES = {
     "replay-verified": figures.replay,
     "crash-open": figures.crash_open,
     "ping": fleet.ping,
+    "ingest": fleet.ingest,
+    "controller-memory": fleet.controller_memory,
+    "storm": fleet.storm,
 }
 
 

@@ -275,6 +275,12 @@ pub struct Emulate {
     /// How many controllers to set up
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(..=8))]
     pub controllers: u8,
+    /// Begin each log with so many events more
+    #[arg(long, value_name = "EVENTS", default_value_t = 0)]
+    pub backlog: u32,
+    /// Let all nodes together record so many events a second
+    #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
 }
 
 /// What to do with rollouts. They are named `r-9d2c4f01`, or by the beginning of that.

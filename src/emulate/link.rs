@@ -9,6 +9,7 @@ use super::node::EmulatedNode;
 use super::voice::Said;
 use crate::bus::{BusOptions, BusState, Connection, Delivered, Subscription};
 use crate::head::clock;
+use crate::retry;
 use crate::wire::subject::{Callee, Filter};
 
 /// How often the head of a log is told, as by an agent.
@@ -46,6 +47,9 @@ impl Link {
         let mut bus = self.connection.state();
         let mut session = 0;
         let mut beat_at = Instant::now();
+        let pace = self.node.pace();
+        // Spread out, or all would record at the same moment.
+        let mut record_at = Instant::now() + retry::drawn(Duration::ZERO..=pace.unwrap_or(BEAT));
         loop {
             let due = self.node.due_in(clock::now()).map(|due| Instant::now() + due);
             let is_up = session > 0;
@@ -60,6 +64,10 @@ impl Link {
                 () = sleep_until(beat_at), if is_up => {
                     self.node.beat(clock::now());
                     beat_at = Instant::now() + BEAT;
+                }
+                () = sleep_until(record_at), if is_up && pace.is_some() => {
+                    self.node.record(clock::now());
+                    record_at += pace.unwrap_or(BEAT);
                 }
                 () = sleep_until(due.unwrap_or(beat_at)), if due.is_some() => {
                     self.node.ring(clock::now());

@@ -23,6 +23,7 @@ pub use specs::Specs;
 use std::io;
 use std::num::NonZero;
 use std::sync::Arc;
+use std::time::Duration;
 
 use link::Link;
 use node::EmulatedNode;
@@ -57,6 +58,17 @@ pub struct Fleet {
     pub trust: TrustChanged,
     /// The specs of the releases that nodes were asked to run.
     pub specs: Specs,
+    /// What the nodes record of themselves.
+    pub load: Load,
+}
+
+/// What each node records without being asked, for measuring who takes it in: that its agent was started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// So many events when it begins.
+    pub backlog: u32,
+    /// One event each so often.
+    pub every: Option<Duration>,
 }
 
 /// Where the nodes find their bus.

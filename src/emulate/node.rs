@@ -123,6 +123,21 @@ impl EmulatedNode {
             Kept { keeper, agent_is_new: true, away_ms: 0, runs: Vec::new(), actions: Vec::new() };
         self.inbox.push_back(Input::Reconcile(kept));
         self.follow_up(now);
+        // Who listens already hears of these as of any gap: from the log.
+        let said = self.voice.len();
+        (0..self.common.load.backlog).for_each(|_| self.record(now));
+        self.voice.truncate(said);
+    }
+
+    /// Records that the agent was started.
+    pub(super) fn record(&mut self, now: Now) {
+        let events = vec![(Context::default(), Event::AgentStarted(self.part()))];
+        self.commit(now, Decision { events, effects: Vec::new() });
+    }
+
+    /// Returns how often the node is to record something of itself.
+    pub(super) fn pace(&self) -> Option<Duration> {
+        self.common.load.every
     }
 
     /// Judges an envelope, and does what it may ask for.

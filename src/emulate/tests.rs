@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::node::EmulatedNode;
 use super::voice::Said;
-use super::{Fleet, Specs};
+use super::{Fleet, Load, Specs};
 use crate::domain::event::{Outcome, TrustChanged};
 use crate::domain::id::{BootId, Digest, FleetId, Generation, IntentId, NodeId, Seq};
 use crate::domain::intent::Action;
@@ -52,6 +52,7 @@ fn node() -> (EmulatedNode, Vec<Said>) {
         roster: vec![Enrolled { node: name(), kid, labels: Default::default() }].into(),
         trust: TrustChanged { version: 1, digest: Digest([1; 32]) },
         specs: Specs::default(),
+        load: Load::default(),
     };
     let mut node = EmulatedNode::new(Arc::new(fleet), name(), key());
     node.begin(clock::now());

@@ -44,6 +44,15 @@ impl Voice {
         self.said.push_back(Said::Answer(to, bytes));
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.said.len()
+    }
+
+    /// Leaves the later ones unsaid.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.said.truncate(len);
+    }
+
     pub(super) fn next(&mut self) -> Option<Said> {
         self.said.pop_front()
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::agent::setup::{BusSetup, NodeSetup, SpecSources};
 use crate::cli::args::Emulate;
@@ -15,7 +16,7 @@ use crate::controller::setup::ControllerSetup;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::event::TrustChanged;
 use crate::domain::id::{FleetId, NodeId};
-use crate::emulate::{self, Bus, Fleet};
+use crate::emulate::{self, Bus, Fleet, Load};
 use crate::head::clock;
 use crate::head::enrol::{Enrolment, Member, enrol};
 use crate::head::folder::StateFolder;
@@ -122,6 +123,12 @@ fn prepare(
         roster: trust.nodes.into(),
         trust: TrustChanged { version: trust.version, digest },
         specs: emulate::Specs::default(),
+        load: Load {
+            backlog: args.backlog,
+            every: args
+                .rate
+                .map(|rate| Duration::from_secs_f64(f64::from(args.nodes) / f64::from(rate))),
+        },
     };
     let nodes = std::iter::once((name('n', 1), first)).chain(nodes).collect();
     Ok((Arc::new(common), nodes))
