@@ -73,8 +73,8 @@ fn main() -> anyhow::Result<()> {
             let number = |text: &str| text.parse().context("a number");
             fleet::ingest(Path::new(state), number(nodes)?, number(each)?)?
         }
-        ["ingest-live", state, rate] => {
-            fleet::ingest_live(Path::new(state), rate.parse().context("a number of events")?)?
+        ["order-size", url, nodes] => {
+            fleet::order_size(url, nodes.parse().context("a number of nodes")?)?
         }
         ["bare-nodes", url, nodes] => {
             ping::bare_nodes(url, nodes.parse().context("a number of nodes")?)?;

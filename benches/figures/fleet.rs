@@ -1,19 +1,22 @@
 //! How fast a controller takes in the logs of a fleet, by ranges and live; and a bare fetch of the same logs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use futures_util::StreamExt as _;
 use smgr::cli::args::{Global, Output, Via};
 use smgr::cli::client::{Client, Whom};
 use smgr::cli::context::Context;
-use smgr::domain::id::{EventId, NodeId};
+use smgr::domain::id::{EventId, NodeId, Seq};
+use smgr::domain::policy::Kind;
+use smgr::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use smgr::wire::payload::{Ask, Reply};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::Figure;
 
@@ -21,9 +24,6 @@ use crate::Figure;
 const WITHIN: Duration = Duration::from_secs(120);
 /// How often it is asked how far it is.
 const LOOK: Duration = Duration::from_millis(50);
-/// What is not measured of a live stream at its begin, and what is.
-const SETTLE: Duration = Duration::from_secs(4);
-const LIVE: Duration = Duration::from_secs(10);
 /// Askers of the bare fetch, and events that each asks for at once: as a controller.
 const ASKERS: usize = 16;
 const EVENTS_MAX: u32 = 1000;
@@ -89,11 +89,7 @@ async fn bare(state: &Path, nodes: Vec<NodeId>) -> anyhow::Result<f64> {
                     };
                     let last = first.0 + page.len() as u64 - 1;
                     let is_last = page.is_empty() || last >= head.seq.0;
-                    after = Some(EventId {
-                        origin: node.clone(),
-                        epoch,
-                        seq: smgr::domain::id::Seq(last),
-                    });
+                    after = Some(EventId { origin: node.clone(), epoch, seq: Seq(last) });
                     rows.send(page).await.ok();
                     if is_last {
                         break;
@@ -130,19 +126,29 @@ pub(crate) fn ingest(state: &Path, nodes: u64, each: u64) -> anyhow::Result<Vec<
     })
 }
 
-/// Measures how fast a controller takes in what nodes record, which is `rate` events a second.
-pub(crate) fn ingest_live(state: &Path, rate: f64) -> anyhow::Result<Vec<Figure>> {
+/// Counts the bytes of the orders that go out until each of `nodes` has had one: prints a line when it listens.
+pub(crate) fn order_size(url: &str, nodes: usize) -> anyhow::Result<Vec<Figure>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut client = Client::connect(&context(state)?, &Whom::default()).await?;
-        let controller = client.controllers().pop().context("the fleet has no controller")?;
-        sleep(SETTLE).await;
-        let (since, before) = (Instant::now(), here(&mut client, &controller).await?);
-        sleep(LIVE).await;
-        let after = here(&mut client, &controller).await?.context("the controller is silent")?;
-        let count = after - before.context("the controller was silent")?;
-        let smgr = count as f64 / since.elapsed().as_secs_f64();
-        let (name, unit, other) = ("ingest-live", "/s", "offered");
-        Ok(vec![Figure { name, unit, smgr, other, measured: rate }])
+        let options = async_nats::ConnectOptions::new().subscription_capacity(4 * nodes + 1024);
+        let client = options.connect(url).await?;
+        let mut calls = client.subscribe("smgr.v1.emulated.call.*").await?;
+        client.flush().await?;
+        println!("listening");
+        std::io::stdout().flush()?;
+        let (mut bytes, mut orders) = (0, 0);
+        let mut ordered = BTreeSet::new();
+        while ordered.len() < nodes {
+            let call = timeout(WITHIN, calls.next()).await?.context("the bus is gone")?;
+            let kind = envelope::read(&call.payload, ENVELOPE_BYTES_MAX).map(|it| it.kind());
+            if kind.is_ok_and(|kind| kind == Kind::Order) {
+                (bytes, orders) = (bytes + call.payload.len(), orders + 1);
+                ordered.insert(call.subject);
+            }
+        }
+        eprintln!("  {orders} orders, {bytes} bytes to {nodes} nodes");
+        let smgr = bytes as f64 / nodes as f64;
+        let measured = bytes as f64 / f64::from(orders);
+        Ok(vec![Figure { name: "order-size", unit: "B", smgr, other: "an-order", measured }])
     })
 }

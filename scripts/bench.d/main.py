@@ -28,6 +28,8 @@ BENCHES = {
     "ingest": fleet.ingest,
     "controller-memory": fleet.controller_memory,
     "storm": fleet.storm,
+    "order-size": fleet.order_size,
+    "deploy": fleet.deploy,
 }
 
 

@@ -153,6 +153,7 @@ async fn serve(
         waiting: Vec::new(),
         receipts: BTreeMap::new(),
         ticks: 0,
+        ticked_ns: None,
         roster,
         wishes: Wishes::of(&folder)?,
         rollouts,
