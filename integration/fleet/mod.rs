@@ -4,6 +4,7 @@ mod hostile;
 mod http;
 mod intake;
 mod leaders;
+mod machines;
 mod rollouts;
 
 use std::collections::BTreeMap;

@@ -33,7 +33,8 @@ STORM_EVENTS_PER_SECOND = 200
 STORM_AWAY_SECONDS = 3
 STORM_SECONDS = 30
 IN_STEP_SECONDS = 240
-ORDER_NODES = (100, 1_000, 10_000)
+# At 10,000 the controller cannot keep up yet: see docs/bench.md.
+ORDER_NODES = (100, 1_000)
 # Names of nodes are longer in a larger fleet, by a letter or two in each of the few places where they stand.
 ORDER_RATIO = 1.02
 DEPLOY_NODES = 20

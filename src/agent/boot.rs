@@ -172,7 +172,7 @@ fn begin(
     agent.commit(now, Decision { events, effects: Vec::new() });
     agent.adopt_new_services();
     agent.follow_up();
-    trim_memory();
+    agent.will_settle();
     agent
 }
 
@@ -189,17 +189,6 @@ fn unfinished_shutdowns(node: &Node) -> impl Iterator<Item = (Context, Event)> {
         (context, Event::IntentExecuted(body))
     })
 }
-
-/// Gives back the memory that only the start needed: spec files, and the pages of the log.
-#[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "the allocator is told by a function of C")]
-fn trim_memory() {
-    // SAFETY: the function takes no pointer and may be called at any time from any thread.
-    unsafe { libc::malloc_trim(0) };
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn trim_memory() {}
 
 fn bus_config(bus: &BusSetup, setup: &NodeSetup) -> anyhow::Result<BusConfig> {
     let credentials = match &bus.nkey {

@@ -398,6 +398,7 @@ impl Agent {
         for service in gone {
             self.inbox.push_back(Input::SpecRemoved { service, intent: Some(intent) });
         }
+        self.will_settle();
         self.inbox.push_back(Input::Applied { intent, failed: None });
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::alarm::Alarm;
 use super::alerts::Alerts;
@@ -24,6 +24,7 @@ use super::hands::{Hands, Standing};
 use super::history;
 use super::launcher::Launchers;
 use super::logs::LogThread;
+use super::memory;
 use super::outage::Unavailable;
 use super::probes::Probes;
 use super::queries::Queries;
@@ -110,6 +111,8 @@ pub(super) enum Deadline {
     Keeper,
     /// Something that the keeper refused is asked for again.
     Again(Again),
+    /// A start or an apply is over.
+    Settled,
 }
 
 /// Everything that one node's agent owns.
@@ -348,6 +351,10 @@ impl Agent {
                 Deadline::Probe(instance, run, check) => self.probe(instance, run, check),
                 Deadline::Keeper => self.keeper_is_late(),
                 Deadline::Again(again) => self.ask_again(&again),
+                Deadline::Settled => {
+                    let bytes = memory::give_back();
+                    debug!(bytes, "code is mapped again as it runs");
+                }
                 Deadline::Core(timer) if !self.hands.met() && needs_keeper(&timer) => {
                     self.overdue.insert(timer);
                 }

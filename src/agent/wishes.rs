@@ -44,20 +44,22 @@ impl Agent {
                 }
                 Err(refusal) => self.refuse_order(now, refusal, &to),
             },
-            Kind::Intent
-            | Kind::Answer
-            | Kind::Event
-            | Kind::Beat
-            | Kind::Receipt
-            | Kind::Trust => match self.authority.intent(bytes, way, now.at) {
-                Ok(verified) => {
-                    let to = self.own_inbox(to, &verified.actor.name);
-                    if let Err(refusal) = self.wish(now, verified, way, to.clone(), None) {
-                        self.refuse(now, refusal, &to);
-                    }
+            Kind::Trust => {
+                if let Err(refusal) = self.trust_came(now, bytes) {
+                    self.refuse(now, refusal, &to);
                 }
-                Err(refusal) => self.refuse(now, refusal, &to),
-            },
+            }
+            Kind::Intent | Kind::Answer | Kind::Event | Kind::Beat | Kind::Receipt => {
+                match self.authority.intent(bytes, way, now.at) {
+                    Ok(verified) => {
+                        let to = self.own_inbox(to, &verified.actor.name);
+                        if let Err(refusal) = self.wish(now, verified, way, to.clone(), None) {
+                            self.refuse(now, refusal, &to);
+                        }
+                    }
+                    Err(refusal) => self.refuse(now, refusal, &to),
+                }
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 mod config;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ use crate::domain::signal::Signal;
 
 /// Verbs whose names are taken and whose function comes in a later version.
 const RESERVED: &[&str] = &[
-    "diff", "hold", "release", "node", "service", "alert", "silence", "key", "trust", "policy",
-    "sign", "fleet", "context", "demo", "top", "web", "doctor", "schema", "man", "cancel", "enrol",
+    "diff", "hold", "release", "service", "alert", "silence", "key", "trust", "policy", "sign",
+    "fleet", "context", "demo", "top", "web", "doctor", "schema", "man", "cancel", "enrol",
 ];
 
 /// A service manager for one machine or a whole fleet, with history that can be proved.
@@ -225,6 +226,11 @@ pub enum Command {
     },
     /// Ask nodes whether they are there
     Ping,
+    /// Take nodes on other machines into the fleet of this one
+    Node {
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
     /// Make and take back bearer tokens for the HTTP face of a controller
     Token {
         #[command(subcommand)]
@@ -266,7 +272,7 @@ pub enum Command {
 /// Emulated are the processes: a service is ready as soon as it is started and does nothing. A log lies in memory, is
 /// durable at once and is gone with the process. Releases have no artifact and services no health checks. All nodes are on
 /// the bus as the same user. Keys and trust are made in the state folder, where `smgr ping`, `smgr deploy` and so on
-/// then work as ever; controllers are set up in `fleet/` below it, to be run with `smgr controller --state`.
+/// then work as ever (a folder that had more nodes trusts the others no more); controllers are set up in `fleet/` below it, to be run with `smgr controller --state`.
 #[derive(Clone, Debug, Args)]
 pub struct Emulate {
     /// How many
@@ -378,6 +384,43 @@ pub struct Up {
     /// Let the controllers of the fleet serve HTTP on this port of 127.0.0.1 and those behind it
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub http: Option<u16>,
+    /// Let the bus of the fleet listen here for nodes on other machines, from now on
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// What to do about nodes on other machines: `ssh web-1 smgr node request | smgr node admit | ssh web-1 smgr node join`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum NodeCommand {
+    /// On the new machine: make its keys and print their public halves
+    Request {
+        /// What the node is to be called [default: the name of this machine]
+        #[arg(long)]
+        name: Option<NodeId>,
+    },
+    /// On the machine of the root key: take a node in, by its request, and print what it needs to join
+    Admit {
+        /// The request; `-` is standard input
+        #[arg(default_value = "-")]
+        request: PathBuf,
+        /// What is said of the node, by which it is selected; may be given several times
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+        labels: Vec<(String, String)>,
+        /// How it reaches the bus [default: the address of `smgr up --listen`]
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+    },
+    /// On the new machine: join the fleet that admitted it
+    Join {
+        /// What `admit` printed; `-` is standard input
+        #[arg(default_value = "-")]
+        welcome: PathBuf,
+    },
+    /// On the machine of the root key: trust a node on another machine no more
+    Remove {
+        /// Which
+        node: NodeId,
+    },
 }
 
 /// Supervise a command.

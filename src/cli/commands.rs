@@ -8,6 +8,7 @@ mod edit;
 pub(super) mod emulate;
 mod files;
 mod fleet;
+mod node;
 mod offline;
 mod place;
 mod reading;
@@ -78,6 +79,7 @@ pub async fn carry_out(
         }
         Command::Events(args) => reading::events(context, args, out).await,
         Command::History(args) => reading::history(context, args, out).await,
+        Command::Node { command } => node::node(context, command, out).await,
         Command::Token { command } => token::token(context, command, out),
         Command::Ping => reading::ping(context, out).await,
         Command::Audit {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use super::error::CliError;
 use crate::domain::code::Code;
 use crate::domain::id::{NodeId, Principal};
 use crate::domain::policy::Grant;
-use crate::head::enrol::Member;
+use crate::head::enrol::{Machine, Member};
 use crate::head::folder::{StateFolder, write_whole};
 
 /// More nodes than one machine is asked to bear: each is three processes.
@@ -33,6 +34,12 @@ pub struct Fleet {
     pub nodes: Vec<NodeId>,
     /// The controllers.
     pub controllers: Vec<NodeId>,
+    /// The nodes on other machines that were admitted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub machines: BTreeMap<NodeId, Machine>,
+    /// Where the bus listens for other machines; absent: on the loopback alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
     /// What is said of nodes, by which they are selected.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<NodeId, BTreeMap<String, String>>,
@@ -81,26 +88,31 @@ impl Fleet {
                 .at(short(context.folder.root()))
                 .hint("a fleet begins in a folder of its own: smgr up --nodes 3 --state DIR"));
         }
-        let (known, labels, jobs) = before
-            .as_ref()
-            .map(|it| (it.nodes.clone(), it.labels.clone(), it.jobs.clone()))
-            .unwrap_or_default();
-        if usize::from(asked) < known.len() {
-            let what = format!("the fleet has {} nodes, and {asked} are asked for", known.len());
+        let known = before.as_ref().map_or(0, |fleet| fleet.nodes.len());
+        if usize::from(asked) < known {
+            let what = format!("the fleet has {known} nodes, and {asked} are asked for");
             return Err(CliError::new(Code::USAGE, what).hint(
                 "in this version a fleet never gets smaller; start it with all of them: smgr up",
             ));
         }
         let name = |number: u16| format!("n{number}").parse().expect("a letter and a number");
-        let one = || vec!["c1".parse().expect("a constant that is a name")];
-        let controllers = before.map_or_else(one, |fleet| fleet.controllers);
-        Ok(Some(Self {
-            v: VERSION,
-            nodes: (1..=asked).map(name).collect(),
-            controllers,
-            labels,
-            jobs,
-        }))
+        let nodes: Vec<NodeId> = (1..=asked).map(name).collect();
+        let Some(before) = before else {
+            return Ok(Some(Self {
+                v: VERSION,
+                nodes,
+                controllers: vec!["c1".parse().expect("a constant that is a name")],
+                machines: BTreeMap::new(),
+                listen: None,
+                labels: BTreeMap::new(),
+                jobs: BTreeMap::new(),
+            }));
+        };
+        if let Some(node) = nodes.iter().find(|node| before.machines.contains_key(*node)) {
+            let what = format!("{node} is the name of a node on another machine already");
+            return Err(CliError::new(Code::USAGE, what).next(format!("smgr node remove {node}")));
+        }
+        Ok(Some(Self { nodes, ..before }))
     }
 
     /// Writes the fleet down.

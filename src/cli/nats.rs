@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::DirBuilder;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -99,21 +99,32 @@ pub struct Members {
     pub fleet: FleetId,
     /// The node, whose uplink is one user.
     pub node: NodeId,
-    /// Those of the fleet on the same machine who have folders of their own: each is one user, by the key in its folder.
+    /// The other nodes and the controllers of the fleet: each is one user.
     pub others: Vec<Other>,
+    /// Where other machines reach the server; `None` is the loopback alone, at a port that is free.
+    pub listen: Option<SocketAddr>,
     /// Those who command it, who are the other.
     pub people: Vec<Principal>,
 }
 
-/// A node or controller with a folder of its own.
+/// A node or controller with a key of its own for the bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Other {
     /// Its name.
     pub name: NodeId,
-    /// Its NKey seed, made where there is none.
-    pub nkey: PathBuf,
+    /// By which the server knows it.
+    pub nkey: UserKey,
     /// Whether it is a controller.
     pub is_controller: bool,
+}
+
+/// The key of a user of the bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UserKey {
+    /// The file of its NKey seed on this machine, made where there is none.
+    Seed(PathBuf),
+    /// A public NKey, whose seed is on another machine.
+    Public(String),
 }
 
 impl Members {
@@ -125,7 +136,8 @@ impl Members {
         };
         let holders = ring.iter().filter(|(_, holder)| commands(holder.class));
         let people: BTreeSet<_> = holders.map(|(_, holder)| holder.name.clone()).collect();
-        Self { fleet, node, others: Vec::new(), people: people.into_iter().collect() }
+        let people = people.into_iter().collect();
+        Self { fleet, node, others: Vec::new(), listen: None, people }
     }
 
     /// A node says what happens and answers whoever asked, and keeps the stream over its events.
@@ -207,30 +219,49 @@ pub fn prepare(
     let before = before.filter(|bus| bus.own_server).and_then(port_of);
     // A port that is taken is ours only where a server outlived the parts that supervised it.
     let kept = before.filter(|port| claim(*port) && is_free(*port) || is_in_use(&config));
-    let port = kept.or_else(free_port);
-    let port = port.ok_or_else(|| CliError::new(Code::IO, "no port is free for the bus"))?;
+    let at = match members.listen {
+        Some(listen) => listen,
+        None => {
+            let port = kept.or_else(free_port);
+            let port =
+                port.ok_or_else(|| CliError::new(Code::IO, "no port is free for the bus"))?;
+            (Ipv4Addr::LOCALHOST, port).into()
+        }
+    };
     let (node, operator) = (folder.keys().join("node.nk"), folder.keys().join("operator.nk"));
     let mut users = vec![
-        (nkey_of(&node)?, members.uplink(&members.node)),
-        (nkey_of(&operator)?, members.operator()),
+        (public_nkey(&node)?, members.uplink(&members.node)),
+        (public_nkey(&operator)?, members.operator()),
     ];
     for Other { name, nkey, is_controller } in &members.others {
         let may = if *is_controller { members.controller(name) } else { members.uplink(name) };
-        users.push((nkey_of(nkey)?, may));
+        let key = match nkey {
+            UserKey::Seed(path) => public_nkey(path)?,
+            UserKey::Public(key) => key.clone(),
+        };
+        users.push((key, may));
     }
     let store = folder.bus_store();
     DirBuilder::new().recursive(true).mode(0o700).create(&store).map_err(write)?;
     std::fs::create_dir_all(folder.internal_services()).map_err(write)?;
-    write_whole(&config, server_config(port, &store, &users).as_bytes(), 0o600).map_err(write)?;
+    write_whole(&config, server_config(at, &store, &users).as_bytes(), 0o600).map_err(write)?;
     let spec = folder.internal_services().join(format!("{}.toml", *BUS_SERVICE));
     let text = service_spec(&found.program, &config, user);
     write_whole(&spec, text.as_bytes(), 0o600).map_err(write)?;
     Ok(BusSetup {
-        urls: vec![format!("nats://127.0.0.1:{port}")],
+        urls: vec![url_of(at)],
         nkey: Some(node),
         operator_nkey: Some(operator),
         own_server: true,
     })
+}
+
+/// Returns how this machine reaches a server that listens there.
+fn url_of(listen: SocketAddr) -> String {
+    match listen.ip().is_unspecified() {
+        true => format!("nats://127.0.0.1:{}", listen.port()),
+        false => format!("nats://{listen}"),
+    }
 }
 
 /// Returns the port of a bus of our own.
@@ -270,14 +301,14 @@ fn claim(port: u16) -> bool {
         return true;
     }
     let name = format!("smgr-bus-port-{port}");
-    let bound = SocketAddr::from_abstract_name(name).and_then(|at| UnixListener::bind_addr(&at));
+    let bound = UnixAddr::from_abstract_name(name).and_then(|at| UnixListener::bind_addr(&at));
     bound.map(|listener| claims.push((port, listener))).is_ok()
 }
 
-fn server_config(port: u16, store: &Path, users: &[(String, Permissions)]) -> String {
+fn server_config(listen: SocketAddr, store: &Path, users: &[(String, Permissions)]) -> String {
     let mut text = format!(
         "# Written by `smgr up`; changes are overwritten.\n\
-         listen: \"127.0.0.1:{port}\"\n\
+         listen: \"{listen}\"\n\
          server_name: \"smgr\"\n\
          max_payload: 1MB\n\
          jetstream {{\n  store_dir: {store}\n  max_memory_store: 16MB\n  max_file_store: 2GB\n}}\n\
@@ -323,8 +354,16 @@ fn quoted(path: &Path) -> String {
     toml_edit::Value::from(path.display().to_string()).to_string().trim().to_owned()
 }
 
+/// Says whether a text is a public NKey of a user.
+pub fn is_public_nkey(text: &str) -> bool {
+    nkey::is_public(text)
+}
+
 /// Returns the public NKey of a user, and makes its seed where there is none.
-fn nkey_of(path: &Path) -> Result<String, CliError> {
+///
+/// # Errors
+/// When it cannot be read or made, or is damaged.
+pub fn public_nkey(path: &Path) -> Result<String, CliError> {
     let io = |error: io::Error| {
         CliError::caused(Code::IO, "failed to make a key for the bus", &error)
             .at(path.display().to_string())
@@ -366,6 +405,11 @@ mod nkey {
         }
         let public = Signer::from_seed(seed).public().to_bytes();
         Some(encode(&[&[USER][..], &public].concat()))
+    }
+
+    /// Says whether a text is the public key of a user.
+    pub(super) fn is_public(text: &str) -> bool {
+        decode(text).is_some_and(|raw| raw.len() == 33 && raw[0] == USER)
     }
 
     fn encode(raw: &[u8]) -> String {
@@ -439,7 +483,8 @@ mod tests {
 
     fn members() -> Members {
         let (fleet, node) = ("local".parse().unwrap(), "n1".parse().unwrap());
-        Members { fleet, node, others: Vec::new(), people: vec!["ana".parse().unwrap()] }
+        let people = vec!["ana".parse().unwrap()];
+        Members { fleet, node, others: Vec::new(), listen: None, people }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use super::access::Access;
 use super::arrivals::Arrivals;
+use super::bringing::Bringing;
 use super::checks::Measuring;
 use super::intake::Line;
 use super::lease;
@@ -77,6 +78,7 @@ async fn serve(
     let folder = StateFolder::new(&options.state);
     let setup = ControllerSetup::read(&folder)?;
     let (trust, ring) = keyfile::load_trust(&folder)?;
+    let bringing = Bringing::of(&folder, trust.version)?;
     anyhow::ensure!(
         trust.fleet == setup.fleet,
         "the trust document is for the fleet `{}` and not for `{}`",
@@ -155,6 +157,7 @@ async fn serve(
         ticks: 0,
         ticked_ns: None,
         roster,
+        bringing,
         wishes: Wishes::of(&folder)?,
         rollouts,
         orders: Orders::default(),

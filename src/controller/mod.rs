@@ -6,6 +6,7 @@
 mod access;
 mod arrivals;
 mod boot;
+mod bringing;
 mod checks;
 mod intake;
 mod lead;

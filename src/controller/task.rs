@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
 
 use super::arrivals::Arrivals;
+use super::bringing::Bringing;
 use super::checks::Measuring;
 use super::intake::Line;
 use super::lease::Standing;
@@ -111,6 +112,8 @@ pub(super) struct Controller {
     pub(super) ticked_ns: Option<u64>,
     /// The digest of the roster in force.
     pub(super) roster: Digest,
+    /// The trust document for nodes that have an older one.
+    pub(super) bringing: Bringing,
     pub(super) wishes: Wishes,
     pub(super) rollouts: Rollouts,
     pub(super) orders: Orders,
@@ -188,6 +191,7 @@ impl Controller {
         self.retry_fetches();
         if self.ticks.is_multiple_of(BEAT_TICKS) {
             self.own_beat(now);
+            self.bring_trust(now);
         }
     }
 

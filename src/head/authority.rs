@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
+use super::trust::{ReadTrustError, open_trust};
 use crate::domain::code::Code;
 use crate::domain::event::Actor;
 use crate::domain::id::{Digest, FleetId, Generation, IntentId, Kid, NodeId};
@@ -23,9 +24,9 @@ use crate::domain::text;
 use crate::domain::time::UnixMicros;
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX, EnvelopeError};
-use crate::wire::key::Keyring;
+use crate::wire::key::{Keyring, PublicKey};
 use crate::wire::payload::{
-    Ask, Audience, Enrolled, Intent, Mode, NODES_MAX, PAYLOAD_VERSION, Query,
+    Ask, Audience, Enrolled, Intent, Mode, NODES_MAX, PAYLOAD_VERSION, Query, Trust,
 };
 
 pub use order::{OrderRefusal, VerifiedOrder};
@@ -120,6 +121,24 @@ impl Authority {
         let floor = UnixMicros::default();
         let (buckets, repeats) = (BTreeMap::new(), BTreeMap::new());
         Self { fleet, node, ring, revoked, roster: Arc::default(), buckets, repeats, floor }
+    }
+
+    /// Checks a trust document that somebody brought: whoever did, it is the root key that counts.
+    pub fn trust(bytes: &[u8], root: PublicKey) -> Result<(Trust, Digest), Refusal> {
+        open_trust(bytes, root).map_err(|error| match error {
+            ReadTrustError::Envelope(error) => refusal_of(error),
+            ReadTrustError::Kind => unsigned(Code::UNKNOWN_TYPE, error.to_string()),
+            other => {
+                unsigned(Code::BAD_PAYLOAD, text::brief(other.to_string(), text::WHY_BYTES_MAX))
+            }
+        })
+    }
+
+    /// Judges by another trust document from here on.
+    pub fn renew(&mut self, ring: Keyring, trust: Trust) {
+        self.ring = ring.into();
+        self.revoked = trust.revoked;
+        self.roster = trust.nodes.into();
     }
 
     /// Raises the time below which this machine's clock is known to be wrong.

@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::folder::StateFolder;
 use super::keyfile::{
-    KeyName, LoadKeyError, MakeKeysError, hex_line, load_key, load_trust, make_key, make_key_at,
+    KeyName, LoadKeyError, MakeKeysError, hex_line, key_of, load_key, load_trust, make_key_at,
     read_capped, write,
 };
 use crate::domain::id::{Digest, FleetId, NodeId, Principal};
@@ -15,7 +17,7 @@ use crate::domain::policy::{Grant, KeyClass, Kind, Names};
 use crate::domain::time::UnixMicros;
 use crate::wire::codec;
 use crate::wire::envelope::{TRUST_BYTES_MAX, seal};
-use crate::wire::key::{Keyring, PublicKey, Signer};
+use crate::wire::key::{Keyring, PublicKey};
 use crate::wire::payload::{Enrolled, PAYLOAD_VERSION, Trust, TrustedKey};
 
 /// A node or controller of the fleet, and the folder that is its own.
@@ -27,7 +29,36 @@ pub struct Member {
     pub folder: StateFolder,
 }
 
-/// Who belongs to a fleet on one machine.
+/// A node on another machine, by the public halves of the keys that never leave it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// Signs its events and answers.
+    #[serde(with = "as_hex")]
+    pub node: Digest,
+    /// Signs what root of that machine wants of it.
+    #[serde(with = "as_hex")]
+    pub local: Digest,
+    /// Its user of the bus, a public NKey: `U…`.
+    pub bus: String,
+}
+
+/// Public keys as people see them.
+mod as_hex {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::domain::id::Digest;
+
+    pub(super) fn serialize<S: Serializer>(key: &Digest, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(key)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Digest, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Who belongs to a fleet: what runs on this machine, and the nodes on others that were admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Enrolment {
     /// The fleet.
@@ -36,8 +67,8 @@ pub struct Enrolment {
     pub operator: Principal,
     /// The nodes; the folder of the first holds the root key and the operator's.
     pub nodes: Vec<Member>,
-    /// The nodes whose keys are kept elsewhere.
-    pub elsewhere: BTreeMap<NodeId, PublicKey>,
+    /// The nodes on other machines. Those of before that are missing here are trusted no more.
+    pub machines: BTreeMap<NodeId, Machine>,
     /// What is said of nodes, by which they are selected.
     pub labels: BTreeMap<NodeId, BTreeMap<String, String>>,
     /// The controllers.
@@ -76,21 +107,31 @@ pub fn enrol(wanted: &Enrolment) -> Result<FleetKeys, MakeKeysError> {
             |source| MakeKeysError::Write { path: member.folder.root().to_owned(), source };
         member.folder.make().map_err(failed)?;
     }
-    let operator = key(first, KeyName::Operator)?;
-    let mut roster = Vec::with_capacity(wanted.nodes.len() + wanted.elsewhere.len());
-    let operates = everything(Names::All);
-    let mut keys = vec![(operator.public(), wanted.operator.clone(), KeyClass::Human, operates)];
+    let operator = key_of(first, KeyName::Operator)?;
+    let mut roster = Vec::with_capacity(wanted.nodes.len());
+    let mut keys =
+        vec![(operator, wanted.operator.clone(), KeyClass::Human, everything(Names::All))];
     for Member { name, folder } in &wanted.nodes {
         let here = everything(Names::Only(vec![name.clone()]));
-        let node = key(folder, KeyName::Node)?;
-        roster.push(enrolled(wanted, name, node.public()));
-        keys.push((node.public(), principal(name), KeyClass::Node, vec![]));
+        let node = key_of(folder, KeyName::Node)?;
+        let labels = wanted.labels.get(name).cloned().unwrap_or_default();
+        roster.push(Enrolled { node: name.clone(), kid: node.kid(), labels });
+        keys.push((node, principal(name), KeyClass::Node, vec![]));
         let root = "root".parse().expect("a constant that is a name");
-        keys.push((key(folder, KeyName::Local)?.public(), root, KeyClass::Local, here));
+        keys.push((key_of(folder, KeyName::Local)?, root, KeyClass::Local, here));
     }
-    for (name, key) in &wanted.elsewhere {
-        roster.push(enrolled(wanted, name, *key));
-        keys.push((*key, principal(name), KeyClass::Node, vec![]));
+    let mut public: Vec<TrustedKey> = Vec::with_capacity(2 * wanted.machines.len());
+    for (name, Machine { node, local, .. }) in &wanted.machines {
+        let kid = PublicKey::from_bytes(&node.0).map_err(|_| not_a_key(name))?.kid();
+        PublicKey::from_bytes(&local.0).map_err(|_| not_a_key(name))?;
+        let labels = wanted.labels.get(name).cloned().unwrap_or_default();
+        roster.push(Enrolled { node: name.clone(), kid, labels });
+        let here = everything(Names::Only(vec![name.clone()]));
+        let root = "root".parse().expect("a constant that is a name");
+        let trusted =
+            |key: &Digest, name, class, grants| TrustedKey { key: *key, name, class, grants };
+        public.push(trusted(node, principal(name), KeyClass::Node, vec![]));
+        public.push(trusted(local, root, KeyClass::Local, here));
     }
     for Member { name, folder } in &wanted.controllers {
         let reads = Grant {
@@ -98,30 +139,31 @@ pub fn enrol(wanted: &Enrolment) -> Result<FleetKeys, MakeKeysError> {
             services: Names::All,
             nodes: Names::All,
         };
-        let signer = key(folder, KeyName::Controller)?;
-        keys.push((signer.public(), principal(name), KeyClass::Controller, vec![reads]));
+        let signer = key_of(folder, KeyName::Controller)?;
+        keys.push((signer, principal(name), KeyClass::Controller, vec![reads]));
         for (job, grants) in &wanted.jobs {
             let path = job_key(folder, job);
             let signer = match load_key(&path) {
                 Err(LoadKeyError::Missing { .. }) => make_key_at(&path)?,
                 loaded => loaded?,
             };
-            keys.push((signer.public(), job.clone(), KeyClass::Ci, grants.clone()));
+            keys.push((signer, job.clone(), KeyClass::Ci, grants.clone()));
         }
     }
     let keys: Vec<TrustedKey> = keys
         .into_iter()
-        .map(|(key, name, class, grants)| TrustedKey {
-            key: Digest(key.to_bytes()),
+        .map(|(signer, name, class, grants)| TrustedKey {
+            key: Digest(signer.public().to_bytes()),
             name,
             class,
             grants,
         })
+        .chain(public)
         .collect();
     let made = !first.trust().exists();
     let before = if made { None } else { Some(load_trust(first)?.0) };
     if let Some(trust) = next(wanted, before, keys, roster) {
-        let root = key(first, KeyName::Root)?;
+        let root = key_of(first, KeyName::Root)?;
         if !first.root_pin().exists() {
             write(&first.root_pin(), hex_line(root.public()).as_bytes(), 0o644)?;
         }
@@ -165,24 +207,25 @@ fn next(
     };
     let mut after: Vec<_> = before.keys.iter().map(kept).collect();
     after.extend(keys.iter().filter(|key| !were.contains(&key.key)).cloned());
+    let is_a_nodes = |key: &&TrustedKey| matches!(key.class, KeyClass::Node | KeyClass::Local);
+    let left = before.keys.iter().filter(is_a_nodes);
+    let left = left.filter(|known| !all.contains_key(&known.key));
+    let mut revoked = before.revoked.clone();
+    revoked.extend(left.filter_map(|known| Some(PublicKey::from_bytes(&known.key.0).ok()?.kid())));
+    revoked.sort_unstable();
+    revoked.dedup();
     let version = before.version + 1;
-    (after != before.keys || before.nodes != nodes).then_some(Trust {
-        version,
-        nodes,
-        issued: wanted.now,
-        keys: after,
-        ..before
-    })
+    let is_new = after != before.keys || before.nodes != nodes || revoked != before.revoked;
+    is_new.then_some(Trust { version, nodes, revoked, issued: wanted.now, keys: after, ..before })
+}
+
+fn not_a_key(name: &NodeId) -> MakeKeysError {
+    MakeKeysError::Torn(format!("what is written of `{name}` holds no public key"))
 }
 
 /// Returns where a controller keeps the key that it holds for a job.
 pub fn job_key(controller: &StateFolder, job: &Principal) -> PathBuf {
     controller.keys().join("jobs").join(format!("{job}.key"))
-}
-
-fn enrolled(wanted: &Enrolment, name: &NodeId, key: PublicKey) -> Enrolled {
-    let labels = wanted.labels.get(name).cloned().unwrap_or_default();
-    Enrolled { node: name.clone(), kid: key.kid(), labels }
 }
 
 fn everything(nodes: Names<NodeId>) -> Vec<Grant> {
@@ -191,18 +234,6 @@ fn everything(nodes: Names<NodeId>) -> Vec<Grant> {
 
 fn principal(name: &NodeId) -> Principal {
     name.as_str().parse().expect("names of nodes and principals are alike")
-}
-
-fn key(folder: &StateFolder, name: KeyName) -> Result<Signer, MakeKeysError> {
-    match load_key(&name.path(folder)) {
-        // A root key that was taken away is asked for, and not made anew.
-        Err(LoadKeyError::Missing { .. })
-            if name != KeyName::Root || !folder.root_pin().exists() =>
-        {
-            make_key(folder, name)
-        }
-        loaded => Ok(loaded?),
-    }
 }
 
 /// Gives a member the trust of the first, and the pin when it has none.
@@ -223,6 +254,7 @@ fn copy(first: &StateFolder, member: &StateFolder) -> Result<(), MakeKeysError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::key::Signer;
 
     fn enrolment(temp: &tempfile::TempDir, nodes: &[&str]) -> Enrolment {
         let member = |name: &&str| Member {
@@ -233,9 +265,9 @@ mod tests {
             fleet: "local".parse().unwrap(),
             operator: "ana".parse().unwrap(),
             nodes: nodes.iter().map(member).collect(),
-            elsewhere: BTreeMap::new(),
             labels: BTreeMap::new(),
             controllers: vec![member(&"c1")],
+            machines: BTreeMap::new(),
             jobs: BTreeMap::new(),
             now: UnixMicros(1),
         }
@@ -281,6 +313,27 @@ mod tests {
         assert_eq!(grants_of(&enrol(&wanted).unwrap()).unwrap().len(), 2);
         wanted.jobs.clear();
         assert_eq!(grants_of(&enrol(&wanted).unwrap()), Some(vec![]));
+    }
+
+    #[test]
+    fn a_machine_that_is_admitted_is_enrolled_and_one_that_leaves_is_revoked() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut wanted = enrolment(&temp, &["n1"]);
+        enrol(&wanted).unwrap();
+        let [node, local] = [4, 5].map(|seed| Signer::from_seed(&[seed; 32]));
+        let [public, other] = [&node, &local].map(|key| Digest(key.public().to_bytes()));
+        let machine = Machine { node: public, local: other, bus: "U".to_owned() };
+        wanted.machines.insert("web-1".parse().unwrap(), machine);
+        let with = enrol(&wanted).unwrap();
+        assert_eq!(with.trust.version, 2);
+        assert_eq!(with.trust.nodes[1].kid, node.kid());
+        let holder = with.ring.get(local.kid()).map(|(_, holder)| holder.grants.clone()).unwrap();
+        assert_eq!(holder[0].nodes, Names::Only(vec!["web-1".parse().unwrap()]));
+        wanted.machines.clear();
+        let without = enrol(&wanted).unwrap();
+        assert_eq!((without.trust.version, without.trust.nodes.len()), (3, 1));
+        assert!(without.ring.get(node.kid()).is_none() && without.ring.get(local.kid()).is_none());
+        assert_eq!(enrol(&wanted).unwrap().trust.version, 3);
     }
 
     #[test]

@@ -34,6 +34,11 @@ impl StateFolder {
         self.root.join("trust.smgr")
     }
 
+    /// Returns the trust envelope that came by the bus, in a folder that is the agent's own: it proves itself.
+    pub fn received_trust(&self) -> PathBuf {
+        self.specs().join("trust.smgr")
+    }
+
     /// Returns the public root key that this node was told to trust, as a line of hex.
     pub fn root_pin(&self) -> PathBuf {
         self.root.join("root.pub")

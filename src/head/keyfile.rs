@@ -214,7 +214,18 @@ pub fn load_trust(folder: &StateFolder) -> Result<(Trust, Keyring), MakeKeysErro
 /// # Errors
 /// As for [`load_trust`].
 pub fn load_named_trust(folder: &StateFolder) -> Result<(Trust, Keyring, Digest), MakeKeysError> {
-    let path = folder.trust();
+    let placed = load_trust_at(folder, folder.trust())?;
+    // What came by the bus counts as soon as it is the later one; whatever else lies there is not missed.
+    match load_trust_at(folder, folder.received_trust()) {
+        Ok(received) if received.0.version > placed.0.version => Ok(received),
+        Ok(_) | Err(_) => Ok(placed),
+    }
+}
+
+fn load_trust_at(
+    folder: &StateFolder,
+    path: PathBuf,
+) -> Result<(Trust, Keyring, Digest), MakeKeysError> {
     let bytes = read_capped(&path, TRUST_BYTES_MAX)
         .map_err(|source| LoadKeyError::Open { path: path.clone(), source })?;
     let root = read_root(folder)?.ok_or_else(|| {
@@ -263,7 +274,22 @@ fn make(folder: &StateFolder, owner: &Owner) -> Result<(), MakeKeysError> {
         .map_err(|source| MakeKeysError::Write { path: folder.trust(), source })
 }
 
-pub(super) fn make_key(folder: &StateFolder, name: KeyName) -> Result<Signer, MakeKeysError> {
+/// Takes a key of a folder, or makes it where there is none.
+///
+/// # Errors
+/// When it is open to others or cannot be made, or is a root key that was taken away: that is asked for, and not made anew.
+pub fn key_of(folder: &StateFolder, name: KeyName) -> Result<Signer, MakeKeysError> {
+    match load_key(&name.path(folder)) {
+        Err(LoadKeyError::Missing { .. })
+            if name != KeyName::Root || !folder.root_pin().exists() =>
+        {
+            make_key(folder, name)
+        }
+        loaded => Ok(loaded?),
+    }
+}
+
+fn make_key(folder: &StateFolder, name: KeyName) -> Result<Signer, MakeKeysError> {
     make_key_at(&name.path(folder))
 }
 

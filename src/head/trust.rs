@@ -104,6 +104,16 @@ pub fn read_trust(
     bytes: &[u8],
     root: PublicKey,
 ) -> Result<(Trust, Keyring, Digest), ReadTrustError> {
+    let (trust, digest) = open_trust(bytes, root)?;
+    let ring = ring_of(&trust)?;
+    Ok((trust, ring, digest))
+}
+
+/// The same without a look at the keys in it, each of which costs a computation.
+///
+/// # Errors
+/// As for [`read_trust`].
+pub fn open_trust(bytes: &[u8], root: PublicKey) -> Result<(Trust, Digest), ReadTrustError> {
     let mut roots = Keyring::default();
     let name = "root".parse().expect("a constant that is a name");
     roots.insert(root, Holder { name, class: KeyClass::Root, grants: vec![] });
@@ -115,11 +125,14 @@ pub fn read_trust(
     if trust.v != PAYLOAD_VERSION {
         return Err(ReadTrustError::Version(trust.v));
     }
-    let ring = ring_of(&trust)?;
-    Ok((trust, ring, opened.digest))
+    Ok((trust, opened.digest))
 }
 
-fn ring_of(trust: &Trust) -> Result<Keyring, ReadTrustError> {
+/// Returns the keys of a document, without the revoked ones.
+///
+/// # Errors
+/// When one of them is no key, or stands there twice.
+pub fn ring_of(trust: &Trust) -> Result<Keyring, ReadTrustError> {
     let mut ring = Keyring::default();
     for entry in &trust.keys {
         let key = PublicKey::from_bytes(&entry.key.0)?;

@@ -15,16 +15,17 @@ use crate::cli::wish::from_keys;
 use crate::controller::setup::ControllerSetup;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::event::TrustChanged;
-use crate::domain::id::{FleetId, NodeId};
+use crate::domain::id::{Digest, FleetId, NodeId};
 use crate::emulate::{self, Bus, Fleet, Load};
 use crate::head::clock;
-use crate::head::enrol::{Enrolment, Member, enrol};
+use crate::head::enrol::{Enrolment, Machine, Member, enrol};
 use crate::head::folder::StateFolder;
 use crate::head::keyfile::{KeyName, load_key, load_named_trust};
 use crate::wire::key::{Signer, digest_of};
 
-/// What the key of an emulated node is derived from, beside its name.
-const SEED_DOMAIN: &[u8] = b"smgr-emulated-node-v1\0";
+/// What the keys of an emulated node are derived from, beside its name.
+const NODE_KEY: &[u8] = b"smgr-emulated-node-v1\0";
+const LOCAL_KEY: &[u8] = b"smgr-emulated-local-v1\0";
 
 /// Runs the nodes until Ctrl-C.
 ///
@@ -79,7 +80,7 @@ fn prepare(
         fleet: fleet.clone(),
         operator: user_name(),
         nodes: vec![member(name('n', 1), folder.clone())],
-        elsewhere: BTreeMap::new(),
+        machines: BTreeMap::new(),
         labels: BTreeMap::new(),
         controllers: controllers.map(|name| member(name.clone(), below(&name))).collect(),
         jobs: BTreeMap::new(),
@@ -91,8 +92,18 @@ fn prepare(
     }
     let first = load_key(&first).map_err(|error| from_keys(&error.into()))?;
     let others = (2..=args.nodes).map(|number| name('n', number));
-    let nodes: Vec<_> = others.map(|node| (node.clone(), derived(&first, &node))).collect();
-    enrolment.elsewhere = nodes.iter().map(|(name, key)| (name.clone(), key.public())).collect();
+    let nodes: Vec<_> =
+        others.map(|node| (node.clone(), derived(NODE_KEY, &first, &node))).collect();
+    enrolment.machines = nodes
+        .iter()
+        .map(|(name, key)| {
+            let local = Digest(derived(LOCAL_KEY, &first, name).public().to_bytes());
+            // All are the same user of the bus.
+            let machine =
+                Machine { node: Digest(key.public().to_bytes()), local, bus: String::new() };
+            (name.clone(), machine)
+        })
+        .collect();
     enrol(&enrolment).map_err(|error| from_keys(&error))?;
     for controller in &enrolment.controllers {
         let setup = ControllerSetup::new(fleet.clone(), controller.name.clone(), bus.urls.clone());
@@ -134,8 +145,8 @@ fn prepare(
     Ok((Arc::new(common), nodes))
 }
 
-/// Returns the key of a node, which nobody can derive who has not the key of the first.
-fn derived(first: &Signer, node: &NodeId) -> Signer {
-    let text = [SEED_DOMAIN, node.as_str().as_bytes()].concat();
+/// Returns a key of a node, which nobody can derive who has not the key of the first.
+fn derived(domain: &[u8], first: &Signer, node: &NodeId) -> Signer {
+    let text = [domain, node.as_str().as_bytes()].concat();
     Signer::from_seed(&digest_of(&first.sign(&text)).0)
 }

@@ -1,6 +1,7 @@
 //! `smgr up` and `smgr attach`: begins a node on this machine, shows what happens, and ends it in good order.
 
-mod fleet;
+pub(super) mod fleet;
+pub(super) mod members;
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
@@ -49,7 +50,8 @@ const QUIET: Duration = Duration::from_millis(200);
 
 /// Begins a node here, or goes on with one whose `smgr up` was killed.
 pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode, CliError> {
-    if let Some(wanted) = Fleet::wanted(context, args.fleet)? {
+    if let Some(mut wanted) = Fleet::wanted(context, args.fleet)? {
+        wanted.listen = args.listen.or(wanted.listen);
         return Box::pin(fleet::up(context, &wanted, &args, out)).await;
     }
     if args.http.is_some() {
@@ -58,6 +60,11 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
             "a single node has no controller, which serves HTTP",
         )
         .hint("smgr up --nodes 1 --http 7465"));
+    }
+    if args.listen.is_some() {
+        return Err(CliError::new(Code::USAGE, "a single node has nobody to listen for").hint(
+            "a fleet of several machines begins with one: smgr up --nodes 1 --listen ADDRESS:4222",
+        ));
     }
     let began = Instant::now();
     let since = time::log_stamp();
@@ -176,7 +183,7 @@ fn bus_user(context: &Context, found: &nats::Found) -> Option<&'static str> {
 }
 
 /// Started by root, gives the agent's account what it needs of the state folder, if the parts have accounts.
-fn divide(context: &Context) -> Result<(), CliError> {
+pub(super) fn divide(context: &Context) -> Result<(), CliError> {
     if !context.is_root {
         return Ok(());
     }

@@ -146,6 +146,11 @@ codes! {
     BAD_TOKEN = 334, NotAuthorised, "no such bearer token",
         "The controller knows tokens by their SHA-256. This one was never made here, was taken back, or stands for a key \
          that is not trusted any more. `smgr token create --as JOB` makes one.";
+    TRUST_UNUSABLE = 335, NotAuthorised, "the trust document cannot be followed",
+        "It is older than the one in force, another one of the same version, or for another fleet. The one in force goes on.";
+    MEMBERSHIP = 336, Refused, "the fleet cannot take this node in as asked",
+        "The name or a key belongs to another node, this state folder belongs to one already, or the bus of the fleet \
+         listens on the loopback alone.";
 
     FILE_UNREADABLE = 401, Invalid, "a file cannot be read",
         "It is missing, or this user may not read it.";

@@ -4,7 +4,6 @@
 //! The first node runs the bus and the controllers as services of its own: what supervises services already supervises
 //! them well, and whichever of them dies comes back without anybody else noticing more than a gap.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Child;
@@ -18,26 +17,25 @@ use super::{QUIET, apply_at_start, divide, print, shut_down};
 use crate::agent::setup::{BUS_SERVICE, BusSetup, NodeSetup};
 use crate::cli::args::Up;
 use crate::cli::client::{Client, Whom};
-use crate::cli::context::{Context, short, user_name};
+use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
 use crate::cli::feed::{Feed, Turn};
 use crate::cli::fleet::Fleet;
 use crate::cli::interrupt::{Interrupted, Interrupts};
-use crate::cli::nats::{self, Members, Other};
+use crate::cli::nats;
 use crate::cli::out::Out;
 use crate::cli::screen::feed::Feed as Lines;
 use crate::cli::screen::names::Names;
 use crate::cli::screen::up as screen;
 use crate::cli::session::{Mode, Session, alive, already_up, terminate, until_down};
 use crate::cli::view::{Readiness, readiness};
-use crate::cli::wish::from_keys;
-use crate::cli::{launch, specs, time};
+use crate::cli::{launch, specs};
 use crate::config::Loaded;
 use crate::controller::setup::ControllerSetup;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::event::{Desired, StateName};
 use crate::domain::id::ServiceId;
-use crate::head::enrol::{Enrolment, Member, enrol};
+use crate::head::enrol::{Enrolment, Member};
 use crate::head::folder::{StateFolder, write_whole};
 use crate::wire::payload::EventRecord;
 use crate::wire::status::{BusState, InstanceStatus, NodeStatus};
@@ -291,7 +289,7 @@ fn ready_in(status: &NodeStatus, services: &[ServiceId]) -> Vec<ServiceId> {
 }
 
 /// Returns the service of the first node that is a controller.
-fn service_of(controller: &crate::domain::id::NodeId) -> ServiceId {
+pub(in crate::cli::commands) fn service_of(controller: &crate::domain::id::NodeId) -> ServiceId {
     let name = format!("controller-{controller}");
     name.parse().expect("a short name of a controller is one of a service")
 }
@@ -301,41 +299,14 @@ fn prepare(context: &Context, fleet: &Fleet, http: Option<u16>) -> Result<Loaded
     let sources = specs::sources(context, specs::project_here());
     let logs = context.service_logs();
     specs::load(context, &sources, &logs, "nothing was started")?;
-    let Some(found) = nats::find()? else {
-        return Err(CliError::new(Code::NO_NATS_SERVER, "a fleet needs a bus, and no nats-server was found")
-            .hint("install nats-server 2.14.5 or later, or name one: SMGR_NATS_SERVER=/path/to/nats-server"));
-    };
-    let name = "local".parse().expect("a constant that is a name");
-    let before = context.setup()?;
-    let (nodes, controllers) = (fleet.node_members(context), fleet.controller_members(context));
-    let enrolment = Enrolment {
-        fleet: before.as_ref().map_or(name, |setup| setup.fleet.clone()),
-        operator: user_name(),
-        nodes: nodes.clone(),
-        elsewhere: BTreeMap::new(),
-        labels: fleet.labels.clone(),
-        controllers: controllers.clone(),
-        jobs: fleet.jobs.clone(),
-        now: time::now(),
-    };
-    let enrolled = enrol(&enrolment).map_err(|error| from_keys(&error))?;
-    let other = |member: &Member, key: &str, is_controller| Other {
-        name: member.name.clone(),
-        nkey: member.folder.keys().join(key),
-        is_controller,
-    };
-    let mut members = Members::of(enrolment.fleet.clone(), nodes[0].name.clone(), &enrolled.ring);
-    members.others.extend(nodes[1..].iter().map(|it| other(it, "node.nk", false)));
-    members.others.extend(controllers.iter().map(|it| other(it, "controller.nk", true)));
-    let bus = before.and_then(|setup| setup.bus);
-    let user = super::bus_user(context, &found);
-    let bus = nats::prepare(&context.folder, &found, bus.as_ref(), &members, user)?;
+    let (enrolment, bus) = super::members::enrol_all(context, fleet)?;
+    let (nodes, controllers) = (&enrolment.nodes, &enrolment.controllers);
     for (controller, place) in controllers.iter().zip(0..) {
         // Each controller serves on a port of its own.
         let http = http.map(|port| port.saturating_add(place));
         set_up_controller(context, controller, &enrolment, (&bus, http))?;
     }
-    for (node, member) in fleet.contexts(context).iter().zip(&nodes).skip(1) {
+    for (node, member) in fleet.contexts(context).iter().zip(nodes).skip(1) {
         let bus = BusSetup {
             urls: bus.urls.clone(),
             nkey: Some(member.folder.keys().join("node.nk")),

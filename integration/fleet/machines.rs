@@ -1,0 +1,159 @@
+//! Nodes on other machines: taken in by two messages, and let go.
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use super::Fleet;
+use crate::releases::{archive, good, spec};
+use crate::support::machine::Machine;
+use crate::support::wait::{eventually, wait_until};
+
+/// Gives a command something to read and demands its exit code; returns its stdout and its stderr.
+fn tell(machine: &Machine, code: i32, line: &[&str], input: &str) -> (String, String) {
+    let mut command = machine.command(line);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let ran = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&ran.stdout), text(&ran.stderr));
+    assert_eq!(ran.status.code(), Some(code), "smgr {line:?}\n{out}{err}");
+    (out, err)
+}
+
+/// A fleet of one node whose bus others reach.
+pub(super) fn open_fleet() -> Fleet {
+    let fleet = Fleet::new();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    fleet.machine.exits(0, &["up", "--nodes", "1", "--listen", &free.to_string(), "-d"]);
+    fleet
+}
+
+/// Takes a machine in under a name, without starting it.
+fn enrol(fleet: &Fleet, machine: &Machine, name: &str, labels: &[&str]) {
+    let (request, _) = tell(machine, 0, &["node", "request", "--name", name], "");
+    let labels: Vec<_> = labels.iter().flat_map(|label| ["--label", label]).collect();
+    let line = [&["node", "admit"][..], &labels].concat();
+    let (welcome, _) = tell(&fleet.machine, 0, &line, &request);
+    let (_, said) = tell(machine, 0, &["node", "join"], &welcome);
+    assert!(said.contains(&format!("{name} belongs to the fleet")), "{said}");
+}
+
+fn nodes(fleet: &Fleet) -> Vec<(String, bool)> {
+    let status = fleet.status();
+    let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+    let of = |node: &Value| {
+        let name = node["name"].as_str().or(node["node"].as_str())?.to_owned();
+        Some((name, node["reachable"] == true || node["state"] == "ok"))
+    };
+    nodes.iter().filter_map(of).collect()
+}
+
+#[test]
+fn a_machine_joins_by_two_messages_is_deployed_to_and_is_let_go() {
+    let fleet = open_fleet();
+    let web = Machine::new();
+    enrol(&fleet, &web, "web-1", &["env=prod"]);
+    web.exits(0, &["up", "-d"]);
+    wait_until("the controller knows it", || nodes(&fleet).contains(&("web-1".to_owned(), true)));
+    let pongs = fleet.machine.exits(0, &["ping"]);
+    assert!(pongs.contains("web-1") && pongs.contains("n1"), "{pongs}");
+
+    let (spec, release) = (spec(&fleet.machine, ""), archive(&fleet.machine, "1.0", &good("1")));
+    let release = release.display().to_string();
+    let deploy = ["deploy", "web", "-f", &spec, "--artifact", &release, "--release-version", "1.0"];
+    let said = fleet.machine.exits(0, &[&deploy[..], &["--select", "env=prod"]].concat());
+    assert!(said.contains("1.0 on 1 of 1 nodes"), "{said}");
+    assert_eq!(web.instance("web")["release"]["version"], "1.0");
+
+    // One that comes later is trusted by those who were there: the controllers bring them the trust.
+    let late = Machine::new();
+    enrol(&fleet, &late, "web-2", &["env=prod"]);
+    late.exits(0, &["up", "-d"]);
+    let version = |machine: &Machine| {
+        let events = machine.events();
+        let changed = events.iter().filter(|event| event["type"] == "trust.changed");
+        changed.filter_map(|event| event["data"]["version"].as_u64()).max()
+    };
+    eventually("the first machine judges by the trust of the second", || {
+        let (first, second) = (version(&web)?, version(&late)?);
+        (first == second && second >= 3).then_some(())
+    });
+    web.exits(0, &["replay"]);
+    wait_until("the controller knows both", || {
+        nodes(&fleet).iter().filter(|(_, reachable)| *reachable).count() == 3
+    });
+    let next = archive(&fleet.machine, "2.0", &good("2")).display().to_string();
+    let deploy = ["deploy", "web", "-f", &spec, "--artifact", &next, "--release-version", "2.0"];
+    let said = fleet.machine.exits(0, &[&deploy[..], &["--select", "env=prod"]].concat());
+    assert!(said.contains("2.0 on 2 of 2 nodes"), "{said}");
+
+    fleet.machine.exits(0, &["node", "remove", "web-1"]);
+    wait_until("the fleet is without it", || {
+        let known = nodes(&fleet);
+        known.len() == 2 && known.iter().all(|(name, reachable)| name != "web-1" && *reachable)
+    });
+    // What runs there goes on: only its own machine ends it.
+    assert_eq!(web.instance("web")["state"], "running");
+    for (machine, folder) in [(&fleet.machine, "c1"), (&web, ""), (&late, "")] {
+        machine.exits(0, &["down"]);
+        let log = match folder {
+            "" => machine.state().to_owned(),
+            member => fleet.folder(member),
+        };
+        machine.exits(0, &["audit", "verify", log.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn what_is_no_request_and_no_welcome_changes_nothing() {
+    let fleet = open_fleet();
+    let web = Machine::new();
+    let (request, _) = tell(&web, 0, &["node", "request", "--name", "web-1"], "");
+    let again = tell(&web, 0, &["node", "request", "--name", "web-1"], "").0;
+    assert_eq!(request, again, "keys are made once");
+    let folder = || std::fs::read(fleet.machine.state().join("fleet.json")).unwrap();
+    let before = folder();
+    let admit = ["node", "admit"];
+    for (code, what, input) in [
+        (7, "nothing came", String::new()),
+        (7, "not a request", "{}".to_owned()),
+        (7, "not a request", "hello".to_owned()),
+        (7, "holds no keys", request.replace("\"bus\":\"U", "\"bus\":\"X")),
+        (7, "not a request", request.replace("web-1", "../web")),
+        (6, "is a member of this fleet", request.replace("web-1", "n1")),
+    ] {
+        let (out, err) = tell(&fleet.machine, code, &admit, &input);
+        assert!(err.contains(what) && out.is_empty(), "{input}: {err}");
+    }
+    assert_eq!(folder(), before);
+
+    let (welcome, _) = tell(&fleet.machine, 0, &admit, &request);
+    // The same again is the same; other keys under the name are another machine.
+    tell(&fleet.machine, 0, &admit, &request);
+    let other = Machine::new();
+    let (foreign, _) = tell(&other, 0, &["node", "request", "--name", "web-1"], "");
+    let (_, err) = tell(&fleet.machine, 6, &admit, &foreign);
+    assert!(err.contains("admitted with other keys"), "{err}");
+    let (_, err) = tell(&fleet.machine, 6, &admit, &request.replace("web-1", "web-9"));
+    assert!(err.contains("another node's"), "{err}");
+
+    let (_, err) = tell(&other, 7, &["node", "join"], &welcome);
+    assert!(err.contains("for another machine"), "{err}");
+    let (_, err) =
+        tell(&web, 7, &["node", "join"], &welcome.replace("\"trust\":\"", "\"trust\":\"AA"));
+    assert!(err.contains("trust"), "{err}");
+    assert!(!web.state().join("node.json").exists() && !web.state().join("root.pub").exists());
+    tell(&web, 0, &["node", "join"], &welcome);
+    let (_, err) = tell(&web, 6, &["node", "request"], "");
+    assert!(err.contains("that of web-1"), "{err}");
+
+    let alone = Machine::new();
+    let (_, err) = tell(&alone, 4, &admit, &request);
+    assert!(err.contains("no fleet on this machine"), "{err}");
+    let (_, err) = tell(&fleet.machine, 4, &["node", "remove", "web-7"], "");
+    assert!(err.contains("there are: web-1"), "{err}");
+}

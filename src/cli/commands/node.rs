@@ -1,0 +1,361 @@
+//! `smgr node`: nodes on other machines, taken into the fleet by two messages that hold no secret.
+//!
+//! The keys are made where they are used and stay there. A request has their public halves; the root key signs them into
+//! the trust of the fleet; the welcome brings that trust back. Whoever carries the two messages, an administrator's ssh
+//! as a rule, vouches for them: nothing else does.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::service::{Place, outcome};
+use super::up::fleet::service_of;
+use super::up::{divide, members};
+use crate::agent::setup::{BUS_SERVICE, BusSetup, NodeSetup};
+use crate::cli::args::{NodeCommand, Waiting};
+use crate::cli::client::Whom;
+use crate::cli::context::{Context, host_name, short};
+use crate::cli::error::CliError;
+use crate::cli::fleet::Fleet;
+use crate::cli::interrupt::Interrupted;
+use crate::cli::out::Out;
+use crate::cli::session::alive;
+use crate::cli::wish::from_keys;
+use crate::cli::{nats, specs};
+use crate::domain::code::{Code, ExitCode};
+use crate::domain::id::{Digest, FleetId, NodeId};
+use crate::domain::intent::Action;
+use crate::domain::policy::KeyClass;
+use crate::domain::signal::Signal;
+use crate::head::enrol::Machine;
+use crate::head::folder::write_whole;
+use crate::head::keyfile::{KeyName, key_of, read_root};
+use crate::head::trust::read_trust;
+use crate::wire::key::PublicKey;
+
+/// Larger than a trust envelope in base 64; more is not read.
+const MESSAGE_BYTES_MAX: u64 = 2 * 1024 * 1024;
+
+const REQUEST: &str = "smgr.node.request.v1";
+const WELCOME: &str = "smgr.node.welcome.v1";
+
+/// What a new machine asks for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    schema: String,
+    name: NodeId,
+    keys: Machine,
+}
+
+/// What it is given.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Welcome {
+    schema: String,
+    fleet: FleetId,
+    node: NodeId,
+    urls: Vec<String>,
+    /// The public root key, in hex.
+    root: String,
+    /// The trust envelope, in base 64.
+    trust: String,
+}
+
+/// Carries out one of the commands.
+pub(super) async fn node(
+    context: &Context,
+    command: NodeCommand,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    match command {
+        NodeCommand::Request { name } => request(context, name, out),
+        NodeCommand::Admit { request, labels, url } => {
+            admit(context, &request, labels, url, out).await
+        }
+        NodeCommand::Join { welcome } => join(context, &welcome, out),
+        NodeCommand::Remove { node } => remove(context, &node, out).await,
+    }
+}
+
+fn request(context: &Context, name: Option<NodeId>, out: Out) -> Result<ExitCode, CliError> {
+    if let Some(setup) = context.setup()? {
+        let what =
+            format!("this state folder is that of {} in the fleet {}", setup.node, setup.fleet);
+        return Err(CliError::new(Code::MEMBERSHIP, what)
+            .at(short(context.folder.root()))
+            .hint("a node joins with a folder of its own: smgr node request --state DIR"));
+    }
+    let name = name.unwrap_or_else(host_name);
+    context.folder.make().map_err(|error| unwritten(context.folder.root(), &error))?;
+    let public = |key| {
+        let signer = key_of(&context.folder, key).map_err(|error| from_keys(&error))?;
+        Ok(Digest(signer.public().to_bytes()))
+    };
+    let keys = Machine {
+        node: public(KeyName::Node)?,
+        local: public(KeyName::Local)?,
+        bus: nats::public_nkey(&context.folder.keys().join("node.nk"))?,
+    };
+    out.note(&format!("key of {name}: {}", keys.node));
+    out.data(&line(&Request { schema: REQUEST.to_owned(), name, keys }));
+    Ok(ExitCode::Done)
+}
+
+async fn admit(
+    context: &Context,
+    path: &Path,
+    labels: Vec<(String, String)>,
+    url: Option<String>,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let asked: Request = message(path, REQUEST, "a request of `smgr node request`")?;
+    let Request { name, keys, .. } = asked;
+    let is_key = |key: &Digest| PublicKey::from_bytes(&key.0).is_ok();
+    if !is_key(&keys.node) || !is_key(&keys.local) || !nats::is_public_nkey(&keys.bus) {
+        return Err(CliError::new(Code::BAD_SHAPE, format!("the request of {name} holds no keys")));
+    }
+    let mut fleet = own_fleet(context)?;
+    let urls = vec![url.map_or_else(|| url_for_others(&fleet), Ok)?];
+    if fleet.nodes.contains(&name) || fleet.controllers.contains(&name) {
+        let what = format!("{name} is a member of this fleet on this machine");
+        return Err(CliError::new(Code::MEMBERSHIP, what)
+            .hint("give the new node another name: smgr node request --name NAME"));
+    }
+    if fleet.machines.get(&name).is_some_and(|known| *known != keys) {
+        return Err(CliError::new(
+            Code::MEMBERSHIP,
+            format!("{name} was admitted with other keys"),
+        )
+        .hint("one that was lost or made anew is removed first")
+        .next(format!("smgr node remove {name}")));
+    }
+    let same = |(other, known): (&NodeId, &Machine)| {
+        *other != name
+            && [known.node, known.local].iter().any(|key| [keys.node, keys.local].contains(key))
+    };
+    if fleet.machines.iter().any(same) {
+        return Err(CliError::new(
+            Code::MEMBERSHIP,
+            format!("the keys of {name} are another node's"),
+        ));
+    }
+    let fingerprint = keys.node;
+    fleet.machines.insert(name.clone(), keys);
+    if !labels.is_empty() {
+        fleet.labels.insert(name.clone(), labels.into_iter().collect::<BTreeMap<_, _>>());
+    }
+    if let Some(interrupted) = put_in_force(context, &fleet, out).await? {
+        return Ok(interrupted.exit());
+    }
+    let trust = std::fs::read(context.folder.trust())
+        .map_err(|error| unread(&context.folder.trust(), &error))?;
+    let root = read_root(&context.folder).map_err(|error| from_keys(&error))?;
+    let root = root.map(|root| Digest(root.to_bytes()).to_string()).unwrap_or_default();
+    let id = context.setup()?.map(|setup| setup.fleet);
+    let welcome = Welcome {
+        schema: WELCOME.to_owned(),
+        fleet: id.ok_or_else(|| no_fleet(context))?,
+        node: name.clone(),
+        urls,
+        root,
+        trust: BASE64_STANDARD.encode(trust),
+    };
+    out.note(&format!("admitted {name} with the key {fingerprint}"));
+    out.data(&line(&welcome));
+    Ok(ExitCode::Done)
+}
+
+fn join(context: &Context, path: &Path, out: Out) -> Result<ExitCode, CliError> {
+    let welcome: Welcome = message(path, WELCOME, "what `smgr node admit` printed")?;
+    let folder = &context.folder;
+    if alive(context).is_some() {
+        return Err(CliError::new(Code::ALREADY_UP, "smgr runs on this state folder")
+            .at(short(folder.root()))
+            .next("smgr down"));
+    }
+    let other =
+        context.setup()?.filter(|it| (&it.fleet, &it.node) != (&welcome.fleet, &welcome.node));
+    if let Some(setup) = other {
+        let what =
+            format!("this state folder is that of {} in the fleet {}", setup.node, setup.fleet);
+        return Err(CliError::new(Code::MEMBERSHIP, what)
+            .hint("a node joins with a folder of its own: --state DIR"));
+    }
+    let bad = |what: &str| CliError::new(Code::BAD_SHAPE, format!("the welcome {what}"));
+    let root: Digest = welcome.root.parse().map_err(|_| bad("names no root key"))?;
+    let root = PublicKey::from_bytes(&root.0).map_err(|_| bad("names no root key"))?;
+    let pinned = read_root(folder).map_err(|error| from_keys(&error))?;
+    if pinned.is_some_and(|pinned| pinned != root) {
+        return Err(CliError::new(Code::BAD_SIGNATURE, "this node is pinned to another root key")
+            .at(short(&folder.root_pin())));
+    }
+    let trust = BASE64_STANDARD.decode(&welcome.trust).map_err(|_| bad("holds no trust"))?;
+    let (document, ring, _) = read_trust(&trust, root).map_err(|error| {
+        CliError::caused(Code::BAD_SIGNATURE, "the trust in the welcome cannot be followed", &error)
+    })?;
+    let own = crate::head::keyfile::load_key(&KeyName::Node.path(folder)).map_err(|error| {
+        CliError::caused(Code::UNKNOWN_SIGNER, "this state folder has no key of a node", &error)
+            .next("smgr node request")
+    })?;
+    let is_ours = ring.get(own.kid()).is_some_and(|(_, holder)| {
+        holder.class == KeyClass::Node && holder.name.as_str() == welcome.node.as_str()
+    });
+    if document.fleet != welcome.fleet || !is_ours {
+        let what = format!("the welcome is for another machine than this {}", welcome.node);
+        return Err(CliError::new(Code::WRONG_AUDIENCE, what).next("smgr node request"));
+    }
+    let failed = |path: &Path, error: &io::Error| unwritten(path, error);
+    let pin = format!("{}\n", welcome.root);
+    write_whole(&folder.root_pin(), pin.as_bytes(), 0o644)
+        .map_err(|error| failed(&folder.root_pin(), &error))?;
+    write_whole(&folder.trust(), &trust, 0o644).map_err(|error| failed(&folder.trust(), &error))?;
+    let sources = specs::sources(context, None);
+    let mut setup = NodeSetup::new(
+        welcome.fleet.clone(),
+        welcome.node.clone(),
+        sources,
+        context.service_logs(),
+    );
+    setup.bus = Some(BusSetup {
+        urls: welcome.urls.clone(),
+        nkey: Some(folder.keys().join("node.nk")),
+        operator_nkey: None,
+        own_server: false,
+    });
+    setup.write(folder).map_err(|error| failed(&folder.setup(), &error))?;
+    divide(context)?;
+    out.note(&format!(
+        "{} belongs to the fleet {}, whose root key is {}; the bus is at {}",
+        welcome.node,
+        welcome.fleet,
+        welcome.root,
+        welcome.urls.join(", ")
+    ));
+    out.note("start it: smgr up -d, or systemctl start smgr");
+    Ok(ExitCode::Done)
+}
+
+async fn remove(context: &Context, node: &NodeId, out: Out) -> Result<ExitCode, CliError> {
+    let mut fleet = own_fleet(context)?;
+    if fleet.machines.remove(node).is_none() {
+        let names: Vec<_> = fleet.machines.keys().map(NodeId::as_str).collect();
+        let what = format!("{node} is no node on another machine");
+        return Err(CliError::new(Code::NO_SUCH_NODE, what).hint(format!(
+            "there are: {}",
+            if names.is_empty() { "none".into() } else { names.join(", ") }
+        )));
+    }
+    fleet.labels.remove(node);
+    if let Some(interrupted) = put_in_force(context, &fleet, out).await? {
+        return Ok(interrupted.exit());
+    }
+    out.note(&format!(
+        "{node} is trusted no more and the bus refuses it; its services go on: smgr down on that machine ends them"
+    ));
+    Ok(ExitCode::Done)
+}
+
+/// Signs who belongs to the fleet from here on, and lets the bus and the controllers know. The nodes hear of it from the
+/// controllers.
+async fn put_in_force(
+    context: &Context,
+    fleet: &Fleet,
+    out: Out,
+) -> Result<Option<Interrupted>, CliError> {
+    members::enrol_all(context, fleet)?;
+    fleet.write(context)?;
+    divide(context)?;
+    if alive(context).is_none() {
+        return Ok(None);
+    }
+    let hup = Action::Signal { service: BUS_SERVICE.clone(), signal: Signal::HUP.number() };
+    let restarts = fleet.controllers.iter().map(|it| Action::Restart { service: service_of(it) });
+    for action in std::iter::once(hup).chain(restarts) {
+        let heard =
+            outcome(context, &Whom::default(), action, Waiting::default(), (Place::Before, out))
+                .await?;
+        match heard {
+            Err(interrupted) => return Ok(Some(interrupted)),
+            Ok(verdicts) if verdicts.exit(false) != ExitCode::Done => {
+                out.note(
+                    "signed, and not in force everywhere: smgr down and smgr up bring it about",
+                );
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(None)
+}
+
+fn own_fleet(context: &Context) -> Result<Fleet, CliError> {
+    let fleet = Fleet::read(context)?.ok_or_else(|| no_fleet(context))?;
+    if !KeyName::Root.path(&context.folder).exists() {
+        let what = "the root key, which says who belongs to the fleet, is not on this machine";
+        return Err(CliError::new(Code::NOT_GRANTED, what).at(short(&context.folder.keys())));
+    }
+    Ok(fleet)
+}
+
+fn no_fleet(context: &Context) -> CliError {
+    CliError::new(Code::NO_SUCH_NODE, "there is no fleet on this machine")
+        .at(short(context.folder.root()))
+        .hint("it begins with one node and a controller: smgr up --nodes 1 --listen ADDRESS:4222")
+}
+
+fn url_for_others(fleet: &Fleet) -> Result<String, CliError> {
+    match fleet.listen {
+        Some(listen) if !listen.ip().is_unspecified() => Ok(format!("nats://{listen}")),
+        Some(_) => {
+            Err(CliError::new(Code::USAGE, "the bus listens on all addresses of this machine")
+                .hint("say how the new node reaches it: --url nats://HOST:4222"))
+        }
+        None => Err(CliError::new(
+            Code::MEMBERSHIP,
+            "the bus of this fleet listens on the loopback alone",
+        )
+        .hint("smgr down, then: smgr up --listen ADDRESS:4222")),
+    }
+}
+
+fn message<T: for<'de> Deserialize<'de>>(
+    path: &Path,
+    schema: &str,
+    what: &str,
+) -> Result<T, CliError> {
+    let mut text = String::new();
+    let read = match path.as_os_str() == "-" {
+        true => io::stdin().take(MESSAGE_BYTES_MAX).read_to_string(&mut text),
+        false => {
+            File::open(path).and_then(|file| file.take(MESSAGE_BYTES_MAX).read_to_string(&mut text))
+        }
+    };
+    read.map_err(|error| unread(path, &error))?;
+    let shape = |why: &str| CliError::new(Code::BAD_SHAPE, format!("this is not {what}: {why}"));
+    let value: serde_json::Value =
+        serde_json::from_str(&text).map_err(|why| match text.trim() {
+            "" => shape("nothing came"),
+            _ => shape(&why.to_string()),
+        })?;
+    if value["schema"] != schema {
+        return Err(shape(&format!("its schema is not {schema}")));
+    }
+    serde_json::from_value(value).map_err(|why| shape(&why.to_string()))
+}
+
+fn line(message: &impl Serialize) -> String {
+    serde_json::to_string(message).expect("a plain value becomes JSON") + "\n"
+}
+
+fn unread(path: &Path, error: &io::Error) -> CliError {
+    CliError::caused(Code::FILE_UNREADABLE, "failed to read the message", error).at(short(path))
+}
+
+fn unwritten(path: &Path, error: &io::Error) -> CliError {
+    CliError::caused(Code::IO, "failed to write", error).at(short(path))
+}
