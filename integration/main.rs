@@ -6,6 +6,7 @@ mod bus;
 mod cli_up;
 mod daemons;
 mod damage;
+mod emulate;
 mod errands;
 mod fleet;
 mod frozen;

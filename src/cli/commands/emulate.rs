@@ -27,6 +27,9 @@ use crate::wire::key::{Signer, digest_of};
 const NODE_KEY: &[u8] = b"smgr-emulated-node-v1\0";
 const LOCAL_KEY: &[u8] = b"smgr-emulated-local-v1\0";
 
+/// Nodes with their keys.
+type Nodes = Vec<(NodeId, Signer)>;
+
 /// Runs the nodes until Ctrl-C.
 ///
 /// # Errors
@@ -60,11 +63,7 @@ pub(in crate::cli) fn run(
 }
 
 /// Makes what the fleet needs: keys, trust, and the set-ups of its controllers and of whoever commands it.
-fn prepare(
-    context: &Context,
-    args: &Emulate,
-    bus: &Bus,
-) -> Result<(Arc<Fleet>, Vec<(NodeId, Signer)>), CliError> {
+fn prepare(context: &Context, args: &Emulate, bus: &Bus) -> Result<(Arc<Fleet>, Nodes), CliError> {
     let folder = &context.folder;
     let unwritten = |error| {
         CliError::caused(Code::IO, "failed to write the set-up", &error).at(short(folder.root()))
