@@ -80,7 +80,7 @@ fn notifies(timeout: &str) -> String {
 }
 
 /// Who asks all the time, until it is asked how it went.
-struct Load {
+pub(crate) struct Load {
     is_over: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     callers: Vec<JoinHandle<Vec<String>>>,
@@ -88,11 +88,21 @@ struct Load {
 
 impl Load {
     fn on(site: &Site) -> Self {
+        Self::at(SocketAddr::from(([127, 0, 0, 1], site.port)), CALLERS, || {})
+    }
+
+    /// Asks an address, each caller after it has done what it is told to do first.
+    pub(crate) fn at(
+        at: SocketAddr,
+        callers: usize,
+        first: impl Fn() + Clone + Send + 'static,
+    ) -> Self {
         let (is_over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let at = SocketAddr::from(([127, 0, 0, 1], site.port));
-        let callers = (0..CALLERS).map(|_| {
+        let callers = (0..callers).map(|_| {
             let (is_over, answered) = (Arc::clone(&is_over), Arc::clone(&answered));
+            let first = first.clone();
             thread::spawn(move || {
+                first();
                 let mut failures = Vec::new();
                 while !is_over.load(Ordering::Relaxed) {
                     match ask(at) {
@@ -109,7 +119,7 @@ impl Load {
     }
 
     /// Ends, and demands that every request was answered.
-    fn none_failed(self) {
+    pub(crate) fn none_failed(self) {
         self.is_over.store(true, Ordering::Relaxed);
         let failures = self.callers.into_iter().flat_map(|caller| caller.join().unwrap());
         assert_eq!(failures.collect::<Vec<_>>(), Vec::<String>::new());

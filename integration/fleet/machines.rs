@@ -12,7 +12,7 @@ use crate::support::machine::Machine;
 use crate::support::wait::{eventually, wait_until};
 
 /// Gives a command something to read and demands its exit code; returns its stdout and its stderr.
-fn tell(machine: &Machine, code: i32, line: &[&str], input: &str) -> (String, String) {
+pub(super) fn tell(machine: &Machine, code: i32, line: &[&str], input: &str) -> (String, String) {
     let mut command = machine.command(line);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -33,7 +33,7 @@ pub(super) fn open_fleet() -> Fleet {
 }
 
 /// Takes a machine in under a name, without starting it.
-fn enrol(fleet: &Fleet, machine: &Machine, name: &str, labels: &[&str]) {
+pub(super) fn enrol(fleet: &Fleet, machine: &Machine, name: &str, labels: &[&str]) {
     let (request, _) = tell(machine, 0, &["node", "request", "--name", name], "");
     let labels: Vec<_> = labels.iter().flat_map(|label| ["--label", label]).collect();
     let line = [&["node", "admit"][..], &labels].concat();
@@ -42,7 +42,7 @@ fn enrol(fleet: &Fleet, machine: &Machine, name: &str, labels: &[&str]) {
     assert!(said.contains(&format!("{name} belongs to the fleet")), "{said}");
 }
 
-fn nodes(fleet: &Fleet) -> Vec<(String, bool)> {
+pub(super) fn nodes(fleet: &Fleet) -> Vec<(String, bool)> {
     let status = fleet.status();
     let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
     let of = |node: &Value| {

@@ -1,11 +1,15 @@
 //! A fleet of several nodes on this machine, with its controllers, against everything that may happen to it.
 
+mod apart;
 mod hostile;
 mod http;
 mod intake;
+mod judge;
 mod leaders;
 mod machines;
 mod rollouts;
+mod selection;
+mod told;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -40,6 +44,11 @@ impl Fleet {
     fn up(&self, nodes: u16) {
         let screen = self.machine.exits(0, &["up", "--nodes", &nodes.to_string(), "-d"]);
         assert!(screen.contains("ready in") && !screen.contains("not ready"), "{screen}");
+    }
+
+    /// Starts what was killed: what a node ran until then belongs to nobody else.
+    fn up_again(&self) {
+        self.machine.exits(0, &["up", "-d"]);
     }
 
     /// Returns the folder of a member.

@@ -13,18 +13,18 @@ use crate::support::process::{kill_9, signal};
 use crate::support::wait::{eventually, wait_until};
 
 /// A fleet of three nodes, and what is deployed on it.
-struct Shop {
-    fleet: Fleet,
-    spec: String,
+pub(super) struct Shop {
+    pub(super) fleet: Fleet,
+    pub(super) spec: String,
 }
 
 impl Shop {
-    fn open() -> Self {
+    pub(super) fn open() -> Self {
         Self::of("")
     }
 
     /// The same with more in the spec.
-    fn of(more: &str) -> Self {
+    pub(super) fn of(more: &str) -> Self {
         let fleet = Fleet::of(3);
         let spec = spec(&fleet.machine, more);
         Self { fleet, spec }
@@ -36,7 +36,7 @@ impl Shop {
     }
 
     /// Returns the archive of a version, the same one each time.
-    fn pack(&self, version: &str, script: &str) -> String {
+    pub(super) fn pack(&self, version: &str, script: &str) -> String {
         let packed = self.fleet.machine.folder().join(format!("{version}.tar.gz"));
         match packed.exists() {
             true => packed.display().to_string(),
@@ -45,11 +45,17 @@ impl Shop {
     }
 
     /// Deploys a release on all nodes and demands the exit code.
-    fn deploy(&self, code: i32, version: &str, script: &str) -> String {
+    pub(super) fn deploy(&self, code: i32, version: &str, script: &str) -> String {
         self.deploy_with(code, version, script, &[])
     }
 
-    fn deploy_with(&self, code: i32, version: &str, script: &str, more: &[&str]) -> String {
+    pub(super) fn deploy_with(
+        &self,
+        code: i32,
+        version: &str,
+        script: &str,
+        more: &[&str],
+    ) -> String {
         let artifact = self.pack(version, script);
         let line = ["deploy", "web", "-f", &self.spec, "--artifact", &artifact];
         let named = ["--release-version", version];
@@ -57,49 +63,49 @@ impl Shop {
     }
 
     /// Begins a rollout that rests after each wave, and returns its name.
-    fn begin(&self, version: &str, rest: &str) -> String {
+    pub(super) fn begin(&self, version: &str, rest: &str) -> String {
         let rest = format!("rollout.bake_time=\"{rest}\"");
         self.deploy_with(0, version, &good(version), &["--set", &rest, "--detach"]);
         self.list()[0]["rollout"].as_str().unwrap().to_owned()
     }
 
-    fn view(&self, name: &str) -> Value {
+    pub(super) fn view(&self, name: &str) -> Value {
         self.fleet.machine.json(&["rollout", "show", name])
     }
 
     /// Returns how often each node was switched to a wish's release.
-    fn applied(&self, node: &str, generation: &Value) -> usize {
+    pub(super) fn applied(&self, node: &str, generation: &Value) -> usize {
         let is_it = |event: &&Value| {
             event["type"] == "release.applied" && event["data"]["generation"] == *generation
         };
         self.events(node).iter().filter(is_it).count()
     }
 
-    fn list(&self) -> Vec<Value> {
+    pub(super) fn list(&self) -> Vec<Value> {
         let document = self.fleet.machine.json(&["rollout", "list"]);
         document["rollouts"].as_array().unwrap().clone()
     }
 
     /// Returns the rollout that was asked for last.
-    fn last(&self) -> Value {
+    pub(super) fn last(&self) -> Value {
         let name = self.list()[0]["rollout"].as_str().unwrap().to_owned();
         self.view(&name)
     }
 
     /// Returns the version that a node runs, by its own word.
-    fn runs(&self, node: &str) -> Value {
+    pub(super) fn runs(&self, node: &str) -> Value {
         let status = self.fleet.machine.json(&["status", &format!("web@{node}")]);
         status["instances"][0]["release"]["version"].clone()
     }
 
-    fn events(&self, node: &str) -> Vec<Value> {
+    pub(super) fn events(&self, node: &str) -> Vec<Value> {
         let text = self.fleet.machine.exits(0, &["events", "--node", node, "-o", "json"]);
         let lines = text.lines().filter(|line| line.contains("smgr.event.v1"));
         lines.map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-fn states(view: &Value) -> Vec<(String, String)> {
+pub(super) fn states(view: &Value) -> Vec<(String, String)> {
     let nodes = view["nodes"].as_array().unwrap().iter();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     nodes.map(|node| (text(&node["node"]), text(&node["state"]))).collect()
@@ -312,15 +318,7 @@ fn a_node_that_was_away_converges_to_what_is_desired_when_it_is_back() {
     wait_until("n3 is missed", || {
         shop.fleet.machine.exits(0, &["events", "--fleet"]).contains("hears nothing of n3")
     });
-    let more = [
-        "--set",
-        "rollout.on_unreachable=\"skip\"",
-        "--set",
-        "rollout.max_unreachable=1",
-        // The canary has to be there.
-        "--set",
-        "rollout.order=\"name\"",
-    ];
+    let more = ["--set", "rollout.on_unreachable=\"skip\"", "--set", "rollout.max_unreachable=1"];
     let said = shop.deploy_with(0, "2.0", &good("2"), &more);
     assert!(said.contains("2.0 on 2 of 3 nodes"), "{said}");
     assert_eq!(shop.last()["unreachable"], serde_json::json!(["n3"]));

@@ -18,6 +18,8 @@ pub(crate) struct Machine {
     temp: TempDir,
     state: PathBuf,
     env: Vec<(String, String)>,
+    /// The network in which its commands, and so its parts and services, are.
+    network: Option<PathBuf>,
 }
 
 impl Machine {
@@ -33,12 +35,17 @@ impl Machine {
         for folder in ["vendor.d", "services.d", "groups.d", "override.d"] {
             fs::create_dir_all(state.join("config").join(folder)).unwrap();
         }
-        Self { temp, state, env: Vec::new() }
+        Self { temp, state, env: Vec::new(), network: None }
     }
 
     /// Gives every command, and so every part of the node, a further variable.
     pub(crate) fn env(&mut self, name: &str, value: &Path) {
         self.env.push((name.to_owned(), value.display().to_string()));
+    }
+
+    /// Puts it into a network namespace, by the path that the kernel gives it.
+    pub(crate) fn within(&mut self, network: PathBuf) {
+        self.network = Some(network);
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -66,7 +73,15 @@ impl Machine {
 
     /// Returns a command line that is not run yet.
     pub(crate) fn command(&self, line: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_smgr"));
+        let program = env!("CARGO_BIN_EXE_smgr");
+        let mut command = match &self.network {
+            None => Command::new(program),
+            Some(network) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", network.display())).arg(program);
+                command
+            }
+        };
         command
             .args(line)
             .current_dir(self.temp.path())

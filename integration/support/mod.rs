@@ -3,6 +3,7 @@
 pub(crate) mod machine;
 pub(crate) mod mounts;
 pub(crate) mod nats;
+pub(crate) mod network;
 pub(crate) mod process;
 pub(crate) mod sweep;
 pub(crate) mod wait;

@@ -1,5 +1,6 @@
 //! Answers readings: status, ranges of the log, lines of services' logs, outcomes. Nothing of it is logged.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -113,6 +114,7 @@ impl Agent {
             | Ask::Copy { .. } => {
                 refused(Code::UNKNOWN_TYPE, "a controller answers this, and no node".to_owned())
             }
+            Ask::Config { service } => return self.configuration(to, cause, service),
             Ask::Logs { service, index, lines, wait } => {
                 return self.lines(to, cause, &service, index, lines, wait);
             }
@@ -203,6 +205,43 @@ impl Agent {
                         return;
                     }
                     part += 1;
+                }
+            }
+        });
+    }
+
+    /// Tells which values of a service somebody set, as its files and its release are. Those of the environment may be
+    /// secrets: of them only the place is told.
+    fn configuration(&mut self, to: ReplyTo, cause: IntentId, service: ServiceId) {
+        if !self.node.services().contains_key(&service) {
+            let reply =
+                refused(Code::NO_SUCH_SERVICE, format!("no service is called `{service}` here"));
+            return self.answers.reply(&to, cause, reply, &mut self.voice);
+        }
+        let (read, waker) = (self.services.reading_of(&self.node, service), self.waker.clone());
+        tokio::task::spawn_blocking(move || {
+            let Some(set) = read() else {
+                let why = "its files cannot be read: smgr check says why".to_owned();
+                let reply = refused(Code::BAD_TOML, why);
+                let page = Page { to, cause, part: 0, last: true, reply };
+                drop(waker.blocking_send(Wake::Ranged(page))); // Only an agent that ends takes none.
+                return;
+            };
+            let told = set.iter().map(|(key, it)| {
+                let value = (!key.starts_with("env.")).then(|| it.json());
+                (key, serde_json::json!({"value": value, "origin": it.origin}))
+            });
+            let told: BTreeMap<_, _> = told.collect();
+            let bytes = serde_json::to_vec(&told).expect("invariant: a map of texts is JSON");
+            let pieces = bytes.chunks(RANGE_BYTES_MAX);
+            let count = pieces.len();
+            for (part, piece) in pieces.enumerate() {
+                let reply = Reply::Piece { bytes: ByteBuf::from(piece.to_vec()) };
+                let (to, last) = (to.clone(), part + 1 == count);
+                let part = u32::try_from(part).unwrap_or(u32::MAX);
+                let page = Page { to, cause, part, last, reply };
+                if waker.blocking_send(Wake::Ranged(page)).is_err() {
+                    return;
                 }
             }
         });

@@ -12,7 +12,7 @@ use super::answers::ReplyTo;
 use super::authority::Way;
 use super::folder::StateFolder;
 use super::history::RETENTION;
-use super::origins::{self, Origins};
+use super::origins::{self, Origins, Set};
 use super::release::{self, Refused, Releases};
 use super::setup::NodeSetup;
 use super::task::Agent;
@@ -142,6 +142,28 @@ impl Services {
     /// Reads all spec files and the specs of the releases in force, or says all that is wrong with them.
     pub(super) fn load(&self, node: &Node) -> Result<Loaded, Vec<Mistake>> {
         self.load_layers(release::layers(&self.releases, node))
+    }
+
+    /// Returns the same for another thread to do, about one service: the values that somebody set.
+    pub(super) fn reading_of(
+        &self,
+        node: &Node,
+        service: ServiceId,
+    ) -> impl FnOnce() -> Option<Set> + Send + 'static {
+        let known = node.releases().iter();
+        let in_force: Vec<(ServiceId, ReleaseId)> = known
+            .filter_map(|(service, it)| Some((service.clone(), it.current.as_ref()?.release)))
+            .collect();
+        let (roots, options, writer) = (self.roots.clone(), self.options.clone(), self.writer);
+        let releases = self.releases.clone();
+        move || {
+            let layers = in_force.iter().filter_map(|(service, release)| {
+                Some(config::release_layer(*release, releases.read(service, *release)?))
+            });
+            let options = Options { releases: layers.collect(), ..options };
+            let mut loaded = config::load(&roots, &options, Some(writer)).ok()?;
+            loaded.services.remove(&service).map(|found| found.set())
+        }
     }
 
     fn load_layers(&self, releases: Vec<config::Input>) -> Result<Loaded, Vec<Mistake>> {

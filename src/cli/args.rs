@@ -17,6 +17,7 @@ use super::fleet::NODES_MAX;
 use super::selector::{Scope, Selector};
 use crate::domain::code::Code;
 use crate::domain::id::{ActionName, Digest, NodeId, Principal, ServiceId};
+use crate::domain::rollout::{Amount, InvalidAmount};
 use crate::domain::selector::Selector as NodeSelector;
 use crate::domain::signal::Signal;
 
@@ -105,7 +106,20 @@ pub struct Targets {
     #[arg(required = true, value_name = "SERVICE")]
     pub services: Vec<Selector>,
     #[command(flatten)]
+    pub over: Over,
+    #[command(flatten)]
     pub waiting: Waiting,
+}
+
+/// On which nodes of a fleet something is done, and on how many at a time.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Over {
+    /// On those of these nodes of the fleet that have the service: `env=prod,role=web`, `name=n1|n2`, `*`
+    #[arg(long, value_name = "NODES")]
+    pub select: Option<NodeSelector>,
+    /// On how many of them at a time; the last of several repeats [default: 1,25%; for an action 25%]
+    #[arg(long, value_name = "N|N%", value_delimiter = ',', requires = "select", value_parser = amount)]
+    pub max_parallel: Vec<Amount>,
 }
 
 /// What to do.
@@ -169,11 +183,8 @@ pub enum Command {
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Show what `apply` would do, key by key, and change nothing
-    Plan {
-        /// Only these services
-        services: Vec<ServiceId>,
-    },
+    /// Show what `apply`, or with a spec what `deploy` would do, key by key, and change nothing
+    Plan(Planned),
     /// Change what this machine alone wants of a service, in its override file
     Edit {
         /// Of which service
@@ -201,8 +212,11 @@ pub enum Command {
     },
     /// Show the log lines of a service
     Logs {
-        /// SERVICE or SERVICE/INSTANCE
+        /// SERVICE, SERVICE/INSTANCE or SERVICE@NODE
         selector: Selector,
+        /// Of these nodes of the fleet, in the order of time: `env=prod,role=web`, `name=n1|n2`, `*`
+        #[arg(long, value_name = "NODES")]
+        select: Option<NodeSelector>,
         /// How many lines
         #[arg(short = 'n', long, default_value_t = 50, value_parser = lines)]
         lines: u32,
@@ -372,6 +386,31 @@ pub struct Deploy {
     pub waiting: Waiting,
 }
 
+/// What to look ahead at.
+#[derive(Clone, Debug, Args)]
+pub struct Planned {
+    /// Only these services; with a spec the one that would be deployed
+    pub services: Vec<ServiceId>,
+    /// What a deploy of this spec would do over the fleet: its waves, what changes for whom, and whereto it could go back
+    #[arg(short, long, value_name = "SPEC")]
+    pub file: Option<PathBuf>,
+    /// As for `deploy`
+    #[arg(long, value_name = "FILE|URL", requires = "file")]
+    pub artifact: Option<String>,
+    /// As for `deploy`
+    #[arg(long, value_name = "VERSION", requires = "file")]
+    pub release_version: Option<String>,
+    /// As for `deploy`
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair, requires = "file")]
+    pub set: Vec<(String, String)>,
+    /// As for `deploy`
+    #[arg(long, value_name = "NODES", requires = "file")]
+    pub select: Option<NodeSelector>,
+    /// As for `deploy`
+    #[arg(long, value_name = "REASON", requires = "file")]
+    pub emergency: Option<String>,
+}
+
 /// Start smgr here.
 #[derive(Clone, Debug, Args)]
 pub struct Up {
@@ -447,6 +486,8 @@ pub enum ActionCommand {
         /// Its parameters, NAME=VALUE
         #[arg(value_parser = pair)]
         params: Vec<(String, String)>,
+        #[command(flatten)]
+        over: Over,
         #[command(flatten)]
         waiting: Waiting,
     },
@@ -655,6 +696,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 fn nodes(text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| format!("a number of nodes is expected, 1 to {NODES_MAX}"))
+}
+
+fn amount(text: &str) -> Result<Amount, String> {
+    let amount: Amount = text.parse().map_err(|error: InvalidAmount| error.to_string())?;
+    match amount.is_zero() {
+        true => Err("no node at a time would never end".to_owned()),
+        false => Ok(amount),
+    }
 }
 
 fn lines(text: &str) -> Result<u32, String> {

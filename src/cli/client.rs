@@ -89,6 +89,11 @@ impl Whom {
         self.nodes.first().filter(|_| self.nodes.len() == 1)
     }
 
+    /// Returns the nodes that were named.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeId> {
+        self.nodes.iter()
+    }
+
     /// Says whether nobody but `own` is meant.
     pub fn is_only(&self, own: &NodeId) -> bool {
         self.nodes.iter().all(|node| node == own)
@@ -375,6 +380,19 @@ impl Client {
                 .hint("name them: --node NODE, or SERVICE@NODE"));
         }
         self.caller.intent(action, Audience::Nodes(nodes))
+    }
+
+    /// Signs a wish that is brought to its nodes some at a time, and may be accepted for so long.
+    ///
+    /// # Errors
+    /// When there is no usable key.
+    pub fn wish_for(
+        &self,
+        life: Duration,
+        action: Action,
+        nodes: &[NodeId],
+    ) -> Result<Signed, CliError> {
+        self.caller.intent_for(life, action, Audience::Nodes(nodes.to_vec()))
     }
 
     /// Says whether it goes over the bus, where nobody tells that an answer was lost.

@@ -8,9 +8,11 @@ mod edit;
 pub(super) mod emulate;
 mod files;
 mod fleet;
+mod logs;
 mod node;
 mod offline;
 mod place;
+mod ramp;
 mod reading;
 pub(crate) mod release;
 pub(crate) mod rollout;
@@ -59,9 +61,9 @@ pub async fn carry_out(
             service::each(context, &targets, out, |service| Action::Signal { service, signal })
                 .await
         }
-        Command::Action { command: ActionCommand::Run { service, action, params, waiting } } => {
-            service::action(context, &service, action, params, waiting, out).await
-        }
+        Command::Action {
+            command: ActionCommand::Run { service, action, params, over, waiting },
+        } => service::action(context, (&service, &over), (action, params), waiting, out).await,
         Command::Status { scope, at } => {
             let (context, selector) = context.scoped(scope);
             status::status(&context, selector, at, out).await
@@ -74,8 +76,8 @@ pub async fn carry_out(
         }
         Command::Rollout { command } => rollout::rollout(context, command, out).await,
         Command::Apply { services, waiting } => files::apply(context, services, waiting, out).await,
-        Command::Logs { selector, lines, follow } => {
-            reading::logs(context, selector, lines, follow, out).await
+        Command::Logs { selector, select, lines, follow } => {
+            logs::logs(context, (selector, select), (lines, follow), out).await
         }
         Command::Events(args) => reading::events(context, args, out).await,
         Command::History(args) => reading::history(context, args, out).await,
@@ -90,7 +92,10 @@ pub async fn carry_out(
         }
         Command::Audit { command: AuditCommand::Pin } => audit::pin(context, out),
         Command::Replay { folder } => offline::replay(context, folder, out).await,
-        Command::Plan { services } => config::plan(context, &services, out).await,
+        Command::Plan(planned) => match planned.file.is_some() {
+            true => release::plan(context, planned, out).await,
+            false => config::plan(context, &planned.services, out).await,
+        },
         Command::Edit { service } => edit::edit(context, &service, out).await,
         Command::Config { command: ConfigCommand::Show(args) } => {
             config::show(context, &args, out).await

@@ -110,13 +110,6 @@ impl Plan {
     /// Renders it for programs.
     pub fn json(&self) -> Value {
         let services = self.services.iter().map(|it| {
-            let keys = it.keys.iter().map(|change| {
-                let value = |toml: &Option<String>| toml.as_deref().map(json_value);
-                json!({
-                    "key": change.key, "from": value(&change.from), "to": value(&change.to),
-                    "origin": change.origin.as_ref().map(origin_json),
-                })
-            });
             let (what, step) = match it.step {
                 Step::Start => ("new", "start"),
                 Step::Keep => ("new", "none"),
@@ -127,11 +120,23 @@ impl Plan {
                 Step::Unknown => ("changed", "unknown"),
                 Step::Stop => ("gone", "stop"),
             };
-            let keys: Vec<Value> = keys.collect();
+            let keys = changes_json(&it.keys);
             json!({"service": it.service.as_str(), "what": what, "step": step, "keys": keys})
         });
         json!({"schema": "smgr.plan.v1", "services": services.collect::<Vec<_>>()})
     }
+}
+
+/// Renders how values change, for programs.
+pub fn changes_json(keys: &[KeyChange]) -> Value {
+    let keys = keys.iter().map(|change| {
+        let value = |toml: &Option<String>| toml.as_deref().map(json_value);
+        json!({
+            "key": change.key, "from": value(&change.from), "to": value(&change.to),
+            "origin": change.origin.as_ref().map(origin_json),
+        })
+    });
+    keys.collect()
 }
 
 /// Renders where a value was set, for programs.
@@ -179,7 +184,7 @@ fn planned(
 }
 
 /// Compares the values that somebody set with those that the files give now. What nobody sets is built in on both sides.
-fn changes(old: &Set, new: &BTreeMap<String, Effective>) -> Vec<KeyChange> {
+pub fn changes(old: &Set, new: &BTreeMap<String, Effective>) -> Vec<KeyChange> {
     let built_in = |it: &Effective| {
         let mut hidden = it.hides.iter().filter(|(_, origin)| origin.layer == Layer::BuiltIn);
         hidden.next().map(|(value, _)| value.clone())

@@ -3,6 +3,7 @@
 //! The width is the terminal's; without a terminal nothing is cut. A state is always a word. Whatever came from
 //! elsewhere goes through [`crate::domain::text::printable`] before it stands in a line.
 
+pub mod ahead;
 pub mod names;
 pub mod table;
 pub mod units;

@@ -38,6 +38,8 @@ pub enum Verdict {
     Refused(CliError),
     /// Nothing was heard of it.
     Silent,
+    /// It was not asked: what came before it on other nodes was not as wished.
+    NotStarted,
 }
 
 /// What every node of the audience made of a wish.
@@ -157,23 +159,33 @@ impl Verdicts {
 
     /// Returns how the command exits: the worst that any node has to say.
     pub fn exit(&self, detach: bool) -> ExitCode {
-        self.nodes
-            .values()
-            .map(|verdict| verdict.exit(detach))
-            .max_by_key(|exit| rank(*exit))
-            .unwrap_or(ExitCode::Unknown)
+        let worst = self.worst(detach).map_or(ExitCode::Unknown, |it| it.exit(detach));
+        // "Nothing was started" is about all of them.
+        match worst == ExitCode::Unreachable && self.nodes.values().any(Verdict::is_begun) {
+            true => ExitCode::Unknown,
+            false => worst,
+        }
     }
 
-    /// Returns the nodes that were not heard of.
+    fn worst(&self, detach: bool) -> Option<&Verdict> {
+        let asked = self.nodes.values().filter(|it| **it != Verdict::NotStarted);
+        asked.max_by_key(|verdict| rank(verdict.exit(detach)))
+    }
+
+    /// Returns the nodes that did not answer.
     pub fn silent(&self) -> Vec<&NodeId> {
-        let silent = |verdict: &Verdict| *verdict == Verdict::Silent;
-        self.nodes.iter().filter(|(_, verdict)| silent(verdict)).map(|(node, _)| node).collect()
+        self.nodes_that(Verdict::is_silent)
+    }
+
+    /// Returns the nodes of which something holds.
+    pub fn nodes_that(&self, holds: impl Fn(&Verdict) -> bool) -> Vec<&NodeId> {
+        self.nodes.iter().filter(|(_, verdict)| holds(verdict)).map(|(node, _)| node).collect()
     }
 
     /// Returns the last line of `-o json`, the result.
     pub fn json(&self, wish: &Signed, detach: bool) -> Value {
         let exit = self.exit(detach);
-        let worst = self.nodes.values().max_by_key(|verdict| rank(verdict.exit(detach)));
+        let worst = self.worst(detach);
         let changed = self.nodes.values().any(Verdict::changed);
         let cursor = self.nodes.values().filter_map(Verdict::event).next_back();
         let nodes: serde_json::Map<String, Value> = self
@@ -191,7 +203,7 @@ impl Verdicts {
             "changed": changed,
             "cursor": cursor.map(ToString::to_string),
             "why": worst.and_then(Verdict::why),
-            "answered": self.nodes.len() - self.silent().len(),
+            "answered": self.nodes_that(|it| !it.is_silent() && *it != Verdict::NotStarted).len(),
             "missing": self.silent(),
             "nodes": nodes,
         })
@@ -247,7 +259,18 @@ impl Verdict {
             }
             Self::Ended(Outcome::Unknown { .. }, _) | Self::Silent => ExitCode::Unknown,
             Self::Refused(error) => error.exit(),
+            Self::NotStarted => ExitCode::Done,
         }
+    }
+
+    /// Says whether nothing was heard of the node, and so nothing against the wish either.
+    pub fn is_silent(&self) -> bool {
+        let is_away = |error: &CliError| error.code == Code::AGENT_UNREACHABLE;
+        *self == Self::Silent || matches!(self, Self::Refused(error) if is_away(error))
+    }
+
+    fn is_begun(&self) -> bool {
+        matches!(self, Self::Accepted(_) | Self::Ended(..))
     }
 
     fn state(&self) -> &'static str {
@@ -257,6 +280,7 @@ impl Verdict {
             Self::Ended(Outcome::Failed { .. }, _) => "failed",
             Self::Ended(Outcome::Unknown { .. }, _) | Self::Silent => "unknown",
             Self::Refused(_) => "refused",
+            Self::NotStarted => "not_started",
         }
     }
 
@@ -265,21 +289,21 @@ impl Verdict {
             Self::Ended(Outcome::Done { changed }, _) => *changed,
             Self::Ended(Outcome::Failed { .. } | Outcome::Unknown { .. }, _)
             | Self::Accepted(_) => true,
-            Self::Refused(_) | Self::Silent => false,
+            Self::Refused(_) | Self::Silent | Self::NotStarted => false,
         }
     }
 
     fn event(&self) -> Option<&EventId> {
         match self {
             Self::Accepted(event) | Self::Ended(_, event) => Some(event),
-            Self::Refused(_) | Self::Silent => None,
+            Self::Refused(_) | Self::Silent | Self::NotStarted => None,
         }
     }
 
     /// Returns why it is not as asked.
     pub fn why(&self) -> Option<String> {
         match self {
-            Self::Accepted(_) | Self::Ended(Outcome::Done { .. }, _) => None,
+            Self::Accepted(_) | Self::Ended(Outcome::Done { .. }, _) | Self::NotStarted => None,
             Self::Ended(Outcome::Failed { why, exit, .. }, _) => Some(match exit {
                 Some(exit) => format!("{why} ({})", exit_text(*exit)),
                 None => why.clone(),
@@ -297,7 +321,7 @@ impl Verdict {
             Self::Ended(Outcome::Unknown { .. }, _) | Self::Silent => {
                 Some(Code::OUTCOME_UNKNOWN.to_string())
             }
-            Self::Accepted(_) | Self::Ended(Outcome::Done { .. }, _) => None,
+            Self::Accepted(_) | Self::Ended(Outcome::Done { .. }, _) | Self::NotStarted => None,
         }
     }
 
@@ -310,7 +334,7 @@ impl Verdict {
                     .at(node.as_str())
                     .next("smgr history"),
             ),
-            Self::Ended(Outcome::Done { .. }, _) => None,
+            Self::Ended(Outcome::Done { .. }, _) | Self::NotStarted => None,
             Self::Refused(error) => Some(error.clone().at(node.as_str())),
             Self::Ended(..) | Self::Silent => {
                 let code = self.code().and_then(|code| code.parse().ok());
@@ -387,6 +411,15 @@ mod tests {
             ended(Outcome::Failed { code: "E0612".into(), why: String::new(), exit: None });
         assert_eq!(exit_of(&[done.clone(), failed.clone()]), 15);
         assert_eq!(exit_of(&[Verdict::Silent, failed, done]), 16);
+    }
+
+    #[test]
+    fn nothing_was_started_is_said_of_all_nodes_or_of_none() {
+        let away = || Verdict::Refused(CliError::new(Code::AGENT_UNREACHABLE, "not there"));
+        let done = ended(Outcome::Done { changed: true });
+        assert_eq!(exit_of(&[away(), away()]), 5);
+        assert_eq!(exit_of(&[away(), done.clone()]), 16);
+        assert_eq!(exit_of(&[done, Verdict::NotStarted]), 0);
     }
 
     #[test]

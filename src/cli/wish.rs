@@ -83,6 +83,19 @@ impl Caller {
     /// # Errors
     /// When there is no usable key.
     pub fn intent(&self, action: Action, audience: Audience) -> Result<Signed, CliError> {
+        self.intent_for(INTENT_LIFE, action, audience)
+    }
+
+    /// Signs an intent that may be accepted for so long.
+    ///
+    /// # Errors
+    /// When there is no usable key.
+    pub fn intent_for(
+        &self,
+        life: Duration,
+        action: Action,
+        audience: Audience,
+    ) -> Result<Signed, CliError> {
         let signer = self.signer()?;
         let (id, iat) = (random_id()?, now());
         let intent = Intent {
@@ -90,7 +103,7 @@ impl Caller {
             id,
             iss: signer.kid(),
             iat,
-            exp: iat.plus_ms(millis(INTENT_LIFE)),
+            exp: iat.plus_ms(millis(life)),
             fleet: self.fleet.clone(),
             mode: if action.generation().is_some() { Mode::Desired } else { Mode::Once },
             action,

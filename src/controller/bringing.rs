@@ -8,6 +8,7 @@ use tracing::warn;
 use super::links::Saying;
 use super::setup::read_capped;
 use super::task::{Controller, Role};
+use crate::domain::id::NodeId;
 use crate::domain::time::Now;
 use crate::head::folder::StateFolder;
 use crate::wire::envelope::ENVELOPE_BYTES_MAX;
@@ -37,14 +38,24 @@ impl Bringing {
 impl Controller {
     /// Sends the document to each node that was heard and has an older one, until its log says that it has this one.
     pub(super) fn bring_trust(&self, now: Now) {
+        if matches!(self.role, Role::Leader(_)) {
+            for node in self.projection.heard_lately(now) {
+                self.bring_trust_to(node);
+            }
+        }
+    }
+
+    /// Sends the document to a node if it has an older one, and says whether it did.
+    pub(super) fn bring_trust_to(&self, node: &NodeId) -> bool {
         let Bringing { version, envelope } = &self.bringing;
-        if !matches!(self.role, Role::Leader(_)) || envelope.len() > ENVELOPE_BYTES_MAX {
-            return;
+        let trust = self.projection.node(node).and_then(|node| node.head().trust.as_ref());
+        let is_behind = trust.is_some_and(|trust| trust.version < *version);
+        if !is_behind || envelope.len() > ENVELOPE_BYTES_MAX {
+            return false;
         }
-        for node in self.projection.trust_behind(*version, now) {
-            let Ok(to) = Callee::node(node) else { continue };
-            let subject = Subject::Call { fleet: self.setup.fleet.clone(), to };
-            self.say(Saying::Tell(subject, envelope.clone()));
-        }
+        let Ok(to) = Callee::node(node.clone()) else { return false };
+        let subject = Subject::Call { fleet: self.setup.fleet.clone(), to };
+        self.say(Saying::Tell(subject, envelope.clone()));
+        true
     }
 }

@@ -11,9 +11,10 @@ use crate::domain::event::Outcome;
 use crate::domain::id::{Generation, IntentId, NodeId, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand, Verb};
 use crate::domain::release::ReleaseId;
+use crate::domain::rollout::view::rollout_name;
 use crate::domain::rollout::{
     Command, Input, NodeReport, Observed, OnConflict, Opening, Plan, PlanError, PlanRequest,
-    Rejection, Rollout, RolloutFact, Why,
+    Rejection, Retry, Rollout, RolloutFact, Why,
 };
 use crate::domain::text;
 use crate::domain::time::Now;
@@ -121,7 +122,8 @@ impl Controller {
         bytes: &[u8],
     ) -> Result<Word, Refused> {
         let Verified { payload: intent, actor, .. } = wish;
-        let Action::Deploy { service, generation, release, back_to, emergency } = &intent.action
+        let Action::Deploy { service, generation, release, back_to, emergency, retry } =
+            &intent.action
         else {
             return Err((Code::INTERNAL, "not a deploy".into()));
         };
@@ -140,8 +142,11 @@ impl Controller {
             is_measured(&check.probe)
                 .map_err(|why| (Code::NOT_YET, format!("rollout.check.{name}: {why}")))?;
         }
+        let retry = retry.map(|of| self.goes_on(of, (service, id), &targets)).transpose()?;
         let before = targets.iter().map(|node| (node.clone(), self.observed(node, service)));
         let before: BTreeMap<NodeId, Observed> = before.collect();
+        let away: BTreeSet<NodeId> =
+            targets.iter().filter(|node| self.projection.is_lost(node)).cloned().collect();
         let plan = Plan::new(&PlanRequest {
             intent: intent.id,
             service: service.clone(),
@@ -150,10 +155,11 @@ impl Controller {
             running: None,
             back_to,
             emergency: emergency.clone(),
-            retry: None,
+            retry,
             targets: &targets,
             roster: &self.authority.roster(),
             roster_digest: self.roster,
+            away: &away,
             parameters: &parameters,
         })
         .map_err(|why| (plan_code(&why), why.to_string()))?;
@@ -177,14 +183,41 @@ impl Controller {
         self.keep_wish(intent.id, bytes)?;
         self.make_room(now, service, intent.id, parameters.on_conflict)?;
         let event = self.record_facts(now, intent.id, service, events);
-        for node in
-            targets.iter().filter(|node| self.projection.is_lost(node)).cloned().collect::<Vec<_>>()
-        {
+        for node in away {
             let report = NodeReport::Unreachable;
             let input = Input::Node { node, event: None, report };
             drop(self.drive(now, intent.id, &input));
         }
         Ok(Word::Promised(Reply::Accepted { event }))
+    }
+
+    /// Returns what an earlier rollout of the same release has done already.
+    fn goes_on(
+        &self,
+        of: IntentId,
+        (service, release): (&ServiceId, ReleaseId),
+        targets: &BTreeSet<NodeId>,
+    ) -> Result<Retry, Refused> {
+        let name = rollout_name(of);
+        let state = self.rollouts.all.get(&of).and_then(|driven| driven.story.state());
+        let is_it = |state: &&Rollout| state.plan().service == *service;
+        let Some(state) = state.filter(is_it) else {
+            return Err((
+                Code::NO_SUCH_ROLLOUT,
+                format!("there is no rollout {name} of {service}"),
+            ));
+        };
+        if state.plan().release != release {
+            let why = format!("{name} was about another release than this");
+            return Err((Code::ROLLOUT_NOT_SO, why));
+        }
+        let (left, retry) = state.retry().map_err(|why| rejected(&why))?;
+        match targets.iter().find(|node| !left.contains(*node)) {
+            None => Ok(retry),
+            Some(node) => {
+                Err((Code::ROLLOUT_NOT_SO, format!("{name} left nothing to do on {node}")))
+            }
+        }
     }
 
     /// Says whether the number of a wish is higher than that of each one before.
@@ -231,16 +264,13 @@ impl Controller {
                     let input = Input::Command { intent: with, by: None, command };
                     self.drive(now, other, &input).map_err(|why| rejected(&why))?;
                 }
-                OnConflict::Reject => {
-                    let name = crate::domain::rollout::view::rollout_name(other);
+                // Whoever asked waits for the end of it and asks again: nothing is kept for those who went away.
+                OnConflict::Reject | OnConflict::Queue => {
+                    let name = rollout_name(other);
                     return Err((
                         Code::ROLLOUT_UNDER_WAY,
                         format!("{name} of {service} is under way"),
                     ));
-                }
-                OnConflict::Queue => {
-                    let why = "rollout.on_conflict = \"queue\" is known, but not in this version";
-                    return Err((Code::NOT_YET, why.into()));
                 }
             }
         }
@@ -270,7 +300,7 @@ impl Controller {
         let state =
             driven.and_then(|it| it.story.state()).filter(|it| it.plan().service == *service);
         let (Some(driven), Some(state)) = (driven, state) else {
-            let name = crate::domain::rollout::view::rollout_name(rollout);
+            let name = rollout_name(rollout);
             return Err((
                 Code::NO_SUCH_ROLLOUT,
                 format!("there is no rollout {name} of {service}"),

@@ -16,9 +16,7 @@ use crate::domain::code::Code;
 use crate::domain::id::{Generation, IntentId, NodeId};
 use crate::domain::policy::Kind;
 use crate::domain::release::Step;
-use crate::domain::rollout::{
-    Effect, Failure, Input, NodeReport, NodeState, RolloutEvent, Verdict,
-};
+use crate::domain::rollout::{Effect, Failure, Input, NodeReport, NodeState, Verdict};
 use crate::domain::time::Now;
 use crate::retry;
 use crate::wire::codec;
@@ -34,6 +32,10 @@ const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 
 /// How often an order is sent again that was taken and has no verdict: the node may have lost it with its disk.
 const REMIND: Duration = Duration::from_secs(60);
+
+/// How often an order gives way to a trust document that its node does not have yet, and for how long.
+const TRUST_FIRST: u32 = 20;
+const TRUST_PAUSE: Duration = Duration::from_millis(200);
 
 /// How soon a leader whose term was refused tries a higher one.
 const RISE_AGAIN: Duration = Duration::from_secs(2);
@@ -165,7 +167,14 @@ impl Controller {
                 Effect::Order { node, step, wave } => {
                     wanted.insert((node, step), wave);
                 }
-                Effect::Ended { .. } => wanted = self.convergence(intent),
+                Effect::Ended { state, .. } => {
+                    wanted = self.convergence(intent);
+                    if state == Verdict::Succeeded {
+                        // Never the first to try something.
+                        let late = self.late(intent).into_iter();
+                        wanted.extend(late.map(|node| ((node, Step::Apply), 2)));
+                    }
+                }
                 // See `checks.rs`, and the timer of the task.
                 Effect::RunCheck { .. } | Effect::WakeAt(_) => {}
             }
@@ -185,10 +194,7 @@ impl Controller {
         if last.is_none_or(|(last, _)| last != intent) {
             return wanted;
         }
-        let has_turned = self.rollouts.all.get(&intent).is_some_and(|driven| {
-            let turned = |it: &RolloutEvent| matches!(it, RolloutEvent::RollbackStarted(_));
-            driven.told().iter().any(|record| turned(&record.event))
-        });
+        let has_turned = self.rollouts.all.get(&intent).is_some_and(Driven::has_turned);
         for node in plan.targets() {
             if !matches!(state.node(node), Some(NodeState::Lost { .. })) {
                 continue;
@@ -225,6 +231,12 @@ impl Controller {
             let pause = if self.projection.is_lost(&key.1) { Some(AGAIN.1) } else { None };
             if let Some(pause) = pause {
                 self.orders.later(&key, retry::drawn(pause / 2..=pause));
+                continue;
+            }
+            // Whoever signed what it proves may be known to the newest trust alone.
+            let tries = self.orders.get(&key).map_or(0, |order| order.tries);
+            if tries <= TRUST_FIRST && self.bring_trust_to(&key.1) {
+                self.orders.later(&key, TRUST_PAUSE);
                 continue;
             }
             match self.seal_order(now, &key, wave) {

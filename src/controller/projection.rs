@@ -109,14 +109,9 @@ impl Projection {
         terms.map(|(term, _)| *term).max().unwrap_or(0)
     }
 
-    /// Returns the nodes that were heard lately and judge by an older trust document than this version.
-    pub(super) fn trust_behind(&self, version: u64, now: Now) -> Vec<NodeId> {
-        let is_behind = |known: &Known| {
-            known.node.head().trust.as_ref().is_some_and(|trust| trust.version < version)
-        };
-        let behind =
-            self.nodes.iter().filter(|(node, known)| is_behind(known) && self.is_heard(node, now));
-        behind.map(|(node, _)| node.clone()).collect()
+    /// Returns the nodes that were heard lately.
+    pub(super) fn heard_lately(&self, now: Now) -> impl Iterator<Item = &NodeId> {
+        self.nodes.keys().filter(move |node| self.is_heard(node, now))
     }
 
     /// Returns the fold of a node's log.

@@ -9,6 +9,7 @@ use crate::domain::event::Event;
 use crate::domain::id::{EventId, Generation, IntentId, NodeId, ServiceId};
 use crate::domain::release::{Phase, ReleaseFailed, Step};
 use crate::domain::rollout::{Failure, NodeReport, Plan};
+use crate::domain::time::UnixMicros;
 use crate::wire::fold;
 use crate::wire::payload::Body;
 
@@ -20,6 +21,8 @@ const PROOFS_BYTES_MAX: usize = 4 * 1024;
 struct Told {
     generation: Generation,
     reports: Vec<(EventId, NodeReport)>,
+    /// When it said the last of them that its release failed.
+    failed_at: Option<(EventId, UnixMicros)>,
     /// The envelope by which it said that it is healthy.
     healthy: Option<ByteBuf>,
 }
@@ -76,6 +79,9 @@ impl Reports {
             }
             if of >= told.generation {
                 told.reports.push((id.clone(), report.clone()));
+                if let NodeReport::Failed { .. } = report {
+                    told.failed_at = Some((id.clone(), record.at));
+                }
                 if let NodeReport::Healthy { .. } = report {
                     told.healthy = Some(envelope.clone());
                 }
@@ -90,6 +96,12 @@ impl Reports {
         told.map(|told| told.reports.clone()).unwrap_or_default()
     }
 
+    /// Returns when a node said that a release failed, by its own clock, where that was its last word of this kind.
+    pub(super) fn failed_at(&self, service: &ServiceId, event: &EventId) -> Option<UnixMicros> {
+        let (id, at) = self.by.get(&(service.clone(), event.origin.clone()))?.failed_at.as_ref()?;
+        (id == event).then_some(*at)
+    }
+
     /// Returns signed words that the release of a plan is healthy, those of its canary first, none of `node` itself.
     pub(super) fn proofs(&self, plan: &Plan, node: &NodeId) -> Vec<ByteBuf> {
         let mut room = PROOFS_BYTES_MAX;
@@ -98,8 +110,9 @@ impl Reports {
         for other in others {
             let Some(told) = self.by.get(&(plan.service.clone(), other.clone())) else { continue };
             let is_of = |(_, report): &(EventId, NodeReport)| {
-                matches!(report, NodeReport::Healthy { generation, release, .. }
-                    if *generation == plan.generation && *release == plan.release)
+                let NodeReport::Healthy { generation, release, .. } = report else { return false };
+                let is_earlier = plan.retry.is_some() && *generation < plan.generation;
+                (is_earlier || *generation == plan.generation) && *release == plan.release
             };
             let Some(word) = told.healthy.as_ref().filter(|_| told.reports.iter().any(is_of))
             else {
@@ -156,8 +169,7 @@ fn said(event: &Event) -> Option<Said> {
             generation: body.generation,
             to: body.to,
             took_ms: body.took_ms,
-            // Whether the old one went on beside the new one stands in the spec, not in this word.
-            kept_serving: false,
+            kept_serving: body.kept_serving,
         }),
         _ => return None,
     })

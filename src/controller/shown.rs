@@ -11,8 +11,9 @@ use crate::domain::code::Code;
 use crate::domain::event::Actor;
 use crate::domain::id::IntentId;
 use crate::domain::intent::{ActorKind, Verb};
-use crate::domain::rollout::ReleaseId;
 use crate::domain::rollout::view::{AsOfView, At, RolloutView, rollout_name};
+use crate::domain::rollout::{ReleaseId, RolloutEvent};
+use crate::domain::time::UnixMicros;
 use crate::head::clock;
 use crate::wire::payload::Reply;
 
@@ -37,7 +38,7 @@ pub(super) struct Watcher {
 impl Controller {
     /// Answers with all rollouts that are remembered, newest first.
     pub(super) fn list_rollouts(&self, to: Asker) {
-        let mut rows: Vec<_> = self.rollouts.all.iter().filter_map(row).collect();
+        let mut rows: Vec<_> = self.rollouts.all.iter().filter_map(|it| self.row(it)).collect();
         rows.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
         let rollouts: Vec<Value> = rows.into_iter().map(|(_, row)| row).collect();
         let document = json!({
@@ -170,22 +171,34 @@ impl Controller {
         if let Some(from) = &mut view.from {
             from.version = version(from.digest.0);
         }
+        view.generation.before = self.generation_before(&view);
         view.plan.rollback.version = view.plan.rollback.to.and_then(|to| version(to.0));
         for on in view.on.iter_mut().chain(view.on_at_end.iter_mut().flatten()) {
             on.version = version(on.digest.0);
         }
+        for link in view.why.iter_mut().filter(|link| link.at.is_none()) {
+            let event = link.event.parse().ok();
+            let said = |event| self.rollouts.reports.failed_at(&view.service, &event);
+            link.at = event.and_then(said).map(At);
+        }
         let mut value = serde_json::to_value(&view).ok()?;
         if let Value::Object(object) = &mut value {
             if let Some(by) = view.asked.by.as_ref() {
-                object["asked"]["by"] = json!({
-                    "kind": by.kind, "name": by.name, "note": by.note,
-                    "key": by.key.map(|key| format!("k-{}", &key.to_string()[..8])),
-                });
+                object["asked"]["by"] = by_json(by);
             }
             object.insert("id".to_owned(), json!(rollout.to_string()));
             object.insert("facts".to_owned(), json!(driven.told().len()));
         }
         Some(value)
+    }
+
+    /// Returns the generation that the last rollout before this one left behind.
+    fn generation_before(&self, view: &RolloutView) -> Option<u64> {
+        let all = self.rollouts.of_service(&view.service);
+        let earlier = all.iter().filter(|(_, it)| it.plan().generation.0 < view.generation.asked);
+        let (intent, state) = earlier.max_by_key(|(_, state)| state.plan().generation)?;
+        let has_turned = self.rollouts.all.get(intent)?.has_turned();
+        Some(state.plan().generation.0.saturating_add(u64::from(has_turned)))
     }
 
     /// Returns what people call a release: as a wish says it, or a node that runs it.
@@ -194,19 +207,32 @@ impl Controller {
         let told = told.filter(|(of, _)| *of == release).map(|(_, version)| version.clone()).next();
         told.or_else(|| self.projection.version_of(release)).filter(|it| !it.is_empty())
     }
+
+    /// Returns when a rollout was planned, and its line in a list.
+    fn row(&self, (intent, driven): (&IntentId, &Driven)) -> Option<(UnixMicros, Value)> {
+        let state = driven.on_disk()?;
+        let (plan, first) = (state.plan(), driven.told().first()?);
+        let RolloutEvent::Planned(planned) = &first.event else { return None };
+        let begin = first.at;
+        let release = |of: ReleaseId| json!({"digest": format!("sha256:{of}"), "version": self.version_of(of)});
+        let ended = state.verdict().and(driven.told().last()).map(|record| At(record.at));
+        let row = json!({
+            "rollout": rollout_name(*intent), "id": intent.to_string(), "service": plan.service,
+            "kind": "deploy", "state": state.state(), "exit_code": state.exit_code(),
+            "asked_at": At(begin), "ended_at": ended, "targets": plan.size(),
+            "generation": plan.generation.0, "release": format!("sha256:{}", plan.release),
+            "back_to": plan.back_to.map(|release| format!("sha256:{release}")),
+            "from": plan.back_to.map(release), "to": release(plan.release),
+            "by": planned.by.as_ref().map(by_json),
+        });
+        Some((begin, row))
+    }
 }
 
-/// Returns when a rollout was planned, and its line in a list.
-fn row((intent, driven): (&IntentId, &Driven)) -> Option<(crate::domain::time::UnixMicros, Value)> {
-    let state = driven.on_disk()?;
-    let (plan, begin) = (state.plan(), driven.told().first()?.at);
-    let ended = state.verdict().and(driven.told().last()).map(|record| At(record.at));
-    let row = json!({
-        "rollout": rollout_name(*intent), "id": intent.to_string(), "service": plan.service,
-        "kind": "deploy", "state": state.state(), "exit_code": state.exit_code(),
-        "asked_at": At(begin), "ended_at": ended, "targets": plan.size(),
-        "generation": plan.generation.0, "release": format!("sha256:{}", plan.release),
-        "back_to": plan.back_to.map(|release| format!("sha256:{release}")),
-    });
-    Some((begin, row))
+/// Returns who asked.
+fn by_json(by: &Actor) -> Value {
+    json!({
+        "kind": by.kind, "name": by.name, "note": by.note,
+        "key": by.key.map(|key| format!("k-{}", &key.to_string()[..8])),
+    })
 }

@@ -11,10 +11,11 @@ use crate::domain::id::IntentId;
 use crate::domain::intent::Action;
 use crate::domain::policy::Kind;
 use crate::domain::release::{Manifest, ReleaseId};
+use crate::domain::selector::Selector;
 use crate::head::folder::{StateFolder, write_whole};
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
-use crate::wire::payload::Intent;
+use crate::wire::payload::{Audience, Intent};
 
 /// Wishes that are kept, those of open rollouts among them.
 pub(super) const WISHES_MAX: usize = 256;
@@ -69,12 +70,24 @@ impl Wishes {
     }
 }
 
+/// Returns a wish that was verified before.
+fn intent_in(wish: &[u8]) -> Option<Intent> {
+    let sealed = envelope::read(wish, ENVELOPE_BYTES_MAX).ok()?;
+    codec::decode(sealed.unverified_payload()).ok().filter(|_| sealed.kind() == Kind::Intent)
+}
+
+/// Returns which nodes a wish that was verified before is about.
+pub(super) fn selection_in(wish: &[u8]) -> Option<Selector> {
+    match intent_in(wish)?.audience {
+        Audience::Select { selector, .. } => selector.parse().ok(),
+        Audience::Nodes(nodes) => Some(Selector::nodes(&nodes)),
+        Audience::All => None,
+    }
+}
+
 /// Returns the manifest in a wish that was verified before.
 pub(super) fn manifest_in(wish: &[u8]) -> Option<(ReleaseId, Manifest)> {
-    let sealed = envelope::read(wish, ENVELOPE_BYTES_MAX).ok()?;
-    let intent: Intent = codec::decode(sealed.unverified_payload())
-        .ok()
-        .filter(|_| sealed.kind() == Kind::Intent)?;
+    let intent = intent_in(wish)?;
     let Action::Deploy { release, .. } = &intent.action else { return None };
     Some((ReleaseId::of(release), codec::decode(release).ok()?))
 }

@@ -69,6 +69,9 @@ pub enum Action {
         back_to: Option<ReleaseId>,
         /// Why it may pass canary and waves, when it may.
         emergency: Option<String>,
+        /// The earlier rollout of the same release that it goes on with: what passed there is not done again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry: Option<IntentId>,
     },
     /// Take a service from the node, and keep it so.
     Remove {

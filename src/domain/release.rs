@@ -267,6 +267,9 @@ pub struct ReleaseReturned {
     pub to: Option<ReleaseId>,
     /// From the failure or the wish, in milliseconds.
     pub took_ms: u64,
+    /// Whether what runs now is what ran before the release: it never stopped serving.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept_serving: bool,
 }
 
 /// Body of `release.refused`: a verified order was not taken. Nothing has changed.

@@ -234,6 +234,7 @@ impl EmulatedNode {
                 Reply::Range { epoch: head.epoch, first, rows, head }
             }
             Ask::Outcome { .. }
+            | Ask::Config { .. }
             | Ask::Logs { .. }
             | Ask::Fleet
             | Ask::Rollouts

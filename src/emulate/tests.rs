@@ -102,7 +102,14 @@ fn deploy(now: Now) -> Vec<u8> {
         exp: now.at.plus_ms(60_000),
         fleet: fleet(),
         mode: Mode::Desired,
-        action: Action::Deploy { service, generation, release, back_to: None, emergency: None },
+        action: Action::Deploy {
+            service,
+            generation,
+            release,
+            back_to: None,
+            emergency: None,
+            retry: None,
+        },
         audience: Audience::Nodes(vec![name()]),
         note: String::new(),
     };

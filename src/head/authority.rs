@@ -413,6 +413,7 @@ fn verb_of(ask: &Ask) -> (Verb, Option<&crate::domain::id::ServiceId>) {
         Ask::Ping | Ask::Status | Ask::Fleet | Ask::Rollouts | Ask::Rollout { .. } => {
             (Verb::Status, None)
         }
+        Ask::Config { service } => (Verb::Status, Some(service)),
         Ask::Logs { service, .. } => (Verb::Logs, Some(service)),
         // Whether the wish itself may be read is for the controller, which knows its service.
         Ask::Wish { .. }

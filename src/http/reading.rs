@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::problem::Problem;
+use super::rollouts::rows;
 use super::serve::Shared;
 use crate::cli::error::CliError;
 use crate::cli::json;
@@ -62,7 +63,8 @@ pub(super) async fn status(
     let mut parameters = Parameters::read(query.as_deref())?;
     let selector: Option<Selector> = parameters.parsed("selector", Code::BAD_SELECTOR)?;
     parameters.end()?;
-    Ok(shown(&fleet(&shared.access).await?, selector.as_ref(), false))
+    let rollouts = rows(&shared.access).await?;
+    Ok(shown(&fleet(&shared.access).await?, &rollouts, selector.as_ref(), false))
 }
 
 /// `GET /v1/nodes/{node}`.
@@ -76,15 +78,20 @@ pub(super) async fn node(
     fleet.nodes.retain(|known| known.node.as_str() == node);
     match fleet.nodes.is_empty() {
         true => Err(Problem::new(Code::NO_SUCH_NODE, "there is no such node in this fleet")),
-        false => Ok(shown(&fleet, None, true)),
+        false => Ok(shown(&fleet, &rows(&shared.access).await?, None, true)),
     }
 }
 
 /// Shows a fleet, or the one node of it that was named.
-fn shown(fleet: &FleetStatus, selector: Option<&Selector>, named: bool) -> Response {
+fn shown(
+    fleet: &FleetStatus,
+    rollouts: &[Value],
+    selector: Option<&Selector>,
+    named: bool,
+) -> Response {
     let (nodes, missing) = divided(fleet);
     let view = View { nodes: &nodes, missing: &missing, selector, named, in_fleet: true };
-    json_response(StatusCode::OK, &fleet_json(fleet, &view, time::now()))
+    json_response(StatusCode::OK, &fleet_json(fleet, rollouts, &view, time::now()))
 }
 
 /// Divides a fleet into what its nodes say and those of whom nothing is heard.

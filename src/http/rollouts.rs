@@ -367,10 +367,7 @@ async fn is_heard_of(access: &Access, rollout: &str) -> Result<(), Problem> {
 /// Makes a wish of what is asked.
 async fn intent_of(access: &Access, deploy: Deploy) -> Result<(Mode, Action, Audience), Problem> {
     let trust = trust_of(access)?;
-    let rows = match document(access, Ask::Rollouts, TASK_WITHIN).await?["rollouts"].take() {
-        Value::Array(rows) => rows,
-        _ => Vec::new(),
-    };
+    let rows = rows(access).await?;
     let service = deploy.service.clone();
     let select = deploy.select.as_deref().map(str::parse::<Selector>).transpose();
     let select = select.map_err(|error| CliError::from_error(Code::BAD_SELECTOR, &error))?;
@@ -390,7 +387,8 @@ async fn intent_of(access: &Access, deploy: Deploy) -> Result<(Mode, Action, Aud
     let known = Known::of(&service, &nodes, (&rows, &fleet(access).await?));
     let back_to = known.good.iter().copied().find(|good| *good != release);
     let generation = known.next;
-    let action = Action::Deploy { service, generation, release: bytes, back_to, emergency: None };
+    let (emergency, retry) = (None, None);
+    let action = Action::Deploy { service, generation, release: bytes, back_to, emergency, retry };
     let audience = Audience::Select { selector: select.to_string(), roster: trust.roster_digest() };
     Ok((Mode::Desired, action, audience))
 }
@@ -470,6 +468,14 @@ async fn view(
     let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
     let ask = Ask::Rollout { name: name.to_owned(), seen, wait_ms };
     document(access, ask, TASK_WITHIN + wait).await
+}
+
+/// Returns the rollouts that are remembered, the last one first.
+pub(super) async fn rows(access: &Access) -> Result<Vec<Value>, Problem> {
+    match document(access, Ask::Rollouts, TASK_WITHIN).await?["rollouts"].take() {
+        Value::Array(rows) => Ok(rows),
+        _ => Ok(Vec::new()),
+    }
 }
 
 async fn document(access: &Access, ask: Ask, within: Duration) -> Result<Value, Problem> {

@@ -381,7 +381,7 @@ fn told(id: IntentId, status: StatusCode, result: &Value) -> Response {
 fn refused_by_all(verdicts: &Verdicts) -> Option<Problem> {
     let mut refusals = verdicts.nodes.iter().map(|(node, verdict)| match verdict {
         Verdict::Refused(error) => Some((node, error)),
-        Verdict::Accepted(_) | Verdict::Ended(..) | Verdict::Silent => None,
+        Verdict::Accepted(_) | Verdict::Ended(..) | Verdict::Silent | Verdict::NotStarted => None,
     });
     let (node, first) = refusals.next()??;
     let is_alike =

@@ -106,6 +106,11 @@ pub enum Ask {
     Ping,
     /// What runs, what not, why.
     Status,
+    /// The values of a service's configuration that somebody set, and where, as its files and its release are.
+    Config {
+        /// Which service.
+        service: ServiceId,
+    },
     /// The end of a service's log.
     Logs {
         /// Which service.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::time::sleep;
 
 use super::reading::{Printer, Since};
@@ -59,7 +60,11 @@ pub(super) async fn ask(client: &mut Client) -> Result<Option<FleetStatus>, CliE
 }
 
 /// Prints the fleet. A question was answered, whatever the answer is.
-pub(super) fn print(fleet: &FleetStatus, out: Out) -> Result<ExitCode, CliError> {
+pub(super) fn print(
+    fleet: &FleetStatus,
+    rollouts: &[Value],
+    out: Out,
+) -> Result<ExitCode, CliError> {
     let now = time::now();
     let nodes: Vec<NodeStatus> = fleet
         .nodes
@@ -72,8 +77,8 @@ pub(super) fn print(fleet: &FleetStatus, out: Out) -> Result<ExitCode, CliError>
         fleet.nodes.iter().filter(lost).map(|node| node.node.clone()).collect();
     let view = View { nodes: &nodes, missing: &missing, in_fleet: true, ..View::default() };
     match out.form {
-        Output::Text => out.data(&fleet_text(fleet, now, width())),
-        Output::Json => out.line(&json::pretty(&fleet_json(fleet, &view, now))),
+        Output::Text => out.data(&fleet_text(fleet, rollouts, now, width())),
+        Output::Json => out.line(&json::pretty(&fleet_json(fleet, rollouts, &view, now))),
         Output::Jsonl => out.data(&status_jsonl(&view)),
         Output::Cloudevents => {
             return Err(CliError::new(Code::USAGE, "only events have the form cloudevents"));
@@ -93,9 +98,9 @@ pub(super) fn is_of_controller(context: &Context, since: &Since) -> bool {
 }
 
 /// A run of the stream.
-struct Page {
-    events: Vec<(EventId, EventRecord)>,
-    head: EventId,
+pub(super) struct Page {
+    pub(super) events: Vec<(EventId, EventRecord)>,
+    pub(super) head: EventId,
     /// So many of the first may have been given out before.
     again: u32,
 }
@@ -163,7 +168,7 @@ pub(super) async fn events(
 }
 
 /// Reads a page of the controller that the cursor is of, or of the first that answers.
-async fn read(
+pub(super) async fn read(
     client: &mut Client,
     after: Option<EventId>,
     wait_ms: u32,

@@ -1,5 +1,7 @@
 //! Where a service is when its node was not named: on this machine, else on the one other node of the fleet that has it.
 
+use std::collections::BTreeSet;
+
 use tokio::time::timeout;
 
 use super::status::{NODES_WITHIN, gather};
@@ -12,6 +14,9 @@ use crate::cli::out::Out;
 use crate::cli::selector::Selector;
 use crate::domain::code::Code;
 use crate::domain::id::{NodeId, ServiceId};
+use crate::domain::selector::{Roster, SelectError, Selector as NodeSelector};
+use crate::head::keyfile::load_trust;
+use crate::wire::payload::Trust;
 use crate::wire::status::NodeStatus;
 
 /// Returns the node that a selector names, or else the one on which the service was found; `None` is this machine.
@@ -47,6 +52,62 @@ pub(super) async fn of(
                 .next(format!("smgr {verb} {service}@{}", names[0])))
         }
     }
+}
+
+/// Returns the selected nodes of the fleet that have a service, and those of which no controller can say.
+///
+/// # Errors
+/// When there is none, or nobody can be asked.
+pub(super) async fn selected(
+    context: &Context,
+    service: &ServiceId,
+    select: &NodeSelector,
+) -> Result<Vec<NodeId>, CliError> {
+    let (trust, _) =
+        load_trust(&context.folder).map_err(|error| crate::cli::wish::from_keys(&error))?;
+    let nodes = matching(&trust, select)?;
+    let mut client = Client::of_controllers(context).await?.ok_or_else(no_fleet)?;
+    let fleet = super::fleet::ask(&mut client).await?;
+    let known = fleet.as_ref().map_or(&[][..], |fleet| &fleet.nodes);
+    let lacks = |node: &NodeId| {
+        let status = known.iter().find(|it| it.node == *node).and_then(|it| it.status.as_deref());
+        status.is_some_and(|status| !has(status, service))
+    };
+    let nodes: Vec<NodeId> = nodes.into_iter().filter(|node| !lacks(node)).collect();
+    match nodes.is_empty() {
+        true => Err(CliError::new(
+            Code::NO_SUCH_SERVICE,
+            format!("no node of `{select}` has a service called {service}"),
+        )
+        .next("smgr status")),
+        false => Ok(nodes),
+    }
+}
+
+/// Returns the nodes of the roster that a selection means.
+///
+/// # Errors
+/// When it means none, or names one that there is not.
+pub(super) fn matching(trust: &Trust, select: &NodeSelector) -> Result<BTreeSet<NodeId>, CliError> {
+    let roster: Roster =
+        trust.nodes.iter().map(|it| (it.node.clone(), it.labels.clone())).collect();
+    select.select(&roster).map_err(|error| match error {
+        SelectError::NothingMatches { .. } => CliError::from_error(Code::EMPTY_SELECTION, &error)
+            .hint("see the nodes and their labels: smgr status -o json"),
+        SelectError::NoSuchNode(_) => CliError::from_error(Code::NO_SUCH_NODE, &error),
+    })
+}
+
+/// Refuses a selection where a node is named as well.
+pub(super) fn named_and_selected() -> CliError {
+    let why = "a node is named, and --select selects nodes: say one of them";
+    CliError::new(Code::USAGE, why)
+}
+
+/// Refuses a selection where there is nothing to select from.
+pub(super) fn no_fleet() -> CliError {
+    let why = "this machine belongs to no fleet with a controller, so nothing can be selected";
+    CliError::new(Code::NO_LEADER, why).hint("for this node alone leave out --select")
 }
 
 async fn is_here(context: &Context, service: &ServiceId) -> bool {

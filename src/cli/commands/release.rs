@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::service::{wish, wish_after};
 use super::{place, rollout};
 use crate::agent::release::Releases;
-use crate::cli::args::{Deploy, Waiting};
+use crate::cli::args::{Deploy, Planned, Waiting};
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
@@ -44,6 +44,7 @@ pub(super) async fn deploy(
             select: args.select,
             back_to: None,
             emergency: args.emergency,
+            retry: None,
         };
         return rollout::deploy(context, client, wanted, args.waiting, out).await;
     }
@@ -59,9 +60,38 @@ pub(super) async fn deploy(
         release: bytes,
         back_to: None,
         emergency: None,
+        retry: None,
     };
     let before = before(known.as_ref());
     wish_after(context, &whom, action, before.as_deref(), args.waiting, out).await
+}
+
+/// Shows what a deploy over the fleet would do.
+pub(super) async fn plan(
+    context: &Context,
+    planned: Planned,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let Planned { services, file, artifact, release_version, set, select, emergency } = planned;
+    let ([service], Some(file)) = (&services[..], file) else {
+        return Err(CliError::new(Code::USAGE, "a spec is of one service: name it")
+            .hint("smgr plan web -f web.toml"));
+    };
+    let service = Selector::service(service.clone());
+    let waiting = Waiting::default();
+    let args = Deploy { service, file, artifact, release_version, set, select, emergency, waiting };
+    let client = fleet(context, &args.service, args.select.as_ref()).await?;
+    let client = client.ok_or_else(place::no_fleet)?;
+    let manifest = manifest(&args.service.service, &args).await?;
+    let wanted = rollout::Wanted {
+        service: args.service.service,
+        manifest,
+        select: args.select,
+        back_to: None,
+        emergency: args.emergency,
+        retry: None,
+    };
+    rollout::plan(context, client, wanted, out).await
 }
 
 /// Lets a service of this node run from the release that was good before the present one.
@@ -104,6 +134,7 @@ pub(super) async fn rollback(
         release: bytes,
         back_to: None,
         emergency: None,
+        retry: None,
     };
     let before = before(known.as_ref());
     wish_after(context, &whom, action, before.as_deref(), waiting, out).await
@@ -174,18 +205,11 @@ async fn fleet(
 ) -> Result<Option<Client>, CliError> {
     let is_one = service.node.is_some() || !context.global.nodes.is_empty();
     match (is_one, select) {
-        (true, Some(_)) => {
-            let why = "a node is named, and --select selects nodes: say one of them";
-            Err(CliError::new(Code::USAGE, why))
-        }
+        (true, Some(_)) => Err(place::named_and_selected()),
         (true, None) => Ok(None),
         (false, None) if !context.folder.trust().exists() => Ok(None),
         (false, _) => match (Client::of_controllers(context).await?, select) {
-            (None, Some(_)) => Err(CliError::new(
-                Code::NO_LEADER,
-                "this machine belongs to no fleet with a controller, so nothing can be selected",
-            )
-            .hint("for this node alone leave out --select")),
+            (None, Some(_)) => Err(place::no_fleet()),
             (client, _) => Ok(client),
         },
     }
@@ -344,8 +368,14 @@ mod tests {
     fn a_release_that_was_left_is_named_with_what_runs_again() {
         let (service, generation) = ("web".parse().unwrap(), Generation(2));
         let release = b"not a manifest".to_vec();
-        let action =
-            Action::Deploy { service, generation, release, back_to: None, emergency: None };
+        let action = Action::Deploy {
+            service,
+            generation,
+            release,
+            back_to: None,
+            emergency: None,
+            retry: None,
+        };
         let error = CliError::new(Code::RELEASE_RETURNED, "it ended before it was ready (exit 1)");
         let error = told(error, &action, Some("1.0 (4f1c9a7b)"));
         assert_eq!(error.what, "web a4444be7: it ended before it was ready (exit 1)");

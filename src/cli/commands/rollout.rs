@@ -1,50 +1,48 @@
 //! Rollouts: a signed wish for the controllers, the way to its end, and what people say of it meanwhile.
 
-use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout_at};
+mod ahead;
+mod tails;
+mod watch;
 
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::place;
 use crate::cli::args::{RolloutArgs, Waiting};
-use crate::cli::client::{Client, Whom};
+use crate::cli::client::Client;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::follow::cri;
-use crate::cli::interrupt::Interrupts;
 use crate::cli::out::Out;
-use crate::cli::screen::rollout::{Progress, detached_text, list_text, rollout_text};
-use crate::cli::time::{instant, now};
+use crate::cli::screen::rollout::{detached_text, list_text, rollout_text};
 use crate::config;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{Generation, IntentId, NodeId, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand};
 use crate::domain::release::{Manifest, ReleaseId};
 use crate::domain::rollout::view::rollout_name;
-use crate::domain::selector::{Roster, SelectError, Selector};
-use crate::domain::time::UnixMicros;
+use crate::domain::rollout::{OnConflict, Parameters};
+use crate::domain::selector::Selector;
 use crate::head::keyfile::load_trust;
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
-use crate::wire::payload::{Ask, Audience, Intent, Reply};
+use crate::wire::payload::{Ask, Audience, Intent, Reply, Trust};
 use crate::wire::status::FleetStatus;
-
-/// How long a controller is asked to wait for the next fact, in milliseconds.
-const WAIT_MS: u32 = 3_000;
-
-/// The pause before controllers are asked again of which none answered.
-const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(300);
-
-/// How many last lines of an instance that failed are shown, how many are read to find them, and how long before the
-/// start that is known they may be, in milliseconds.
-const TAIL_LINES: usize = 10;
-const READ_LINES: u32 = 500;
-const BEFORE_MS: u64 = 1_000;
+pub(super) use ahead::plan;
+use tails::{add_differences, add_tails};
+pub(crate) use watch::result;
+use watch::{Events, turn_comes, watch};
 
 /// A release for a fleet.
+#[derive(Clone)]
 pub(super) struct Wanted {
     pub(super) service: ServiceId,
     pub(super) manifest: Manifest,
     pub(super) select: Option<Selector>,
     pub(super) back_to: Option<ReleaseId>,
     pub(super) emergency: Option<String>,
+    /// The rollout that it goes on with.
+    pub(super) retry: Option<IntentId>,
 }
 
 /// Asks the controllers for a rollout, and goes with it to its end.
@@ -55,33 +53,104 @@ pub(super) async fn deploy(
     waiting: Waiting,
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    let Wanted { service, manifest, select, back_to, emergency } = wanted;
-    let bytes = codec::encode(&manifest);
-    let release = ReleaseId::of(&bytes);
-    let rollouts = config::rollouts_of(config::release_layer(release, manifest))
-        .map_err(|mistakes| crate::cli::specs::mistaken(&mistakes, "nothing was deployed"))?;
-    let select = select.or(rollouts.placement.select).unwrap_or_else(Selector::every);
-    let (trust, _) =
-        load_trust(&context.folder).map_err(|error| crate::cli::wish::from_keys(&error))?;
-    let roster: Roster =
-        trust.nodes.iter().map(|it| (it.node.clone(), it.labels.clone())).collect();
-    let nodes = select.select(&roster).map_err(|error| match error {
-        SelectError::NothingMatches { .. } => CliError::from_error(Code::EMPTY_SELECTION, &error)
-            .hint("see the nodes and their labels: smgr status -o json"),
-        SelectError::NoSuchNode(_) => CliError::from_error(Code::NO_SUCH_NODE, &error),
-    })?;
-    let known = known(&mut client, &service, &nodes.into_iter().collect::<Vec<_>>()).await?;
-    let back_to = back_to.or_else(|| known.good.iter().copied().find(|good| *good != release));
-    let action =
-        Action::Deploy { service, generation: known.next, release: bytes, back_to, emergency };
-    let audience = Audience::Select { selector: select.to_string(), roster: trust.roster_digest() };
-    let wish = client.request(action, audience)?;
-    send(&mut client, &wish).await?;
+    let (wish, events) = loop {
+        let ready = Ready::make(context, &mut client, wanted.clone()).await?;
+        let audience = Audience::Select {
+            selector: ready.select.to_string(),
+            roster: ready.trust.roster_digest(),
+        };
+        let wish = client.request(ready.action(), audience)?;
+        let events = Events::from_here(&mut client, out).await?;
+        match send(&mut client, &wish).await {
+            Ok(_) => break (wish, events),
+            Err(error) if error.code == Code::ROLLOUT_UNDER_WAY && ready.waits_its_turn() => {
+                if waiting.detach {
+                    return Err(error.hint("only a command that waits can stand in a queue"));
+                }
+                if !turn_comes(context, &mut client, &ready, out).await? {
+                    return Ok(ExitCode::StillRunning);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    };
     let name = rollout_name(wish.id);
     if waiting.detach {
         return Ok(detached(&name, wish.id, out));
     }
-    watch(context, client, name, out).await
+    watch(context, client, (name, events), out).await
+}
+
+/// A release for a fleet, with all that is known of it before it is signed.
+struct Ready {
+    service: ServiceId,
+    manifest: Manifest,
+    parameters: Parameters,
+    select: Selector,
+    nodes: BTreeSet<NodeId>,
+    trust: Trust,
+    back_to: Option<ReleaseId>,
+    emergency: Option<String>,
+    retry: Option<IntentId>,
+    next: Generation,
+    fleet: FleetStatus,
+    /// The rollouts that are remembered, the last one first.
+    rows: Vec<Value>,
+}
+
+impl Ready {
+    async fn make(
+        context: &Context,
+        client: &mut Client,
+        wanted: Wanted,
+    ) -> Result<Self, CliError> {
+        let Wanted { service, manifest, select, back_to, emergency, retry } = wanted;
+        let release = ReleaseId::of(&codec::encode(&manifest));
+        let rollouts = config::rollouts_of(config::release_layer(release, manifest.clone()))
+            .map_err(|mistakes| crate::cli::specs::mistaken(&mistakes, "nothing was deployed"))?;
+        let select = select.or(rollouts.placement.select).unwrap_or_else(Selector::every);
+        let (trust, _) =
+            load_trust(&context.folder).map_err(|error| crate::cli::wish::from_keys(&error))?;
+        let nodes = place::matching(&trust, &select)?;
+        let fleet = super::fleet::ask(client).await?.ok_or_else(no_answer)?;
+        if let Some(leader) = &fleet.leader {
+            client.prefer(leader.clone());
+        }
+        let rows = rows(client).await?;
+        let targets: Vec<NodeId> = nodes.iter().cloned().collect();
+        let known = Known::of(&service, &targets, (&rows, &fleet));
+        let back_to = back_to.or_else(|| known.good.iter().copied().find(|good| *good != release));
+        let (parameters, next) = (rollouts.parameters, known.next);
+        Ok(Self {
+            service,
+            manifest,
+            parameters,
+            select,
+            nodes,
+            trust,
+            back_to,
+            emergency,
+            retry,
+            next,
+            fleet,
+            rows,
+        })
+    }
+
+    fn waits_its_turn(&self) -> bool {
+        self.parameters.on_conflict == OnConflict::Queue
+    }
+
+    fn action(&self) -> Action {
+        Action::Deploy {
+            service: self.service.clone(),
+            generation: self.next,
+            release: codec::encode(&self.manifest),
+            back_to: self.back_to,
+            emergency: self.emergency.clone(),
+            retry: self.retry,
+        }
+    }
 }
 
 fn detached(name: &str, id: IntentId, out: Out) -> ExitCode {
@@ -129,7 +198,8 @@ pub(super) async fn rollback(
         }
     };
     let back_to = release_of(present);
-    let wanted = Wanted { service, manifest, select: Some(select), back_to, emergency: None };
+    let select = Some(select);
+    let wanted = Wanted { service, manifest, select, back_to, emergency: None, retry: None };
     deploy(context, client, wanted, waiting, out).await
 }
 
@@ -154,13 +224,16 @@ pub(super) async fn rollout(
         RolloutArgs::Show { name, exit_code } => {
             let mut view = view(&mut client, &name, (0, 0)).await?;
             add_tails(context, &mut view).await;
+            add_differences(context, &mut view).await;
             match out.is_text() {
                 true => out.data(&rollout_text(&view)),
                 false => out.json_pretty(&view),
             }
             return Ok(if exit_code { exit_of(&view) } else { ExitCode::Done });
         }
-        RolloutArgs::Watch { name } => return watch(context, client, name, out).await,
+        RolloutArgs::Watch { name } => {
+            return watch(context, client, (name, Events::wanted(out)), out).await;
+        }
         RolloutArgs::Retry { name, waiting } => {
             return retry(context, client, &name, waiting, out).await;
         }
@@ -192,50 +265,7 @@ pub(super) async fn rollout(
     Ok(ExitCode::Done)
 }
 
-/// Adds the last lines of instances that failed, as far as their nodes still have them.
-async fn add_tails(context: &Context, view: &mut Value) {
-    let Some(service) = view["service"].as_str().and_then(|name| name.parse().ok()) else { return };
-    for node in view["nodes"].as_array_mut().into_iter().flatten() {
-        let (Some(name), Some(ended)) = (node["node"].as_str(), node["ended_at"].as_str()) else {
-            continue;
-        };
-        let instance = node["failure"]["instance"].as_str().and_then(|it| it.split_once('@'));
-        let index = instance.and_then(|(slot, _)| slot.split_once('/')?.1.parse().ok());
-        let (Ok(name), Some(until), Some(index)) = (name.parse(), instant(ended, now()), index)
-        else {
-            continue;
-        };
-        let ran_ms = node["failure"]["ran_ms"].as_u64().unwrap_or_default();
-        let from = UnixMicros(until.0.saturating_sub((ran_ms + BEFORE_MS) * 1000));
-        let Some(lines) = lines_of(context, name, &service, index).await else { continue };
-        let is_its = |at: &str| instant(at, now()).is_some_and(|at| (from..=until).contains(&at));
-        let texts = lines.iter().filter_map(|line| cri(line)).filter(|(at, _)| is_its(at));
-        let texts: Vec<&str> = texts.map(|(_, text)| text).collect();
-        let last = &texts[texts.len().saturating_sub(TAIL_LINES)..];
-        node["failure"]["log_tail"] = json!(last);
-    }
-}
-
-async fn lines_of(
-    context: &Context,
-    node: NodeId,
-    service: &ServiceId,
-    index: u16,
-) -> Option<Vec<String>> {
-    let mut client = Client::connect(context, &Whom::new(context, [node])).await.ok()?;
-    let ask =
-        Ask::Logs { service: service.clone(), index: Some(index), lines: READ_LINES, wait: None };
-    let mut pending = client.ask(ask).await.ok()?;
-    let mut all = Vec::new();
-    while let Some(answer) = pending.next().await.ok()? {
-        if let Reply::Lines { lines, .. } = answer.reply {
-            all.extend(lines);
-        }
-    }
-    Some(all)
-}
-
-/// Deploys the release of a rollout again on the nodes that are not healthy on it.
+/// Goes on with a rollout that ended, on the nodes that are not healthy on its release.
 async fn retry(
     context: &Context,
     mut client: Client,
@@ -260,95 +290,9 @@ async fn retry(
         select: Some(Selector::nodes(&left)),
         back_to: None,
         emergency: None,
+        retry: Some(id_of(&view)?),
     };
     deploy(context, client, wanted, waiting, out).await
-}
-
-/// Goes with a rollout to its end.
-async fn watch(
-    context: &Context,
-    mut client: Client,
-    name: String,
-    out: Out,
-) -> Result<ExitCode, CliError> {
-    let mut interrupts = Interrupts::watch()?;
-    let deadline = context.global.timeout.map(|timeout| Instant::now() + timeout);
-    let mut progress = Progress::default();
-    let mut facts = 0;
-    loop {
-        let ask = Ask::Rollout { name: name.clone(), seen: facts, wait_ms: WAIT_MS };
-        let next = interrupts.guard(next(&mut client, &ask, deadline)).await;
-        let view = match next {
-            Err(interrupted) => {
-                out.note(&format!("{name} goes on without you: smgr rollout watch {name}"));
-                return Ok(interrupted.exit());
-            }
-            Ok(Err(Lost::Over)) => {
-                out.note(&format!("{name} is still under way: smgr rollout watch {name}"));
-                return Ok(ExitCode::StillRunning);
-            }
-            Ok(Err(Lost::Error(error))) => return Err(error),
-            Ok(Ok(view)) => view,
-        };
-        facts = view["facts"].as_u64().and_then(|it| u32::try_from(it).ok()).unwrap_or_default();
-        let news = progress.news(&view);
-        if out.is_text() && !news.is_empty() {
-            out.data(&news);
-        }
-        let exit = exit_of(&view);
-        let waits = exit == ExitCode::Waits;
-        if view["ended_at"].is_null() && !waits {
-            continue;
-        }
-        if !out.is_text() {
-            out.json(&result(&view));
-        } else if waits {
-            out.note(&format!("it waits for a person: smgr rollout show {name}"));
-        } else if exit != ExitCode::Done {
-            out.note(&format!("why: smgr rollout show {name}"));
-        }
-        return Ok(exit);
-    }
-}
-
-/// Why there is no next picture.
-enum Lost {
-    Over,
-    Error(CliError),
-}
-
-async fn next(client: &mut Client, ask: &Ask, deadline: Option<Instant>) -> Result<Value, Lost> {
-    let asked = async {
-        loop {
-            match client.ask_for_whole(ask).await {
-                Ok(Some(bytes)) => return read(&bytes).map_err(Lost::Error),
-                // A controller that has just begun may not have heard of it yet; the others have.
-                Ok(None) => {}
-                Err(error) if error.code == Code::NO_SUCH_ROLLOUT => {
-                    if matches!(ask, Ask::Rollout { seen: 0, .. }) {
-                        return Err(Lost::Error(error));
-                    }
-                }
-                Err(error) => return Err(Lost::Error(error)),
-            }
-            sleep(ASK_AGAIN).await;
-        }
-    };
-    match deadline {
-        None => asked.await,
-        Some(deadline) => timeout_at(deadline, asked).await.unwrap_or(Err(Lost::Over)),
-    }
-}
-
-/// Returns the last line of `-o jsonl`.
-pub(crate) fn result(view: &Value) -> Value {
-    let why = view["why"].as_array().and_then(|why| why.first()).map(|link| link["text"].clone());
-    json!({
-        "schema": "smgr.result.v1", "type": "result", "rollout": view["rollout"],
-        "intent": view["id"], "state": view["state"], "exit_code": view["exit_code"],
-        "changed": view["changed"], "cursor": view["as_of"]["cursor"], "why": why,
-        "answered": view["nodes"].as_array().map_or(0, Vec::len), "missing": view["unreachable"],
-    })
 }
 
 /// Sends a wish and returns whether it changed something.
@@ -375,19 +319,6 @@ pub(crate) struct Known {
     pub(crate) next: Generation,
     /// What succeeded, the last first; else what all nodes run.
     pub(crate) good: Vec<ReleaseId>,
-}
-
-async fn known(
-    client: &mut Client,
-    service: &ServiceId,
-    nodes: &[NodeId],
-) -> Result<Known, CliError> {
-    let fleet = super::fleet::ask(client).await?.ok_or_else(no_answer)?;
-    if let Some(leader) = &fleet.leader {
-        client.prefer(leader.clone());
-    }
-    let rows = rows(client).await?;
-    Ok(Known::of(service, nodes, (&rows, &fleet)))
 }
 
 impl Known {
@@ -447,7 +378,7 @@ async fn view(
 }
 
 /// Returns the rollouts that are remembered, newest first.
-async fn rows(client: &mut Client) -> Result<Vec<Value>, CliError> {
+pub(super) async fn rows(client: &mut Client) -> Result<Vec<Value>, CliError> {
     let mut document = document(client, &Ask::Rollouts).await?;
     match document["rollouts"].take() {
         Value::Array(rows) => Ok(rows),

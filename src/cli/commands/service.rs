@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Instant;
 
-use super::{place, release};
-use crate::cli::args::{Output, Targets, Waiting};
+use super::{place, ramp, release};
+use crate::cli::args::{Output, Over, Targets, Waiting};
 use crate::cli::client::{Client, Whom, is_of_fleet};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
@@ -24,6 +24,7 @@ use crate::domain::code::{Code, ExitCode};
 use crate::domain::event::Cause;
 use crate::domain::id::{ActionName, IntentId, NodeId, ServiceId};
 use crate::domain::intent::Action;
+use crate::domain::selector::Selector as NodeSelector;
 use crate::wire::payload::EventRecord;
 
 /// Does the same to each service, one after the other; the first exit code that is not 0 is that of the command.
@@ -36,6 +37,13 @@ pub(super) async fn each(
     let mut exit = ExitCode::Done;
     for selector in &targets.services {
         let service = whole_service(selector)?;
+        if let Some(select) = selection(context, selector, &targets.over)? {
+            let action = action(service);
+            let ended =
+                ramp::over(context, (select, &targets.over), action, targets.waiting, out).await?;
+            exit = if exit == ExitCode::Done { ended } else { exit };
+            continue;
+        }
         let verb = name_of(&action(service.clone()).verb());
         let whom = Whom::new(context, place::of(context, Some(selector), &verb).await?);
         let ended = wish(context, &whom, action(service), targets.waiting, out).await?;
@@ -47,9 +55,8 @@ pub(super) async fn each(
 /// Runs a declared action.
 pub(super) async fn action(
     context: &Context,
-    selector: &Selector,
-    action: ActionName,
-    params: Vec<(String, String)>,
+    (selector, over): (&Selector, &Over),
+    (action, params): (ActionName, Vec<(String, String)>),
     waiting: Waiting,
     out: Out,
 ) -> Result<ExitCode, CliError> {
@@ -59,8 +66,25 @@ pub(super) async fn action(
     if params.len() != count {
         return Err(CliError::new(Code::BAD_PARAMETER, "a parameter is given twice"));
     }
+    let action = Action::Run { service, action, params };
+    if let Some(select) = selection(context, selector, over)? {
+        return ramp::over(context, (select, over), action, waiting, out).await;
+    }
     let whom = Whom::new(context, place::of(context, Some(selector), "action run").await?);
-    wish(context, &whom, Action::Run { service, action, params }, waiting, out).await
+    wish(context, &whom, action, waiting, out).await
+}
+
+/// Returns the nodes that are selected, unless one is named.
+pub(super) fn selection<'o>(
+    context: &Context,
+    selector: &Selector,
+    over: &'o Over,
+) -> Result<Option<&'o NodeSelector>, CliError> {
+    let is_named = selector.node.is_some() || !context.global.nodes.is_empty();
+    match &over.select {
+        Some(_) if is_named => Err(place::named_and_selected()),
+        select => Ok(select.as_ref()),
+    }
 }
 
 fn whole_service(selector: &Selector) -> Result<ServiceId, CliError> {

@@ -59,7 +59,11 @@ pub(super) async fn status(
     if is_of_all && !client.controllers().is_empty() {
         let asked = super::fleet::ask(&mut client);
         match or_say(out, "waiting for a controller", asked).await? {
-            Some(fleet) => return super::fleet::print(&fleet, out),
+            Some(fleet) => {
+                // Who tells of nodes and not of rollouts tells enough.
+                let rollouts = super::rollout::rows(&mut client).await.unwrap_or_default();
+                return super::fleet::print(&fleet, &rollouts, out);
+            }
             None => out.note("controller unreachable: the nodes were asked directly"),
         }
     }

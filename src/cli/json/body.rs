@@ -241,9 +241,9 @@ fn action(action: &Action) -> Value {
             json!({"services": services.iter().map(|it| it.as_str()).collect::<Vec<_>>()})
         }
         Action::Shutdown { leave_running } => json!({"leave_running": leave_running}),
-        Action::Deploy { generation, back_to, emergency, .. } => json!({
+        Action::Deploy { generation, back_to, emergency, retry, .. } => json!({
             "generation": generation.0, "back_to": back_to.map(|it| digest(&it.0)),
-            "emergency": emergency,
+            "emergency": emergency, "retry": retry.map(|it| it.to_string()),
         }),
         Action::Rollout { rollout, command, .. } => json!({
             "rollout": rollout.to_string(), "command": command,

@@ -46,7 +46,7 @@ pub(super) fn data(event: &Event) -> Value {
         }),
         Event::ReleaseReturned(it) => json!({
             "generation": it.generation.0, "release": id(it.release), "to": it.to.map(id),
-            "took_ms": it.took_ms,
+            "took_ms": it.took_ms, "kept_serving": it.kept_serving,
         }),
         Event::ReleaseRefused(it) => json!({
             "intent": it.intent.map(full_intent), "generation": it.generation.map(|it| it.0),

@@ -47,15 +47,20 @@ pub fn plan(plan: &Plan, width: Option<u16>) -> String {
             Step::Stop => "gone: it is stopped and removed",
         };
         text.push_str(&format!("  {}  {words}\n", planned.service));
-        let mut table = Table::new(&[("", Align::Left); 3]);
-        for KeyChange { key, from, to, origin } in &planned.keys {
-            let value = |value: &Option<String>| value.as_deref().map_or("-".to_owned(), line);
-            let origin = origin.as_ref().map(numbered).unwrap_or_default();
-            table.row([format!("      {key}"), format!("{} → {}", value(from), value(to)), origin]);
-        }
-        text.extend(table.render(width).split_inclusive('\n').skip(1));
+        text.push_str(&keys_table(&planned.keys, width));
     }
     text
+}
+
+/// Renders how effective values change.
+pub fn keys_table(keys: &[KeyChange], width: Option<u16>) -> String {
+    let mut table = Table::new(&[("", Align::Left); 3]);
+    for KeyChange { key, from, to, origin } in keys {
+        let value = |value: &Option<String>| value.as_deref().map_or("-".to_owned(), line);
+        let origin = origin.as_ref().map(numbered).unwrap_or_default();
+        table.row([format!("      {key}"), format!("{} → {}", value(from), value(to)), origin]);
+    }
+    table.render(width).split_inclusive('\n').skip(1).collect()
 }
 
 fn numbered(origin: &Origin) -> String {

@@ -2,16 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
+use super::rollout::release_word;
 use super::table::{Align, Table, wrapped};
 use super::units::{age, clock, count, moment};
 use super::words::name_of;
+use crate::cli::json::fleet::lasting;
+use crate::cli::time::instant;
 use crate::cli::view::{Health, Readiness, health, readiness};
 use crate::domain::id::{NodeId, ServiceId};
+use crate::domain::text::printable;
 use crate::domain::time::UnixMicros;
 use crate::wire::status::{FleetNode, FleetStatus, InstanceStatus};
 
 /// An answer older than this says how old it is.
 const AGE_MS_UNSAID: u64 = 10_000;
+
+/// How long a rollout that ended is shown, in milliseconds.
+const NEWS_MS: u64 = 60 * 60_000;
 
 /// A service over all nodes.
 #[derive(Default)]
@@ -24,7 +33,12 @@ struct Row {
 }
 
 /// Returns the screen.
-pub fn fleet_text(fleet: &FleetStatus, now: UnixMicros, width: Option<u16>) -> String {
+pub fn fleet_text(
+    fleet: &FleetStatus,
+    rollouts: &[Value],
+    now: UnixMicros,
+    width: Option<u16>,
+) -> String {
     let ok = fleet.nodes.iter().filter(|node| node.reachable).count();
     let lost = fleet.nodes.len() - ok;
     let mut nodes = format!("{}: {ok} ok", count(fleet.nodes.len() as u64, "node"));
@@ -51,6 +65,7 @@ pub fn fleet_text(fleet: &FleetStatus, now: UnixMicros, width: Option<u16>) -> S
         text.push_str(&services_table(&services, width));
     }
     text.push_str(&nodes_table(fleet, now, width));
+    text.push_str(&rollouts_table(rollouts, now, width));
     let unwell = services.iter().find(|(_, row)| row.ready < row.all).map(|(service, _)| service);
     let more = unwell.or_else(|| services.keys().next());
     if let Some(service) = more {
@@ -111,6 +126,45 @@ fn services_table(services: &BTreeMap<ServiceId, Row>, width: Option<u16>) -> St
         ]);
     }
     table.render(width)
+}
+
+/// Shows the rollouts that are under way or ended a moment ago.
+fn rollouts_table(rollouts: &[Value], now: UnixMicros, width: Option<u16>) -> String {
+    let ended = |row: &Value| row["ended_at"].as_str().and_then(|at| instant(at, now));
+    let is_news = |row: &&&Value| ended(row).is_none_or(|at| now.ms_since(at) < NEWS_MS);
+    let rows = lasting(rollouts);
+    let rows: Vec<&&Value> = rows.iter().filter(is_news).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&[
+        ("ROLLOUT", Align::Left),
+        ("SERVICE", Align::Left),
+        ("CHANGE", Align::Left),
+        ("STATE", Align::Left),
+        ("ENDED", Align::Left),
+        ("BY", Align::Left),
+    ]);
+    for row in rows {
+        let text = |value: &Value| printable(value.as_str().unwrap_or("-")).into_owned();
+        let state = match row["exit_code"].as_u64() {
+            Some(code) if code > 0 => format!("{} (exit code {code})", text(&row["state"])),
+            _ => text(&row["state"]),
+        };
+        let from = match row["from"].is_null() {
+            true => "new".to_owned(),
+            false => release_word(&row["from"]),
+        };
+        table.row([
+            text(&row["rollout"]),
+            text(&row["service"]),
+            format!("{from} → {}", release_word(&row["to"])),
+            state,
+            ended(row).map_or("-".to_owned(), clock),
+            text(&row["by"]["name"]),
+        ]);
+    }
+    format!("\n{}", table.render(width))
 }
 
 fn nodes_table(fleet: &FleetStatus, now: UnixMicros, width: Option<u16>) -> String {

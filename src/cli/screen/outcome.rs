@@ -1,5 +1,7 @@
 //! What was done, in lines. What was not done is an error, and is told as one.
 
+use std::time::Duration;
+
 use super::release::of_manifest;
 use super::table::cut;
 use super::units::span;
@@ -36,7 +38,8 @@ impl Act<'_> {
                 Verdict::Ended(Outcome::Failed { .. } | Outcome::Unknown { .. }, _)
                 | Verdict::Accepted(_)
                 | Verdict::Refused(_)
-                | Verdict::Silent => false,
+                | Verdict::Silent
+                | Verdict::NotStarted => false,
             })
         };
         let (changed, same) = (of(true), of(false));
@@ -92,6 +95,29 @@ impl Act<'_> {
             }
         }
     }
+}
+
+/// Returns the last line about a wish for many nodes: on how many it was done, and on which not.
+pub fn ramp_text(action: &Action, verdicts: &Verdicts, took: Duration) -> String {
+    let all = verdicts.nodes.len();
+    let done = |it: &Verdict| matches!(it, Verdict::Ended(Outcome::Done { .. }, _));
+    let taken = |it: &Verdict| matches!(it, Verdict::Accepted(_));
+    let not_so =
+        |it: &Verdict| !done(it) && !taken(it) && !it.is_silent() && *it != Verdict::NotStarted;
+    let took = span(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    let mut parts =
+        vec![format!("done on {} of {all} nodes in {took}", verdicts.nodes_that(done).len())];
+    let mut add = |nodes: Vec<&NodeId>, what: &str| {
+        if !nodes.is_empty() {
+            let names: Vec<&str> = nodes.iter().map(|node| node.as_str()).collect();
+            parts.push(format!("{what} {}", names.join(" ")));
+        }
+    };
+    add(verdicts.nodes_that(taken), "accepted by");
+    add(verdicts.nodes_that(not_so), "not as asked on");
+    add(verdicts.silent(), "no answer from");
+    add(verdicts.nodes_that(|it| *it == Verdict::NotStarted), "not started on");
+    format!("{}: {}\n", wish(action), parts.join("; "))
 }
 
 /// Returns `restart web`.
@@ -179,8 +205,14 @@ mod tests {
         }
         let service = "web".parse().unwrap();
         let (generation, release) = (Generation(2), b"not a manifest".to_vec());
-        let deploy =
-            Action::Deploy { service, generation, release, back_to: None, emergency: None };
+        let deploy = Action::Deploy {
+            service,
+            generation,
+            release,
+            back_to: None,
+            emergency: None,
+            retry: None,
+        };
         assert_eq!(
             text(&deploy, &[("n1", done(true))], &[], 3_500),
             "web runs a4444be7 in 3.5s; before: 1.0 (4f1c9a7b)\n"

@@ -128,6 +128,7 @@ pub fn rollout_text(view: &Value) -> String {
             format!("{at:<13} {place}{}{origin}   {}", word(&link["text"]), word(&link["event"]));
         line(&mut text, &told);
     }
+    text.push_str(&different(view));
     text.push_str("\nWAVES\n");
     for wave in list(&view["waves"]) {
         let number = wave["wave"].as_u64().unwrap_or_default();
@@ -156,7 +157,67 @@ pub fn rollout_text(view: &Value) -> String {
     text
 }
 
+/// Returns what is set otherwise where it failed.
+fn different(view: &Value) -> String {
+    let mut text = String::new();
+    for node in list(&view["nodes"]) {
+        let differences = list(&node["failure"]["differences"]);
+        if differences.is_empty() {
+            continue;
+        }
+        let (here, there) = (word(&node["node"]), word(&node["failure"]["differs_from"]));
+        let other = list(&view["nodes"]).iter().find(|it| it["node"] == there);
+        let is_proof = other.is_some_and(|it| !it["healthy_at"].is_null());
+        let whose = match is_proof {
+            true => format!(", where {} became healthy", release_word(&view["to"])),
+            false => String::new(),
+        };
+        writeln!(text, "\nDIFFERENT ON {here}   (against {there}{whose})")
+            .expect("writing to a text never fails");
+        for it in differences {
+            let value = |value: &Value| match value.is_null() {
+                true => "-".to_owned(),
+                false => printable(&value.to_string()).into_owned(),
+            };
+            let places = [(here, "here", "here_origin"), (there, "there", "there_origin")];
+            for (node, of, origin) in places {
+                let key = if of == "here" { word(&it["key"]) } else { "" };
+                let (said, origin) = (value(&it[of]), origin_words(&it[origin]));
+                line(&mut text, &format!("{key:<16} {node:<6} {said}   {origin}"));
+            }
+        }
+    }
+    text
+}
+
+fn origin_words(origin: &Value) -> String {
+    let release =
+        origin["release"].as_str().map(|it| format!("release {it}, ")).unwrap_or_default();
+    let place = match (origin["file"].as_str(), origin["line"].as_u64()) {
+        (Some(file), Some(at)) => format!("{}:{at}", printable(file)),
+        (Some(file), None) => printable(file).into_owned(),
+        (None, _) => word(&origin["event"]).to_owned(),
+    };
+    format!("{release}{place}   layer {}", spoken(word(&origin["layer"])))
+}
+
+/// Returns the waves of a plan, by name.
+pub fn plan_waves(view: &Value) -> String {
+    let mut text = String::new();
+    for wave in list(&view["plan"]["waves"]) {
+        let number = wave["wave"].as_u64().unwrap_or_default();
+        let kind = word(&wave["kind"]);
+        line(&mut text, &format!("{number} {kind:<9} {}", words(list(&wave["nodes"]))));
+    }
+    text
+}
+
 fn head(view: &Value) -> String {
+    format!("{}  {}", word(&view["rollout"]), change(view))
+}
+
+/// Returns what changes where, and whether there is a way back.
+pub fn change(view: &Value) -> String {
     let from = match view["from"].is_null() {
         true => "new".to_owned(),
         false => release(&view["from"]["digest"], &view["from"]["version"]),
@@ -169,8 +230,8 @@ fn head(view: &Value) -> String {
         true => format!("back to {} if it fails", release(&back["to"], &back["version"])),
         false => format!("no way back: {}", word(&back["reason"])),
     };
-    let (name, service) = (word(&view["rollout"]), word(&view["service"]));
-    format!("{name}  {service}  {from} → {to} on {nodes}   {back}\n")
+    let service = word(&view["service"]);
+    format!("{service}  {from} → {to} on {nodes}   {back}\n")
 }
 
 fn ending(view: &Value) -> String {
@@ -235,6 +296,11 @@ fn release(digest: &Value, version: &Value) -> String {
         Some(version) => printable(version).into_owned(),
         None => word(digest).strip_prefix("sha256:").unwrap_or("-").chars().take(8).collect(),
     }
+}
+
+/// Returns how people call a release `{digest, version}`.
+pub fn release_word(of: &Value) -> String {
+    release(&of["digest"], &of["version"])
 }
 
 fn spoken(word: &str) -> String {

@@ -404,6 +404,7 @@ impl Turn<'_> {
             release: trial.release,
             to: trial.back.and_then(|back| back.release),
             took_ms: self.now().ms_since(trial.since),
+            kept_serving: self.runs_since_before(service, trial.since),
         };
         let context = self.about_release(service);
         self.emit(context, Event::ReleaseReturned(body));
@@ -411,6 +412,13 @@ impl Turn<'_> {
             trial.failure.unwrap_or(Failure { why: String::new(), exit: None });
         self.execute(trial.intent, failed(Code::RELEASE_RETURNED, why, exit));
         self.promise(Act::PruneReleases { service: service.clone() });
+    }
+
+    /// Says whether each instance is still served by a process that was there at that time.
+    fn runs_since_before(&self, service: &ServiceId, at: UnixMicros) -> bool {
+        let slots = self.service(service).into_iter().flat_map(|known| known.slots());
+        let mut mains = slots.filter_map(|(_, slot)| slot.state.main()).peekable();
+        mains.peek().is_some() && mains.all(|main| main.started_at < at)
     }
 
     /// Writes down that a release failed, and begins the return where there is one.

@@ -67,6 +67,7 @@ pub(crate) fn events() -> Vec<Event> {
             release,
             to: Some(ReleaseId(Digest([0xcc; 32]))),
             took_ms: 190,
+            kept_serving: false,
         }),
         Event::ReleaseRefused(ReleaseRefused {
             intent: Some(IntentId([0x11; 16])),

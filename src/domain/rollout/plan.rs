@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::ReleaseId;
-use super::parameters::{Amount, InvalidParameters, Order, Parameters};
+use super::parameters::{Amount, InvalidParameters, OnUnreachable, Order, Parameters};
 use crate::domain::id::{Digest, Generation, IntentId, NodeId, ServiceId};
 use crate::domain::selector::Roster;
 
@@ -39,6 +39,8 @@ pub struct PlanRequest<'a> {
     pub roster: &'a Roster,
     /// The digest of the signed roster.
     pub roster_digest: Digest,
+    /// Nodes that nobody hears of: where absence is no obstacle they are no canaries, which have to tell something.
+    pub away: &'a BTreeSet<NodeId>,
     /// What the service says about its rollouts.
     pub parameters: &'a Parameters,
 }
@@ -299,6 +301,10 @@ fn waves<'a>(
         _ => 0,
     };
     if canaries > 0 {
+        if parameters.on_unreachable == OnUnreachable::Skip {
+            // A stable sort: apart from that the order stays.
+            nodes.sort_by_key(|node| request.away.contains(node));
+        }
         let rest = nodes.split_off(canaries.min(targets));
         waves.push(Wave { kind: WaveKind::Canary, nodes });
         nodes = rest;
@@ -347,7 +353,7 @@ fn takes_a_zone<'a>(
 }
 
 /// Cuts a list into batches; shares are of `targets`, and the last entry repeats.
-pub(super) fn chunks(mut nodes: Vec<NodeId>, sizes: &[Amount], targets: usize) -> Vec<Vec<NodeId>> {
+pub(crate) fn chunks(mut nodes: Vec<NodeId>, sizes: &[Amount], targets: usize) -> Vec<Vec<NodeId>> {
     let mut batches = Vec::new();
     while !nodes.is_empty() {
         let size =

@@ -61,6 +61,7 @@ pub(super) fn make(
         targets: &targets,
         roster: &roster,
         roster_digest: Digest([5; 32]),
+        away: &BTreeSet::new(),
         parameters: &parameters,
     })
     .unwrap()

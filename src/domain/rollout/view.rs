@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 
 use super::event::{RolloutEvent, Why};
 use super::plan::WaveKind;
-use super::{Amount, OnFailure, ReleaseId};
+use super::{Amount, HealthCheck, OnFailure, ReleaseId};
 use crate::domain::event::{Actor, Exit};
 use crate::domain::id::{EventId, NodeId, ServiceId};
 use crate::domain::origin::Origin;
@@ -234,6 +234,8 @@ pub struct ParametersView {
     pub progress_deadline_ms: u64,
     /// The wait after each wave.
     pub bake_time_ms: u64,
+    /// What a node has to show: `checks`, `process`, `manual`.
+    pub health_check: HealthCheck,
     /// What follows too many failures.
     pub on_failure: OnFailure,
 }

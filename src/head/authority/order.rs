@@ -181,7 +181,7 @@ impl Authority {
     /// node has to say in its own signed words that exactly this release became healthy there, and whatever else is
     /// carried has to be such a verdict too.
     fn proved(&self, order: &Order, intent: &Intent) -> Result<(), (Code, String)> {
-        let Action::Deploy { service, generation, emergency, .. } = &intent.action else {
+        let Action::Deploy { service, generation, emergency, retry, .. } = &intent.action else {
             return Ok(());
         };
         if order.wave < 2 || order.step == Step::Return || emergency.is_some() {
@@ -200,7 +200,8 @@ impl Authority {
             let origin = &record.origin;
             match told {
                 Some((of, which, is_healthy))
-                    if of == *generation
+                    // Whoever signs that it goes on with an earlier rollout lets that one's canary count.
+                    if (of == *generation || retry.is_some() && of < *generation)
                         && Some(which) == release
                         && record.service.as_ref() == Some(service) =>
                 {

@@ -183,6 +183,7 @@ mod tests {
                 release: b"manifest".to_vec(),
                 back_to: None,
                 emergency: None,
+                retry: None,
             },
             audience,
             note: String::new(),

@@ -211,6 +211,7 @@ pub(in crate::wire) fn deploy() -> Intent {
             release: codec::encode(&manifest()),
             back_to: Some(ReleaseId(Digest([0xcc; 32]))),
             emergency: None,
+            retry: None,
         },
         audience: Audience::Select {
             selector: "env=prod,role=web".to_owned(),

@@ -21,6 +21,7 @@ fn deploy(generation: u64, release: &str) -> Action {
         release: release.as_bytes().to_vec(),
         back_to: None,
         emergency: None,
+        retry: None,
     }
 }
 

@@ -94,6 +94,7 @@ fn a_stable_hash_is_the_same_at_every_rollout_and_a_shuffle_is_not() {
             targets: &targets,
             roster: &roster,
             roster_digest: Digest([5; 32]),
+            away: &BTreeSet::new(),
             parameters: &parameters,
         });
         let plan = plan.unwrap();
@@ -102,6 +103,35 @@ fn a_stable_hash_is_the_same_at_every_rollout_and_a_shuffle_is_not() {
     assert_eq!(order(Order::StableHash, 1), order(Order::StableHash, 2));
     assert_ne!(order(Order::Shuffle, 1), order(Order::Shuffle, 2));
     assert_eq!(order(Order::Shuffle, 1).1, format!("shuffle {}", IntentId([1; 16])));
+}
+
+#[test]
+fn where_absence_is_no_obstacle_the_canary_is_a_node_that_is_there() {
+    let canary = |on_unreachable, away: &[&str]| {
+        let (roster, parameters) = (roster(4), Parameters { on_unreachable, ..by_name() });
+        let targets = roster.keys().cloned().collect();
+        let plan = Plan::new(&PlanRequest {
+            intent: IntentId([9; 16]),
+            service: "web".parse().unwrap(),
+            generation: GENERATION,
+            release: NEW,
+            running: None,
+            back_to: Some(OLD),
+            emergency: None,
+            retry: None,
+            targets: &targets,
+            roster: &roster,
+            roster_digest: Digest([5; 32]),
+            away: &away.iter().map(|name| node(name)).collect(),
+            parameters: &parameters,
+        });
+        let plan = plan.unwrap();
+        assert_eq!(plan.size(), 4);
+        plan.canary()[0].to_string()
+    };
+    assert_eq!(canary(OnUnreachable::Skip, &["n1", "n2"]), "n3");
+    assert_eq!(canary(OnUnreachable::Skip, &["n1", "n2", "n3", "n4"]), "n1");
+    assert_eq!(canary(OnUnreachable::Wait, &["n1", "n2"]), "n1");
 }
 
 #[test]
@@ -142,6 +172,7 @@ fn nothing_selected_or_not_enrolled_is_no_plan() {
             targets: &targets,
             roster: &roster,
             roster_digest: Digest([5; 32]),
+            away: &BTreeSet::new(),
             parameters: &parameters,
         })
     };

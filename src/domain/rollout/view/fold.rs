@@ -321,6 +321,7 @@ fn plan_view(rollout: &Rollout, planned: &Planned) -> PlanView {
             healthy_deadline_ms: parameters.healthy_deadline_ms,
             progress_deadline_ms: parameters.progress_deadline_ms,
             bake_time_ms: parameters.bake_ms,
+            health_check: parameters.health_check,
             on_failure: parameters.on_failure,
         },
     }

@@ -56,6 +56,7 @@ fn deploy() -> Intent {
             release: b"manifest".to_vec(),
             back_to: None,
             emergency: None,
+            retry: None,
         },
         audience: Audience::Select { selector: "env=prod".to_owned(), roster: Digest([0; 32]) },
         note: String::new(),
@@ -253,6 +254,7 @@ fn no_controller_goes_beyond_the_canary_without_its_word() {
             release: b"manifest".to_vec(),
             back_to: None,
             emergency: Some("the site is down".to_owned()),
+            retry: None,
         },
         ..deploy()
     };
