@@ -5,6 +5,7 @@
 
 #![expect(
     clippy::print_stdout,
+    clippy::print_stderr,
     clippy::disallowed_methods,
     reason = "a bench prints, and looks at the clock"
 )]
@@ -13,8 +14,12 @@
 mod append;
 #[path = "figures/command.rs"]
 mod command;
+#[path = "figures/fleet.rs"]
+mod fleet;
 #[path = "figures/history.rs"]
 mod history;
+#[path = "figures/ping.rs"]
+mod ping;
 #[path = "figures/replay.rs"]
 mod replay;
 
@@ -62,6 +67,20 @@ fn main() -> anyhow::Result<()> {
         ["replay", folder] => replay::replay(Path::new(folder))?,
         ["crash-open", folder] => replay::crash_open(Path::new(folder))?,
         ["command", state, service] => command::command(Path::new(state), service)?,
+        ["ping", state, url, nodes] => {
+            ping::ping(Path::new(state), url, nodes.parse().context("a number of nodes")?)?
+        }
+        ["ingest", state, nodes, each] => {
+            let number = |text: &str| text.parse().context("a number");
+            fleet::ingest(Path::new(state), number(nodes)?, number(each)?)?
+        }
+        ["order-size", url, nodes] => {
+            fleet::order_size(url, nodes.parse().context("a number of nodes")?)?
+        }
+        ["bare-nodes", url, nodes] => {
+            ping::bare_nodes(url, nodes.parse().context("a number of nodes")?)?;
+            Vec::new()
+        }
         _ => bail!("started by scripts/bench; there is no figure {args:?}"),
     };
     figures.iter().for_each(Figure::print);

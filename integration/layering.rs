@@ -24,6 +24,12 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
         &["controller", "head", "domain", "wire", "store", "bus", "config"],
         &["rustix", "tokio"],
     ),
+    // Nodes without a process around them, for measuring a fleet: the gate and the core of an agent on a bus of their own.
+    (
+        "emulate",
+        &["emulate", "head", "domain", "wire", "store", "bus", "config"],
+        &["rustix", "tokio"],
+    ),
     ("uplink", &["uplink", "ipc", "wire", "bus", "domain"], &["rustix", "tokio"]),
     // A file of somebody else is opened without waiting for it.
     ("config", &["config", "domain"], &["toml_edit", "sha2", "rustix"]),
@@ -46,6 +52,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
             "head",
             "agent",
             "controller",
+            "emulate",
             "keeper",
             "uplink",
             "http",
@@ -78,6 +85,7 @@ const MODULES: &[&str] = &[
     "head",
     "agent",
     "controller",
+    "emulate",
     "uplink",
     "config",
     "cli",

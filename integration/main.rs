@@ -8,6 +8,7 @@ mod cli_up;
 mod compose;
 mod daemons;
 mod damage;
+mod emulate;
 mod errands;
 mod fleet;
 mod frozen;

@@ -24,5 +24,7 @@ pub mod uplink;
 
 pub mod config;
 
+pub mod emulate;
+
 pub mod cli;
 pub mod http;

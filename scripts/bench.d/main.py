@@ -7,6 +7,7 @@ import sys
 import traceback
 
 import figures
+import fleet
 import processes
 import update
 from managers import Smgr
@@ -23,6 +24,12 @@ BENCHES = {
     "replay": figures.replay,
     "replay-verified": figures.replay,
     "crash-open": figures.crash_open,
+    "ping": fleet.ping,
+    "ingest": fleet.ingest,
+    "controller-memory": fleet.controller_memory,
+    "storm": fleet.storm,
+    "order-size": fleet.order_size,
+    "deploy": fleet.deploy,
 }
 
 

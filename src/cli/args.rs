@@ -26,7 +26,7 @@ use crate::domain::signal::Signal;
 /// Verbs whose names are taken and whose function comes in a later version.
 const RESERVED: &[&str] = &[
     "diff", "hold", "release", "service", "alert", "silence", "key", "trust", "policy", "fleet",
-    "context", "emulate", "demo", "top", "web", "doctor", "schema", "man", "cancel", "enrol",
+    "context", "demo", "top", "web", "doctor", "schema", "man", "cancel", "enrol",
 ];
 
 /// A service manager for one machine or a whole fleet, with history that can be proved.
@@ -280,6 +280,31 @@ pub enum Command {
     Agent(PartArgs),
     /// Run a controller; `smgr up --nodes` and service units call this
     Controller,
+    /// Run many nodes in this process, to measure what a fleet of that size costs
+    #[command(hide = true)]
+    Emulate(Emulate),
+}
+
+/// Many nodes in one process: each has a connection, a key, a log, and the gate and the core of an agent.
+///
+/// Emulated are the processes: a service is ready as soon as it is started and does nothing. A log lies in memory, is
+/// durable at once and is gone with the process. Releases have no artifact and services no health checks. All nodes are on
+/// the bus as the same user. Keys and trust are made in the state folder, where `smgr ping`, `smgr deploy` and so on
+/// then work as ever (a folder that had more nodes trusts the others no more); controllers are set up in `fleet/` below it, to be run with `smgr controller --state`.
+#[derive(Clone, Debug, Args)]
+pub struct Emulate {
+    /// How many
+    #[arg(long = "nodes", id = "emulated_nodes", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub nodes: u32,
+    /// How many controllers to set up
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(..=8))]
+    pub controllers: u8,
+    /// Begin each log with so many events more
+    #[arg(long, value_name = "EVENTS", default_value_t = 0)]
+    pub backlog: u32,
+    /// Let all nodes together record so many events a second
+    #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
 }
 
 /// What to do with rollouts. They are named `r-9d2c4f01`, or by the beginning of that.

@@ -5,6 +5,7 @@ mod audit;
 mod config;
 mod down;
 mod edit;
+pub(super) mod emulate;
 mod files;
 mod fleet;
 mod logs;
@@ -113,7 +114,7 @@ pub async fn carry_out(
         Command::Explain { code } => topics::explain(code, out),
         Command::Completions { shell } => Ok(topics::completions(shell, out)),
         // Taken out before there is a runtime.
-        Command::Agent(_) | Command::Controller => {
+        Command::Agent(_) | Command::Controller | Command::Emulate(_) => {
             Err(CliError::new(Code::INTERNAL, "a part in a runtime"))
         }
     }

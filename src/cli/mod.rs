@@ -87,6 +87,9 @@ fn carry_out(cli: Cli) -> Result<ExitCode, CliError> {
     if let Command::Controller = &command {
         return parts::controller(&context);
     }
+    if let Command::Emulate(args) = &command {
+        return commands::emulate::run(&context, args, out);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -155,6 +155,7 @@ async fn serve(
         waiting: Vec::new(),
         receipts: BTreeMap::new(),
         ticks: 0,
+        ticked_ns: None,
         roster,
         bringing,
         wishes: Wishes::of(&folder)?,

@@ -6,7 +6,7 @@ use super::queries::refused;
 use super::task::{Controller, Promise};
 use crate::config::{self, Mistake};
 use crate::domain::code::Code;
-use crate::domain::event::{Event, Outcome};
+use crate::domain::event::Outcome;
 use crate::domain::id::{Generation, IntentId, NodeId, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand, Verb};
 use crate::domain::release::ReleaseId;
@@ -19,8 +19,8 @@ use crate::domain::text;
 use crate::domain::time::Now;
 use crate::head::authority::{Requested, Verified, Way};
 use crate::head::manifest::check_manifest;
-use crate::head::recorder::fits;
 use crate::wire::envelope::ENVELOPE_BYTES_MAX;
+use crate::wire::parts;
 use crate::wire::payload::{Intent, Reply};
 use crate::wire::subject::Inbox;
 
@@ -175,12 +175,9 @@ impl Controller {
             },
             now.at,
         );
-        let planned =
-            events.first().cloned().map(|event| RolloutFact { rollout: intent.id, event });
-        if planned.is_none_or(|fact| !fits(&Event::Rollout(Box::new(fact)))) {
-            let why =
-                format!("a plan of {} nodes does not fit an event in this version", targets.len());
-            return Err((Code::NO_PLAN, why));
+        if let Some(event) = events.first().cloned() {
+            parts::cut(RolloutFact { rollout: intent.id, event })
+                .map_err(|why| (Code::NO_PLAN, format!("over {} nodes: {why}", targets.len())))?;
         }
         self.keep_wish(intent.id, bytes)?;
         self.make_room(now, service, intent.id, parameters.on_conflict)?;

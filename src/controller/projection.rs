@@ -36,7 +36,7 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Projection {
     nodes: BTreeMap<NodeId, Known>,
-    /// When this life began: nobody is silent before that is long ago enough.
+    /// When this life began, or listened anew: nobody is silent before that is long ago enough.
     since: Now,
 }
 
@@ -82,12 +82,18 @@ impl Projection {
         known.told = Some(told);
     }
 
+    /// Gives every node the whole time anew: what was said until now may not have been taken in yet.
+    pub(super) fn listen_anew(&mut self, now: Now) {
+        self.since = now;
+    }
+
     /// Returns the nodes of which nothing was heard for too long and that were not told before, and when they were
     /// heard last; and the ones that are unreachable are told from here on.
     pub(super) fn falls_silent(&mut self, now: Now) -> Vec<(NodeId, UnixMicros)> {
         let since = self.since;
         let silent = self.nodes.iter_mut().filter(|(_, known)| {
-            !known.lost && ms_between(known.heard.unwrap_or(since), now) > SILENT_MS
+            let heard = known.heard.map_or(0, |heard| heard.mono_ns).max(since.mono_ns);
+            !known.lost && ms_between(Now { mono_ns: heard, ..since }, now) > SILENT_MS
         });
         silent
             .map(|(node, known)| {

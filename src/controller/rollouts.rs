@@ -28,6 +28,7 @@ use crate::domain::time::{Now, UnixMicros};
 use crate::head::clock;
 use crate::wire::codec;
 use crate::wire::envelope;
+use crate::wire::parts::{self, Joiner};
 use crate::wire::payload::{Ask, Audience, Body, EventRecord, PAYLOAD_VERSION, Query};
 use crate::wire::subject::{Callee, Subject};
 
@@ -61,6 +62,8 @@ pub(super) struct Driven {
 pub(super) struct Rollouts {
     pub(super) all: BTreeMap<IntentId, Driven>,
     pub(super) reports: Reports,
+    /// The facts of each controller that are on their way in pieces.
+    joiners: BTreeMap<NodeId, Joiner>,
     /// How far the own log is folded: its facts are taken in when they are made, and come again with the arrivals.
     own: Option<(EpochId, Seq)>,
 }
@@ -121,7 +124,8 @@ impl Rollouts {
             }
             self.own = Some(place);
         }
-        let RolloutFact { rollout, event } = *fact;
+        let joiner = self.joiners.entry(record.origin.clone()).or_default();
+        let Some(RolloutFact { rollout, event }) = joiner.take(*fact) else { return };
         let driven = self.all.entry(rollout).or_default();
         driven.story.take(Record { id: record.id(), at: record.at, event });
         // While this controller leads, what others wrote is not in force, and what it wrote itself may be on its way.
@@ -223,22 +227,37 @@ impl Controller {
         service: &ServiceId,
         events: Vec<RolloutEvent>,
     ) -> EventId {
-        let first = self.recorder.next();
+        let mut next = self.recorder.next();
+        let mut first = None;
         let driven = self.rollouts.all.entry(intent).or_default();
         let mut facts = Vec::with_capacity(events.len());
-        for (seq, event) in (first.0..).zip(events) {
+        for event in events {
             info!(rollout = %intent, event = event.kind(), text = event.text(), "rollout");
-            let id = self.recorder.event_id(Seq(seq));
+            let parts = match parts::cut(RolloutFact { rollout: intent, event: event.clone() }) {
+                Ok(parts) => parts,
+                Err(why) => {
+                    // A plan is looked at before it is taken, and no fact names more than its nodes.
+                    error!(%intent, %why, "a fact of a rollout fits no log");
+                    break;
+                }
+            };
+            next = Seq(next.0 + parts.len() as u64);
+            // It is one where the last of its pieces stands.
+            let id = self.recorder.event_id(Seq(next.0 - 1));
             self.rollouts.own = Some((id.epoch, id.seq));
-            driven.story.take(Record { id, at: now.at, event: event.clone() });
-            let fact = RolloutFact { rollout: intent, event };
-            facts.push((fact.context(service), Event::Rollout(Box::new(fact))));
+            first.get_or_insert(id.clone());
+            driven.story.take(Record { id, at: now.at, event });
+            let facts_of = parts.into_iter().map(|fact| {
+                let context = fact.context(service);
+                (context, Event::Rollout(Box::new(fact)))
+            });
+            facts.extend(facts_of);
         }
         driven.look();
         let count = driven.story.records().len();
         self.recorder.record(now, facts);
         self.recorder.promise(Promise::Rollout(intent, count));
-        self.recorder.event_id(first)
+        first.unwrap_or_else(|| self.recorder.event_id(next))
     }
 
     /// So many facts of a rollout are on the disk: what follows from them may be done.

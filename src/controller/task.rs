@@ -48,6 +48,9 @@ use crate::wire::subject::{Inbox, Scope, Subject, event_kind};
 /// How often what falls due without a wake is looked at: silent nodes, receipts, late facts.
 const TICK: Duration = Duration::from_secs(1);
 
+/// A pause between two ticks in which so much else was done that what nodes said meanwhile may wait still.
+const STARVED: Duration = Duration::from_secs(3);
+
 /// How many ticks lie between two heartbeats.
 const BEAT_TICKS: u64 = 5;
 
@@ -105,6 +108,8 @@ pub(super) struct Controller {
     pub(super) waiting: Vec<Waiting>,
     pub(super) receipts: BTreeMap<NodeId, EventId>,
     pub(super) ticks: u64,
+    /// When the last tick was, on the monotonic clock.
+    pub(super) ticked_ns: Option<u64>,
     /// The digest of the roster in force.
     pub(super) roster: Digest,
     /// The trust document for nodes that have an older one.
@@ -163,6 +168,10 @@ impl Controller {
     fn tick(&mut self) {
         let now = clock::now();
         self.ticks += 1;
+        let before = self.ticked_ns.replace(now.mono_ns).unwrap_or(now.mono_ns);
+        if now.mono_ns - before > STARVED.as_nanos() as u64 {
+            self.projection.listen_anew(now);
+        }
         if matches!(self.role, Role::Leader(_)) {
             for (node, last_seen) in self.projection.falls_silent(now) {
                 warn!(%node, "nothing is heard of it any more");
@@ -280,6 +289,8 @@ impl Controller {
             self.say(Saying::Tell(Subject::Event { fleet, origin, scope, kind }, live.row));
         }
         let now = clock::now();
+        // Of many facts of a rollout that were written together the last one says how far the disk is.
+        let mut kept_facts = BTreeMap::new();
         for promise in kept.promises {
             match promise {
                 Promise::Lead(term) if self.role == Role::Rising(term) => {
@@ -288,9 +299,14 @@ impl Controller {
                     self.lead_on(now, term);
                 }
                 Promise::Lead(_) => {}
-                Promise::Rollout(intent, facts) => self.rollout_kept(now, intent, facts),
+                Promise::Rollout(intent, facts) => {
+                    kept_facts.insert(intent, facts);
+                }
                 Promise::Answer(to, cause, reply) => self.reply(&to, cause, *reply),
             }
+        }
+        for (intent, facts) in kept_facts {
+            self.rollout_kept(now, intent, facts);
         }
         self.feed_own();
     }

@@ -9,6 +9,7 @@ mod order;
 mod request;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
@@ -98,10 +99,10 @@ pub struct Verified<T> {
 pub struct Authority {
     fleet: FleetId,
     node: NodeId,
-    ring: Keyring,
+    ring: Arc<Keyring>,
     revoked: Vec<Kid>,
     /// The nodes that root enrolled.
-    roster: Vec<Enrolled>,
+    roster: Arc<[Enrolled]>,
     buckets: BTreeMap<(Way, Kid), Bucket>,
     repeats: BTreeMap<Way, Repeats>,
     /// The highest time that the log knows: a clock below it is wrong.
@@ -109,10 +110,17 @@ pub struct Authority {
 }
 
 impl Authority {
-    pub fn new(fleet: FleetId, node: NodeId, ring: Keyring, revoked: Vec<Kid>) -> Self {
+    /// Makes the gate of a node. Several in one process may have one keyring.
+    pub fn new(
+        fleet: FleetId,
+        node: NodeId,
+        ring: impl Into<Arc<Keyring>>,
+        revoked: Vec<Kid>,
+    ) -> Self {
+        let ring = ring.into();
         let floor = UnixMicros::default();
         let (buckets, repeats) = (BTreeMap::new(), BTreeMap::new());
-        Self { fleet, node, ring, revoked, roster: Vec::new(), buckets, repeats, floor }
+        Self { fleet, node, ring, revoked, roster: Arc::default(), buckets, repeats, floor }
     }
 
     /// Checks a trust document that somebody brought: whoever did, it is the root key that counts.
@@ -128,9 +136,9 @@ impl Authority {
 
     /// Judges by another trust document from here on.
     pub fn renew(&mut self, ring: Keyring, trust: Trust) {
-        self.ring = ring;
+        self.ring = ring.into();
         self.revoked = trust.revoked;
-        self.roster = trust.nodes;
+        self.roster = trust.nodes.into();
     }
 
     /// Raises the time below which this machine's clock is known to be wrong.

@@ -1,7 +1,7 @@
 //! One trust envelope for a whole fleet on one machine: every member has a folder and keys of its own, and the root key
 //! in the folder of the first says which of them count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -194,9 +194,11 @@ fn next(
             nodes,
         });
     };
+    let all: BTreeMap<Digest, &TrustedKey> = keys.iter().map(|key| (key.key, key)).collect();
+    let were: BTreeSet<Digest> = before.keys.iter().map(|key| key.key).collect();
     // What a job may is what is wanted of it; one that is wanted no more may nothing.
     let kept = |known: &TrustedKey| {
-        let wanted = keys.iter().find(|key| key.key == known.key);
+        let wanted = all.get(&known.key).copied();
         match (known.class, wanted) {
             (KeyClass::Ci, Some(wanted)) => wanted.clone(),
             (KeyClass::Ci, None) => TrustedKey { grants: Vec::new(), ..known.clone() },
@@ -204,11 +206,10 @@ fn next(
         }
     };
     let mut after: Vec<_> = before.keys.iter().map(kept).collect();
-    let fresh = |key: &TrustedKey| before.keys.iter().all(|known| known.key != key.key);
-    after.extend(keys.iter().filter(|key| fresh(key)).cloned());
+    after.extend(keys.iter().filter(|key| !were.contains(&key.key)).cloned());
     let is_a_nodes = |key: &&TrustedKey| matches!(key.class, KeyClass::Node | KeyClass::Local);
     let left = before.keys.iter().filter(is_a_nodes);
-    let left = left.filter(|known| keys.iter().all(|key| key.key != known.key));
+    let left = left.filter(|known| !all.contains_key(&known.key));
     let mut revoked = before.revoked.clone();
     revoked.extend(left.filter_map(|known| Some(PublicKey::from_bytes(&known.key.0).ok()?.kid())));
     revoked.sort_unstable();

@@ -17,8 +17,8 @@ use crate::domain::policy::{Holder, Kind};
 /// The largest envelope that is read, in bytes. One frame between our processes holds it.
 pub const ENVELOPE_BYTES_MAX: usize = 64 * 1024 - 512;
 
-/// The largest trust document that is read, in bytes.
-pub const TRUST_BYTES_MAX: usize = 1024 * 1024;
+/// The largest trust document that is read, in bytes: a roster of 10,000 nodes with their keys has some 3 MB.
+pub const TRUST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// More signatures than any policy asks for.
 const SIGNATURES_MAX: usize = 4;

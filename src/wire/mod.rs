@@ -8,6 +8,7 @@ pub mod envelope;
 pub mod fold;
 mod msgpack;
 pub mod note;
+pub mod parts;
 pub mod payload;
 mod row;
 pub mod status;

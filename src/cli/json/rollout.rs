@@ -90,6 +90,9 @@ fn own(event: &RolloutEvent) -> Value {
             "then": it.then.as_str(), "no_way_back": it.no_way_back, "until": time(Some(it.until)),
             "origin": it.origin,
         }),
+        RolloutEvent::Part(it) => json!({
+            "whole": it.whole, "digest": digest(&it.digest), "part": it.part, "parts": it.parts,
+        }),
         RolloutEvent::Ended(it) => json!({
             "state": it.state.as_str(), "exit_code": it.exit_code, "changed": it.changed,
             "superseded_by": it.superseded_by.map(|intent| intent.to_string()),

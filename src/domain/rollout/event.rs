@@ -68,6 +68,8 @@ events! {
     "rollout.stopping" critical Stopping(Stopping),
     /// It is over.
     "rollout.ended" critical Ended(Ended),
+    /// A piece of a fact that is longer than one event may be.
+    "rollout.part" critical Part(RolloutPart),
 }
 
 /// What led to a fact of a rollout.
@@ -115,6 +117,26 @@ pub struct Planned {
     pub controller: NodeId,
     /// In which term.
     pub term: u64,
+}
+
+/// Body of `rollout.part`: the pieces of a fact stand one behind the other, and are that fact where the last one stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RolloutPart {
+    /// What led to the whole.
+    pub cause: Why,
+    /// The type of the whole.
+    pub whole: String,
+    /// SHA-256 over the body of the whole.
+    pub digest: Digest,
+    /// The number of this piece, from 0.
+    pub part: u16,
+    /// How many there are.
+    pub parts: u16,
+    /// A piece of the body of the whole.
+    #[serde(with = "serde_bytes")]
+    #[cfg_attr(test, schemars(with = "String", extend("contentEncoding" = "base64")))]
+    pub bytes: Vec<u8>,
 }
 
 /// Body of `rollout.approved` and `rollout.promoted`.
@@ -574,6 +596,7 @@ impl RolloutEvent {
             Self::RollbackStarted(body) => &body.cause,
             Self::Stopping(body) => &body.cause,
             Self::Ended(body) => &body.cause,
+            Self::Part(body) => &body.cause,
         }
     }
 

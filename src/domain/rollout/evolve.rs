@@ -45,7 +45,7 @@ impl Rollout {
         }
         let fact = self.facts;
         match event {
-            RolloutEvent::Planned(_) => return None,
+            RolloutEvent::Planned(_) | RolloutEvent::Part(_) => return None,
             RolloutEvent::Approved(_) => {
                 self.phase = match self.phase {
                     Phase::AwaitingApproval => Phase::Ready { runs_already: false },

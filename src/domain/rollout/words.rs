@@ -73,6 +73,9 @@ impl RolloutEvent {
             Self::Ended(body) => {
                 format!("{}, exit code {}", body.state.as_str(), body.exit_code)
             }
+            Self::Part(body) => {
+                format!("part {} of {} of `{}`", body.part + 1, body.parts, body.whole)
+            }
         }
     }
 

@@ -119,8 +119,9 @@ mod tests {
             grants: Vec::new(),
         };
         let key = |seed| crate::wire::key::Signer::from_seed(&[seed; 32]).public();
-        gate.ring.insert(key(50), holder("c1", KeyClass::Controller));
-        gate.ring.insert(key(51), holder("bob", KeyClass::Human));
+        std::sync::Arc::make_mut(&mut gate.ring)
+            .insert(key(50), holder("c1", KeyClass::Controller));
+        std::sync::Arc::make_mut(&mut gate.ring).insert(key(51), holder("bob", KeyClass::Human));
         let hears =
             |listener: &str| gate.may_hear(&"alice".parse().unwrap(), &listener.parse().unwrap());
         assert!(hears("alice") && hears("c1") && !hears("bob") && !hears("stranger"));

@@ -4,6 +4,7 @@
 //! What needs history (terms, plans, returns) is the core's to say, since it is folded from the log.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::{Authority, Open, Refusal, SKEW_MS, Signed, Verified, Way, actor_of, fits_mode};
 use crate::domain::code::Code;
@@ -51,8 +52,8 @@ impl From<Refusal> for OrderRefusal {
 
 impl Authority {
     /// Takes in which nodes root enrolled: whose word of a canary counts, and by which labels nodes are selected.
-    pub fn enrol(&mut self, nodes: Vec<Enrolled>) {
-        self.roster = nodes;
+    pub fn enrol(&mut self, nodes: impl Into<Arc<[Enrolled]>>) {
+        self.roster = nodes.into();
     }
 
     /// Checks an order and the intent inside it.

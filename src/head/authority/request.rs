@@ -154,7 +154,7 @@ mod tests {
         };
         let name = "ci".parse().unwrap();
         let holder = Holder { name, class: KeyClass::Ci, grants: vec![grant] };
-        gate.ring.insert(job().public(), holder);
+        std::sync::Arc::make_mut(&mut gate.ring).insert(job().public(), holder);
         let enrolled = |name: &str, env: &str| Enrolled {
             node: name.parse().unwrap(),
             kid: Kid([1; 16]),

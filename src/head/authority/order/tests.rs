@@ -30,7 +30,7 @@ fn fleet() -> Authority {
         [(&deployer, "ci", KeyClass::Ci, vec![grant]), (&node_key(), "n2", KeyClass::Node, vec![])]
     {
         let holder = Holder { name: name.parse().unwrap(), class, grants };
-        gate.ring.insert(signer.public(), holder);
+        std::sync::Arc::make_mut(&mut gate.ring).insert(signer.public(), holder);
     }
     let enrolled = |node: &str, kid: Kid| Enrolled {
         node: node.parse().unwrap(),
