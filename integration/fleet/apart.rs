@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::Fleet;
 use super::judge::{Evidence, judge};
@@ -116,30 +117,34 @@ impl Apart {
     fn last(&self) -> String {
         eventually("a controller answers", || {
             let ran = self.fleet.machine.smgr(&["rollout", "list", "-o", "json"]);
-            let list: serde_json::Value = serde_json::from_slice(&ran.stdout).ok()?;
+            let list: Value = serde_json::from_slice(&ran.stdout).ok()?;
             Some(list["rollouts"][0]["rollout"].as_str()?.to_owned())
         })
     }
 
+    /// Waits until every rollout has ended, each as it may; returns who did not and how it stands.
     fn all_rollouts_ended(&self) {
-        const OVER: [&str; 6] =
-            ["succeeded", "rolled_back", "rollback_failed", "stopped", "aborted", "superseded"];
-        let mut last = Default::default();
-        wait_until("no rollout is under way", || {
+        let (patience, mut last) = (Instant::now() + Duration::from_secs(90), String::new());
+        while Instant::now() < patience {
             let ran = self.fleet.machine.smgr(&["rollout", "list", "-o", "json"]);
-            let Ok(list) = serde_json::from_slice::<serde_json::Value>(&ran.stdout) else {
-                return false;
-            };
-            last = list["rollouts"].clone();
-            let all = last.as_array().cloned().unwrap_or_default();
-            !all.is_empty()
-                && all.iter().all(|it| OVER.contains(&it["state"].as_str().unwrap_or_default()))
-        });
+            let list = serde_json::from_slice::<Value>(&ran.stdout).unwrap_or_default();
+            let all = list["rollouts"].as_array().cloned().unwrap_or_default();
+            let open = all.iter().find(|it| it["ended_at"].is_null());
+            match open.and_then(|it| it["rollout"].as_str()) {
+                None if !all.is_empty() => return,
+                None => last = String::from_utf8_lossy(&ran.stderr).into_owned(),
+                Some(name) => {
+                    let ran = self.fleet.machine.smgr(&["rollout", "show", name]);
+                    last = String::from_utf8_lossy(&ran.stdout).into_owned();
+                }
+            }
+        }
+        panic!("a rollout does not end:\n{last}");
     }
 
     fn pid_if_any(&self, service: &str) -> Option<u32> {
         let ran = self.fleet.machine.smgr(&["status", service, "-o", "json"]);
-        let status: serde_json::Value = serde_json::from_slice(&ran.stdout).ok()?;
+        let status: Value = serde_json::from_slice(&ran.stdout).ok()?;
         let pid = status["instances"][0]["pid"].as_u64()?;
         u32::try_from(pid).ok().filter(|pid| *pid > 0)
     }

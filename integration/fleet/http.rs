@@ -218,9 +218,12 @@ fn what_is_asked_over_http_is_answered_as_everywhere_and_what_may_not_be_asked_i
     });
     let node = served.get("/v1/nodes/n2", &watch);
     assert_eq!((&node["schema"], &node["summary"]["nodes"]), (&json!("smgr.status.v1"), &json!(1)));
-    let history = served.get("/v1/history?node=n2&service=web", &watch);
-    assert_eq!(history["as_of"]["complete"], true, "{history}");
-    assert!(history["entries"].as_array().unwrap().iter().any(|it| it["what"] == "started"));
+    // History is what is durable at the controller, which is a commit behind what it knows.
+    wait_until("its start is history", || {
+        let history = served.get("/v1/history?node=n2&service=web", &watch);
+        assert_eq!(history["as_of"]["complete"], true, "{history}");
+        history["entries"].as_array().unwrap().iter().any(|it| it["what"] == "started")
+    });
     let metrics = served.ask("GET", "/metrics", &[], b"").body;
     let line = "smgr_instances{fleet=\"local\",node=\"n2\",service=\"web\",state=\"running\"} 1\n";
     assert!(metrics.contains(line), "{metrics}");

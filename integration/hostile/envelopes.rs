@@ -140,7 +140,7 @@ fn strangers(node: &Node) -> Vec<Case> {
         case("an event as a wish", "E0303", sealed(Kind::Event, &node.node)),
         case("an answer as a wish", "E0303", sealed(Kind::Answer, &node.node)),
         case("a beat as a wish", "E0303", sealed(Kind::Beat, &node.node)),
-        case("a trust document", "E0303", sealed(Kind::Trust, &node.operator)),
+        case("a trust document of a person", "E0304", sealed(Kind::Trust, &node.operator)),
         case("larger than any envelope", "E0301", vec![0x95; 200_000]),
         case(
             "a signed payload larger than any envelope",
@@ -276,6 +276,6 @@ fn is_done(came: &Came) -> bool {
 }
 
 #[track_caller]
-fn refused(came: &Came, code: &str, name: &str) {
+pub(super) fn refused(came: &Came, code: &str, name: &str) {
     assert_eq!(*came, Came::Refused(code.to_owned()), "{name}");
 }

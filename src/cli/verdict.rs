@@ -161,7 +161,8 @@ impl Verdicts {
     pub fn exit(&self, detach: bool) -> ExitCode {
         let worst = self.worst(detach).map_or(ExitCode::Unknown, |it| it.exit(detach));
         // "Nothing was started" is about all of them.
-        match worst == ExitCode::Unreachable && self.nodes.values().any(Verdict::is_begun) {
+        let has_begun = |it: &Verdict| it.is_begun() && it.exit(detach) != ExitCode::Unreachable;
+        match worst == ExitCode::Unreachable && self.nodes.values().any(has_begun) {
             true => ExitCode::Unknown,
             false => worst,
         }
