@@ -1,8 +1,10 @@
 //! Nodes on other machines: taken in by two messages, and let go.
 
+use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::Stdio;
+use std::thread;
 
 use serde_json::Value;
 
@@ -57,7 +59,8 @@ fn a_machine_joins_by_two_messages_is_deployed_to_and_is_let_go() {
     let fleet = open_fleet();
     let web = Machine::new();
     enrol(&fleet, &web, "web-1", &["env=prod"]);
-    web.exits(0, &["up", "-d"]);
+    let said = web.exits(0, &["up", "-d"]);
+    assert!(said.contains("node web-1 of the fleet local"), "{said}");
     wait_until("the controller knows it", || nodes(&fleet).contains(&("web-1".to_owned(), true)));
     let pongs = fleet.machine.exits(0, &["ping"]);
     assert!(pongs.contains("web-1") && pongs.contains("n1"), "{pongs}");
@@ -108,6 +111,41 @@ fn a_machine_joins_by_two_messages_is_deployed_to_and_is_let_go() {
     }
 }
 
+fn key_of_bus(request: &str) -> String {
+    let request: Value = serde_json::from_str(request).unwrap();
+    request["keys"]["bus"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn machines_that_are_taken_in_at_once_are_all_there_and_one_that_was_let_go_may_come_back() {
+    let fleet = open_fleet();
+    let machines: Vec<Machine> = (0..3).map(|_| Machine::new()).collect();
+    let ask = |(machine, n): (&Machine, u8)| {
+        tell(machine, 0, &["node", "request", "--name", &format!("m{n}")], "").0
+    };
+    let requests: Vec<String> = machines.iter().zip(1..).map(ask).collect();
+    let admit = |request: &String| tell(&fleet.machine, 0, &["node", "admit"], request).0;
+    let welcomes: Vec<String> = thread::scope(|scope| {
+        let admitting: Vec<_> = requests.iter().map(|it| scope.spawn(|| admit(it))).collect();
+        admitting.into_iter().map(|it| it.join().unwrap()).collect()
+    });
+    for (machine, welcome) in machines.iter().zip(&welcomes) {
+        tell(machine, 0, &["node", "join"], welcome);
+    }
+    fleet.machine.exits(0, &["node", "remove", "m1"]);
+    let again = admit(&requests[0]);
+    tell(&machines[0], 0, &["node", "join"], &again);
+    for machine in &machines {
+        machine.exits(0, &["up", "-d"]);
+    }
+    wait_until("all are heard", || {
+        nodes(&fleet).iter().filter(|(_, reachable)| *reachable).count() == 4
+    });
+    for machine in machines.iter().chain([&fleet.machine]) {
+        machine.exits(0, &["down"]);
+    }
+}
+
 #[test]
 fn what_is_no_request_and_no_welcome_changes_nothing() {
     let fleet = open_fleet();
@@ -117,14 +155,21 @@ fn what_is_no_request_and_no_welcome_changes_nothing() {
     assert_eq!(request, again, "keys are made once");
     let folder = || std::fs::read(fleet.machine.state().join("fleet.json")).unwrap();
     let before = folder();
+    let key = |name: &str| {
+        let request: Value = serde_json::from_str(&request).unwrap();
+        request["keys"][name].as_str().unwrap().to_owned()
+    };
+    let twice = request.replace(&key("local"), &key("node"));
     let admit = ["node", "admit"];
     for (code, what, input) in [
         (7, "nothing came", String::new()),
         (7, "not a request", "{}".to_owned()),
         (7, "not a request", "hello".to_owned()),
-        (7, "holds no keys", request.replace("\"bus\":\"U", "\"bus\":\"X")),
+        (7, "does not hold the keys", request.replace("\"bus\":\"U", "\"bus\":\"X")),
         (7, "not a request", request.replace("web-1", "../web")),
-        (6, "is a member of this fleet", request.replace("web-1", "n1")),
+        (6, "is the name of somebody", request.replace("web-1", "n1")),
+        (6, "is the name of somebody", request.replace("web-1", "root")),
+        (7, "does not hold the keys", twice),
     ] {
         let (out, err) = tell(&fleet.machine, code, &admit, &input);
         assert!(err.contains(what) && out.is_empty(), "{input}: {err}");
@@ -148,8 +193,22 @@ fn what_is_no_request_and_no_welcome_changes_nothing() {
     assert!(err.contains("trust"), "{err}");
     assert!(!web.state().join("node.json").exists() && !web.state().join("root.pub").exists());
     tell(&web, 0, &["node", "join"], &welcome);
-    let (_, err) = tell(&web, 6, &["node", "request"], "");
+    let (_, err) = tell(&web, 6, &["node", "request", "--name", "web-2"], "");
     assert!(err.contains("that of web-1"), "{err}");
+    assert_eq!(tell(&web, 0, &["node", "request"], "").0, request, "it may ask again");
+    // Labels are a later version of the trust, behind which nothing goes back.
+    let (later, _) = tell(&fleet.machine, 0, &["node", "admit", "--label", "env=prod"], &request);
+    tell(&web, 0, &["node", "join"], &later);
+    let (_, err) = tell(&web, 7, &["node", "join"], &welcome);
+    assert!(err.contains("follows version"), "{err}");
+    // A key of the bus is one user's.
+    let bus = fs::read_to_string(fleet.machine.state().join("nats.conf")).unwrap();
+    let first = bus.split("nkey: ").nth(1).unwrap().split(',').next().unwrap();
+    let third = foreign.replace("web-1", "web-3").replace(&key_of_bus(&foreign), first);
+    let (_, err) = tell(&fleet.machine, 6, &admit, &third);
+    assert!(err.contains("another node's"), "{err}");
+    let (_, err) = tell(&fleet.machine, 2, &["node", "admit", "--url", "bla"], &request);
+    assert!(err.contains("not the address of a bus"), "{err}");
 
     let alone = Machine::new();
     let (_, err) = tell(&alone, 4, &admit, &request);

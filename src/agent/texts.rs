@@ -74,7 +74,9 @@ impl Texts {
             return write_whole(&self.bundle_path(&bundle), &bundle, MODE);
         }
         let new = texts.iter().map(|(digest, text)| (self.path(*digest), text.as_bytes()));
-        let new: Vec<_> = new.filter(|(path, _)| !path.exists()).collect();
+        // One that was damaged is made whole.
+        let is_whole = |path: &Path, text: &[u8]| fs::read(path).is_ok_and(|there| there == text);
+        let new: Vec<_> = new.filter(|(path, text)| !is_whole(path, text)).collect();
         match new.is_empty() {
             true => Ok(()),
             false => write_all_whole(&self.folder, &new, MODE),
@@ -236,6 +238,18 @@ mod tests {
         texts.prune(&BTreeSet::new(), SystemTime::now() + future);
         assert_eq!(files(&texts.folder), 0);
     }
+    #[test]
+    fn a_damaged_text_is_made_whole_when_it_is_kept_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let texts = Texts::new(folder.path().join("specs"));
+        let digest = Digest([1; 32]);
+        let keep = || texts.keep(&BTreeMap::from([(digest, "spec")])).unwrap();
+        keep();
+        fs::write(texts.path(digest), "").unwrap();
+        keep();
+        assert_eq!(texts.reading().get(digest).as_deref(), Some("spec"));
+    }
+
     #[test]
     fn texts_that_age_together_are_one_file_of_their_age_and_no_other_keeps_them() {
         let folder = tempfile::tempdir().unwrap();

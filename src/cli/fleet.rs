@@ -4,8 +4,10 @@
 //! services; the others have folders inside it. So every command means the same with a fleet as with one node.
 
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -113,6 +115,18 @@ impl Fleet {
             return Err(CliError::new(Code::USAGE, what).next(format!("smgr node remove {node}")));
         }
         Ok(Some(Self { nodes, ..before }))
+    }
+
+    /// Keeps others from changing who belongs to the fleet, until the file is dropped.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn lock(context: &Context) -> Result<File, CliError> {
+        let path = context.folder.root().join("fleet.lock");
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        file.and_then(|file| file.lock().map(|()| file)).map_err(|error| {
+            CliError::caused(Code::IO, "failed to lock the fleet", &error).at(short(&path))
+        })
     }
 
     /// Writes the fleet down.

@@ -11,6 +11,7 @@ use super::keyfile::{
     KeyName, LoadKeyError, MakeKeysError, hex_line, key_of, load_key, load_trust, make_key_at,
     read_capped, write,
 };
+use super::trust::ring_of;
 use crate::domain::id::{Digest, FleetId, NodeId, Principal};
 use crate::domain::intent::Verb;
 use crate::domain::policy::{Grant, KeyClass, Kind, Names};
@@ -163,6 +164,9 @@ pub fn enrol(wanted: &Enrolment) -> Result<FleetKeys, MakeKeysError> {
     let made = !first.trust().exists();
     let before = if made { None } else { Some(load_trust(first)?.0) };
     if let Some(trust) = next(wanted, before, keys, roster) {
+        // What nobody could follow is never signed.
+        ring_of(&trust)
+            .map_err(|error| MakeKeysError::Torn(format!("nothing was signed: {error}")))?;
         let root = key_of(first, KeyName::Root)?;
         if !first.root_pin().exists() {
             write(&first.root_pin(), hex_line(root.public()).as_bytes(), 0o644)?;
@@ -211,6 +215,11 @@ fn next(
     let left = before.keys.iter().filter(is_a_nodes);
     let left = left.filter(|known| !all.contains_key(&known.key));
     let mut revoked = before.revoked.clone();
+    // Who is taken in again is trusted again: root says so.
+    let again = wanted.machines.values().flat_map(|it| [it.node, it.local]);
+    let again = again.filter_map(|key| Some(PublicKey::from_bytes(&key.0).ok()?.kid()));
+    let again: BTreeSet<_> = again.collect();
+    revoked.retain(|kid| !again.contains(kid));
     revoked.extend(left.filter_map(|known| Some(PublicKey::from_bytes(&known.key.0).ok()?.kid())));
     revoked.sort_unstable();
     revoked.dedup();
@@ -323,7 +332,7 @@ mod tests {
         let [node, local] = [4, 5].map(|seed| Signer::from_seed(&[seed; 32]));
         let [public, other] = [&node, &local].map(|key| Digest(key.public().to_bytes()));
         let machine = Machine { node: public, local: other, bus: "U".to_owned() };
-        wanted.machines.insert("web-1".parse().unwrap(), machine);
+        wanted.machines.insert("web-1".parse().unwrap(), machine.clone());
         let with = enrol(&wanted).unwrap();
         assert_eq!(with.trust.version, 2);
         assert_eq!(with.trust.nodes[1].kid, node.kid());
@@ -334,6 +343,16 @@ mod tests {
         assert_eq!((without.trust.version, without.trust.nodes.len()), (3, 1));
         assert!(without.ring.get(node.kid()).is_none() && without.ring.get(local.kid()).is_none());
         assert_eq!(enrol(&wanted).unwrap().trust.version, 3);
+        wanted.machines.insert("web-1".parse().unwrap(), machine.clone());
+        let again = enrol(&wanted).unwrap();
+        assert!(again.ring.get(node.kid()).is_some() && again.trust.version == 4);
+        // Two entries of one key would be a document that nobody can read.
+        let twice = Digest(Signer::from_seed(&[6; 32]).public().to_bytes());
+        wanted
+            .machines
+            .insert("web-2".parse().unwrap(), Machine { node: twice, local: twice, ..machine });
+        assert!(enrol(&wanted).is_err());
+        assert_eq!(load_trust(&wanted.nodes[0].folder).unwrap().0, again.trust);
     }
 
     #[test]

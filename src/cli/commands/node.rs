@@ -17,6 +17,7 @@ use super::service::{Place, outcome};
 use super::up::fleet::service_of;
 use super::up::{divide, members};
 use crate::agent::setup::{BUS_SERVICE, BusSetup, NodeSetup};
+use crate::bus::BusOptions;
 use crate::cli::args::{NodeCommand, Waiting};
 use crate::cli::client::Whom;
 use crate::cli::context::{Context, host_name, short};
@@ -30,13 +31,16 @@ use crate::cli::{nats, specs};
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{Digest, FleetId, NodeId};
 use crate::domain::intent::Action;
-use crate::domain::policy::KeyClass;
+use crate::domain::policy::{Grant, KeyClass, Names};
 use crate::domain::signal::Signal;
+use crate::domain::text::printable;
 use crate::head::enrol::Machine;
 use crate::head::folder::write_whole;
-use crate::head::keyfile::{KeyName, key_of, read_root};
+use crate::head::keyfile::{KeyName, key_of, load_trust, read_root};
 use crate::head::trust::read_trust;
 use crate::wire::key::PublicKey;
+use crate::wire::payload::TrustedKey;
+use crate::wire::subject::InboxPrefix;
 
 /// Larger than a trust envelope in base 64; more is not read.
 const MESSAGE_BYTES_MAX: u64 = 2 * 1024 * 1024;
@@ -84,14 +88,18 @@ pub(super) async fn node(
 }
 
 fn request(context: &Context, name: Option<NodeId>, out: Out) -> Result<ExitCode, CliError> {
-    if let Some(setup) = context.setup()? {
+    let setup = context.setup()?;
+    // One that joined may ask again: for other labels, or with a lost welcome.
+    let is_member = |setup: &NodeSetup| setup.bus.as_ref().is_some_and(|bus| !bus.own_server);
+    let asks_again = |setup: &NodeSetup| name.as_ref().is_none_or(|name| *name == setup.node);
+    if let Some(setup) = setup.as_ref().filter(|setup| !(is_member(setup) && asks_again(setup))) {
         let what =
             format!("this state folder is that of {} in the fleet {}", setup.node, setup.fleet);
         return Err(CliError::new(Code::MEMBERSHIP, what)
             .at(short(context.folder.root()))
             .hint("a node joins with a folder of its own: smgr node request --state DIR"));
     }
-    let name = name.unwrap_or_else(host_name);
+    let name = setup.map(|setup| setup.node).or(name).unwrap_or_else(host_name);
     context.folder.make().map_err(|error| unwritten(context.folder.root(), &error))?;
     let public = |key| {
         let signer = key_of(&context.folder, key).map_err(|error| from_keys(&error))?;
@@ -117,13 +125,20 @@ async fn admit(
     let asked: Request = message(path, REQUEST, "a request of `smgr node request`")?;
     let Request { name, keys, .. } = asked;
     let is_key = |key: &Digest| PublicKey::from_bytes(&key.0).is_ok();
-    if !is_key(&keys.node) || !is_key(&keys.local) || !nats::is_public_nkey(&keys.bus) {
-        return Err(CliError::new(Code::BAD_SHAPE, format!("the request of {name} holds no keys")));
+    let is_whole = keys.node != keys.local && nats::is_public_nkey(&keys.bus);
+    if !is_key(&keys.node) || !is_key(&keys.local) || !is_whole {
+        let what = format!("the request of {name} does not hold the keys of a node");
+        return Err(CliError::new(Code::BAD_SHAPE, what));
     }
-    let mut fleet = own_fleet(context)?;
-    let urls = vec![url.map_or_else(|| url_for_others(&fleet), Ok)?];
-    if fleet.nodes.contains(&name) || fleet.controllers.contains(&name) {
-        let what = format!("{name} is a member of this fleet on this machine");
+    let (mut fleet, _lock) = own_fleet(context)?;
+    let url = url.map_or_else(|| url_for_others(&fleet), Ok)?;
+    let urls = vec![checked(url)?];
+    let (trust, ring) = load_trust(&context.folder).map_err(|error| from_keys(&error))?;
+    let is_node = |class| class == KeyClass::Node;
+    let mut holders = ring.iter().map(|(_, holder)| holder);
+    let is_taken = holders.any(|it| it.name.as_str() == name.as_str() && !is_node(it.class));
+    if fleet.nodes.contains(&name) || fleet.controllers.contains(&name) || is_taken {
+        let what = format!("{name} is the name of somebody in this fleet");
         return Err(CliError::new(Code::MEMBERSHIP, what)
             .hint("give the new node another name: smgr node request --name NAME"));
     }
@@ -135,11 +150,18 @@ async fn admit(
         .hint("one that was lost or made anew is removed first")
         .next(format!("smgr node remove {name}")));
     }
-    let same = |(other, known): (&NodeId, &Machine)| {
-        *other != name
-            && [known.node, known.local].iter().any(|key| [keys.node, keys.local].contains(key))
+    let is_own = |known: &TrustedKey| match known.class {
+        KeyClass::Node => known.key == keys.node && known.name.as_str() == name.as_str(),
+        KeyClass::Local => {
+            let only = |grant: &Grant| grant.nodes == Names::Only(vec![name.clone()]);
+            known.key == keys.local && known.grants.iter().all(only)
+        }
+        KeyClass::Root | KeyClass::Human | KeyClass::Ci | KeyClass::Controller => false,
     };
-    if fleet.machines.iter().any(same) {
+    let mut known = trust.keys.iter().filter(|it| [keys.node, keys.local].contains(&it.key));
+    let users = members::users_of_the_bus(context, &fleet)?;
+    let is_user = users.iter().any(|(user, key)| *key == keys.bus && user != name.as_str());
+    if is_user || known.any(|known| !is_own(known)) {
         return Err(CliError::new(
             Code::MEMBERSHIP,
             format!("the keys of {name} are another node's"),
@@ -210,6 +232,15 @@ fn join(context: &Context, path: &Path, out: Out) -> Result<ExitCode, CliError> 
         let what = format!("the welcome is for another machine than this {}", welcome.node);
         return Err(CliError::new(Code::WRONG_AUDIENCE, what).next("smgr node request"));
     }
+    let present = load_trust(folder).ok().map(|(present, _)| present.version);
+    if let Some(present) = present.filter(|present| *present > document.version) {
+        let what = format!(
+            "the welcome has version {} of the trust, and this node follows version {present}",
+            document.version
+        );
+        return Err(CliError::new(Code::TRUST_UNUSABLE, what).hint("have it admitted again"));
+    }
+    let urls = welcome.urls.iter().cloned().map(checked).collect::<Result<Vec<_>, _>>()?;
     let failed = |path: &Path, error: &io::Error| unwritten(path, error);
     let pin = format!("{}\n", welcome.root);
     write_whole(&folder.root_pin(), pin.as_bytes(), 0o644)
@@ -223,7 +254,7 @@ fn join(context: &Context, path: &Path, out: Out) -> Result<ExitCode, CliError> 
         context.service_logs(),
     );
     setup.bus = Some(BusSetup {
-        urls: welcome.urls.clone(),
+        urls: urls.clone(),
         nkey: Some(folder.keys().join("node.nk")),
         operator_nkey: None,
         own_server: false,
@@ -235,14 +266,14 @@ fn join(context: &Context, path: &Path, out: Out) -> Result<ExitCode, CliError> 
         welcome.node,
         welcome.fleet,
         welcome.root,
-        welcome.urls.join(", ")
+        urls.join(", ")
     ));
     out.note("start it: smgr up -d, or systemctl start smgr");
     Ok(ExitCode::Done)
 }
 
 async fn remove(context: &Context, node: &NodeId, out: Out) -> Result<ExitCode, CliError> {
-    let mut fleet = own_fleet(context)?;
+    let (mut fleet, _lock) = own_fleet(context)?;
     if fleet.machines.remove(node).is_none() {
         let names: Vec<_> = fleet.machines.keys().map(NodeId::as_str).collect();
         let what = format!("{node} is no node on another machine");
@@ -268,8 +299,13 @@ async fn put_in_force(
     fleet: &Fleet,
     out: Out,
 ) -> Result<Option<Interrupted>, CliError> {
-    members::enrol_all(context, fleet)?;
+    let before = Fleet::read(context)?;
+    // First who belongs to it, then what follows: cut short, the next `admit` or `up` goes on from there.
     fleet.write(context)?;
+    if let Err(error) = members::enrol_all(context, fleet) {
+        before.map_or(Ok(()), |before| before.write(context))?;
+        return Err(error);
+    }
     divide(context)?;
     if alive(context).is_none() {
         return Ok(None);
@@ -293,13 +329,29 @@ async fn put_in_force(
     Ok(None)
 }
 
-fn own_fleet(context: &Context) -> Result<Fleet, CliError> {
+/// Returns the fleet of this machine, which nobody else changes as long as the file is held.
+fn own_fleet(context: &Context) -> Result<(Fleet, File), CliError> {
+    Fleet::read(context)?.ok_or_else(|| no_fleet(context))?;
+    let lock = Fleet::lock(context)?;
     let fleet = Fleet::read(context)?.ok_or_else(|| no_fleet(context))?;
     if !KeyName::Root.path(&context.folder).exists() {
         let what = "the root key, which says who belongs to the fleet, is not on this machine";
         return Err(CliError::new(Code::NOT_GRANTED, what).at(short(&context.folder.keys())));
     }
-    Ok(fleet)
+    Ok((fleet, lock))
+}
+
+/// Takes the address of a bus as it is written, if it is one.
+fn checked(url: String) -> Result<String, CliError> {
+    let inbox = InboxPrefix("node".parse().expect("a constant that is a name"));
+    let is_plain = !url.contains(|letter: char| letter.is_whitespace() || letter.is_control());
+    match BusOptions::new(vec![url.clone()], inbox, "smgr").encrypted() {
+        Ok(_) if is_plain => Ok(url),
+        Ok(_) | Err(_) => {
+            let what = format!("`{}` is not the address of a bus", printable(&url));
+            Err(CliError::new(Code::USAGE, what).hint("write nats://HOST:4222 or tls://HOST:4222"))
+        }
+    }
 }
 
 fn no_fleet(context: &Context) -> CliError {

@@ -201,6 +201,12 @@ pub(super) fn status_at(
                 .hint("times are RFC 3339, or an age such as 10m")
         })?),
     };
+    if let Until::Time(asked) = until
+        && asked > time::now()
+    {
+        return Err(CliError::new(Code::BAD_TIME, format!("`{at}` has not come yet"))
+            .hint("times are RFC 3339, or an age such as 10m"));
+    }
     let own = context.own_node()?;
     if !context.global.nodes.iter().all(|node| *node == own) {
         return Err(CliError::not_yet("`smgr status --at` for another node"));

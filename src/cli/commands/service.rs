@@ -186,7 +186,8 @@ pub(super) async fn outcome(
     }
     if !out.is_text() {
         out.json(&verdicts.json(&signed, waiting.detach));
-    } else if let [(_, Verdict::Refused(error))] = verdicts.nodes.iter().collect::<Vec<_>>()[..] {
+    }
+    if let [(_, Verdict::Refused(error))] = verdicts.nodes.iter().collect::<Vec<_>>()[..] {
         return Err(error.clone());
     } else {
         let errors = verdicts.nodes.iter().filter_map(|(node, it)| it.error(node, waiting.detach));

@@ -38,7 +38,7 @@ use crate::domain::intent::Action;
 use crate::domain::text::printable;
 use crate::head::account::account_ids;
 use crate::head::folder::{Accounts, write_whole};
-use crate::head::keyfile::{Keys, Owner, make_keys_and_trust};
+use crate::head::keyfile::{KeyName, Keys, Owner, make_keys_and_trust};
 use crate::wire::payload::{Audience, EventRecord, Reply};
 use crate::wire::status::{BusState, InstanceStatus, NodeStatus, ServiceStatus};
 
@@ -562,6 +562,9 @@ fn first_screen(
         state: &state,
         keys: if made_keys { screen::Keys::Made } else { screen::Keys::Found },
         bus,
+        // Whoever has the root key is the fleet's first machine, or all of it.
+        member: (!KeyName::Root.path(&context.folder).exists())
+            .then_some((&status.node, &status.fleet)),
         trees: match status.trees.as_str() {
             "cgroup" => screen::Trees::Cgroup,
             _ => screen::Trees::ProcessGroup,

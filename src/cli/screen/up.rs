@@ -2,7 +2,7 @@
 
 use super::table::{cut, wrapped};
 use super::units::{count, span};
-use crate::domain::id::{EventId, NodeId, ServiceId};
+use crate::domain::id::{EventId, FleetId, NodeId, ServiceId};
 use crate::domain::signal::Signal;
 use crate::domain::text::printable;
 
@@ -17,6 +17,8 @@ pub struct Banner<'a> {
     pub keys: Keys,
     /// How the machine stands to a bus.
     pub bus: Bus<'a>,
+    /// The node and the fleet, where it belongs to one on other machines.
+    pub member: Option<(&'a NodeId, &'a FleetId)>,
     /// How a service is stopped whole.
     pub trees: Trees,
     /// The services and how many instances each has.
@@ -70,12 +72,11 @@ pub enum Trees {
 
 /// Returns the lines of `smgr up` when it is ready.
 pub fn banner_text(banner: &Banner<'_>, width: Option<u16>) -> String {
-    let machine = "this machine only";
-    let head = [
-        format!("smgr {}", banner.version),
-        machine.to_owned(),
-        format!("state: {}", banner.state),
-    ];
+    let machine = match banner.member {
+        Some((node, fleet)) => format!("node {node} of the fleet {fleet}"),
+        None => "this machine only".to_owned(),
+    };
+    let head = [format!("smgr {}", banner.version), machine, format!("state: {}", banner.state)];
     let mut text = wrapped(&head, "   ", 2, width);
     let mut line = |line: &str| {
         text.push_str(&cut(&printable(line), width.map_or(usize::MAX, usize::from)));
@@ -213,6 +214,7 @@ mod tests {
             state: "/home/ana/.local/state/smgr",
             keys: Keys::Made,
             bus: Bus::Off,
+            member: None,
             trees: Trees::ProcessGroup,
             services: &[],
             adopted: 0,

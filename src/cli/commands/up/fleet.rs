@@ -300,6 +300,7 @@ fn prepare(context: &Context, fleet: &Fleet, http: Option<u16>) -> Result<Loaded
     let sources = specs::sources(context, specs::project_here());
     let logs = context.service_logs();
     specs::load(context, &sources, &logs, "nothing was started")?;
+    let _lock = Fleet::lock(context)?;
     let (enrolment, bus) = super::members::enrol_all(context, fleet)?;
     let (nodes, controllers) = (&enrolment.nodes, &enrolment.controllers);
     for (controller, place) in controllers.iter().zip(0..) {

@@ -11,6 +11,26 @@ use crate::cli::wish::from_keys;
 use crate::domain::code::Code;
 use crate::head::enrol::{Enrolment, Member, enrol};
 
+/// Returns the users of the bus of this machine, each with its public key.
+///
+/// # Errors
+/// When a key cannot be read.
+pub(in crate::cli::commands) fn users_of_the_bus(
+    context: &Context,
+    fleet: &Fleet,
+) -> Result<Vec<(String, String)>, CliError> {
+    let nodes = fleet.node_members(context).into_iter().map(|it| (it, "node.nk"));
+    let controllers = fleet.controller_members(context).into_iter().map(|it| (it, "controller.nk"));
+    let operator = nats::public_nkey(&context.folder.keys().join("operator.nk"))?;
+    let mut users = vec![(user_name().to_string(), operator)];
+    for (member, key) in nodes.chain(controllers) {
+        let key = nats::public_nkey(&member.folder.keys().join(key))?;
+        users.push((member.name.to_string(), key));
+    }
+    users.extend(fleet.machines.iter().map(|(name, it)| (name.to_string(), it.bus.clone())));
+    Ok(users)
+}
+
 /// Makes the keys of the members on this machine, the trust envelope that names everybody, and the set-up of the bus, or
 /// takes what is there.
 ///
