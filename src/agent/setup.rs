@@ -85,6 +85,13 @@ pub struct BusSetup {
     pub own_server: bool,
 }
 
+impl BusSetup {
+    /// Describes a bus whose server and operator are elsewhere.
+    pub fn elsewhere(urls: Vec<String>, nkey: Option<PathBuf>) -> Self {
+        Self { urls, nkey, operator_nkey: None, own_server: false }
+    }
+}
+
 /// Says why a set-up could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadSetupError {

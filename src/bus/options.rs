@@ -102,9 +102,10 @@ impl BusOptions {
     /// # Errors
     /// Fails when there is no url, when one is of an unknown kind, and when they mix kinds.
     pub fn encrypted(&self) -> Result<bool, InvalidOptions> {
+        let is_plain = |url: &str| !url.contains(|it: char| it.is_whitespace() || it.is_control());
         let mut encrypted = self.urls.iter().map(|url| match url.split_once("://") {
-            Some(("tls", _)) => Ok(true),
-            Some(("nats", _)) => Ok(false),
+            Some(("tls", rest)) if is_plain(rest) => Ok(true),
+            Some(("nats", rest)) if is_plain(rest) => Ok(false),
             Some(_) | None => Err(InvalidOptions::Url { url: shown(url) }),
         });
         let first = encrypted.next().ok_or(InvalidOptions::NoUrls)??;

@@ -364,7 +364,8 @@ pub(super) fn read_capped(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> 
     Ok(bytes)
 }
 
-pub(super) fn hex_line(key: PublicKey) -> String {
+/// Returns a public key as the line of hex that a pin is.
+pub fn hex_line(key: PublicKey) -> String {
     format!("{}\n", Digest(key.to_bytes()))
 }
 

@@ -115,12 +115,7 @@ fn prepare(context: &Context, args: &Emulate, bus: &Bus) -> Result<(Arc<Fleet>, 
     }
     let mut setup =
         NodeSetup::new(fleet.clone(), name('n', 1), SpecSources::default(), context.service_logs());
-    setup.bus = Some(BusSetup {
-        urls: bus.urls.clone(),
-        nkey: None,
-        operator_nkey: None,
-        own_server: false,
-    });
+    setup.bus = Some(BusSetup::elsewhere(bus.urls.clone(), None));
     setup.write(folder).map_err(unwritten)?;
     let (trust, ring, digest) = load_named_trust(folder).map_err(|error| from_keys(&error))?;
     let boot = clock::boot_id()

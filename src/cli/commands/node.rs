@@ -36,7 +36,7 @@ use crate::domain::signal::Signal;
 use crate::domain::text::printable;
 use crate::head::enrol::Machine;
 use crate::head::folder::write_whole;
-use crate::head::keyfile::{KeyName, key_of, load_trust, read_root};
+use crate::head::keyfile::{KeyName, hex_line, key_of, load_key, load_trust, read_root};
 use crate::head::trust::read_trust;
 use crate::wire::key::PublicKey;
 use crate::wire::payload::TrustedKey;
@@ -93,9 +93,7 @@ fn request(context: &Context, name: Option<NodeId>, out: Out) -> Result<ExitCode
     let is_member = |setup: &NodeSetup| setup.bus.as_ref().is_some_and(|bus| !bus.own_server);
     let asks_again = |setup: &NodeSetup| name.as_ref().is_none_or(|name| *name == setup.node);
     if let Some(setup) = setup.as_ref().filter(|setup| !(is_member(setup) && asks_again(setup))) {
-        let what =
-            format!("this state folder is that of {} in the fleet {}", setup.node, setup.fleet);
-        return Err(CliError::new(Code::MEMBERSHIP, what)
+        return Err(taken(setup)
             .at(short(context.folder.root()))
             .hint("a node joins with a folder of its own: smgr node request --state DIR"));
     }
@@ -130,13 +128,14 @@ async fn admit(
         let what = format!("the request of {name} does not hold the keys of a node");
         return Err(CliError::new(Code::BAD_SHAPE, what));
     }
-    let (mut fleet, _lock) = own_fleet(context)?;
+    let (before, _lock) = own_fleet(context)?;
+    let mut fleet = before.clone();
     let url = url.map_or_else(|| url_for_others(&fleet), Ok)?;
     let urls = vec![checked(url)?];
     let (trust, ring) = load_trust(&context.folder).map_err(|error| from_keys(&error))?;
-    let is_node = |class| class == KeyClass::Node;
     let mut holders = ring.iter().map(|(_, holder)| holder);
-    let is_taken = holders.any(|it| it.name.as_str() == name.as_str() && !is_node(it.class));
+    let is_taken =
+        holders.any(|it| it.name.as_str() == name.as_str() && it.class != KeyClass::Node);
     if fleet.nodes.contains(&name) || fleet.controllers.contains(&name) || is_taken {
         let what = format!("{name} is the name of somebody in this fleet");
         return Err(CliError::new(Code::MEMBERSHIP, what)
@@ -172,7 +171,7 @@ async fn admit(
     if !labels.is_empty() {
         fleet.labels.insert(name.clone(), labels.into_iter().collect::<BTreeMap<_, _>>());
     }
-    if let Some(interrupted) = put_in_force(context, &fleet, out).await? {
+    if let Some(interrupted) = put_in_force(context, (&before, &fleet), out).await? {
         return Ok(interrupted.exit());
     }
     let trust = std::fs::read(context.folder.trust())
@@ -204,10 +203,7 @@ fn join(context: &Context, path: &Path, out: Out) -> Result<ExitCode, CliError> 
     let other =
         context.setup()?.filter(|it| (&it.fleet, &it.node) != (&welcome.fleet, &welcome.node));
     if let Some(setup) = other {
-        let what =
-            format!("this state folder is that of {} in the fleet {}", setup.node, setup.fleet);
-        return Err(CliError::new(Code::MEMBERSHIP, what)
-            .hint("a node joins with a folder of its own: --state DIR"));
+        return Err(taken(&setup).hint("a node joins with a folder of its own: --state DIR"));
     }
     let bad = |what: &str| CliError::new(Code::BAD_SHAPE, format!("the welcome {what}"));
     let root: Digest = welcome.root.parse().map_err(|_| bad("names no root key"))?;
@@ -221,7 +217,7 @@ fn join(context: &Context, path: &Path, out: Out) -> Result<ExitCode, CliError> 
     let (document, ring, _) = read_trust(&trust, root).map_err(|error| {
         CliError::caused(Code::BAD_SIGNATURE, "the trust in the welcome cannot be followed", &error)
     })?;
-    let own = crate::head::keyfile::load_key(&KeyName::Node.path(folder)).map_err(|error| {
+    let own = load_key(&KeyName::Node.path(folder)).map_err(|error| {
         CliError::caused(Code::UNKNOWN_SIGNER, "this state folder has no key of a node", &error)
             .next("smgr node request")
     })?;
@@ -241,11 +237,11 @@ fn join(context: &Context, path: &Path, out: Out) -> Result<ExitCode, CliError> 
         return Err(CliError::new(Code::TRUST_UNUSABLE, what).hint("have it admitted again"));
     }
     let urls = welcome.urls.iter().cloned().map(checked).collect::<Result<Vec<_>, _>>()?;
-    let failed = |path: &Path, error: &io::Error| unwritten(path, error);
-    let pin = format!("{}\n", welcome.root);
-    write_whole(&folder.root_pin(), pin.as_bytes(), 0o644)
-        .map_err(|error| failed(&folder.root_pin(), &error))?;
-    write_whole(&folder.trust(), &trust, 0o644).map_err(|error| failed(&folder.trust(), &error))?;
+    for (path, bytes) in
+        [(folder.root_pin(), hex_line(root).as_bytes()), (folder.trust(), trust.as_slice())]
+    {
+        write_whole(&path, bytes, 0o644).map_err(|error| unwritten(&path, &error))?;
+    }
     let sources = specs::sources(context, None);
     let mut setup = NodeSetup::new(
         welcome.fleet.clone(),
@@ -253,13 +249,9 @@ fn join(context: &Context, path: &Path, out: Out) -> Result<ExitCode, CliError> 
         sources,
         context.service_logs(),
     );
-    setup.bus = Some(BusSetup {
-        urls: urls.clone(),
-        nkey: Some(folder.keys().join("node.nk")),
-        operator_nkey: None,
-        own_server: false,
-    });
-    setup.write(folder).map_err(|error| failed(&folder.setup(), &error))?;
+    let nkey = folder.keys().join("node.nk");
+    setup.bus = Some(BusSetup::elsewhere(urls.clone(), Some(nkey)));
+    setup.write(folder).map_err(|error| unwritten(&folder.setup(), &error))?;
     divide(context)?;
     out.note(&format!(
         "{} belongs to the fleet {}, whose root key is {}; the bus is at {}",
@@ -273,7 +265,8 @@ fn join(context: &Context, path: &Path, out: Out) -> Result<ExitCode, CliError> 
 }
 
 async fn remove(context: &Context, node: &NodeId, out: Out) -> Result<ExitCode, CliError> {
-    let (mut fleet, _lock) = own_fleet(context)?;
+    let (before, _lock) = own_fleet(context)?;
+    let mut fleet = before.clone();
     if fleet.machines.remove(node).is_none() {
         let names: Vec<_> = fleet.machines.keys().map(NodeId::as_str).collect();
         let what = format!("{node} is no node on another machine");
@@ -283,7 +276,7 @@ async fn remove(context: &Context, node: &NodeId, out: Out) -> Result<ExitCode, 
         )));
     }
     fleet.labels.remove(node);
-    if let Some(interrupted) = put_in_force(context, &fleet, out).await? {
+    if let Some(interrupted) = put_in_force(context, (&before, &fleet), out).await? {
         return Ok(interrupted.exit());
     }
     out.note(&format!(
@@ -296,14 +289,13 @@ async fn remove(context: &Context, node: &NodeId, out: Out) -> Result<ExitCode, 
 /// controllers.
 async fn put_in_force(
     context: &Context,
-    fleet: &Fleet,
+    (before, fleet): (&Fleet, &Fleet),
     out: Out,
 ) -> Result<Option<Interrupted>, CliError> {
-    let before = Fleet::read(context)?;
     // First who belongs to it, then what follows: cut short, the next `admit` or `up` goes on from there.
     fleet.write(context)?;
     if let Err(error) = members::enrol_all(context, fleet) {
-        before.map_or(Ok(()), |before| before.write(context))?;
+        before.write(context)?;
         return Err(error);
     }
     divide(context)?;
@@ -344,14 +336,17 @@ fn own_fleet(context: &Context) -> Result<(Fleet, File), CliError> {
 /// Takes the address of a bus as it is written, if it is one.
 fn checked(url: String) -> Result<String, CliError> {
     let inbox = InboxPrefix("node".parse().expect("a constant that is a name"));
-    let is_plain = !url.contains(|letter: char| letter.is_whitespace() || letter.is_control());
-    match BusOptions::new(vec![url.clone()], inbox, "smgr").encrypted() {
-        Ok(_) if is_plain => Ok(url),
-        Ok(_) | Err(_) => {
-            let what = format!("`{}` is not the address of a bus", printable(&url));
-            Err(CliError::new(Code::USAGE, what).hint("write nats://HOST:4222 or tls://HOST:4222"))
-        }
-    }
+    let options = BusOptions::new(vec![url.clone()], inbox, "smgr");
+    options.encrypted().map(|_| url.clone()).map_err(|_| {
+        let what = format!("`{}` is not the address of a bus", printable(&url));
+        CliError::new(Code::USAGE, what).hint("write nats://HOST:4222 or tls://HOST:4222")
+    })
+}
+
+/// Says that a state folder belongs to a node already.
+fn taken(setup: &NodeSetup) -> CliError {
+    let what = format!("this state folder is that of {} in the fleet {}", setup.node, setup.fleet);
+    CliError::new(Code::MEMBERSHIP, what)
 }
 
 fn no_fleet(context: &Context) -> CliError {

@@ -311,12 +311,8 @@ fn prepare(context: &Context, fleet: &Fleet, http: Option<u16>) -> Result<Loaded
         supervise_controller(context, controller)?;
     }
     for (node, member) in fleet.contexts(context).iter().zip(nodes).skip(1) {
-        let bus = BusSetup {
-            urls: bus.urls.clone(),
-            nkey: Some(member.folder.keys().join("node.nk")),
-            operator_nkey: None,
-            own_server: false,
-        };
+        let nkey = member.folder.keys().join("node.nk");
+        let bus = BusSetup::elsewhere(bus.urls.clone(), Some(nkey));
         let sources = specs::sources(node, None);
         set_up_node(node, member, &enrolment, sources, Some(bus))?;
     }
