@@ -38,11 +38,7 @@ pub(super) async fn edit(
     let failed = |what: &str, error: &io::Error| {
         CliError::caused(Code::CANNOT_WRITE, what, error).at(short(&path))
     };
-    let before = match fs::read_to_string(&path) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(failed("failed to read the override", &error)),
-    };
+    let before = written(&path)?;
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(|error| failed("failed to make the folder", &error))?;
     // Hidden, so that nobody loads it; `.toml`, so that an editor knows what it is.
@@ -82,6 +78,18 @@ pub(super) async fn edit(
     Ok(ExitCode::Done)
 }
 
+/// Returns what stands in an override; nothing where there is none yet.
+fn written(path: &Path) -> Result<Option<String>, CliError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            Err(CliError::caused(Code::CANNOT_WRITE, "failed to read the override", &error)
+                .at(short(path)))
+        }
+    }
+}
+
 /// Changes keys in the override file of a service, checks it together with all other files, and puts it in place.
 pub(super) async fn set(
     context: &Context,
@@ -101,11 +109,7 @@ pub(super) async fn set(
     let failed = |what: &str, error: &io::Error| {
         CliError::caused(Code::CANNOT_WRITE, what, error).at(short(&path))
     };
-    let before = match fs::read_to_string(&path) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(failed("failed to read the override", &error)),
-    };
+    let before = written(&path)?;
     let first = before.clone().unwrap_or_else(|| template(service));
     let text = config::with_settings(&first, &args.settings)
         .map_err(|why| CliError::new(Code::BAD_TOML, why).at(short(&path)))?;
