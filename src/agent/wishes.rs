@@ -1,14 +1,14 @@
 //! What comes in envelopes: judged, decided upon, refused, answered.
 
 use super::answers::ReplyTo;
-use super::authority::{OrderRefusal, Refusal, Signed, Verified, VerifiedOrder, Way};
+use super::authority::{OrderRefusal, Refusal, Verified, VerifiedOrder, Way};
 use super::clock;
 use super::task::{Agent, Promise};
 use crate::domain::code::Code;
 use crate::domain::effect::Reply as WishReply;
 use crate::domain::event::{Actor, Context, Event, IntentRefused};
 use crate::domain::id::{EventId, IntentId, Principal, Seq, ServiceId};
-use crate::domain::input::{Decision, Input, OrderMark, Wish, World};
+use crate::domain::input::{Decision, Input, OrderMark, World};
 use crate::domain::intent::{Action, ActorKind};
 use crate::domain::policy::Kind;
 use crate::domain::release::ReleaseRefused;
@@ -53,7 +53,7 @@ impl Agent {
                 match self.authority.intent(bytes, way, now.at) {
                     Ok(verified) => {
                         let to = self.own_inbox(to, &verified.actor.name);
-                        if let Err(refusal) = self.wish(now, verified, way, to.clone(), None) {
+                        if let Err(refusal) = self.wish(now, &verified, way, to.clone(), None) {
                             self.refuse(now, refusal, &to);
                         }
                     }
@@ -65,15 +65,9 @@ impl Agent {
 
     /// Takes an order: the intent inside it is what is done, on the authority of whoever signed that.
     fn ordered(&mut self, now: Now, verified: VerifiedOrder, way: Way, to: ReplyTo) {
-        let VerifiedOrder { intent, mark, controller } = verified;
-        let about = Some((mark.step, mark.term));
-        let action = &intent.payload.action;
-        let wish = Some((action.generation().unwrap_or_default(), action.release()));
-        let id = Some(intent.payload.id);
-        if let Err(refusal) = self.wish(now, intent, way, to.clone(), Some(mark)) {
-            let signed = Some(Signed { id, actor: controller });
-            let refusal = Refusal { signed, ..refusal };
-            self.refuse_order(now, OrderRefusal { refusal, about, wish }, &to);
+        let mark = Some(verified.mark.clone());
+        if let Err(refusal) = self.wish(now, &verified.intent, way, to.clone(), mark) {
+            self.refuse_order(now, verified.refused(refusal), &to);
         }
     }
 
@@ -101,27 +95,23 @@ impl Agent {
     fn wish(
         &mut self,
         now: Now,
-        verified: Verified<Intent>,
+        verified: &Verified<Intent>,
         way: Way,
         to: ReplyTo,
         order: Option<OrderMark>,
     ) -> Result<(), Refusal> {
-        let Verified { payload: intent, digest, actor, objection } = verified;
+        let Verified { payload: intent, actor, objection, .. } = verified;
         let seen = self.node.seen().get(&intent.id).is_some();
-        let refused = |code: Code, why: String| Refusal {
-            code,
-            why,
-            signed: Some(Signed { id: Some(intent.id), actor: actor.clone() }),
-        };
+        let refused = |code, why| verified.refused(code, why);
         // A repeat of a wish that was taken is answered from the log, however late it comes.
         if let Some(refusal) = objection
             && !seen
         {
-            return Err(refusal);
+            return Err(refusal.clone());
         }
         if let Some(why) = self.outage()
             && !seen
-            && !self.may_pass_an_outage(&actor, &intent.action)
+            && !self.may_pass_an_outage(actor, &intent.action)
         {
             let why = format!("the history cannot be written: {why}");
             return Err(refused(Code::LOG_UNAVAILABLE, why));
@@ -136,17 +126,8 @@ impl Agent {
         }
         let manifest =
             manifest_of(&intent.action).map_err(|why| refused(Code::BAD_MANIFEST, why))?;
-        let wish = Wish {
-            id: intent.id,
-            digest,
-            action: intent.action.clone(),
-            issued_at: intent.iat,
-            generation: None,
-            expires_at: intent.exp,
-            by: actor.clone(),
-            is_own: way == Way::Local && actor.kind == ActorKind::Local,
-            order,
-        };
+        let is_own = way == Way::Local && actor.kind == ActorKind::Local;
+        let wish = verified.wish(is_own, order);
         let world = World {
             now,
             specs: self.services.specs(),

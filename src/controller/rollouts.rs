@@ -420,8 +420,8 @@ impl Controller {
             let select = self.rollouts.all.get(of).and_then(|driven| driven.select.as_ref());
             select.is_some_and(|select| select.matches(node, labels))
         };
-        let roster = self.authority.roster();
-        let late = roster.iter().filter(|it| !targets.contains(it.0) && means(&intent, it));
+        let late =
+            self.authority.enrolled().filter(|it| !targets.contains(it.0) && means(&intent, it));
         let late = late.filter(|it| newer.iter().all(|newer| !means(newer, it)));
         let lacks = late.filter(|it| self.projection.generation(it.0, &service) < of);
         lacks.map(|(node, _)| node.clone()).collect()

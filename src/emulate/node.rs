@@ -20,7 +20,7 @@ use crate::domain::event::{Context, EpochReason, Event, IntentRefused, LogOpened
 use crate::domain::id::{
     Digest, EpochId, EventId, FleetId, Generation, IntentId, NodeId, Seq, ServiceId,
 };
-use crate::domain::input::{Decision, Input, Kept, OrderMark, Wish, World};
+use crate::domain::input::{Decision, Input, Kept, OrderMark, World};
 use crate::domain::intent::Action;
 use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::policy::Kind;
@@ -159,7 +159,7 @@ impl EmulatedNode {
             _ => match self.authority.intent(bytes, Way::Bus, now.at) {
                 Ok(verified) => {
                     let to = self.own_inbox(reply, &verified.actor.name);
-                    if let Err(refusal) = self.wish(now, verified, to.clone(), None) {
+                    if let Err(refusal) = self.wish(now, &verified, to.clone(), None) {
                         self.refuse(now, refusal, to);
                     }
                 }
@@ -251,54 +251,33 @@ impl EmulatedNode {
 
     /// Takes an order: the intent inside it is what is done, on the authority of whoever signed that.
     fn order(&mut self, now: Now, verified: VerifiedOrder, reply: Option<Inbox>) {
-        let VerifiedOrder { intent, mark, controller } = verified;
-        let to = self.own_inbox(reply, &controller.name);
-        let about = Some((mark.step, mark.term));
-        let action = &intent.payload.action;
-        let wish = Some((action.generation().unwrap_or_default(), action.release()));
-        let id = Some(intent.payload.id);
-        if let Err(refusal) = self.wish(now, intent, to.clone(), Some(mark)) {
-            let refusal = Refusal { signed: Some(Signed { id, actor: controller }), ..refusal };
-            self.refuse_order(now, OrderRefusal { refusal, about, wish }, to);
+        let to = self.own_inbox(reply, &verified.controller.name);
+        let mark = Some(verified.mark.clone());
+        if let Err(refusal) = self.wish(now, &verified.intent, to.clone(), mark) {
+            self.refuse_order(now, verified.refused(refusal), to);
         }
     }
 
     fn wish(
         &mut self,
         now: Now,
-        verified: Verified<Intent>,
+        verified: &Verified<Intent>,
         to: Option<Inbox>,
         order: Option<OrderMark>,
     ) -> Result<(), Refusal> {
-        let Verified { payload: intent, digest, actor, objection } = verified;
-        let seen = self.node.seen().get(&intent.id).is_some();
+        let Verified { payload: intent, objection, .. } = verified;
         if let Some(refusal) = objection
-            && !seen
+            && self.node.seen().get(&intent.id).is_none()
         {
-            return Err(refusal);
+            return Err(refusal.clone());
         }
-        let refused = |code: Code, why: String| Refusal {
-            code,
-            why,
-            signed: Some(Signed { id: Some(intent.id), actor: actor.clone() }),
-        };
+        let refused = |code, why| verified.refused(code, why);
         if let Action::Deploy { service, release, .. } = &intent.action {
             let read = self.common.specs.read(service, ReleaseId::of(release), release);
             read.map_err(|(code, why)| refused(code, why))?;
         }
-        let wish = Wish {
-            id: intent.id,
-            digest,
-            action: intent.action.clone(),
-            issued_at: intent.iat,
-            generation: None,
-            expires_at: intent.exp,
-            by: actor.clone(),
-            is_own: false,
-            order,
-        };
         let decision = self
-            .decision(now, Input::Wish(wish))
+            .decision(now, Input::Wish(verified.wish(false, order)))
             .map_err(|rejection| refused(rejection.code(), rejection.to_string()))?;
         let is_new = !decision.events.is_empty();
         let event = self.rows.next();

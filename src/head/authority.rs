@@ -18,6 +18,7 @@ use super::trust::{ReadTrustError, open_trust};
 use crate::domain::code::Code;
 use crate::domain::event::Actor;
 use crate::domain::id::{Digest, FleetId, Generation, IntentId, Kid, NodeId};
+use crate::domain::input::{OrderMark, Wish};
 use crate::domain::intent::Verb;
 use crate::domain::policy::{self, Holder, KeyClass, Kind};
 use crate::domain::text;
@@ -92,6 +93,30 @@ pub struct Verified<T> {
     pub actor: Actor,
     /// What of the checks on time and grants failed. A repeat of a wish that was taken is answered all the same.
     pub objection: Option<Refusal>,
+}
+
+impl Verified<Intent> {
+    /// Says why it is not taken, to whoever signed it.
+    pub fn refused(&self, code: Code, why: String) -> Refusal {
+        let signed = Signed { id: Some(self.payload.id), actor: self.actor.clone() };
+        Refusal { code, why, signed: Some(signed) }
+    }
+
+    /// Returns it as the core takes it.
+    pub fn wish(&self, is_own: bool, order: Option<OrderMark>) -> Wish {
+        let intent = &self.payload;
+        Wish {
+            id: intent.id,
+            digest: self.digest,
+            action: intent.action.clone(),
+            issued_at: intent.iat,
+            generation: None,
+            expires_at: intent.exp,
+            by: self.actor.clone(),
+            is_own,
+            order,
+        }
+    }
 }
 
 /// The keys, the grants and the rates of one node.

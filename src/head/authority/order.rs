@@ -44,6 +44,22 @@ pub struct OrderRefusal {
     pub wish: Option<(Generation, Option<ReleaseId>)>,
 }
 
+impl VerifiedOrder {
+    /// Says that the intent inside is not taken, and why, to whoever sent the order.
+    pub fn refused(self, refusal: Refusal) -> OrderRefusal {
+        let Self { intent, mark, controller } = self;
+        let action = &intent.payload.action;
+        OrderRefusal {
+            about: Some((mark.step, mark.term)),
+            wish: Some((action.generation().unwrap_or_default(), action.release())),
+            refusal: Refusal {
+                signed: Some(Signed { id: Some(intent.payload.id), actor: controller }),
+                ..refusal
+            },
+        }
+    }
+}
+
 impl From<Refusal> for OrderRefusal {
     fn from(refusal: Refusal) -> Self {
         Self { refusal, about: None, wish: None }

@@ -3,7 +3,7 @@
 //! Nothing rests on it, since each node checks the same wish again inside its order; but what would be refused there is
 //! refused here, before anything has begun.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Authority, Open, Refusal, Signed, Verified, Way, actor_of, fits_mode};
 use crate::domain::code::Code;
@@ -86,8 +86,12 @@ impl Authority {
 
     /// Returns the nodes that root enrolled, with their labels.
     pub fn roster(&self) -> Roster {
-        let nodes = self.roster.iter();
-        nodes.map(|enrolled| (enrolled.node.clone(), enrolled.labels.clone())).collect()
+        self.enrolled().map(|(node, labels)| (node.clone(), labels.clone())).collect()
+    }
+
+    /// The same where they stand, for whoever looks often.
+    pub fn enrolled(&self) -> impl Iterator<Item = (&NodeId, &BTreeMap<String, String>)> {
+        self.roster.iter().map(|enrolled| (&enrolled.node, &enrolled.labels))
     }
 
     /// Returns the nodes that a wish means: never none.

@@ -77,27 +77,31 @@ fn sizes_are_shares_of_all_targets_and_the_last_one_repeats() {
     assert_eq!(sizes, [1, 1, 2, 2, 2]);
 }
 
+/// Plans the wish of a number over all of so many nodes, of which some are away.
+fn plan_while(nodes: usize, intent: u8, away: &BTreeSet<NodeId>, parameters: Parameters) -> Plan {
+    let roster = roster(nodes);
+    let plan = Plan::new(&PlanRequest {
+        intent: IntentId([intent; 16]),
+        service: "web".parse().unwrap(),
+        generation: GENERATION,
+        release: NEW,
+        running: None,
+        back_to: Some(OLD),
+        emergency: None,
+        retry: None,
+        targets: &roster.keys().cloned().collect(),
+        roster: &roster,
+        roster_digest: Digest([5; 32]),
+        away,
+        parameters: &parameters,
+    });
+    plan.unwrap()
+}
+
 #[test]
 fn a_stable_hash_is_the_same_at_every_rollout_and_a_shuffle_is_not() {
     let order = |order, intent| {
-        let (roster, parameters) = (roster(30), Parameters { order, ..by_name() });
-        let targets = roster.keys().cloned().collect();
-        let plan = Plan::new(&PlanRequest {
-            intent: IntentId([intent; 16]),
-            service: "web".parse().unwrap(),
-            generation: GENERATION,
-            release: NEW,
-            running: None,
-            back_to: Some(OLD),
-            emergency: None,
-            retry: None,
-            targets: &targets,
-            roster: &roster,
-            roster_digest: Digest([5; 32]),
-            away: &BTreeSet::new(),
-            parameters: &parameters,
-        });
-        let plan = plan.unwrap();
+        let plan = plan_while(30, intent, &BTreeSet::new(), Parameters { order, ..by_name() });
         (plan.targets().cloned().collect::<Vec<_>>(), plan.seed)
     };
     assert_eq!(order(Order::StableHash, 1), order(Order::StableHash, 2));
@@ -108,24 +112,8 @@ fn a_stable_hash_is_the_same_at_every_rollout_and_a_shuffle_is_not() {
 #[test]
 fn where_absence_is_no_obstacle_the_canary_is_a_node_that_is_there() {
     let canary = |on_unreachable, away: &[&str]| {
-        let (roster, parameters) = (roster(4), Parameters { on_unreachable, ..by_name() });
-        let targets = roster.keys().cloned().collect();
-        let plan = Plan::new(&PlanRequest {
-            intent: IntentId([9; 16]),
-            service: "web".parse().unwrap(),
-            generation: GENERATION,
-            release: NEW,
-            running: None,
-            back_to: Some(OLD),
-            emergency: None,
-            retry: None,
-            targets: &targets,
-            roster: &roster,
-            roster_digest: Digest([5; 32]),
-            away: &away.iter().map(|name| node(name)).collect(),
-            parameters: &parameters,
-        });
-        let plan = plan.unwrap();
+        let away = away.iter().map(|name| node(name)).collect();
+        let plan = plan_while(4, 9, &away, Parameters { on_unreachable, ..by_name() });
         assert_eq!(plan.size(), 4);
         plan.canary()[0].to_string()
     };
