@@ -9,6 +9,7 @@ mod intake;
 mod judge;
 mod leaders;
 mod machines;
+mod placement;
 mod rollouts;
 mod selection;
 mod told;

@@ -117,7 +117,7 @@ impl Agent {
         let staged = found.and_then(|found| {
             let now = match step {
                 Step::Apply => Some(release),
-                Step::Return => back.as_ref().and_then(|back| back.release),
+                Step::Return | Step::Leave => back.as_ref().and_then(|back| back.release),
             };
             let (version, digest, origin) = match (step, back) {
                 (Step::Return, Some(back)) => {

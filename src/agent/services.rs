@@ -307,7 +307,8 @@ impl Services {
 impl Agent {
     /// Takes in services that the files have and the log does not: what a first start finds.
     ///
-    /// A service that the log knows keeps the spec that was applied, whatever its file says in the meantime.
+    /// A service that the log knows keeps the spec that was applied, whatever its file says in the meantime; one that
+    /// somebody took away stays away until he applies its file.
     pub(super) fn adopt_new_services(&mut self) {
         let loaded = match self.services.load(&self.node) {
             Ok(loaded) => loaded,
@@ -319,9 +320,12 @@ impl Agent {
                 return;
             }
         };
-        let known = self.node.services();
-        let found = loaded.services.into_iter().filter(|(service, _)| !known.contains_key(service));
-        let found = found.collect();
+        let (known, releases) = (self.node.services(), self.node.releases());
+        let is_new = |service: &ServiceId| {
+            let was_taken = releases.get(service).is_some_and(|it| it.trial.is_none());
+            !known.contains_key(service) && !was_taken
+        };
+        let found = loaded.services.into_iter().filter(|(service, _)| is_new(service)).collect();
         self.adopt_all(found, None);
     }
 

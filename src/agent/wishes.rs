@@ -3,7 +3,9 @@
 use super::answers::ReplyTo;
 use super::authority::{OrderRefusal, Refusal, Verified, VerifiedOrder, Way};
 use super::clock;
+use super::release::{Refused, mistaken};
 use super::task::{Agent, Promise};
+use crate::config;
 use crate::domain::code::Code;
 use crate::domain::effect::Reply as WishReply;
 use crate::domain::event::{Actor, Context, Event, IntentRefused};
@@ -11,11 +13,11 @@ use crate::domain::id::{EventId, IntentId, Principal, Seq, ServiceId};
 use crate::domain::input::{Decision, Input, OrderMark, World};
 use crate::domain::intent::{Action, ActorKind};
 use crate::domain::policy::Kind;
-use crate::domain::release::ReleaseRefused;
+use crate::domain::release::{ReleaseId, ReleaseRefused, Step};
 use crate::domain::text;
 use crate::domain::time::{Now, UnixMicros};
 use crate::wire::envelope;
-use crate::wire::payload::{Intent, Reply};
+use crate::wire::payload::{Audience, Intent, Reply};
 
 /// How often a refusal of one kind may cost an event.
 const REFUSED_EVERY_MS: u64 = 60_000;
@@ -65,9 +67,44 @@ impl Agent {
 
     /// Takes an order: the intent inside it is what is done, on the authority of whoever signed that.
     fn ordered(&mut self, now: Now, verified: VerifiedOrder, way: Way, to: ReplyTo) {
+        if let Err((code, why)) = self.may_leave(&verified) {
+            let refusal = verified.intent.refused(code, why);
+            return self.refuse_order(now, verified.refused(refusal), &to);
+        }
         let mark = Some(verified.mark.clone());
         if let Err(refusal) = self.wish(now, &verified.intent, way, to.clone(), mark) {
             self.refuse_order(now, verified.refused(refusal), &to);
+        }
+    }
+
+    /// Says whether the spec that was signed lets a controller take the service from this node, if it wants to.
+    fn may_leave(&self, order: &VerifiedOrder) -> Result<(), (Code, String)> {
+        let (intent, mark) = (&order.intent.payload, &order.mark);
+        let Action::Deploy { service, generation, release, .. } = &intent.action else {
+            return match mark.step {
+                Step::Leave => Err((Code::OUTSIDE_INTENT, "it places no service".to_owned())),
+                Step::Apply | Step::Return => Ok(()),
+            };
+        };
+        if mark.step != Step::Leave {
+            return Ok(());
+        }
+        let manifest = crate::head::manifest::check_manifest(service, release)
+            .map_err(|why| (Code::BAD_MANIFEST, why))?;
+        let layer = config::release_layer(ReleaseId::of(release), manifest);
+        let rollouts = config::rollouts_of(layer).map_err(|mistakes| {
+            let Refused { code, why } = mistaken(&mistakes);
+            (code, why)
+        })?;
+        let known = self.node.releases().get(service).map(|known| known.generation);
+        let is_obeyed = known.unwrap_or_default() >= *generation;
+        let select = match &intent.audience {
+            Audience::Select { selector, .. } => selector.parse().ok(),
+            Audience::Nodes(_) | Audience::All => None,
+        };
+        match select.is_some_and(|select| rollouts.placement.lets_go(&select, is_obeyed)) {
+            true => Ok(()),
+            false => Err((Code::OUTSIDE_INTENT, "its spec leaves the service here".to_owned())),
         }
     }
 

@@ -21,6 +21,7 @@ use super::lease;
 use super::links;
 use super::orders::Orders;
 use super::own::{self, OwnState, Which};
+use super::placement::Placements;
 use super::projection::Projection;
 use super::rollouts::Rollouts;
 use super::setup::ControllerSetup;
@@ -161,6 +162,7 @@ async fn serve(
         wishes: Wishes::of(&folder)?,
         rollouts,
         orders: Orders::default(),
+        placements: Placements::default(),
         measuring: Measuring::new(),
         watchers: Vec::new(),
         connection: connection.clone(),

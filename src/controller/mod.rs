@@ -14,6 +14,7 @@ mod lease;
 mod links;
 mod orders;
 mod own;
+mod placement;
 mod projection;
 mod queries;
 mod reports;

@@ -170,9 +170,7 @@ impl Controller {
                 Effect::Ended { state, .. } => {
                     wanted = self.convergence(intent);
                     if state == Verdict::Succeeded {
-                        // Never the first to try something.
-                        let late = self.late(intent).into_iter();
-                        wanted.extend(late.map(|node| ((node, Step::Apply), 2)));
+                        wanted.extend(self.placed(intent));
                     }
                 }
                 // See `checks.rs`, and the timer of the task.
@@ -182,8 +180,7 @@ impl Controller {
         self.orders.want(intent, &wanted);
     }
 
-    /// Returns the orders of nodes that were away when their rollout ended, the last one of its service: they go to what
-    /// is desired now, not to what they missed.
+    /// Returns the orders of nodes that were away when the last rollout of a service turned round: they go back as well.
     fn convergence(&self, intent: IntentId) -> BTreeMap<(NodeId, Step), u16> {
         let mut wanted = BTreeMap::new();
         let Some(state) = self.rollouts.all.get(&intent).and_then(Driven::on_disk) else {
@@ -201,8 +198,7 @@ impl Controller {
             }
             let known = self.projection.generation(node, &plan.service);
             let step = match state.verdict() {
-                Some(Verdict::Succeeded) if known < plan.generation => Step::Apply,
-                Some(Verdict::Superseded) | None => continue,
+                Some(Verdict::Succeeded | Verdict::Superseded) | None => continue,
                 Some(_) if has_turned && known == plan.generation => Step::Return,
                 Some(_) => continue,
             };
@@ -339,12 +335,15 @@ impl Controller {
                 let generation = self.rollouts.all.get(intent).and_then(|driven| {
                     let apply = driven.story.state()?.plan().generation;
                     Some(match step {
-                        Step::Apply => apply,
+                        Step::Apply | Step::Leave => apply,
                         Step::Return => Generation(apply.0.saturating_add(1)),
                     })
                 });
                 let Some(generation) = generation else { return };
                 let failure = Failure { why: format!("[{code}] {why}"), ..Failure::of("refused") };
+                if self.rollouts.all.get(intent).is_some_and(|it| it.has_ended()) {
+                    self.placements.refuse(*intent, node.clone(), failure.why.clone());
+                }
                 let report = NodeReport::Failed { generation, failure };
                 let input = Input::Node { node: node.clone(), event: None, report };
                 if let Err(why) = self.drive(now, *intent, &input) {

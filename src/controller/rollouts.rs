@@ -14,16 +14,15 @@ use super::intake::random_id;
 use super::links;
 use super::reports::{Reports, Said};
 use super::task::{Controller, Promise, Role};
-use super::wishes::{manifest_in, selection_in};
+use super::wishes::manifest_in;
 use crate::domain::event::Event;
 use crate::domain::id::{EpochId, EventId, IntentId, NodeId, Seq, ServiceId};
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::rollout::view::Record;
 use crate::domain::rollout::{
     Effect, Input, NodeReport, Rejection, ReleaseId, Rollout, RolloutEvent, RolloutFact, Story,
-    Verdict,
+    Wished,
 };
-use crate::domain::selector::Selector;
 use crate::domain::time::{Now, UnixMicros};
 use crate::head::clock;
 use crate::wire::codec;
@@ -53,8 +52,8 @@ pub(super) struct Driven {
     /// The signed wish, once it was read from its file.
     pub(super) wish: Option<Arc<[u8]>>,
     pub(super) version: Option<(ReleaseId, String)>,
-    /// Which nodes the wish is about, once that was read from its file.
-    pub(super) select: Option<Selector>,
+    /// Where it wants the service, once that was read from its file.
+    pub(super) wished: Option<Wished>,
 }
 
 /// Every rollout that is remembered.
@@ -84,6 +83,11 @@ impl Driven {
     pub(super) fn has_turned(&self) -> bool {
         let turned = |it: &Record| matches!(it.event, RolloutEvent::RollbackStarted(_));
         self.told().iter().any(turned)
+    }
+
+    /// Says whether it is over, as far as the disk knows.
+    pub(super) fn has_ended(&self) -> bool {
+        self.on_disk.as_ref().is_some_and(|state| state.verdict().is_some())
     }
 
     fn is_open(&self) -> bool {
@@ -281,6 +285,7 @@ impl Controller {
     /// Goes on with every rollout that has not ended, first of all in the new term.
     pub(super) fn lead_on(&mut self, now: Now, term: u64) {
         self.orders.begin_anew();
+        self.placements.begin_anew();
         for intent in self.rollouts.open() {
             let controller = self.setup.controller.clone();
             let lead = Input::TakenOver { controller, term, grace_ms: GRACE_MS };
@@ -392,39 +397,6 @@ impl Controller {
             driven.wish = Some(bytes.into());
         }
         driven.wish.clone()
-    }
-
-    /// Returns the nodes that a rollout which succeeded would have been about, had they been there: they joined later, or
-    /// have other labels since. None of them while another one of the service is under way, or knows better.
-    pub(super) fn late(&mut self, intent: IntentId) -> BTreeSet<NodeId> {
-        let Some(state) = self.rollouts.all.get(&intent).and_then(Driven::on_disk) else {
-            return BTreeSet::new();
-        };
-        let (service, of) = (state.plan().service.clone(), state.plan().generation);
-        let targets: BTreeSet<NodeId> = state.plan().targets().cloned().collect();
-        let mut newer = Vec::new();
-        for (other, state) in self.rollouts.of_service(&service) {
-            match state.verdict() {
-                None => return BTreeSet::new(),
-                Some(Verdict::Succeeded) if state.plan().generation > of => newer.push(other),
-                Some(_) => {}
-            }
-        }
-        for intent in newer.iter().chain([&intent]) {
-            let Some(driven) = self.rollouts.all.get_mut(intent) else { continue };
-            if driven.select.is_none() {
-                driven.select = self.wishes.read(*intent).and_then(|wish| selection_in(&wish));
-            }
-        }
-        let means = |of: &IntentId, (node, labels): &(&NodeId, &BTreeMap<String, String>)| {
-            let select = self.rollouts.all.get(of).and_then(|driven| driven.select.as_ref());
-            select.is_some_and(|select| select.matches(node, labels))
-        };
-        let late =
-            self.authority.enrolled().filter(|it| !targets.contains(it.0) && means(&intent, it));
-        let late = late.filter(|it| newer.iter().all(|newer| !means(newer, it)));
-        let lacks = late.filter(|it| self.projection.generation(it.0, &service) < of);
-        lacks.map(|(node, _)| node.clone()).collect()
     }
 
     /// Asks the other controllers for the signed wish of a rollout: they heard it when this one did not.

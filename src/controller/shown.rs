@@ -188,6 +188,7 @@ impl Controller {
             }
             object.insert("id".to_owned(), json!(rollout.to_string()));
             object.insert("facts".to_owned(), json!(driven.told().len()));
+            object.insert("placement".to_owned(), self.placements.json(rollout));
         }
         Some(value)
     }

@@ -16,6 +16,7 @@ use super::lease::Standing;
 use super::links::Saying;
 use super::orders::Orders;
 use super::own::{OwnState, Which};
+use super::placement::Placements;
 use super::projection::Projection;
 use super::queries::{Asker, Waiting};
 use super::rollouts::Rollouts;
@@ -117,6 +118,7 @@ pub(super) struct Controller {
     pub(super) wishes: Wishes,
     pub(super) rollouts: Rollouts,
     pub(super) orders: Orders,
+    pub(super) placements: Placements,
     pub(super) measuring: Measuring,
     pub(super) watchers: Vec<Watcher>,
 }

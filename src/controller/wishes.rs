@@ -7,10 +7,12 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use crate::config;
 use crate::domain::id::IntentId;
 use crate::domain::intent::Action;
 use crate::domain::policy::Kind;
 use crate::domain::release::{Manifest, ReleaseId};
+use crate::domain::rollout::{Placement, Wished};
 use crate::domain::selector::Selector;
 use crate::head::folder::{StateFolder, write_whole};
 use crate::wire::codec;
@@ -76,13 +78,28 @@ fn intent_in(wish: &[u8]) -> Option<Intent> {
     codec::decode(sealed.unverified_payload()).ok().filter(|_| sealed.kind() == Kind::Intent)
 }
 
-/// Returns which nodes a wish that was verified before is about.
-pub(super) fn selection_in(wish: &[u8]) -> Option<Selector> {
-    match intent_in(wish)?.audience {
-        Audience::Select { selector, .. } => selector.parse().ok(),
-        Audience::Nodes(nodes) => Some(Selector::nodes(&nodes)),
-        Audience::All => None,
-    }
+/// Returns where a wish that was verified before wants its service.
+pub(super) fn wished_in(wish: &[u8]) -> Option<Wished> {
+    let intent = intent_in(wish)?;
+    let select = match &intent.audience {
+        Audience::Select { selector, .. } => selector.parse().ok()?,
+        Audience::Nodes(nodes) => Selector::nodes(nodes),
+        Audience::All => return None,
+    };
+    let placement = match manifest_in(wish) {
+        Some((release, manifest)) => {
+            config::rollouts_of(config::release_layer(release, manifest)).ok()?.placement
+        }
+        None => Placement::default(),
+    };
+    let generation = intent.action.generation()?;
+    Some(Wished {
+        intent: intent.id,
+        generation,
+        release: intent.action.release(),
+        select,
+        placement,
+    })
 }
 
 /// Returns the manifest in a wish that was verified before.

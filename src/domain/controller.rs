@@ -5,7 +5,8 @@ pub(crate) mod samples;
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{EpochId, NodeId, Seq};
+use super::id::{EpochId, IntentId, NodeId, Seq};
+use super::release::Step;
 use super::time::UnixMicros;
 
 /// Body of `controller.led`: from here on it decides, until `controller.stepped_down` or the end of its life.
@@ -44,6 +45,30 @@ pub struct NodeSeen {
     pub node: NodeId,
     /// For how long nothing was heard of it, in milliseconds.
     pub away_ms: u64,
+}
+
+/// Body of `placement.ordered`: a node gets a service, or loses it, by a wish that stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PlacementOrdered {
+    /// The wish that it follows from: its rollout.
+    pub rollout: IntentId,
+    /// Which node.
+    pub node: NodeId,
+    /// Whether it gets it or loses it.
+    pub step: Step,
+    /// In words: `role=web` means it.
+    pub why: String,
+}
+
+/// Body of `placement.held`: nothing more moves, though something should.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PlacementHeld {
+    /// The wish that it would follow from: its rollout.
+    pub rollout: IntentId,
+    /// In words.
+    pub why: String,
 }
 
 /// Body of `log.forked`: a log does not extend what this controller has of it.

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::controller::{
-    ControllerLed, ControllerSteppedDown, LogForked, NodeSeen, NodeUnreachable,
+    ControllerLed, ControllerSteppedDown, LogForked, NodeSeen, NodeUnreachable, PlacementHeld,
+    PlacementOrdered,
 };
 use super::health::{InstanceHealthy, InstanceUnhealthy};
 use super::id::{
@@ -311,6 +312,10 @@ events! {
     "node.seen" optional NodeSeen(NodeSeen),
     /// A log does not extend what a controller has of it.
     "log.forked" optional LogForked(LogForked),
+    /// A node gets a service or loses it by a wish that stands.
+    "placement.ordered" optional PlacementOrdered(PlacementOrdered),
+    /// Nothing more moves, though a service is not where a wish wants it.
+    "placement.held" optional PlacementHeld(PlacementHeld),
 }
 
 /// Why an epoch began.

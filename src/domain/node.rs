@@ -345,6 +345,8 @@ impl Node {
             | Event::ControllerLed(_)
             | Event::ControllerSteppedDown(_)
             | Event::NodeUnreachable(_)
+            | Event::PlacementOrdered(_)
+            | Event::PlacementHeld(_)
             | Event::NodeSeen(_)
             | Event::LogForked(_)
             | Event::Rollout(_) => {}
@@ -493,6 +495,11 @@ impl Node {
             awaiting.insert(id, run);
         }
         let number = self.head.accepted + 1;
+        let known = body.action.service().and_then(|service| self.releases.get(service));
+        if known.is_some_and(|known| known.left == Some(body.intent)) {
+            // It means the node again, and is carried out anew.
+            self.seen.drop_executed(&body.intent);
+        }
         if !self.seen.accept(number, body, context.by.as_ref(), awaiting) {
             return Err(IllegalEvent { state: "already taken", event: "intent.accepted" });
         }

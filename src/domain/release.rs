@@ -104,6 +104,8 @@ pub enum Step {
     Apply,
     /// The service is to run from what it ran from before. No `apply` of the same wish is taken afterwards.
     Return,
+    /// The wish means the node no more, and the service is taken from it. When it means it again, `apply` is taken again.
+    Leave,
 }
 
 /// How far a release had come on a node.

@@ -185,6 +185,14 @@ impl Seen {
         true
     }
 
+    /// Forgets what came of a wish, so that it can be taken again.
+    pub(super) fn drop_executed(&mut self, id: &IntentId) {
+        if let Some(record) = self.records.get(id).filter(|record| record.open().is_none()) {
+            self.closed.remove(&(record.forget_at(), *id));
+            self.records.remove(id);
+        }
+    }
+
     /// Closes a wish; false when it is not under way.
     pub(super) fn execute(&mut self, at: UnixMicros, id: &IntentId, outcome: &Outcome) -> bool {
         let Some(record) = self.records.get_mut(id) else { return false };

@@ -22,7 +22,7 @@ use crate::domain::id::{Generation, IntentId, NodeId, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand};
 use crate::domain::release::{Manifest, ReleaseId};
 use crate::domain::rollout::view::rollout_name;
-use crate::domain::rollout::{OnConflict, Parameters};
+use crate::domain::rollout::{OnConflict, Parameters, Placement};
 use crate::domain::selector::Selector;
 use crate::head::keyfile::load_trust;
 use crate::wire::codec;
@@ -110,6 +110,7 @@ struct Ready {
     back_to: Option<ReleaseId>,
     emergency: Option<String>,
     retry: Option<IntentId>,
+    placement: Placement,
     next: Generation,
     fleet: FleetStatus,
     /// The rollouts that are remembered, the last one first.
@@ -126,7 +127,8 @@ impl Ready {
         let release = ReleaseId::of(&codec::encode(&manifest));
         let rollouts = config::rollouts_of(config::release_layer(release, manifest.clone()))
             .map_err(|mistakes| crate::cli::specs::mistaken(&mistakes, "nothing was deployed"))?;
-        let select = select.or(rollouts.placement.select).unwrap_or_else(Selector::every);
+        let placement = rollouts.placement;
+        let select = select.or(placement.select.clone()).unwrap_or_else(Selector::every);
         let (trust, _) =
             load_trust(&context.folder).map_err(|error| crate::cli::wish::from_keys(&error))?;
         let nodes = place::matching(&trust, &select)?;
@@ -149,6 +151,7 @@ impl Ready {
             back_to,
             emergency,
             retry,
+            placement,
             next,
             fleet,
             rows,

@@ -162,6 +162,8 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         Event::ControllerLed(_)
         | Event::ControllerSteppedDown(_)
         | Event::NodeUnreachable(_)
+        | Event::PlacementOrdered(_)
+        | Event::PlacementHeld(_)
         | Event::NodeSeen(_)
         | Event::LogForked(_) => controller::data(event),
         Event::Rollout(it) => rollout::data(it),

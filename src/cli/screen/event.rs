@@ -228,6 +228,8 @@ pub(crate) fn clause(record: &EventRecord, event: Option<&Event>) -> String {
         Event::ControllerLed(_)
         | Event::ControllerSteppedDown(_)
         | Event::NodeUnreachable(_)
+        | Event::PlacementOrdered(_)
+        | Event::PlacementHeld(_)
         | Event::NodeSeen(_)
         | Event::LogForked(_) => controller::clause(event),
         Event::Rollout(it) => format!("{} {}", rollout_name(it.rollout), it.event.text()),
@@ -322,6 +324,8 @@ pub(crate) fn severity(event: Option<&Event>) -> &'static str {
         Event::ControllerLed(_)
         | Event::ControllerSteppedDown(_)
         | Event::NodeUnreachable(_)
+        | Event::PlacementOrdered(_)
+        | Event::PlacementHeld(_)
         | Event::NodeSeen(_)
         | Event::LogForked(_) => controller::severity(event),
         Event::Rollout(it) => it.event.severity(),

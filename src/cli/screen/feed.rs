@@ -190,6 +190,8 @@ fn is_worth_a_line(event: Option<&Event>) -> bool {
             | Event::ControllerLed(_)
             | Event::ControllerSteppedDown(_)
             | Event::NodeUnreachable(_)
+            | Event::PlacementOrdered(_)
+            | Event::PlacementHeld(_)
             | Event::NodeSeen(_)
             | Event::LogForked(_)
             | Event::Summarized(_) => true,

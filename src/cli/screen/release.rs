@@ -45,10 +45,12 @@ pub(super) fn told(event: &Event) -> Option<Told> {
             (Step::Apply, now) => {
                 told("deploying", named(&it.version, now.unwrap_or(it.release)), false)
             }
-            (Step::Return, Some(now)) => {
+            (Step::Return | Step::Leave, Some(now)) => {
                 told("returning", format!("to {}", named(&it.version, now)), true)
             }
-            (Step::Return, None) => told("returning", "to its spec files".to_owned(), true),
+            (Step::Return | Step::Leave, None) => {
+                told("returning", "to its spec files".to_owned(), true)
+            }
         },
         Event::ReleaseHealthy(it) => told(
             "deployed",

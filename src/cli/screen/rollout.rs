@@ -89,6 +89,27 @@ pub fn list_text(document: &Value) -> String {
     text
 }
 
+/// Says which nodes get the service or lose it since, and why no others do.
+fn placement(moves: &Value) -> String {
+    let mut text = String::new();
+    for (what, nodes) in [
+        ("get it", &moves["gaining"]),
+        ("lose it", &moves["losing"]),
+        ("wait for their turn", &moves["waiting"]),
+    ] {
+        if !list(nodes).is_empty() {
+            line(&mut text, &format!("{what}: {}", words(list(nodes))));
+        }
+    }
+    if let Some(held) = moves["held"].as_str() {
+        line(&mut text, &format!("nothing more moves: {}", printable(held)));
+    }
+    match text.is_empty() {
+        true => text,
+        false => format!("\nPLACEMENT\n{text}"),
+    }
+}
+
 /// Returns one rollout: what, why, where, and what to type next.
 pub fn rollout_text(view: &Value) -> String {
     let mut text = head(view);
@@ -141,6 +162,7 @@ pub fn rollout_text(view: &Value) -> String {
             }
         }
     }
+    text.push_str(&placement(&view["placement"]));
     let name = word(&view["rollout"]);
     let next = match state {
         "succeeded" => format!("smgr rollback {}", word(&view["service"])),

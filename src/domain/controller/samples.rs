@@ -30,5 +30,15 @@ pub(crate) fn events() -> Vec<Event> {
         Event::NodeUnreachable(NodeUnreachable { node: node.clone(), last_seen: UnixMicros(1) }),
         Event::NodeSeen(NodeSeen { node, away_ms: 69_000 }),
         Event::LogForked(forked),
+        Event::PlacementOrdered(PlacementOrdered {
+            rollout: IntentId([9; 16]),
+            node: "n4".parse().expect("a name"),
+            step: Step::Leave,
+            why: "`role=web` does not mean it any more".to_owned(),
+        }),
+        Event::PlacementHeld(PlacementHeld {
+            rollout: IntentId([9; 16]),
+            why: "it did not become healthy on n4".to_owned(),
+        }),
     ]
 }

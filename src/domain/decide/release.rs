@@ -45,6 +45,9 @@ impl Turn<'_> {
         if let Some(order) = &wish.order {
             self.may_follow(order, wish.id, service, generation)?;
         }
+        if self.has_left(wish) {
+            return Ok(None);
+        }
         let Some(known) = self.releases(service).filter(|it| generation <= it.generation) else {
             return Ok(None);
         };
@@ -161,6 +164,43 @@ impl Turn<'_> {
         Ok(())
     }
 
+    /// Says whether a controller orders anew what was taken from the node because the wish did not mean it.
+    ///
+    /// Only an order brings it back: whoever sends the wish itself again, repeats it.
+    pub(super) fn has_left(&self, wish: &Wish) -> bool {
+        let known = wish.action.service().and_then(|service| self.releases(service));
+        let is_next = |known: &Releases| {
+            known.left == Some(wish.id) && wish.action.generation() == Some(known.generation)
+        };
+        wish.order.is_some() && known.is_some_and(is_next)
+    }
+
+    /// Takes the service away, since the wish means the node no more.
+    pub(super) fn ordered_leave(&mut self, wish: &Wish) -> Result<(), Rejection> {
+        let (Some(service), Some(generation)) = (wish.action.service(), wish.action.generation())
+        else {
+            return Ok(());
+        };
+        if let Some(order) = &wish.order {
+            self.may_follow(order, wish.id, service, generation)?;
+        }
+        let known = self.releases(service);
+        if known.is_some_and(|it| it.generation > Generation(generation.0 + 1)) {
+            return Err(Rejection::StaleGeneration);
+        }
+        if known.is_none_or(|it| it.left != Some(wish.id)) {
+            if let Some(older) = self.under_way(service) {
+                let why = "the node is not meant any more";
+                self.execute(older, failed(Code::SUPERSEDED, why, None));
+            }
+            self.ordered(wish);
+            let cause = Some(Cause::Intent(wish.id));
+            self.remove(service, Context::service(service).because(cause, Some(wish.by.clone())));
+        }
+        self.answer(wish.id, Reply::Outcome(Outcome::Done { changed: true }));
+        Ok(())
+    }
+
     /// Begins with what was accepted.
     pub(super) fn deploy(&mut self, wish: &Wish, older: Option<IntentId>) {
         if let Some(older) = older {
@@ -185,7 +225,7 @@ impl Turn<'_> {
         let (release, spec) = match (step, &trial.back) {
             (Step::Apply, _) => (Some(trial.release), None),
             (Step::Return, Some(back)) => (back.release, Some(back.spec)),
-            (Step::Return, None) => return,
+            (Step::Return, None) | (Step::Leave, _) => return,
         };
         let service = service.clone();
         self.promise(Act::Stage { service, generation, step, release, spec });
@@ -254,7 +294,7 @@ impl Turn<'_> {
         let context = self.about_release(service);
         let now = match trial.step {
             Step::Apply => Some(trial.release),
-            Step::Return => trial.back.as_ref().and_then(|back| back.release),
+            Step::Return | Step::Leave => trial.back.as_ref().and_then(|back| back.release),
         };
         if trial.step == Step::Apply {
             let body = ReleaseStaged {
@@ -270,7 +310,7 @@ impl Turn<'_> {
         }
         let deadline_ms = match trial.step {
             Step::Apply => spec.verdict.healthy_deadline.0,
-            Step::Return => spec.verdict.healthy_deadline.0.max(RETURN_MS_MIN),
+            Step::Return | Step::Leave => spec.verdict.healthy_deadline.0.max(RETURN_MS_MIN),
         };
         let judged = spec.health.iter().filter(|(_, rule)| rule.on_failure != OnFailure::Report);
         let ordered = self.releases(service).and_then(|it| it.plan);
@@ -284,12 +324,12 @@ impl Turn<'_> {
             spec: staged.digest,
             min_healthy_ms: match trial.step {
                 Step::Apply => spec.verdict.min_healthy_time.0,
-                Step::Return => 0,
+                Step::Return | Step::Leave => 0,
             },
             healthy_by: self.now().plus_ms(deadline_ms),
             checks: match trial.step {
                 Step::Apply => judged.map(|(name, _)| name.clone()).collect(),
-                Step::Return => Vec::new(),
+                Step::Return | Step::Leave => Vec::new(),
             },
             keep: spec.verdict.keep,
             plan,
@@ -348,7 +388,7 @@ impl Turn<'_> {
             return self.fail(service);
         }
         match (trial.step, held.is_some_and(|held| held <= now)) {
-            (Step::Return, true) => self.returned(service),
+            (Step::Return | Step::Leave, true) => self.returned(service),
             (Step::Apply, true) => {
                 let generation = trial.generation;
                 let slots = self.service(service).into_iter().flat_map(|known| known.slots());

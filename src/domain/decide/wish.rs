@@ -46,10 +46,13 @@ const PARAM_BYTES_MAX: usize = 4096;
 
 impl Turn<'_> {
     pub(super) fn wish(&mut self, wish: Wish) -> Result<(), Rejection> {
-        if wish.order.as_ref().is_some_and(|order| order.step == Step::Return) {
-            return self.ordered_return(&wish);
+        match wish.order.as_ref().map(|order| order.step) {
+            Some(Step::Return) => return self.ordered_return(&wish),
+            Some(Step::Leave) => return self.ordered_leave(&wish),
+            Some(Step::Apply) | None => {}
         }
-        if let Some(record) = self.record(&wish.id) {
+        let record = self.record(&wish.id);
+        if let Some(record) = record.filter(|_| !self.has_left(&wish)) {
             if record.digest != wish.digest {
                 return Err(Rejection::Replayed);
             }

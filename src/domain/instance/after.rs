@@ -192,6 +192,8 @@ impl State {
                 | Event::ControllerLed(_)
                 | Event::ControllerSteppedDown(_)
                 | Event::NodeUnreachable(_)
+                | Event::PlacementOrdered(_)
+                | Event::PlacementHeld(_)
                 | Event::NodeSeen(_)
                 | Event::LogForked(_)
                 | Event::Rollout(_),

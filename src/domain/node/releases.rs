@@ -21,7 +21,10 @@ impl Node {
                 known.accept(at, body.intent, generation, release, *back_to, files);
             }
             // What is taken away runs from nothing, and has nothing to return to.
-            _ => (known.generation, known.current, known.trial) = (generation, None, None),
+            _ => {
+                (known.generation, known.current, known.trial) = (generation, None, None);
+                known.left = None;
+            }
         }
     }
 

@@ -28,6 +28,9 @@ pub struct Releases {
     /// The plan of the last ordered wish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<(IntentId, Digest)>,
+    /// The wish that means the node no more, so that the service was taken away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<IntentId>,
 }
 
 /// A release in force.
@@ -266,7 +269,7 @@ impl Releases {
         files: Option<Digest>,
     ) {
         let back = self.way_back(release, back_to, files);
-        self.generation = generation;
+        (self.generation, self.left) = (generation, None);
         self.trial = Some(Box::new(Trial {
             generation,
             intent,
@@ -282,6 +285,10 @@ impl Releases {
     /// An order was taken. That of an `apply` comes before its wish.
     pub(in crate::domain) fn order(&mut self, at: UnixMicros, body: &OrderAccepted) {
         self.plan = Some((body.intent, body.plan));
+        if body.step == Step::Leave {
+            self.generation = self.generation.max(body.generation);
+            (self.current, self.trial, self.left) = (None, None, Some(body.intent));
+        }
         let next = Generation(body.generation.0 + 1);
         if body.step != Step::Return || next <= self.generation {
             return;
@@ -407,7 +414,7 @@ impl Releases {
         match (step, returns) {
             (Step::Apply, true) => Code::RELEASE_RETURNED,
             (Step::Apply, false) => Code::NO_WAY_BACK,
-            (Step::Return, _) => Code::RETURN_FAILED,
+            (Step::Return | Step::Leave, _) => Code::RETURN_FAILED,
         }
     }
 }

@@ -223,7 +223,7 @@ impl Rollout {
                 (Step::Apply, NodeState::NotStarted) => NodeState::Ordered,
                 // It was heard of before its turn: an earlier leader had got further than the log says.
                 (Step::Apply, state) => state,
-                (Step::Return, _) => NodeState::Returning { until: body.until },
+                (Step::Return | Step::Leave, _) => NodeState::Returning { until: body.until },
             };
         }
         Some(())

@@ -26,7 +26,7 @@ pub use self::event::*;
 pub use self::fact::RolloutFact;
 pub use self::input::{Command, Failure, Input, Measure, NodeReport, Observed, Rejection};
 pub use self::parameters::*;
-pub use self::placement::{Moves, Placement, Rollouts};
+pub use self::placement::{Held, Known, Moves, Place, Placement, Rollouts, Wished};
 pub(crate) use self::plan::chunks;
 pub use self::plan::{PROOFS_MAX, Plan, PlanError, PlanRequest, Retry, Wave, WaveKind};
 pub use self::state::{At, CheckRun, IllegalEvent, NodeState, Phase, Rollout};

@@ -20,7 +20,7 @@ impl RolloutEvent {
             Self::WaveStarted(body) => {
                 let way = match body.step {
                     Step::Apply => "wave",
-                    Step::Return => "back: wave",
+                    Step::Return | Step::Leave => "back: wave",
                 };
                 format!("{way} {}: {}", body.wave, names(&body.nodes))
             }

@@ -173,6 +173,9 @@ impl Authority {
             let why = "it was verified before the intent was signed".to_owned();
             return Err((Code::OUTSIDE_INTENT, why));
         }
+        if order.step == Step::Leave {
+            return self.is_left_out(&intent.audience);
+        }
         let is_meant = match &intent.audience {
             Audience::Nodes(nodes) => nodes.contains(&self.node),
             Audience::Select { selector, .. } => self.is_selected(selector)?,
@@ -181,6 +184,19 @@ impl Authority {
         match is_meant {
             true => Ok(()),
             false => Err((Code::OUTSIDE_INTENT, "the intent does not mean this node".to_owned())),
+        }
+    }
+
+    /// Says whether the selection of an intent does not mean this node, as root enrolled it.
+    fn is_left_out(&self, audience: &Audience) -> Result<(), (Code, String)> {
+        let is_known = self.roster.iter().any(|enrolled| enrolled.node == self.node);
+        let means = match audience {
+            Audience::Select { selector, .. } => self.is_selected(selector)?,
+            Audience::Nodes(_) | Audience::All => true,
+        };
+        match is_known && !means {
+            true => Ok(()),
+            false => Err((Code::OUTSIDE_INTENT, "the intent means this node still".to_owned())),
         }
     }
 
@@ -200,7 +216,7 @@ impl Authority {
         let Action::Deploy { service, generation, emergency, retry, .. } = &intent.action else {
             return Ok(());
         };
-        if order.wave < 2 || order.step == Step::Return || emergency.is_some() {
+        if order.wave < 2 || order.step != Step::Apply || emergency.is_some() {
             return Ok(());
         }
         let unproven = |why: String| (Code::CANARY_UNPROVEN, why);

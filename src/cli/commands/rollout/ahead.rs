@@ -32,8 +32,14 @@ pub(in crate::cli::commands) async fn plan(
     let mut view = view_of(&ready)?;
     name_releases(&mut view, &ready);
     let from = changed_from(&mut client, &ready).await?;
+    let leave = leave(&ready);
     if out.is_text() {
         out.data(&ahead_text(&view, &from, &overridden(&ready), width()));
+        if !leave.is_empty() {
+            let names: Vec<&str> = leave.iter().map(NodeId::as_str).collect();
+            let (service, names) = (&ready.service, names.join(" "));
+            out.data(&format!("\nPLACEMENT\n  `{}` does not mean {names}: once the rollout has succeeded they lose {service}, in batches\n", ready.select));
+        }
         return Ok(ExitCode::Done);
     }
     let from = from.iter().map(|it| {
@@ -45,9 +51,23 @@ pub(in crate::cli::commands) async fn plan(
         "schema": "smgr.deploy_plan.v1", "service": view["service"], "from": view["from"],
         "to": view["to"], "plan": view["plan"], "nodes": view["nodes"],
         "unreachable": away(&ready), "changed": view["state"] != "succeeded",
-        "configuration": from.collect::<Vec<_>>(), "overridden_keys": overridden(&ready),
+        "configuration": from.collect::<Vec<_>>(), "overridden_keys": overridden(&ready), "leave": leave,
     }));
     Ok(ExitCode::Done)
+}
+
+/// Returns the nodes that have the service and are not meant, where the spec takes it from them.
+fn leave(ready: &Ready) -> BTreeSet<NodeId> {
+    if !ready.placement.lets_go(&ready.select, false) {
+        return BTreeSet::new();
+    }
+    let has_it = |node: &&crate::wire::status::FleetNode| {
+        let releases = node.status.iter().flat_map(|status| &status.releases);
+        let mut own = releases.filter(|it| it.service == ready.service);
+        own.any(|it| it.release.is_some())
+    };
+    let others = ready.fleet.nodes.iter().filter(|it| !ready.nodes.contains(&it.node));
+    others.filter(has_it).map(|it| it.node.clone()).collect()
 }
 
 /// Makes the plan as a controller would, and the picture of a rollout that has just been planned.

@@ -279,6 +279,8 @@ impl History {
             Event::ControllerLed(_)
             | Event::ControllerSteppedDown(_)
             | Event::NodeUnreachable(_)
+            | Event::PlacementOrdered(_)
+            | Event::PlacementHeld(_)
             | Event::NodeSeen(_)
             | Event::LogForked(_) => told(record.kind.clone(), controller::clause(event)),
             Event::AgentStopped(it) => {

@@ -285,3 +285,69 @@ fn what_is_folded_of_releases_outlives_a_baseline() {
     site.node.parts().into_iter().for_each(|part| restored.restore(part));
     assert_eq!(restored, site.node);
 }
+
+#[test]
+fn a_service_is_taken_from_a_node_that_is_not_meant_and_brought_back_when_it_is_again() {
+    let mark = |step| OrderMark {
+        step,
+        plan: Digest([1; 32]),
+        term: 3,
+        controller: "c1".parse().unwrap(),
+        verified_at: Default::default(),
+        wave: 2,
+    };
+    let mut site = with_a();
+    let order = |site: &mut Site, step, generation: u64, release: &str| {
+        let number = u8::try_from(40 + generation).unwrap();
+        let wish = site.wish_of(number, deploy(generation, release));
+        let wish = crate::domain::input::Wish { order: Some(mark(step)), ..wish };
+        site.try_tell(Input::Wish(wish)).map(|_| ()).err()
+    };
+    assert_eq!(order(&mut site, Step::Apply, 4, "b"), None);
+    staged(&mut site, 4, 12);
+    replaced(&mut site, 2);
+    proved(&mut site, 4);
+    assert_eq!(current(&site), Some(ReleaseId::of(b"b")));
+
+    assert_eq!(order(&mut site, Step::Leave, 1, "a"), Some(Rejection::StaleGeneration));
+    assert_eq!(order(&mut site, Step::Leave, 4, "b"), None);
+    assert!(site.events().contains(&"service.removed web".to_owned()), "{:?}", site.events());
+    site.exit("web", 2, Exit::Signal { signal: 15, core_dumped: false }, 100);
+    assert!(!site.node.services().contains_key(&service("web")) && current(&site).is_none());
+    assert_eq!(order(&mut site, Step::Leave, 4, "b"), None);
+    assert!(site.last.events.is_empty(), "a repeat is no news: {:?}", site.events());
+    // Whoever repeats the wish itself brings nothing back.
+    let repeat = site.wish_of(44, deploy(4, "b"));
+    site.try_tell(Input::Wish(repeat)).unwrap();
+    assert!(site.last.events.is_empty(), "{:?}", site.events());
+
+    assert_eq!(order(&mut site, Step::Apply, 4, "b"), None);
+    assert_eq!(asks_to_stage(&site), Some((Step::Apply, Some(ReleaseId::of(b"b")))));
+    assert_eq!(order(&mut site, Step::Apply, 4, "b"), None);
+    assert!(site.last.events.is_empty(), "once: {:?}", site.events());
+}
+
+#[test]
+fn a_release_on_its_way_ends_where_the_node_is_not_meant_any_more() {
+    let mut site = with_a();
+    let wish = |site: &mut Site, step| {
+        let wish = site.wish_of(50, deploy(4, "b"));
+        let mark = OrderMark {
+            step,
+            plan: Digest([1; 32]),
+            term: 3,
+            controller: "c1".parse().unwrap(),
+            verified_at: Default::default(),
+            wave: 2,
+        };
+        Input::Wish(crate::domain::input::Wish { order: Some(mark), ..wish })
+    };
+    let apply = wish(&mut site, Step::Apply);
+    site.tell(apply);
+    let leave = wish(&mut site, Step::Leave);
+    site.tell(leave);
+    let Some(Outcome::Failed { code, .. }) = outcome(&site) else { panic!("{:?}", site.events()) };
+    assert_eq!(code, Code::SUPERSEDED.to_string());
+    staged(&mut site, 4, 12);
+    assert!(site.last.events.is_empty(), "what was fetched changes nothing: {:?}", site.events());
+}

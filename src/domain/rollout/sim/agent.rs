@@ -94,6 +94,8 @@ impl Agent {
                 self.log.push(NodeReport::Applied { generation: GENERATION });
             }
             Step::Return if switches.dedup && self.went_back => {}
+            // No rollout orders it: see `placement`.
+            Step::Leave => {}
             Step::Return => {
                 self.returns += 1;
                 self.went_back = true;

@@ -263,3 +263,18 @@ fn no_controller_goes_beyond_the_canary_without_its_word() {
     let many = vec![word("n2", &good, &key); CANARY_MAX + 1];
     assert_eq!(code(&Order { wave: 2, canary: many, ..order() }), Some(Code::BAD_PAYLOAD));
 }
+
+#[test]
+fn a_service_is_taken_only_from_a_node_that_root_enrolled_with_labels_that_do_not_match() {
+    let leave = |audience: Audience| {
+        let intent = inside(&Intent { audience, ..deploy() });
+        code(&Order { step: Step::Leave, wave: 2, intent, ..order() })
+    };
+    let select =
+        |text: &str| Audience::Select { selector: text.to_owned(), roster: Digest([0; 32]) };
+    assert_eq!(leave(select("env=test")), None);
+    assert_eq!(leave(select("env=prod")), Some(Code::OUTSIDE_INTENT));
+    assert_eq!(leave(Audience::Nodes(vec!["n2".parse().unwrap()])), Some(Code::OUTSIDE_INTENT));
+    let apply = inside(&Intent { audience: select("env=test"), ..deploy() });
+    assert_eq!(code(&Order { intent: apply, ..order() }), Some(Code::OUTSIDE_INTENT));
+}

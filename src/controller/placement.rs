@@ -1,0 +1,180 @@
+//! Where services are to be by the wishes that stand: nodes that join, come back or have other labels get them or lose
+//! them, some at a time. What has to move follows from the logs alone.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tracing::warn;
+
+use super::rollouts::Driven;
+use super::task::Controller;
+use super::wishes::wished_in;
+use crate::domain::controller::{PlacementHeld, PlacementOrdered};
+use crate::domain::event::{Context, Event};
+use crate::domain::id::{IntentId, NodeId, ServiceId};
+use crate::domain::release::Step;
+use crate::domain::rollout::{Held, Known, Moves, Place, Verdict, Wished};
+use crate::head::clock;
+
+/// How many ticks lie between two looks at a service that is where it should be.
+const LOOK_TICKS: u64 = 5;
+
+/// How many ticks lie between two questions for a wish that is not here.
+const ASK_TICKS: u64 = 30;
+
+/// What this controller knows of placement beside the logs. Another one finds the same again.
+#[derive(Debug, Default)]
+pub(super) struct Placements {
+    /// What moves, by the wish that it follows from.
+    last: BTreeMap<IntentId, Moves>,
+    /// Orders that nodes refused for good, with their words.
+    refused: BTreeMap<(IntentId, NodeId), String>,
+}
+
+impl Placements {
+    /// Forgets what was found in an earlier term.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Self::default();
+    }
+
+    /// A node does not take the order of a rollout that is over.
+    pub(super) fn refuse(&mut self, intent: IntentId, node: NodeId, why: String) {
+        self.refused.insert((intent, node), why);
+    }
+
+    /// Returns what moves by a wish, for whoever looks at its rollout.
+    pub(super) fn json(&self, intent: IntentId) -> Value {
+        let Some(moves) = self.last.get(&intent).filter(|it| **it != Moves::default()) else {
+            return Value::Null;
+        };
+        let held = moves.held.as_ref().map(|held| self.words(intent, held));
+        json!({
+            "gaining": moves.gain, "losing": moves.lose, "waiting": moves.waiting, "held": held,
+        })
+    }
+
+    fn words(&self, intent: IntentId, held: &Held) -> String {
+        let list = |nodes: &[NodeId]| {
+            nodes.iter().map(NodeId::as_str).take(16).collect::<Vec<_>>().join(", ")
+        };
+        match held {
+            Held::NothingMatches => {
+                "its selection matches no node, so it is taken from nowhere".to_owned()
+            }
+            Held::Failed(nodes) => {
+                let refused = nodes.iter().find_map(|node| {
+                    let why = self.refused.get(&(intent, node.clone()))?;
+                    Some(format!("; {node}: {why}"))
+                });
+                let refused = refused.unwrap_or_default();
+                format!("it did not become healthy on {}{refused}", list(nodes))
+            }
+            Held::Away(nodes) => format!(
+                "{} are to have it and are away: before that it is taken from nowhere",
+                list(nodes)
+            ),
+        }
+    }
+}
+
+impl Controller {
+    /// Returns the orders by which a service gets to where a wish that succeeded wants it.
+    pub(super) fn placed(&mut self, intent: IntentId) -> BTreeMap<(NodeId, Step), u16> {
+        let is_settled = |this: &Self| this.placements.last.get(&intent) == Some(&Moves::default());
+        if is_settled(self) && !self.ticks.is_multiple_of(LOOK_TICKS) {
+            return BTreeMap::new();
+        }
+        let Some((service, moves)) = self.moves(intent) else {
+            self.placements.last.remove(&intent);
+            return BTreeMap::new();
+        };
+        self.tell_moves(intent, &service, &moves);
+        // Never the first to try something.
+        let orders = moves.orders().map(|(node, step)| ((node.clone(), step), 2)).collect();
+        self.placements.last.insert(intent, moves);
+        orders
+    }
+
+    /// Says what moves; nothing while another rollout of the service is under way, or a wish is not known.
+    fn moves(&mut self, intent: IntentId) -> Option<(ServiceId, Moves)> {
+        let state = self.rollouts.all.get(&intent).and_then(Driven::on_disk)?;
+        let (service, parameters) = (state.plan().service.clone(), state.plan().parameters.clone());
+        let mut stand = Vec::new();
+        for (other, state) in self.rollouts.of_service(&service) {
+            if state.verdict()? == Verdict::Succeeded {
+                stand.push(other);
+            }
+        }
+        let wishes: Option<Vec<Wished>> = stand.iter().map(|it| self.wished(*it)).collect();
+        let chain = Wished::chain(wishes?);
+        let of = chain.iter().position(|wish| wish.intent == intent)?;
+        let state = self.rollouts.all.get(&intent).and_then(Driven::on_disk)?;
+        let nodes = self.authority.enrolled().map(|(node, labels)| {
+            let folded = self.projection.node(node);
+            let known = Known {
+                labels,
+                releases: folded.and_then(|it| it.releases().get(&service)),
+                is_there: folded.is_some_and(|it| it.services().contains_key(&service)),
+                is_away: self.projection.is_lost(node),
+                target: state.node(node),
+            };
+            (node, known)
+        });
+        let mut places = Wished::places(&chain, of, nodes);
+        for ((of, node), _) in &self.placements.refused {
+            if let Some(place) = places.get_mut(node).filter(|_| *of == intent) {
+                *place = Place::Failed;
+            }
+        }
+        Some((service, Moves::of(&places, &parameters)))
+    }
+
+    /// Returns what the wish behind a rollout says of nodes.
+    fn wished(&mut self, intent: IntentId) -> Option<Wished> {
+        let driven = self.rollouts.all.get_mut(&intent)?;
+        if driven.wished.is_none() {
+            driven.wished = self.wishes.read(intent).and_then(|wish| wished_in(&wish));
+        }
+        if driven.wished.is_none() && self.ticks.is_multiple_of(ASK_TICKS) {
+            self.ask_for_wish(intent);
+        }
+        self.rollouts.all.get(&intent)?.wished.clone()
+    }
+
+    /// Writes down what begins to move, and why nothing does.
+    fn tell_moves(&mut self, rollout: IntentId, service: &ServiceId, moves: &Moves) {
+        let before = self.placements.last.get(&rollout).cloned().unwrap_or_default();
+        let select = self.rollouts.all.get(&rollout).and_then(|it| it.wished.as_ref());
+        let select = select.map(|wish| wish.select.to_string()).unwrap_or_default();
+        let mut events = Vec::new();
+        for (node, step) in moves.orders() {
+            let known = self.projection.node(node).and_then(|it| it.releases().get(service));
+            let is_begun = known.is_some_and(|known| match step {
+                Step::Leave => known.left == Some(rollout),
+                Step::Apply | Step::Return => {
+                    known.trial.as_ref().is_some_and(|trial| trial.intent == rollout)
+                }
+            });
+            let was_told = before.orders().any(|it| it == (node, step));
+            if is_begun || was_told {
+                continue;
+            }
+            let why = match step {
+                Step::Leave => format!("`{select}` does not mean it any more"),
+                Step::Apply | Step::Return => format!("`{select}` means it"),
+            };
+            let body = PlacementOrdered { rollout, node: node.clone(), step, why };
+            events.push(Event::PlacementOrdered(body));
+        }
+        if let Some(held) = moves.held.as_ref().filter(|held| before.held.as_ref() != Some(held)) {
+            let why = self.placements.words(rollout, held);
+            warn!(%service, why, "nothing more moves");
+            events.push(Event::PlacementHeld(PlacementHeld { rollout, why }));
+        }
+        if !events.is_empty() {
+            let context = Context::service(service);
+            let facts = events.into_iter().map(|event| (context.clone(), event)).collect();
+            self.recorder.record(clock::now(), facts);
+        }
+    }
+}
