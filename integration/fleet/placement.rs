@@ -68,3 +68,45 @@ fn nodes_get_and_lose_a_service_as_their_labels_say() {
         assert_eq!(shop.applied(node, &json!(1)), count, "{node}");
     }
 }
+
+#[test]
+fn a_service_is_taken_from_a_fleet_and_from_a_node_that_was_away_when_it_is_back() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    shop.fleet.kill_node("n3");
+    wait_until("n3 is missed", || {
+        shop.fleet.machine.exits(0, &["events", "--fleet"]).contains("hears nothing of n3")
+    });
+    for (code, error, line) in [
+        (4, "E0604", "remove web --select env=nowhere"),
+        (4, "no node that is meant has a service called nosuch", "remove nosuch --select name=n1"),
+        (2, "--select", "remove web --node n1 --select *"),
+    ] {
+        let said = shop.fleet.machine.exits(code, &line.split(' ').collect::<Vec<_>>());
+        assert!(said.contains(error), "{line}: {said}");
+    }
+    let said = shop.fleet.machine.exits(16, &["remove", "web", "--select", "*"]);
+    assert!(said.contains("gone from 2 of 3 nodes; no answer from n3"), "{said}");
+    let view = shop.last();
+    assert_eq!((&view["kind"], &view["state"]), (&json!("remove"), &json!("succeeded")), "{view}");
+    let waves = view["plan"]["waves"].as_array().unwrap();
+    assert!(waves.len() > 1 && view["on"] == json!([]), "some at a time: {view}");
+    for node in ["n1", "n2"] {
+        let events = shop.events(node);
+        assert_eq!(events.iter().filter(|it| it["type"] == "release.removed").count(), 1, "{node}");
+    }
+    shop.fleet.up_again();
+    eventually("n3 has it no more", || {
+        let events = shop.fleet.machine.smgr(&["events", "--node", "n3", "-o", "json"]);
+        String::from_utf8_lossy(&events.stdout).contains("release.removed").then_some(())
+    });
+    assert_eq!(shop.hosts(), [""; 0]);
+
+    // It may be wanted back.
+    let said = shop.fleet.machine.exits(0, &["rollback", "web"]);
+    assert!(said.contains("1.0 on 3 of 3 nodes"), "{said}");
+    let detached =
+        shop.fleet.machine.exits(0, &["remove", "web", "--select", "name=n1", "--detach"]);
+    assert!(detached.contains("is planned"), "{detached}");
+    shop.arrives(&["n2", "n3"]);
+}

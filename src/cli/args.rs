@@ -135,10 +135,15 @@ pub enum Command {
     Attach,
     /// Supervise a command as a service of its own
     Run(Run),
-    /// Stop a service and remove its file
+    /// Stop a service and take it away: from this machine with its file, or from the nodes that are selected
     Remove {
         /// Which
         service: ServiceId,
+        /// From these nodes of the fleet, some at a time: `env=prod,role=web`, `name=n1|n2`, `*`
+        #[arg(long, value_name = "NODES")]
+        select: Option<NodeSelector>,
+        #[command(flatten)]
+        waiting: Waiting,
     },
     /// Let a service run from a release, wave by wave over a fleet; what does not become healthy is taken back
     Deploy(Deploy),

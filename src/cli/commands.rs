@@ -71,7 +71,12 @@ pub async fn carry_out(
             status::status(&context, selector, at, out).await
         }
         Command::Run(args) => files::run(&context.by("run"), args, out).await,
-        Command::Remove { service } => files::remove(context, service, out).await,
+        Command::Remove { service, select: Some(select), waiting } => {
+            release::remove_from(context, (service, select), waiting, out).await
+        }
+        Command::Remove { service, select: None, waiting } => {
+            files::remove(context, service, waiting, out).await
+        }
         Command::Deploy(args) => release::deploy(context, args, out).await,
         Command::Rollback { service, select, waiting } => {
             release::rollback(context, &service, select, waiting, out).await

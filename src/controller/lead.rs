@@ -12,8 +12,8 @@ use crate::domain::intent::{Action, RolloutCommand, Verb};
 use crate::domain::release::ReleaseId;
 use crate::domain::rollout::view::rollout_name;
 use crate::domain::rollout::{
-    Command, Input, NodeReport, Observed, OnConflict, Opening, Plan, PlanError, PlanRequest,
-    Rejection, Retry, Rollout, RolloutFact, Why,
+    Command, Input, NodeReport, Observed, OnConflict, Opening, Parameters, Plan, PlanError,
+    PlanRequest, Rejection, Retry, Rollout, RolloutFact, Why,
 };
 use crate::domain::text;
 use crate::domain::time::Now;
@@ -29,6 +29,42 @@ const ORDER_BYTES_MAX: usize = 6 * 1024;
 
 /// Why a wish is not taken.
 pub(super) type Refused = (Code, String);
+
+/// What a rollout is to bring about.
+struct Asked<'a> {
+    service: &'a ServiceId,
+    generation: Generation,
+    release: ReleaseId,
+    back_to: Option<ReleaseId>,
+    emergency: Option<&'a String>,
+    retry: Option<IntentId>,
+}
+
+impl<'a> Asked<'a> {
+    fn of(action: &'a Action) -> Result<Self, Refused> {
+        match action {
+            Action::Deploy { service, generation, release, back_to, emergency, retry } => {
+                Ok(Self {
+                    service,
+                    generation: *generation,
+                    release: ReleaseId::of(release),
+                    back_to: *back_to,
+                    emergency: emergency.as_ref(),
+                    retry: *retry,
+                })
+            }
+            Action::Remove { service, generation } => Ok(Self {
+                service,
+                generation: *generation,
+                release: ReleaseId::NOTHING,
+                back_to: None,
+                emergency: None,
+                retry: None,
+            }),
+            _ => Err((Code::INTERNAL, "it is not about where a service is to be".into())),
+        }
+    }
+}
 
 /// What is answered to a wish for the controllers.
 #[derive(Debug)]
@@ -77,14 +113,18 @@ impl Controller {
             };
         }
         let Some(term) = self.leads() else {
-            if let Action::Deploy { .. } = verified.payload.action {
+            if let Action::Deploy { .. } | Action::Remove { .. } = verified.payload.action {
                 self.keep_wish(verified.payload.id, bytes)?;
             }
             return Ok(Word::Nothing);
         };
         match &verified.payload.action {
-            Action::Deploy { .. } if is_known => self.known(&verified, bytes),
-            Action::Deploy { .. } => self.begin(now, term, &verified, targets, bytes),
+            Action::Deploy { .. } | Action::Remove { .. } if is_known => {
+                self.known(&verified, bytes)
+            }
+            Action::Deploy { .. } | Action::Remove { .. } => {
+                self.begin(now, term, &verified, targets, bytes)
+            }
             Action::Rollout { service, rollout, command } => {
                 self.command(now, &verified, (service, *rollout, *command))
             }
@@ -121,22 +161,22 @@ impl Controller {
         bytes: &[u8],
     ) -> Result<Word, Refused> {
         let Verified { payload: intent, actor, .. } = wish;
-        let Action::Deploy { service, generation, release, back_to, emergency, retry } =
-            &intent.action
-        else {
-            return Err((Code::INTERNAL, "not a deploy".into()));
-        };
-        let (generation, back_to) = (*generation, *back_to);
+        let Asked { service, generation, release: id, back_to, emergency, retry } =
+            Asked::of(&intent.action)?;
         if bytes.len() + ORDER_BYTES_MAX > ENVELOPE_BYTES_MAX {
             let why = format!("with {} bytes it does not fit an order", bytes.len());
             return Err((Code::TOO_LARGE, why));
         }
         self.is_newest(service, generation, &targets)?;
-        let manifest = check_manifest(service, release).map_err(|why| (Code::BAD_MANIFEST, why))?;
-        let id = ReleaseId::of(release);
-        let rollouts =
-            config::rollouts_of(config::release_layer(id, manifest)).map_err(mistaken)?;
-        let parameters = rollouts.parameters;
+        let (targets, parameters) = match &intent.action {
+            Action::Deploy { release, .. } => {
+                let manifest =
+                    check_manifest(service, release).map_err(|why| (Code::BAD_MANIFEST, why))?;
+                let layer = config::release_layer(id, manifest);
+                (targets, config::rollouts_of(layer).map_err(mistaken)?.parameters)
+            }
+            _ => self.to_remove(service, targets)?,
+        };
         for (name, check) in &parameters.checks {
             self.is_measured(&check.probe)
                 .map_err(|(code, why)| (code, format!("rollout.check.{name}: {why}")))?;
@@ -153,7 +193,7 @@ impl Controller {
             release: id,
             running: None,
             back_to,
-            emergency: emergency.clone(),
+            emergency: emergency.cloned(),
             retry,
             targets: &targets,
             roster: &self.authority.roster(),
@@ -166,7 +206,7 @@ impl Controller {
             Opening {
                 plan,
                 by: Some(actor.clone()),
-                reason: emergency.clone().unwrap_or_default(),
+                reason: emergency.cloned().unwrap_or_default(),
                 origins: parameters.origins.clone(),
                 before,
                 force: false,
@@ -188,6 +228,29 @@ impl Controller {
             drop(self.drive(now, intent.id, &input));
         }
         Ok(Word::Promised(Reply::Accepted { event }))
+    }
+
+    /// Returns the nodes from which a service has to be taken, those of which nobody can say among them, and how: as many
+    /// at a time as its last release said.
+    fn to_remove(
+        &self,
+        service: &ServiceId,
+        mut targets: BTreeSet<NodeId>,
+    ) -> Result<(BTreeSet<NodeId>, Parameters), Refused> {
+        let has_it = |node: &NodeId| {
+            let known = self.projection.node(node);
+            self.projection.is_lost(node)
+                || known.is_none_or(|known| known.services().contains_key(service))
+        };
+        targets.retain(has_it);
+        if targets.is_empty() {
+            let why = format!("no node that is meant has a service called {service}");
+            return Err((Code::NO_SUCH_SERVICE, why));
+        }
+        let all = self.rollouts.of_service(service);
+        let last = all.iter().map(|(_, state)| state.plan()).find(|plan| !plan.removes());
+        let parameters = last.map(|plan| plan.parameters.clone()).unwrap_or_default();
+        Ok((targets, parameters.for_removal()))
     }
 
     /// Returns what an earlier rollout of the same release has done already.

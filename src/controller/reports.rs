@@ -7,7 +7,7 @@ use serde_bytes::ByteBuf;
 
 use crate::domain::event::Event;
 use crate::domain::id::{EventId, Generation, IntentId, NodeId, ServiceId};
-use crate::domain::release::{Phase, ReleaseFailed, Step};
+use crate::domain::release::{Phase, ReleaseFailed, ReleaseId, Step};
 use crate::domain::rollout::{Failure, NodeReport, Plan};
 use crate::domain::time::UnixMicros;
 use crate::wire::fold;
@@ -160,6 +160,14 @@ fn said(event: &Event) -> Option<Said> {
             running: body.running,
             ready_ms: body.ready_ms,
             held_ms: body.held_ms,
+        }),
+        // It is as it was wished: nothing runs.
+        Event::ReleaseRemoved(body) => Said::Reports(NodeReport::Healthy {
+            generation: body.generation,
+            release: ReleaseId::NOTHING,
+            running: None,
+            ready_ms: 0,
+            held_ms: 0,
         }),
         Event::ReleaseFailed(body) => Said::Reports(NodeReport::Failed {
             generation: body.generation,

@@ -14,7 +14,7 @@ use super::intake::random_id;
 use super::links;
 use super::reports::{Reports, Said};
 use super::task::{Controller, Promise, Role};
-use super::wishes::manifest_in;
+use super::wishes::{manifest_in, release_in};
 use crate::domain::event::Event;
 use crate::domain::id::{EpochId, EventId, IntentId, NodeId, Seq, ServiceId};
 use crate::domain::policy::{KeyClass, Kind};
@@ -436,7 +436,7 @@ impl Controller {
     pub(super) fn wish_came(&mut self, now: Now, rollout: IntentId, bytes: &[u8]) {
         let state = self.rollouts.all.get(&rollout).and_then(|driven| driven.story.state());
         let planned = state.map(|state| state.plan().release);
-        let is_it = manifest_in(bytes).is_some_and(|(release, _)| Some(release) == planned);
+        let is_it = planned.is_some() && release_in(bytes, rollout) == planned;
         // Whether it is signed as it should be is for the nodes to say, each for itself.
         match is_it.then(|| self.wishes.keep(rollout, bytes)) {
             Some(Ok(())) => {

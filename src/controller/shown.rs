@@ -11,7 +11,7 @@ use crate::domain::code::Code;
 use crate::domain::event::Actor;
 use crate::domain::id::IntentId;
 use crate::domain::intent::{ActorKind, Verb};
-use crate::domain::rollout::view::{AsOfView, At, RolloutView, rollout_name};
+use crate::domain::rollout::view::{AsOfView, At, RolloutView, kind_of, rollout_name};
 use crate::domain::rollout::{ReleaseId, RolloutEvent};
 use crate::domain::time::UnixMicros;
 use crate::head::clock;
@@ -219,9 +219,10 @@ impl Controller {
         let ended = state.verdict().and(driven.told().last()).map(|record| At(record.at));
         let row = json!({
             "rollout": rollout_name(*intent), "id": intent.to_string(), "service": plan.service,
-            "kind": "deploy", "state": state.state(), "exit_code": state.exit_code(),
+            "kind": kind_of(plan), "state": state.state(), "exit_code": state.exit_code(),
             "asked_at": At(begin), "ended_at": ended, "targets": plan.size(),
-            "generation": plan.generation.0, "release": format!("sha256:{}", plan.release),
+            "generation": plan.generation.0,
+            "release": (!plan.removes()).then(|| format!("sha256:{}", plan.release)),
             "back_to": plan.back_to.map(|release| format!("sha256:{release}")),
             "from": plan.back_to.map(release), "to": release(plan.release),
             "by": planned.by.as_ref().map(by_json),

@@ -102,6 +102,16 @@ pub(super) fn wished_in(wish: &[u8]) -> Option<Wished> {
     })
 }
 
+/// Returns what a service is to run from by the wish behind a rollout, if it is that one.
+pub(super) fn release_in(wish: &[u8], rollout: IntentId) -> Option<ReleaseId> {
+    let intent = intent_in(wish).filter(|intent| intent.id == rollout)?;
+    match &intent.action {
+        Action::Deploy { release, .. } => Some(ReleaseId::of(release)),
+        Action::Remove { .. } => Some(ReleaseId::NOTHING),
+        _ => None,
+    }
+}
+
 /// Returns the manifest in a wish that was verified before.
 pub(super) fn manifest_in(wish: &[u8]) -> Option<(ReleaseId, Manifest)> {
     let intent = intent_in(wish)?;

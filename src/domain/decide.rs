@@ -28,6 +28,7 @@ use super::instance::{Instance, State};
 use super::intent::Action;
 use super::node::{Head, Node, Service};
 use super::rejection::Rejection;
+use super::release::ReleaseRemoved;
 use super::seen::{Open, Record};
 use super::spec::{Reload, Restart, Spec, Stop};
 use super::time::UnixMicros;
@@ -335,6 +336,14 @@ impl<'a> Turn<'a> {
             None => Context::default(),
         }
         .because(Some(Cause::Intent(intent)), record.by.clone());
+        let removed = match (&record.action, &outcome) {
+            (Action::Remove { generation, .. }, Outcome::Done { .. }) => Some(*generation),
+            _ => None,
+        };
+        if let Some(generation) = removed {
+            let body = ReleaseRemoved { generation };
+            self.emit(context.clone(), Event::ReleaseRemoved(body));
+        }
         let body = IntentExecuted { intent, outcome: outcome.clone() };
         self.emit(context, Event::IntentExecuted(body));
         self.answer(intent, Reply::Outcome(outcome));

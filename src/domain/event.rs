@@ -19,7 +19,7 @@ use super::id::{
 use super::intent::{Action, ActorKind};
 use super::release::{
     OrderAccepted, ReleaseApplied, ReleaseFailed, ReleaseHealthy, ReleaseId, ReleaseRefused,
-    ReleaseReturned, ReleaseStaged,
+    ReleaseRemoved, ReleaseReturned, ReleaseStaged,
 };
 use super::time::UnixMicros;
 
@@ -298,6 +298,8 @@ events! {
     "release.failed" critical ReleaseFailed(ReleaseFailed),
     /// A service runs again from what it ran from before.
     "release.returned" critical ReleaseReturned(ReleaseReturned),
+    /// A service was taken away as somebody wished, and nothing of it runs.
+    "release.removed" optional ReleaseRemoved(ReleaseRemoved),
     /// A verified order was refused.
     "release.refused" optional ReleaseRefused(ReleaseRefused),
     /// A controller began to work.

@@ -340,6 +340,7 @@ impl Node {
             | Event::IntentRefused(_)
             | Event::LinesDropped(_)
             | Event::ReleaseStaged(_)
+            | Event::ReleaseRemoved(_)
             | Event::ReleaseRefused(_)
             | Event::ControllerStarted(_)
             | Event::ControllerLed(_)

@@ -30,6 +30,13 @@ pub const MANIFEST_VERSION: u8 = 1;
 pub struct ReleaseId(pub Digest);
 
 impl ReleaseId {
+    /// What a service is to run from that is taken away: SHA-256 over no manifest at all, which none has.
+    pub const NOTHING: Self = Self(Digest([
+        0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9,
+        0x24, 0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52,
+        0xb8, 0x55,
+    ]));
+
     /// Returns the name of the release with this manifest.
     pub fn of(manifest: &[u8]) -> Self {
         Self(Digest(Sha256::digest(manifest).into()))
@@ -274,6 +281,14 @@ pub struct ReleaseReturned {
     pub kept_serving: bool,
 }
 
+/// Body of `release.removed`: the service was taken away as somebody wished, and nothing of it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ReleaseRemoved {
+    /// The number of the wish.
+    pub generation: Generation,
+}
+
 /// Body of `release.refused`: a verified order was not taken. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -310,5 +325,6 @@ mod tests {
         assert_ne!(id, ReleaseId::of(b"web "));
         assert!(id.to_string().starts_with(&id.short()));
         assert_eq!(id.short().len(), 8);
+        assert_eq!(ReleaseId::of(b""), ReleaseId::NOTHING);
     }
 }

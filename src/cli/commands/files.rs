@@ -121,6 +121,7 @@ fn only_here(context: &Context, verb: &str) -> Result<(), CliError> {
 pub(super) async fn remove(
     context: &Context,
     service: ServiceId,
+    waiting: Waiting,
     out: Out,
 ) -> Result<ExitCode, CliError> {
     only_here(context, "remove")?;
@@ -130,7 +131,7 @@ pub(super) async fn remove(
             let what = format!("{service} is part of smgr itself, and goes with it");
             return Err(CliError::new(Code::CONFLICT, what).next("smgr down"));
         }
-        if let Some(removed) = super::release::remove(context, &service, out).await {
+        if let Some(removed) = super::release::remove(context, &service, waiting, out).await {
             return removed;
         }
         return Err(CliError::new(
@@ -151,8 +152,12 @@ pub(super) async fn remove(
     if let Some((aside, over)) = &over {
         std::fs::rename(over, aside).map_err(io)?;
     }
+    if waiting.detach {
+        // Its file is put back where it was, unless it is gone.
+        let what = "a service with a file of its own is removed while one waits";
+        return Err(CliError::new(Code::USAGE, what).hint("leave out --detach"));
+    }
     let action = Action::Apply { services: vec![service.clone()] };
-    let waiting = Waiting::default();
     match outcome(context, &Whom::default(), action, waiting, (Place::Last, out)).await {
         Ok(Ok(verdicts)) if verdicts.exit(false) == ExitCode::Done => {
             std::fs::remove_file(&aside).map_err(io)?;

@@ -221,13 +221,26 @@ fn mistakes(what: &str) -> Vec<String> {
 pub(super) async fn remove(
     context: &Context,
     service: &ServiceId,
+    waiting: Waiting,
     out: Out,
 ) -> Option<Result<ExitCode, CliError>> {
     let whom = Whom::default();
     let known = known(context, &whom, service).await.ok().flatten()?;
     known.release?;
     let action = Action::Remove { service: service.clone(), generation: next(Some(&known)) };
-    Some(wish(context, &whom, action, Waiting::default(), out).await)
+    Some(wish(context, &whom, action, waiting, out).await)
+}
+
+/// Takes a service from the nodes of the fleet that are selected.
+pub(super) async fn remove_from(
+    context: &Context,
+    (service, select): (ServiceId, NodeSelector),
+    waiting: Waiting,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let client = fleet(context, &Selector::service(service.clone()), Some(&select)).await?;
+    let client = client.ok_or_else(place::no_fleet)?;
+    rollout::remove(context, client, (service, select), waiting, out).await
 }
 
 /// Returns a way to the controllers, unless one node is named or there is none.

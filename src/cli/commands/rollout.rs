@@ -13,7 +13,7 @@ use crate::cli::args::{RolloutArgs, Waiting};
 use crate::cli::client::Client;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::interrupt::Interrupts;
+use crate::cli::interrupt::{Interrupted, Interrupts};
 use crate::cli::out::Out;
 use crate::cli::screen::rollout::{detached_text, list_text, rollout_text};
 use crate::config;
@@ -61,13 +61,7 @@ pub(super) async fn deploy(
         let mut interrupts = Interrupts::watch()?;
         let sent = match interrupts.guard(send(&mut client, &wish)).await {
             Ok(sent) => sent,
-            Err(interrupted) => {
-                let name = rollout_name(wish.id);
-                out.note(&format!(
-                    "{name} may have been taken, and then it goes on: smgr rollout watch {name}"
-                ));
-                return Ok(interrupted.exit());
-            }
+            Err(interrupted) => return Ok(may_go_on(wish.id, interrupted, out)),
         };
         match sent {
             Ok(_) => break (wish, events),
@@ -229,6 +223,47 @@ pub(super) async fn rollback(
     deploy(context, client, wanted, waiting, out).await
 }
 
+/// Takes a service from nodes of a fleet, and goes with it to the end.
+pub(super) async fn remove(
+    context: &Context,
+    mut client: Client,
+    (service, select): (ServiceId, Selector),
+    waiting: Waiting,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let (trust, _) =
+        load_trust(&context.folder).map_err(|error| crate::cli::wish::from_keys(&error))?;
+    let nodes: Vec<NodeId> = place::matching(&trust, &select)?.into_iter().collect();
+    let fleet = super::fleet::ask(&mut client).await?.ok_or_else(no_answer)?;
+    if let Some(leader) = &fleet.leader {
+        client.prefer(leader.clone());
+    }
+    let rows = rows(&mut client).await?;
+    let generation = Known::of(&service, &nodes, (&rows, &fleet)).next;
+    let audience = Audience::Select { selector: select.to_string(), roster: trust.roster_digest() };
+    let wish = client.request(Action::Remove { service, generation }, audience)?;
+    let events = Events::from_here(&mut client, out).await?;
+    let mut interrupts = Interrupts::watch()?;
+    match interrupts.guard(send(&mut client, &wish)).await {
+        Ok(sent) => sent?,
+        Err(interrupted) => return Ok(may_go_on(wish.id, interrupted, out)),
+    };
+    let name = rollout_name(wish.id);
+    if waiting.detach {
+        return Ok(detached(&name, wish.id, out));
+    }
+    watch(context, client, (name, events), out).await
+}
+
+/// Says that a wish was sent whose answer nobody waited for.
+fn may_go_on(wish: IntentId, interrupted: Interrupted, out: Out) -> ExitCode {
+    let name = rollout_name(wish);
+    out.note(&format!(
+        "{name} may have been taken, and then it goes on: smgr rollout watch {name}"
+    ));
+    interrupted.exit()
+}
+
 /// Shows rollouts, or says how one goes on.
 pub(super) async fn rollout(
     context: &Context,
@@ -308,6 +343,10 @@ async fn retry(
     if left.is_empty() {
         let why = "every node is on the release already";
         return Err(CliError::new(Code::ROLLOUT_NOT_SO, why));
+    }
+    if view["kind"] == "remove" {
+        let whence = (service_of(&view)?, Selector::nodes(&left));
+        return remove(context, client, whence, waiting, out).await;
     }
     let manifest = manifest_of(&mut client, &view).await?;
     let wanted = Wanted {
@@ -453,10 +492,18 @@ fn nodes_of(view: &Value, wanted: impl Fn(&str) -> bool) -> Vec<NodeId> {
     nodes.filter_map(|node| node["node"].as_str()?.parse().ok()).collect()
 }
 
+/// Says whether a service was taken away and nodes did not answer.
+fn is_unheard(view: &Value) -> bool {
+    let unreachable = view["unreachable"].as_array();
+    view["kind"] == "remove" && unreachable.is_some_and(|nodes| !nodes.is_empty())
+}
+
 fn exit_of(view: &Value) -> ExitCode {
     let number = view["exit_code"].as_u64();
     let state = view["state"].as_str().unwrap_or_default();
     match number {
+        // It is gone from where somebody answered; of the others nobody can say.
+        Some(0) if is_unheard(view) => ExitCode::Unknown,
         Some(number) => {
             let is_it = |exit: &&ExitCode| u64::from(exit.number()) == number;
             ExitCode::ALL.iter().find(is_it).copied().unwrap_or(ExitCode::Internal)

@@ -158,6 +158,7 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         | Event::ReleaseHealthy(_)
         | Event::ReleaseFailed(_)
         | Event::ReleaseReturned(_)
+        | Event::ReleaseRemoved(_)
         | Event::ReleaseRefused(_) => release::data(event),
         Event::ControllerLed(_)
         | Event::ControllerSteppedDown(_)

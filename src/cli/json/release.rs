@@ -48,6 +48,7 @@ pub(super) fn data(event: &Event) -> Value {
             "generation": it.generation.0, "release": id(it.release), "to": it.to.map(id),
             "took_ms": it.took_ms, "kept_serving": it.kept_serving,
         }),
+        Event::ReleaseRemoved(it) => json!({ "generation": it.generation.0 }),
         Event::ReleaseRefused(it) => json!({
             "intent": it.intent.map(full_intent), "generation": it.generation.map(|it| it.0),
             "release": it.release.map(id), "step": name_of(&it.step), "term": it.term,

@@ -224,6 +224,7 @@ pub(crate) fn clause(record: &EventRecord, event: Option<&Event>) -> String {
         | Event::ReleaseHealthy(_)
         | Event::ReleaseFailed(_)
         | Event::ReleaseReturned(_)
+        | Event::ReleaseRemoved(_)
         | Event::ReleaseRefused(_) => release::clause(event),
         Event::ControllerLed(_)
         | Event::ControllerSteppedDown(_)
@@ -320,6 +321,7 @@ pub(crate) fn severity(event: Option<&Event>) -> &'static str {
         | Event::ReleaseHealthy(_)
         | Event::ReleaseFailed(_)
         | Event::ReleaseReturned(_)
+        | Event::ReleaseRemoved(_)
         | Event::ReleaseRefused(_) => release::severity(event),
         Event::ControllerLed(_)
         | Event::ControllerSteppedDown(_)

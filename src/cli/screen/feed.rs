@@ -186,6 +186,7 @@ fn is_worth_a_line(event: Option<&Event>) -> bool {
             | Event::ReleaseHealthy(_)
             | Event::ReleaseFailed(_)
             | Event::ReleaseReturned(_)
+            | Event::ReleaseRemoved(_)
             | Event::ReleaseRefused(_)
             | Event::ControllerLed(_)
             | Event::ControllerSteppedDown(_)

@@ -155,10 +155,14 @@ fn rollouts_table(rollouts: &[Value], now: UnixMicros, width: Option<u16>) -> St
             true => "new".to_owned(),
             false => release_word(&row["from"]),
         };
+        let change = match row["kind"] == "remove" {
+            true => "taken away".to_owned(),
+            false => format!("{from} → {}", release_word(&row["to"])),
+        };
         table.row([
             text(&row["rollout"]),
             text(&row["service"]),
-            format!("{from} → {}", release_word(&row["to"])),
+            change,
             state,
             ended(row).map_or("-".to_owned(), clock),
             text(&row["by"]["name"]),

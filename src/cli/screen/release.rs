@@ -67,6 +67,7 @@ pub(super) fn told(event: &Event) -> Option<Told> {
             let to = it.to.map_or_else(|| "its spec files".to_owned(), |to| to.short());
             told("returned", format!("to {to} in {}", span(it.took_ms)), false)
         }
+        Event::ReleaseRemoved(_) => told("removed", "nothing of it runs".to_owned(), false),
         Event::ReleaseRefused(it) => {
             let times = if it.count > 1 { format!(" ({} times)", it.count) } else { String::new() };
             told("order refused", format!("[{}] {}{times}", it.code, it.why), false)

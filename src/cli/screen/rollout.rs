@@ -39,7 +39,7 @@ impl Progress {
             if is_told && before.as_deref() != Some(state) {
                 let wave = node["wave"].as_u64().unwrap_or_default();
                 let kind = wave_kind(view, wave);
-                writeln!(text, "  {wave} {kind:<9} {name:<6} {}", node_words(node))
+                writeln!(text, "  {wave} {kind:<9} {name:<6} {}", node_words(view, node))
                     .expect("writing to a text never fails");
             }
         }
@@ -156,7 +156,7 @@ pub fn rollout_text(view: &Value) -> String {
         let kind = wave_kind(view, number);
         line(&mut text, &format!("{number} {kind}  {}", spoken(word(&wave["state"]))));
         for node in list(&view["nodes"]).iter().filter(|node| node["wave"] == wave["wave"]) {
-            line(&mut text, &format!("    {:<6} {}", word(&node["node"]), node_words(node)));
+            line(&mut text, &format!("    {:<6} {}", word(&node["node"]), node_words(view, node)));
             for said in list(&node["failure"]["log_tail"]) {
                 line(&mut text, &format!("             | {}", printable(word(said))));
             }
@@ -253,12 +253,25 @@ pub fn change(view: &Value) -> String {
         false => format!("no way back: {}", word(&back["reason"])),
     };
     let service = word(&view["service"]);
+    if view["kind"] == "remove" {
+        return format!("{service}  is taken from {nodes}\n");
+    }
     format!("{service}  {from} → {to} on {nodes}   {back}\n")
 }
 
 fn ending(view: &Value) -> String {
     let took = view["duration_ms"].as_u64().map(|ms| format!(" in {}", span(ms)));
     let total = list(&view["nodes"]).len();
+    if view["kind"] == "remove" {
+        let gone = list(&view["nodes"]).iter().filter(|node| node["state"] == "healthy").count();
+        let away = list(&view["unreachable"]);
+        let away = match away.is_empty() {
+            true => String::new(),
+            false => format!("; no answer from {}: there it goes when they are back", words(away)),
+        };
+        let (state, took) = (word(&view["state"]), took.unwrap_or_default());
+        return format!("{state}{took}: gone from {gone} of {total} nodes{away}\n");
+    }
     let on = list(&view["on"]).iter().map(|on| {
         let count = list(&on["nodes"]).len();
         format!("{} on {count} of {total} nodes", release(&on["digest"], &on["version"]))
@@ -273,7 +286,8 @@ fn ending(view: &Value) -> String {
     format!("{}{}{on}{unchanged}\n", word(&view["state"]), took.unwrap_or_default())
 }
 
-fn node_words(node: &Value) -> String {
+fn node_words(view: &Value, node: &Value) -> String {
+    let is_removal = view["kind"] == "remove";
     let state = spoken(word(&node["state"]));
     let failure = &node["failure"];
     if !failure.is_null() {
@@ -282,6 +296,7 @@ fn node_words(node: &Value) -> String {
         return format!("{state}: {}{back}", failure_words(failure));
     }
     match node["ready_ms"].as_u64() {
+        _ if is_removal && word(&node["state"]) == "healthy" => "gone".to_owned(),
         Some(ms) if word(&node["state"]) == "healthy" => format!("{state}, ready in {}", span(ms)),
         _ => state,
     }

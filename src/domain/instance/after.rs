@@ -187,6 +187,7 @@ impl State {
                 | Event::ReleaseHealthy(_)
                 | Event::ReleaseFailed(_)
                 | Event::ReleaseReturned(_)
+                | Event::ReleaseRemoved(_)
                 | Event::ReleaseRefused(_)
                 | Event::ControllerStarted(_)
                 | Event::ControllerLed(_)

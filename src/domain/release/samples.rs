@@ -69,6 +69,7 @@ pub(crate) fn events() -> Vec<Event> {
             took_ms: 190,
             kept_serving: false,
         }),
+        Event::ReleaseRemoved(ReleaseRemoved { generation }),
         Event::ReleaseRefused(ReleaseRefused {
             intent: Some(IntentId([0x11; 16])),
             generation: Some(generation),

@@ -388,6 +388,21 @@ pub enum InvalidParameters {
 }
 
 impl Parameters {
+    /// Returns them for taking the service away: as many nodes at a time, and no further one after one that failed. There
+    /// is nothing to be judged but that it is gone, and a node that is away obeys when it is back.
+    #[must_use]
+    pub fn for_removal(self) -> Self {
+        Self {
+            checks: BTreeMap::new(),
+            bake_ms: 0,
+            health_check: HealthCheck::Process,
+            on_failure: OnFailure::Stop,
+            on_unreachable: OnUnreachable::Skip,
+            max_unreachable: Amount::ALL,
+            ..self
+        }
+    }
+
     /// Says what is wrong with the values together.
     ///
     /// # Errors

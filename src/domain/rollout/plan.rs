@@ -184,6 +184,11 @@ impl Plan {
         self.waves.iter().flat_map(|wave| &wave.nodes)
     }
 
+    /// Says whether it takes the service away.
+    pub fn removes(&self) -> bool {
+        self.release == ReleaseId::NOTHING
+    }
+
     /// Returns how many targets there are.
     pub fn size(&self) -> usize {
         self.waves.iter().map(|wave| wave.nodes.len()).sum()
@@ -213,6 +218,9 @@ impl Plan {
     ///
     /// Says why there is none, for people.
     pub fn way_back(&self) -> Result<ReleaseId, &'static str> {
+        if self.removes() {
+            return Err("what is taken away is deployed anew");
+        }
         match (self.back_to, self.parameters.may_roll_back) {
             (_, false) => Err("release.rollback = \"forbid\""),
             (None, true) => Err("no earlier release succeeded"),

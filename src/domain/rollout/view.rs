@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
+pub use self::fold::kind_of;
 use super::event::{RolloutEvent, Why};
 use super::plan::WaveKind;
 use super::{Amount, HealthCheck, OnFailure, ReleaseId};
@@ -87,7 +88,7 @@ pub struct RolloutView {
     pub fleet: Option<String>,
     /// Which service.
     pub service: ServiceId,
-    /// `deploy`.
+    /// `deploy`, `remove`.
     pub kind: &'static str,
     /// See [`super::Rollout::state`].
     pub state: &'static str,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Ready, document, exit_of, read};
+use super::{Ready, document, exit_of, is_unheard, read};
 use crate::cli::args::Output;
 use crate::cli::client::Client;
 use crate::cli::context::Context;
@@ -212,7 +212,8 @@ pub(crate) fn result(view: &Value) -> Value {
     let why = view["why"].as_array().and_then(|why| why.first()).map(|link| link["text"].clone());
     json!({
         "schema": "smgr.result.v1", "type": "result", "rollout": view["rollout"],
-        "intent": view["id"], "state": view["state"], "exit_code": view["exit_code"],
+        "intent": view["id"], "state": view["state"],
+        "exit_code": if is_unheard(view) { json!(ExitCode::Unknown.number()) } else { view["exit_code"].clone() },
         "changed": view["changed"], "cursor": view["as_of"]["cursor"], "why": why,
         "answered": view["nodes"].as_array().map_or(0, Vec::len), "missing": view["unreachable"],
     })

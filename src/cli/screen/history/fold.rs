@@ -320,6 +320,7 @@ impl History {
             | Event::ReleaseHealthy(_)
             | Event::ReleaseFailed(_)
             | Event::ReleaseReturned(_)
+            | Event::ReleaseRemoved(_)
             | Event::ReleaseRefused(_) => {
                 let words = release::told(event)?;
                 Told { is_detail: words.is_detail, ..told(words.what, words.result) }

@@ -8,10 +8,10 @@ use super::{
     Sha256, WaveView, rollout_name, written,
 };
 use crate::domain::id::NodeId;
-use crate::domain::rollout::Step;
 use crate::domain::rollout::event::{Planned, RolloutEvent, Why};
 use crate::domain::rollout::input::Failure;
 use crate::domain::rollout::state::{IllegalEvent, NodeState, Phase, Rollout};
+use crate::domain::rollout::{Plan, Step};
 
 impl RolloutView {
     /// Makes the view from the events of one rollout, in their order. `None` when there is none.
@@ -164,7 +164,7 @@ impl Fold {
             rollout: rollout_name(plan.intent),
             fleet: None,
             service: plan.service.clone(),
-            kind: "deploy",
+            kind: kind_of(rollout.plan()),
             state: rollout.state(),
             exit_code: verdict.map(|verdict| verdict.exit_code()),
             changed: self.changed,
@@ -208,7 +208,7 @@ impl Fold {
                 continue;
             };
             let was_healthy = node.healthy_at.is_some();
-            let new = Some(Sha256(rollout.plan().release));
+            let new = (!rollout.plan().removes()).then_some(Sha256(rollout.plan().release));
             (node.state, node.running) = match state {
                 NodeState::NotStarted => ("not_started", node.from),
                 NodeState::Ordered | NodeState::Started { .. } => ("starting", None),
@@ -292,6 +292,11 @@ impl FailureView {
             differences: Vec::new(),
         }
     }
+}
+
+/// Returns what a rollout is called: `deploy`, `remove`.
+pub fn kind_of(plan: &Plan) -> &'static str {
+    if plan.removes() { "remove" } else { "deploy" }
 }
 
 fn plan_view(rollout: &Rollout, planned: &Planned) -> PlanView {
