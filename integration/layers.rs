@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use serde_json::{Value, json};
 
 use crate::support::machine::{Machine, is_root};
+use crate::support::wait::eventually;
 
 const SLEEP: &str = "exec = [\"/bin/sleep\", \"1000\"]\n";
 
@@ -221,8 +222,6 @@ fn a_key_that_is_set_on_the_command_line_is_this_machines_last_word_and_names_it
         (2, "config set web stop.timeout"),
         (2, "config set web"),
         (2, "config set web/0 stop.timeout=4s"),
-        (2, "config set web stop.timeout=4s --for 2h"),
-        (2, "config set web stop.timeout=4s --select env=prod"),
     ] {
         machine.exits(code, &line.split(' ').collect::<Vec<_>>());
         assert_eq!(fs::read_to_string(&path).unwrap(), before, "{line}");
@@ -345,11 +344,7 @@ fn a_removed_service_leaves_no_override_of_nothing() {
 #[test]
 fn what_these_verbs_do_not_do_yet_they_say() {
     let machine = shop();
-    for line in [
-        &["config", "set", "web", "limits.memory=1GiB", "--for", "2h"][..],
-        &["config", "show", "web@n9"],
-        &["config", "show", "web", "--at", "r-1"],
-    ] {
+    for line in [&["config", "show", "web@n9"][..], &["config", "show", "web", "--at", "r-1"]] {
         let said = machine.exits(2, line);
         assert!(said.contains("not in this version"), "{line:?}\n{said}");
     }
@@ -362,4 +357,69 @@ fn what_these_verbs_do_not_do_yet_they_say() {
     machine.exits(0, &["down"]);
     machine.exits(5, &["plan"]);
     machine.exits(0, &["config", "show", "web", "--origin"]);
+}
+
+#[test]
+fn what_is_set_for_a_time_is_above_everything_and_ends_by_itself_also_when_the_node_was_down() {
+    let machine = shop();
+    let web = machine.ready("web");
+    let said = machine.exits(0, &["config", "set", "web", "stop.timeout=7s", "--for", "1h"]);
+    assert!(said.contains("configured web"), "{said}");
+    assert_eq!(machine.ready("web"), web, "nothing restarts that need not");
+    let timeout = key(&machine, "web", "stop.timeout");
+    assert_eq!((&timeout["value"], &timeout["origin"]["number"]), (&json!("7s"), &json!(8)));
+    let event = timeout["origin"]["event"].as_str().unwrap();
+    assert!(event.starts_with("i-") && event.contains(" until 20"), "{event}");
+    assert_eq!(machine.instance("web")["overridden_keys"], json!(["stop.timeout"]));
+    let shown =
+        machine.exits(0, &["config", "show", "web", "stop.timeout", "--origin", "--hidden"]);
+    assert!(shown.contains(" (8)") && shown.contains("groups.d/shop.toml:2"), "{shown}");
+
+    machine.exits(0, &["config", "set", "web", "env.PLACE=xyzzy", "--for", "6s"]);
+    let again = machine.ready_but("web", Some(web));
+    let told = machine.exits(0, &["events"]);
+    assert!(
+        !told.contains("xyzzy") && told.contains("env.PLACE"),
+        "values are in no event: {told}"
+    );
+    machine.exits(0, &["down"]);
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    machine.exits(0, &["up", "-d"]);
+    eventually("its time is over", || {
+        (key(&machine, "web", "env.PLACE")["value"] == "host").then_some(())
+    });
+    machine.ready_but("web", Some(again));
+    eventually("so it runs", || {
+        (machine.instance("web")["overridden_keys"] == json!(["stop.timeout"])).then_some(())
+    });
+    machine.exits(0, &["config", "unset", "web", "stop.timeout"]);
+    assert_eq!(machine.instance("web")["overridden_keys"], json!([]));
+    assert_eq!(key(&machine, "web", "stop.timeout")["value"], "2s");
+}
+
+#[test]
+fn what_cannot_be_set_is_refused_before_anything_changes() {
+    let machine = shop();
+    let web = machine.ready("web");
+    for (code, error, line) in [
+        (8, "did you mean", "config set web stop.timeuot=4s --for 2h"),
+        (8, "timeout = \"often\"", "config set web stop.timeout=often --for 2h"),
+        (2, "--for", "config set web stop.timeout=4s --for often"),
+        (2, "1ms to 7d", "config set web stop.timeout=4s --for 0s"),
+        (2, "1ms to 7d", "config set web stop.timeout=4s --for 8d"),
+        (2, "given twice", "config set web stop.timeout=4s stop.timeout=5s --for 2h"),
+        (2, "names one instance", "config set web/0 stop.timeout=4s --for 2h"),
+        (4, "no such service", "config set nosuch stop.timeout=4s --for 2h"),
+        (8, "E04", "config set web depends_on.nosuch.condition=ready --for 2h"),
+        (2, "--select", "config set web stop.timeout=4s --select ="),
+        (5, "no fleet", "config set web stop.timeout=4s --select *"),
+        (2, "is no key", "config unset web stop.timeout=4s"),
+        (2, "--detach", "config set web stop.timeout=4s --detach"),
+    ] {
+        let said = machine.exits(code, &line.split(' ').collect::<Vec<_>>());
+        assert!(said.contains(error), "{line}: {said}");
+    }
+    assert_eq!(machine.ready("web"), web);
+    assert_eq!(machine.instance("web")["overridden_keys"], json!([]));
+    assert!(machine.exits(0, &["plan"]).starts_with("nothing changes"));
 }

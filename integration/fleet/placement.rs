@@ -110,3 +110,58 @@ fn a_service_is_taken_from_a_fleet_and_from_a_node_that_was_away_when_it_is_back
     assert!(detached.contains("is planned"), "{detached}");
     shop.arrives(&["n2", "n3"]);
 }
+
+#[test]
+fn what_is_set_for_a_part_of_the_fleet_reaches_all_of_it_and_the_node_that_was_away() {
+    let shop = Shop::of("[env]\nMODE = \"fast\"\n");
+    shop.deploy(0, "1.0", &good("1"));
+    let value = |node: &str| {
+        let status = shop.fleet.machine.json(&["status", &format!("web@{node}")]);
+        status["instances"][0]["overridden_keys"].clone()
+    };
+    let pid = |node: &str| {
+        let status = shop.fleet.machine.json(&["status", &format!("web@{node}")]);
+        status["instances"][0]["pid"].clone()
+    };
+    let set = |code: i32, line: &str| {
+        shop.fleet.machine.exits(code, &line.split(' ').collect::<Vec<_>>())
+    };
+    for (code, error, line) in [
+        (8, "did you mean", "config set web evn.MODE=slow --select *"),
+        (4, "E0604", "config set web env.MODE=slow --select env=nowhere"),
+        (2, "say one of them", "config set web@n1 env.MODE=slow --select *"),
+        (4, "nosuch", "config set nosuch env.MODE=slow --select *"),
+    ] {
+        let said = set(code, line);
+        assert!(said.contains(error), "{line}: {said}");
+    }
+    shop.fleet.kill_node("n3");
+    wait_until("n3 is missed", || {
+        shop.fleet.machine.exits(0, &["events", "--fleet"]).contains("hears nothing of n3")
+    });
+    let before = [pid("n1"), pid("n2")];
+    let said = set(16, "config set web env.MODE=slow --select *");
+    assert!(said.contains("in force on 2 of 3 nodes; no answer from n3"), "{said}");
+    assert_eq!((value("n1"), value("n2")), (json!(["env.MODE"]), json!(["env.MODE"])));
+    assert_ne!([pid("n1"), pid("n2")], before, "what it was started with has changed");
+    let shown = set(0, "config show web env.MODE --origin --hidden");
+    assert!(shown.contains("\"slow\"") && shown.contains(" by operator (6)"), "{shown}");
+    assert!(shown.contains("release "), "what it hides: {shown}");
+    shop.fleet.up_again();
+    eventually("n3 follows", || (value("n3") == json!(["env.MODE"])).then_some(()));
+
+    // A release changes nothing of it, and a value for a time is above it.
+    let said = shop.deploy(0, "2.0", &good("2"));
+    assert!(said.contains("2.0 on 3 of 3 nodes"), "{said}");
+    assert_eq!(value("n2"), json!(["env.MODE"]));
+    let said = set(0, "config set web env.MODE=off --select name=n1|n2 --for 1h");
+    assert!(said.contains("done on 2 of 2 nodes"), "{said}");
+    assert!(set(0, "config show web env.MODE").contains("\"off\""));
+    set(0, "config unset web env.MODE --select name=n1|n2 --temporary");
+    let said = set(0, "config unset web env.MODE --select *");
+    assert!(said.contains("in force on 3 of 3 nodes"), "{said}");
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(value(node), json!([]), "{node}");
+    }
+    assert!(set(0, "config show web env.MODE").contains("\"fast\""));
+}

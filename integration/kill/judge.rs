@@ -103,6 +103,7 @@ fn executions(evidence: &Evidence, verdict: &mut Verdict) {
             | Action::Deploy { .. }
             | Action::Rollout { .. }
             | Action::Remove { .. }
+            | Action::Configure { .. }
             | Action::Shutdown { .. } => {}
         }
     }

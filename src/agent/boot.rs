@@ -80,6 +80,7 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
     let ruler = state.ruler()?;
     let mut services = Services::new(&state, &setup, ruler);
     services.recall(&node);
+    services.write_down_set(&node);
     let mut authority =
         Authority::new(setup.fleet.clone(), setup.node.clone(), ring, trust.revoked.clone());
     authority.enrol(trust.nodes.clone());

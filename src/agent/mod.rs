@@ -26,6 +26,7 @@ mod names;
 pub mod origins;
 mod outage;
 mod outlet;
+pub mod overrides;
 mod probe;
 mod probes;
 mod queries;

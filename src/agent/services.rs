@@ -13,22 +13,25 @@ use super::authority::Way;
 use super::folder::StateFolder;
 use super::history::RETENTION;
 use super::origins::{self, Origins, Set};
+use super::overrides::{self, SetBy};
 use super::release::{self, Refused, Releases};
 use super::setup::NodeSetup;
 use super::task::Agent;
 use super::texts::{Reading, Texts};
 use super::wake::Wake;
-use crate::config::{self, Loaded, LoadedService, Mistake, Options, Roots};
+use crate::config::{self, Loaded, LoadedService, Mistake, Options, Part, Roots};
 use crate::domain::code::Code;
-use crate::domain::id::{Digest, IntentId, ServiceId};
+use crate::domain::id::{Digest, Generation, IntentId, ServiceId};
 use crate::domain::input::Input;
 use crate::domain::instance::{Instance, State};
 use crate::domain::intent::Action;
 use crate::domain::node::Node;
+use crate::domain::overrides::text_of;
 use crate::domain::release::ReleaseId;
 use crate::domain::release::trial::Good;
 use crate::domain::spec::{Change, Spec};
 use crate::domain::text;
+use crate::wire::payload::Intent;
 
 /// How much an event says of the mistakes in spec files, in bytes; `smgr check` shows them all.
 const MISTAKES_BYTES_MAX: usize = 4096;
@@ -141,7 +144,44 @@ impl Services {
 
     /// Reads all spec files and the specs of the releases in force, or says all that is wrong with them.
     pub(super) fn load(&self, node: &Node) -> Result<Loaded, Vec<Mistake>> {
-        self.load_layers(release::layers(&self.releases, node))
+        self.load_layers(self.layers(node))
+    }
+
+    /// Returns what no file of the machine says: releases in force, and what signed wishes set.
+    fn layers(&self, node: &Node) -> Vec<config::Input> {
+        let mut layers = release::layers(&self.releases, node);
+        layers.extend(self.all_set(node).iter().filter_map(SetBy::input));
+        layers
+    }
+
+    fn all_set(&self, node: &Node) -> Vec<SetBy> {
+        overrides::all_set(node.overrides(), &self.texts.reading(), None)
+    }
+
+    /// Writes down for the command line what signed wishes set.
+    pub(super) fn write_down_set(&self, node: &Node) {
+        overrides::write_down(self.texts.folder(), &self.all_set(node));
+    }
+
+    /// Keeps what a wish sets, once it is known that the services could be read with it.
+    ///
+    /// # Errors
+    /// What would be wrong with them, or that it could not be kept.
+    pub(super) fn keep_set(&self, node: &Node, wish: &Intent) -> Result<(), Refused> {
+        let Action::Configure { service, set, .. } = &wish.action else { return Ok(()) };
+        let Some(change) = wish.action.config_change(wish.id) else { return Ok(()) };
+        let mut changed = node.overrides().clone();
+        changed.entry(service.clone()).or_default().change(&change, None);
+        let new = Some((change.text, set));
+        let mut layers = release::layers(&self.releases, node);
+        for set in overrides::all_set(&changed, &self.texts.reading(), new) {
+            let bad = |why| Refused::new(Code::BAD_PARAMETER, why);
+            layers.push(set.checked().map_err(bad)?);
+        }
+        self.load_layers(layers).map_err(|mistakes| release::mistaken(&mistakes))?;
+        let (text, digest) = text_of(set);
+        let kept = self.texts.keep(&BTreeMap::from([(digest, text.as_str())]));
+        kept.map_err(|why| Refused::new(Code::IO, format!("what is set cannot be kept: {why}")))
     }
 
     /// Returns the same for another thread to do, about one service: the values that somebody set.
@@ -156,11 +196,12 @@ impl Services {
             .collect();
         let (roots, options, writer) = (self.roots.clone(), self.options.clone(), self.writer);
         let releases = self.releases.clone();
+        let set: Vec<config::Input> = self.all_set(node).iter().filter_map(SetBy::input).collect();
         move || {
             let layers = in_force.iter().filter_map(|(service, release)| {
                 Some(config::release_layer(*release, releases.read(service, *release)?))
             });
-            let options = Options { releases: layers.collect(), ..options };
+            let options = Options { releases: layers.chain(set).collect(), ..options };
             let mut loaded = config::load(&roots, &options, Some(writer)).ok()?;
             loaded.services.remove(&service).map(|found| found.set())
         }
@@ -178,8 +219,9 @@ impl Services {
         service: &ServiceId,
         release: Option<ReleaseId>,
     ) -> Result<(String, Option<LoadedService>), Refused> {
-        let mut layers = release::layers(&self.releases, node);
-        layers.retain(|layer| layer.stem != service.as_str());
+        let mut layers = self.layers(node);
+        let is_release = |layer: &config::Input| matches!(layer.part, Part::Release(..));
+        layers.retain(|layer| !is_release(layer) || layer.stem != service.as_str());
         let mut version = String::new();
         if let Some(release) = release {
             let gone = || {
@@ -299,6 +341,11 @@ impl Services {
                 let back = known.trial.iter().filter_map(|trial| trial.back.as_ref());
                 known.good.iter().chain(back).map(|good| good.spec)
             }))
+            .chain(
+                node.overrides()
+                    .values()
+                    .flat_map(|known| known.in_force().filter_map(|(.., it)| it.text)),
+            )
             .collect();
         self.texts.prune(&needed, before);
     }
@@ -322,7 +369,9 @@ impl Agent {
         };
         let (known, releases) = (self.node.services(), self.node.releases());
         let is_new = |service: &ServiceId| {
-            let was_taken = releases.get(service).is_some_and(|it| it.trial.is_none());
+            let was_taken = releases
+                .get(service)
+                .is_some_and(|it| it.trial.is_none() && it.generation > Generation(0));
             !known.contains_key(service) && !was_taken
         };
         let found = loaded.services.into_iter().filter(|(service, _)| is_new(service)).collect();

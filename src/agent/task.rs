@@ -464,6 +464,9 @@ impl Agent {
         if matches!(event, Event::ServiceAdded(_)) {
             self.configure_logs(service);
         }
+        if matches!(event, Event::ConfigChanged(_) | Event::ConfigExpired(_)) {
+            self.services.write_down_set(&self.node);
+        }
         if let (Event::InstanceStopped(_), Some(index)) = (event, context.index) {
             self.close_sockets_of(&InstanceId { service: service.clone(), index });
         }

@@ -161,6 +161,10 @@ impl Agent {
             super::launch::bind_action(&spec, action, params)
                 .map_err(|error| refused(error.code(), error.to_string()))?;
         }
+        if !seen {
+            let kept = self.services.keep_set(&self.node, intent);
+            kept.map_err(|Refused { code, why }| refused(code, why))?;
+        }
         let manifest =
             manifest_of(&intent.action).map_err(|why| refused(Code::BAD_MANIFEST, why))?;
         let is_own = way == Way::Local && actor.kind == ActorKind::Local;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-pub use config::{ConfigCommand, ConfigSet, ConfigShow};
+pub use config::{ConfigCommand, ConfigSet, ConfigShow, ConfigUnset};
 pub use sign::{Sign, SignAction, SignWish};
 
 use super::error::CliError;

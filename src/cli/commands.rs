@@ -3,6 +3,7 @@
 mod archive;
 mod audit;
 mod config;
+mod configure;
 mod down;
 mod edit;
 pub(super) mod emulate;
@@ -28,6 +29,7 @@ use super::client;
 use super::context::Context;
 use super::error::CliError;
 use super::out::Out;
+use super::selector::Selector;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::intent::Action;
 
@@ -72,7 +74,9 @@ pub async fn carry_out(
         }
         Command::Run(args) => files::run(&context.by("run"), args, out).await,
         Command::Remove { service, select: Some(select), waiting } => {
-            release::remove_from(context, (service, select), waiting, out).await
+            let remove = |service, generation| Action::Remove { service, generation };
+            let whence = (Selector::service(service), select);
+            release::over_fleet(context, whence, remove, waiting, out).await
         }
         Command::Remove { service, select: None, waiting } => {
             files::remove(context, service, waiting, out).await
@@ -109,6 +113,9 @@ pub async fn carry_out(
         }
         Command::Config { command: ConfigCommand::Set(args) } => {
             edit::set(context, &args, out).await
+        }
+        Command::Config { command: ConfigCommand::Unset(args) } => {
+            configure::unset(context, &args, out).await
         }
         Command::Config { command: ConfigCommand::Check { paths } } | Command::Check { paths } => {
             topics::check(context, &paths, out)

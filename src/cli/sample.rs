@@ -493,6 +493,7 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
     let events = [
         events,
         crate::domain::release::samples::events(),
+        crate::domain::overrides::samples::events(),
         crate::domain::controller::samples::events(),
     ]
     .concat();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::context::Context;
 use super::error::{CliError, Instead};
 use super::out::error_width;
+use crate::agent::overrides::written_down;
 use crate::agent::release::Releases;
 use crate::agent::setup::SpecSources;
 use crate::config::{self, Input, Loaded, Mistake, Options, Roots};
@@ -44,13 +45,12 @@ pub fn options(context: &Context, service_logs: &Path) -> Options {
     }
 }
 
-/// Returns the specs of the releases in force, as far as this user may read them.
+/// Returns the specs of the releases in force and what signed wishes set, as far as this user may read them.
 fn releases(context: &Context) -> Vec<Input> {
     let releases = Releases::new(context.folder.releases()).in_force();
-    releases
-        .into_iter()
-        .map(|(release, manifest)| config::release_layer(release, manifest))
-        .collect()
+    let releases =
+        releases.into_iter().map(|(release, manifest)| config::release_layer(release, manifest));
+    releases.chain(written_down(&context.folder.specs())).collect()
 }
 
 /// Loads every service, or says all that is wrong; `outcome` is what did not happen because of it.

@@ -27,7 +27,8 @@ pub struct Options {
     pub log_root: String,
     /// Whether each service has to say as whom it runs; so it is when smgr runs as root.
     pub user_required: bool,
-    /// The specs of the releases in force, each as [`Part::Release`].
+    /// What no file of the machine says: the specs of the releases in force, each as [`Part::Release`], and what signed
+    /// wishes set, each as [`Part::Set`].
     pub releases: Vec<Input>,
 }
 
@@ -50,6 +51,8 @@ pub enum Part {
     Override,
     /// The body of one service that was deployed, with the digest of its artifact.
     Release(ReleaseId, Option<Digest>),
+    /// What a signed wish set of one service, in layer fleet or temporary.
+    Set(Layer),
 }
 
 /// The text of one file.
@@ -150,6 +153,35 @@ pub fn release_layer(release: ReleaseId, manifest: Manifest) -> Input {
     }
 }
 
+/// Returns what a signed wish sets of a service as a file of its layer; `event` is how its origin is shown.
+///
+/// # Errors
+/// When a key leads through something that is no block.
+pub fn set_layer(
+    layer: Layer,
+    event: &str,
+    service: &ServiceId,
+    set: &[(String, String)],
+) -> Result<Input, String> {
+    Ok(Input {
+        part: Part::Set(layer),
+        shown: event.to_owned(),
+        stem: service.to_string(),
+        folder: None,
+        text: super::write::with_settings("", set)?,
+    })
+}
+
+/// Checks the keys of what is to be set, each by itself.
+///
+/// # Errors
+/// All that is wrong with them.
+pub fn check_set(set: Input) -> Result<(), Vec<Mistake>> {
+    let mut assembler = Assembler::default();
+    assembler.take(set);
+    if assembler.mistakes.is_empty() { Ok(()) } else { Err(assembler.mistakes) }
+}
+
 /// Returns what the spec of a release says about the fleet, as far as it says so itself: other services, groups and the
 /// layers of a node are nobody's here.
 ///
@@ -176,6 +208,8 @@ struct Assembler {
     /// A group may have a file of the project and one of the machine, which wins.
     groups: BTreeMap<String, Vec<(Place, Settings)>>,
     overrides: Vec<(ServiceId, Place, Settings)>,
+    /// What signed wishes set. That of a service which is not there waits for it.
+    set: Vec<(ServiceId, Layer, Settings)>,
 }
 
 impl Assembler {
@@ -185,10 +219,12 @@ impl Assembler {
             Part::Project => Layer::Host,
             Part::Group => Layer::Group,
             Part::Override => Layer::Node,
+            Part::Set(layer) => layer,
             Part::Release(..) => Layer::Release,
         };
         let source = match input.part {
             Part::Release(release, _) => Source::of_release(input.shown, release, &input.text),
+            Part::Set(layer) => Source::of_event(input.shown, layer, &input.text),
             _ => Source::new(input.shown, layer, &input.text),
         };
         let whole = source.whole();
@@ -226,6 +262,7 @@ impl Assembler {
                 self.mistakes.push(key.mistake(Code::UNKNOWN_KEY, label).hint("take it out"));
             }
             Part::Group => self.groups.entry(input.stem).or_default().push((whole, settings)),
+            Part::Set(_) => self.set.push((name, layer, settings)),
             Part::Override => self.overrides.push((name, whole, settings)),
         }
     }
@@ -305,6 +342,11 @@ impl Assembler {
                     let hint = "rename the file, or take it away";
                     self.mistakes.push(mistake.hint(near(&name, self.drafts.keys(), hint)));
                 }
+            }
+        }
+        for (name, layer, settings) in std::mem::take(&mut self.set) {
+            if let Some(draft) = self.drafts.get_mut(&name) {
+                draft.layers.push((layer, settings));
             }
         }
         let names: BTreeSet<ServiceId> = self.drafts.keys().cloned().collect();

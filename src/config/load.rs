@@ -170,7 +170,7 @@ pub fn read_input(path: &Path, part: Part, writer: Option<u32>) -> Result<Input,
                 Mistake::new(Code::BAD_PATH, &*shown, None, "the folder's name is not UTF-8")
             })?)
         }
-        Part::Body(_) | Part::Group | Part::Override | Part::Release(..) => None,
+        Part::Body(_) | Part::Group | Part::Override | Part::Release(..) | Part::Set(_) => None,
     };
     Ok(Input { part, shown, stem, folder, text })
 }

@@ -22,8 +22,8 @@ mod source;
 mod write;
 
 pub use assemble::{
-    Input, Loaded, LoadedService, Options, Part, assemble, canonical, likely_service,
-    release_layer, rollouts_of,
+    Input, Loaded, LoadedService, Options, Part, assemble, canonical, check_set, likely_service,
+    release_layer, rollouts_of, set_layer,
 };
 pub use env_file::{load_env_file, parse_env_file};
 pub use load::{Roots, load, load_with, read_input, read_regular};

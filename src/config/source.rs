@@ -15,6 +15,8 @@ pub(super) struct Source {
     pub(super) layer: Layer,
     /// The release that it is the spec of, in short.
     pub(super) release: Option<String>,
+    /// Whether a signed wish said it, and `shown` names that.
+    is_event: bool,
     pub(super) text: Arc<str>,
     /// Where each line ends. Every effective value knows its line, so a project of hundreds of services asks often.
     line_ends: Vec<usize>,
@@ -30,7 +32,14 @@ pub(super) struct Place {
 impl Source {
     pub(super) fn new(shown: impl Into<String>, layer: Layer, text: &str) -> Arc<Self> {
         let line_ends = text.match_indices('\n').map(|(at, _)| at).collect();
-        Arc::new(Self { shown: shown.into(), layer, release: None, text: text.into(), line_ends })
+        Arc::new(Self {
+            shown: shown.into(),
+            layer,
+            release: None,
+            is_event: false,
+            text: text.into(),
+            line_ends,
+        })
     }
 
     /// Makes the source of a spec that was deployed.
@@ -41,6 +50,12 @@ impl Source {
     ) -> Arc<Self> {
         let source = Self::new(shown, Layer::Release, text);
         Arc::new(Self { release: Some(release.short()), ..Arc::unwrap_or_clone(source) })
+    }
+
+    /// Makes the source of what a signed wish set.
+    pub(super) fn of_event(shown: impl Into<String>, layer: Layer, text: &str) -> Arc<Self> {
+        let source = Self::new(shown, layer, text);
+        Arc::new(Self { is_event: true, ..Arc::unwrap_or_clone(source) })
     }
 
     /// Returns the place that stands for the whole file.
@@ -62,6 +77,10 @@ impl Place {
     }
 
     pub(super) fn origin(&self) -> Origin {
+        if self.source.is_event {
+            let event = Some(self.source.shown.clone());
+            return Origin { layer: self.source.layer, event, ..Origin::built_in() };
+        }
         let release = self.source.release.clone();
         Origin {
             release,

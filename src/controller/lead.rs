@@ -10,7 +10,7 @@ use crate::domain::event::Outcome;
 use crate::domain::id::{Generation, IntentId, NodeId, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand, Verb};
 use crate::domain::release::ReleaseId;
-use crate::domain::rollout::view::rollout_name;
+use crate::domain::rollout::view::{kind_of, rollout_name};
 use crate::domain::rollout::{
     Command, Input, NodeReport, Observed, OnConflict, Opening, Parameters, Plan, PlanError,
     PlanRequest, Rejection, Retry, Rollout, RolloutFact, Why,
@@ -41,8 +41,16 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn of(action: &'a Action) -> Result<Self, Refused> {
+    fn of(intent: IntentId, action: &'a Action) -> Result<Self, Refused> {
         match action {
+            Action::Configure { service, generation: Some(generation), .. } => Ok(Self {
+                service,
+                generation: *generation,
+                release: ReleaseId::of(&intent.0),
+                back_to: None,
+                emergency: None,
+                retry: None,
+            }),
             Action::Deploy { service, generation, release, back_to, emergency, retry } => {
                 Ok(Self {
                     service,
@@ -113,16 +121,20 @@ impl Controller {
             };
         }
         let Some(term) = self.leads() else {
-            if let Action::Deploy { .. } | Action::Remove { .. } = verified.payload.action {
+            if let Action::Deploy { .. } | Action::Remove { .. } | Action::Configure { .. } =
+                verified.payload.action
+            {
                 self.keep_wish(verified.payload.id, bytes)?;
             }
             return Ok(Word::Nothing);
         };
         match &verified.payload.action {
-            Action::Deploy { .. } | Action::Remove { .. } if is_known => {
+            Action::Deploy { .. } | Action::Remove { .. } | Action::Configure { .. }
+                if is_known =>
+            {
                 self.known(&verified, bytes)
             }
-            Action::Deploy { .. } | Action::Remove { .. } => {
+            Action::Deploy { .. } | Action::Remove { .. } | Action::Configure { .. } => {
                 self.begin(now, term, &verified, targets, bytes)
             }
             Action::Rollout { service, rollout, command } => {
@@ -162,7 +174,7 @@ impl Controller {
     ) -> Result<Word, Refused> {
         let Verified { payload: intent, actor, .. } = wish;
         let Asked { service, generation, release: id, back_to, emergency, retry } =
-            Asked::of(&intent.action)?;
+            Asked::of(intent.id, &intent.action)?;
         if bytes.len() + ORDER_BYTES_MAX > ENVELOPE_BYTES_MAX {
             let why = format!("with {} bytes it does not fit an order", bytes.len());
             return Err((Code::TOO_LARGE, why));
@@ -175,7 +187,7 @@ impl Controller {
                 let layer = config::release_layer(id, manifest);
                 (targets, config::rollouts_of(layer).map_err(mistaken)?.parameters)
             }
-            _ => self.to_remove(service, targets)?,
+            _ => self.holders(service, targets)?,
         };
         for (name, check) in &parameters.checks {
             self.is_measured(&check.probe)
@@ -186,7 +198,7 @@ impl Controller {
         let before: BTreeMap<NodeId, Observed> = before.collect();
         let away: BTreeSet<NodeId> =
             targets.iter().filter(|node| self.projection.is_lost(node)).cloned().collect();
-        let plan = Plan::new(&PlanRequest {
+        let mut plan = Plan::new(&PlanRequest {
             intent: intent.id,
             service: service.clone(),
             generation,
@@ -202,6 +214,7 @@ impl Controller {
             parameters: &parameters,
         })
         .map_err(|why| (plan_code(&why), why.to_string()))?;
+        plan.configures = matches!(intent.action, Action::Configure { .. });
         let events = Rollout::open(
             Opening {
                 plan,
@@ -230,9 +243,9 @@ impl Controller {
         Ok(Word::Promised(Reply::Accepted { event }))
     }
 
-    /// Returns the nodes from which a service has to be taken, those of which nobody can say among them, and how: as many
-    /// at a time as its last release said.
-    fn to_remove(
+    /// Returns the nodes that have a service, those of which nobody can say among them, and how something is done to it
+    /// there: as many at a time as its last release said.
+    fn holders(
         &self,
         service: &ServiceId,
         mut targets: BTreeSet<NodeId>,
@@ -248,9 +261,10 @@ impl Controller {
             return Err((Code::NO_SUCH_SERVICE, why));
         }
         let all = self.rollouts.of_service(service);
-        let last = all.iter().map(|(_, state)| state.plan()).find(|plan| !plan.removes());
+        let mut plans = all.iter().map(|(_, state)| state.plan());
+        let last = plans.find(|plan| kind_of(plan) == "deploy");
         let parameters = last.map(|plan| plan.parameters.clone()).unwrap_or_default();
-        Ok((targets, parameters.for_removal()))
+        Ok((targets, parameters.without_release()))
     }
 
     /// Returns what an earlier rollout of the same release has done already.

@@ -8,6 +8,7 @@ mod arrivals;
 mod boot;
 mod bringing;
 mod checks;
+mod configuring;
 mod intake;
 mod lead;
 mod lease;

@@ -170,7 +170,10 @@ impl Controller {
                 Effect::Ended { state, .. } => {
                     wanted = self.convergence(intent);
                     if state == Verdict::Succeeded {
-                        wanted.extend(self.placed(intent));
+                        wanted.extend(match self.configures(intent) {
+                            true => self.unheeded(intent),
+                            false => self.placed(intent),
+                        });
                     }
                 }
                 // See `checks.rs`, and the timer of the task.
@@ -187,7 +190,8 @@ impl Controller {
             return wanted;
         };
         let plan = state.plan();
-        let last = self.rollouts.of_service(&plan.service).into_iter().next();
+        let all = self.rollouts.of_service(&plan.service);
+        let last = all.into_iter().find(|(_, state)| !state.plan().configures);
         if last.is_none_or(|(last, _)| last != intent) {
             return wanted;
         }

@@ -42,6 +42,11 @@ impl Placements {
         self.refused.insert((intent, node), why);
     }
 
+    /// Says whether a node did not take the order of a rollout that is over.
+    pub(super) fn is_refused(&self, intent: IntentId, node: &NodeId) -> bool {
+        self.refused.contains_key(&(intent, node.clone()))
+    }
+
     /// Returns what moves by a wish, for whoever looks at its rollout.
     pub(super) fn json(&self, intent: IntentId) -> Value {
         let Some(moves) = self.last.get(&intent).filter(|it| **it != Moves::default()) else {
@@ -101,7 +106,7 @@ impl Controller {
         let (service, parameters) = (state.plan().service.clone(), state.plan().parameters.clone());
         let mut stand = Vec::new();
         for (other, state) in self.rollouts.of_service(&service) {
-            if state.verdict()? == Verdict::Succeeded {
+            if state.verdict()? == Verdict::Succeeded && !state.plan().configures {
                 stand.push(other);
             }
         }
@@ -121,7 +126,7 @@ impl Controller {
             (node, known)
         });
         let mut places = Wished::places(&chain, of, nodes);
-        for ((of, node), _) in &self.placements.refused {
+        for (of, node) in self.placements.refused.keys() {
             if let Some(place) = places.get_mut(node).filter(|_| *of == intent) {
                 *place = Place::Failed;
             }

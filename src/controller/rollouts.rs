@@ -23,6 +23,7 @@ use crate::domain::rollout::{
     Effect, Input, NodeReport, Rejection, ReleaseId, Rollout, RolloutEvent, RolloutFact, Story,
     Wished,
 };
+use crate::domain::selector::Selector;
 use crate::domain::time::{Now, UnixMicros};
 use crate::head::clock;
 use crate::wire::codec;
@@ -52,6 +53,8 @@ pub(super) struct Driven {
     /// The signed wish, once it was read from its file.
     pub(super) wish: Option<Arc<[u8]>>,
     pub(super) version: Option<(ReleaseId, String)>,
+    /// Which nodes and keys it is about, where it sets some, once that was read from its file.
+    pub(super) configured: Option<(Selector, BTreeSet<String>)>,
     /// Where it wants the service, once that was read from its file.
     pub(super) wished: Option<Wished>,
 }
@@ -158,11 +161,12 @@ impl Rollouts {
     /// Forgets the oldest that have ended, but for the last of each service, to which nodes that were away converge.
     fn forget(&mut self) {
         let mut ended: Vec<(UnixMicros, IntentId)> = Vec::new();
-        let mut last: BTreeMap<ServiceId, (u64, IntentId)> = BTreeMap::new();
+        let mut last: BTreeMap<(ServiceId, bool), (u64, IntentId)> = BTreeMap::new();
         for (intent, driven) in &self.all {
             let Some(state) = driven.story.state() else { continue };
             let of = (state.plan().generation.0, *intent);
-            let known = last.entry(state.plan().service.clone()).or_insert(of);
+            let plan = state.plan();
+            let known = last.entry((plan.service.clone(), plan.configures)).or_insert(of);
             *known = (*known).max(of);
             if state.verdict().is_some() {
                 let at = driven.story.records().last().map(|record| record.at);
@@ -179,6 +183,12 @@ impl Rollouts {
 }
 
 impl Controller {
+    /// Says whether a rollout sets keys of a configuration.
+    pub(super) fn configures(&self, intent: IntentId) -> bool {
+        let driven = self.rollouts.all.get(&intent);
+        driven.and_then(|it| it.story.state()).is_some_and(|state| state.plan().configures)
+    }
+
     /// Returns the term in which this controller leads.
     pub(super) fn leads(&self) -> Option<u64> {
         match self.role {

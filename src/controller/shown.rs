@@ -222,7 +222,7 @@ impl Controller {
             "kind": kind_of(plan), "state": state.state(), "exit_code": state.exit_code(),
             "asked_at": At(begin), "ended_at": ended, "targets": plan.size(),
             "generation": plan.generation.0,
-            "release": (!plan.removes()).then(|| format!("sha256:{}", plan.release)),
+            "release": (kind_of(plan) == "deploy").then(|| format!("sha256:{}", plan.release)),
             "back_to": plan.back_to.map(|release| format!("sha256:{release}")),
             "from": plan.back_to.map(release), "to": release(plan.release),
             "by": planned.by.as_ref().map(by_json),

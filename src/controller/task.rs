@@ -183,6 +183,7 @@ impl Controller {
                 self.node_is(now, &node, told, &NodeReport::Unreachable);
             }
         }
+        self.look_at_configured(now);
         self.tick_rollouts(now);
         self.converge(now);
         self.look_at_checks(now);

@@ -3,6 +3,7 @@
 //! A spec may hold values of the environment, so no log has them. They lie beside the logs, one file each, on disk before
 //! an event names them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -78,14 +79,27 @@ fn intent_in(wish: &[u8]) -> Option<Intent> {
     codec::decode(sealed.unverified_payload()).ok().filter(|_| sealed.kind() == Kind::Intent)
 }
 
+/// Returns which nodes a wish means.
+fn selection_of(intent: &Intent) -> Option<Selector> {
+    match &intent.audience {
+        Audience::Select { selector, .. } => selector.parse().ok(),
+        Audience::Nodes(nodes) => Some(Selector::nodes(nodes)),
+        Audience::All => None,
+    }
+}
+
+/// Returns which nodes a wish that was verified before is about, and the keys that it sets or sets no more.
+pub(super) fn configured_in(wish: &[u8]) -> Option<(Selector, BTreeSet<String>)> {
+    let intent = intent_in(wish)?;
+    let Action::Configure { set, unset, .. } = &intent.action else { return None };
+    let keys = set.keys().chain(unset).cloned().collect();
+    Some((selection_of(&intent)?, keys))
+}
+
 /// Returns where a wish that was verified before wants its service.
 pub(super) fn wished_in(wish: &[u8]) -> Option<Wished> {
     let intent = intent_in(wish)?;
-    let select = match &intent.audience {
-        Audience::Select { selector, .. } => selector.parse().ok()?,
-        Audience::Nodes(nodes) => Selector::nodes(nodes),
-        Audience::All => return None,
-    };
+    let select = selection_of(&intent)?;
     let placement = match manifest_in(wish) {
         Some((release, manifest)) => {
             config::rollouts_of(config::release_layer(release, manifest)).ok()?.placement
@@ -108,6 +122,7 @@ pub(super) fn release_in(wish: &[u8], rollout: IntentId) -> Option<ReleaseId> {
     match &intent.action {
         Action::Deploy { release, .. } => Some(ReleaseId::of(release)),
         Action::Remove { .. } => Some(ReleaseId::NOTHING),
+        Action::Configure { .. } => Some(ReleaseId::of(&intent.id.0)),
         _ => None,
     }
 }

@@ -6,6 +6,7 @@
 
 mod action;
 mod alert;
+mod config;
 mod drive;
 mod fact;
 mod handover;
@@ -27,6 +28,7 @@ use super::input::{Decision, Input, World};
 use super::instance::{Instance, State};
 use super::intent::Action;
 use super::node::{Head, Node, Service};
+use super::overrides::LIFE_MS_MAX;
 use super::rejection::Rejection;
 use super::release::ReleaseRemoved;
 use super::seen::{Open, Record};
@@ -391,6 +393,7 @@ impl<'a> Turn<'a> {
             // These end with an input of their own, or are never taken.
             Action::Run { .. }
             | Action::Apply { .. }
+            | Action::Configure { .. }
             | Action::Deploy { .. }
             | Action::Rollout { .. } => None,
         }
@@ -460,6 +463,7 @@ impl<'a> Turn<'a> {
             }
         }
         self.time_releases(&mut effects);
+        self.time_overrides(&mut effects);
         Decision { events: self.events, effects }
     }
 
@@ -500,6 +504,7 @@ impl<'a> Turn<'a> {
             Timer::Intent(intent) => {
                 of_intent(intent).map(|(action, awaiting)| self.budget_ms(action, &awaiting))
             }
+            Timer::Override(_) => Some(LIFE_MS_MAX),
             Timer::Release(service) => self
                 .spec(service)
                 .map(|spec| spec.verdict.healthy_deadline.0.max(spec.verdict.min_healthy_time.0)),

@@ -210,6 +210,8 @@ pub enum Timer {
     Action(IntentId),
     /// A release was healthy for long enough, or has failed to be.
     Release(ServiceId),
+    /// The time is over for which keys of a service were set.
+    Override(ServiceId),
 }
 
 /// Names one thing that the keeper is asked to do, so that a repeat of the request is not a repeat of the deed.

@@ -17,6 +17,7 @@ use super::id::{
     RunId, Seq, ServiceId,
 };
 use super::intent::{Action, ActorKind};
+use super::overrides::{ConfigChanged, ConfigExpired};
 use super::release::{
     OrderAccepted, ReleaseApplied, ReleaseFailed, ReleaseHealthy, ReleaseId, ReleaseRefused,
     ReleaseRemoved, ReleaseReturned, ReleaseStaged,
@@ -302,6 +303,10 @@ events! {
     "release.removed" optional ReleaseRemoved(ReleaseRemoved),
     /// A verified order was refused.
     "release.refused" optional ReleaseRefused(ReleaseRefused),
+    /// Keys of a service are set by a wish, or not any more.
+    "config.changed" critical ConfigChanged(ConfigChanged),
+    /// The time is over for which keys of a service were set.
+    "config.expired" critical ConfigExpired(ConfigExpired),
     /// A controller began to work.
     "controller.started" optional ControllerStarted(PartStarted),
     /// A controller began to decide.

@@ -1,12 +1,15 @@
 //! Wishes: what a person or a job may ask of a node, and who may ask it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::id::{ActionName, Generation, IntentId, ServiceId};
+use super::origin::Layer;
+use super::overrides::{ConfigChanged, text_of};
 use super::release::ReleaseId;
+use super::time::UnixMicros;
 
 /// What is wanted. Commands wish, events tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +82,21 @@ pub enum Action {
         service: ServiceId,
         /// The number of this wish among those for the service; an older one is refused.
         generation: Generation,
+    },
+    /// Set keys of a service, or set them no more: for a part of the fleet, or for a time.
+    Configure {
+        /// Which service.
+        service: ServiceId,
+        /// For a part of the fleet: the number of the wish; of two that set one key the higher one counts. Absent: for a
+        /// time.
+        generation: Option<Generation>,
+        /// What is set, by key: a value as TOML, or else a text. Facts leave the values out and name their digest.
+        #[serde(deserialize_with = "each_once")]
+        set: BTreeMap<String, String>,
+        /// The keys that are not set any more.
+        unset: BTreeSet<String>,
+        /// Until when, where it is for a time.
+        until: Option<UnixMicros>,
     },
     /// Say how a rollout goes on. Controllers take it, and no node.
     Rollout {
@@ -169,6 +187,8 @@ pub enum Verb {
     Deploy,
     /// See [`Action::Remove`].
     Remove,
+    /// See [`Action::Configure`].
+    Configure,
     /// Read status.
     Status,
     /// Read service logs.
@@ -192,6 +212,7 @@ impl Action {
             // Whoever may begin a rollout may say how it goes on.
             Self::Deploy { .. } | Self::Rollout { .. } => Verb::Deploy,
             Self::Remove { .. } => Verb::Remove,
+            Self::Configure { .. } => Verb::Configure,
         }
     }
 
@@ -206,6 +227,7 @@ impl Action {
             | Self::Run { service, .. }
             | Self::Deploy { service, .. }
             | Self::Rollout { service, .. }
+            | Self::Configure { service, .. }
             | Self::Remove { service, .. } => Some(service),
             Self::Apply { .. } | Self::Shutdown { .. } => None,
         }
@@ -215,6 +237,7 @@ impl Action {
     pub fn generation(&self) -> Option<Generation> {
         match self {
             Self::Deploy { generation, .. } | Self::Remove { generation, .. } => Some(*generation),
+            Self::Configure { generation, .. } => *generation,
             Self::Start { .. }
             | Self::Stop { .. }
             | Self::Restart { .. }
@@ -227,6 +250,20 @@ impl Action {
         }
     }
 
+    /// Returns what a wish with this id changes of a configuration.
+    pub fn config_change(&self, intent: IntentId) -> Option<ConfigChanged> {
+        let Self::Configure { generation, set, unset, until, .. } = self else { return None };
+        Some(ConfigChanged {
+            intent,
+            layer: if generation.is_some() { Layer::Fleet } else { Layer::Temporary },
+            generation: *generation,
+            set: set.keys().cloned().collect(),
+            unset: unset.clone(),
+            text: text_of(set).1,
+            until: *until,
+        })
+    }
+
     /// Returns the release that is to be deployed.
     pub fn release(&self) -> Option<ReleaseId> {
         match self {
@@ -235,11 +272,22 @@ impl Action {
         }
     }
 
-    /// Returns the wish as facts hold it: without the manifest, whose spec may hold values of the environment.
+    /// Returns the number, where it is one for where a service is and what it runs from.
+    pub fn release_generation(&self) -> Option<Generation> {
+        match self {
+            Self::Configure { .. } => None,
+            _ => self.generation(),
+        }
+    }
+
+    /// Returns the wish as facts hold it: without the manifest and without what is set, which may hold values of the
+    /// environment.
     #[must_use]
     pub fn recorded(mut self) -> Self {
-        if let Self::Deploy { release, .. } = &mut self {
-            *release = Vec::new();
+        match &mut self {
+            Self::Deploy { release, .. } => *release = Vec::new(),
+            Self::Configure { set, .. } => set.values_mut().for_each(String::clear),
+            _ => {}
         }
         self
     }

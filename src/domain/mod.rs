@@ -10,6 +10,7 @@ mod name;
 pub mod time;
 
 pub mod origin;
+pub mod overrides;
 pub mod signal;
 pub mod template;
 pub mod text;

@@ -17,6 +17,7 @@ use super::id::{BootId, Digest, Generation, InstanceId, IntentId, NodeId, RunId,
 use super::input::{Decision, Input, World};
 use super::instance::{Firing, IllegalEvent, Instance, State};
 use super::intent::Action;
+use super::overrides::{Override, Overrides};
 use super::rejection::Rejection;
 use super::release::trial::Releases;
 use super::seen::{Fact, Progress, Record, Seen};
@@ -36,6 +37,8 @@ pub struct Node {
     services: BTreeMap<ServiceId, Service>,
     /// Apart from the services: a generation is never used twice, whether the service is there or not.
     releases: BTreeMap<ServiceId, Releases>,
+    /// What was set by signed wishes. Apart from the services as well.
+    overrides: BTreeMap<ServiceId, Overrides>,
     seen: Seen,
 }
 
@@ -120,6 +123,8 @@ pub enum NodePart {
     Awaiting(IntentId, Vec<(InstanceId, RunId)>),
     /// The releases of a service.
     Releases(ServiceId, Releases),
+    /// What was set of a service.
+    Overrides(ServiceId, Overrides),
 }
 
 impl NodePart {
@@ -168,11 +173,25 @@ impl NodePart {
                 let rest = awaiting.split_off(awaiting.len() / 2);
                 Ok((Self::Awaiting(id, awaiting), Self::Awaiting(id, rest)))
             }
-            part @ (Self::Head(_) | Self::Firing(..) | Self::Awaiting(..) | Self::Releases(..)) => {
-                Err(Box::new(part))
+            Self::Overrides(id, mut all) if all.fleet.len() + all.temporary.len() > 1 => {
+                let fleet = split(&mut all.fleet);
+                let temporary = split(&mut all.temporary);
+                let rest = Overrides { fleet, temporary };
+                Ok((Self::Overrides(id.clone(), all), Self::Overrides(id, rest)))
             }
+            part @ (Self::Head(_)
+            | Self::Firing(..)
+            | Self::Awaiting(..)
+            | Self::Releases(..)
+            | Self::Overrides(..)) => Err(Box::new(part)),
         }
     }
+}
+
+/// Takes the second half out; of one all of it stays.
+fn split(all: &mut BTreeMap<String, Override>) -> BTreeMap<String, Override> {
+    let middle = all.keys().nth(all.len().div_ceil(2)).cloned();
+    middle.map(|key| all.split_off(&key)).unwrap_or_default()
 }
 
 /// Takes the alerts out of the last slot, when it has any.
@@ -207,6 +226,11 @@ impl Node {
     /// Returns what is known of releases, by service.
     pub fn releases(&self) -> &BTreeMap<ServiceId, Releases> {
         &self.releases
+    }
+
+    /// Returns what was set by signed wishes, by service.
+    pub fn overrides(&self) -> &BTreeMap<ServiceId, Overrides> {
+        &self.overrides
     }
 
     /// Returns one slot.
@@ -290,6 +314,22 @@ impl Node {
             | Event::ReleaseHealthy(_)
             | Event::ReleaseFailed(_)
             | Event::ReleaseReturned(_) => self.evolve_releases(at, context, event)?,
+            Event::ConfigChanged(body) => {
+                let nameless = IllegalEvent { state: "no service named", event: event.kind() };
+                let service = context.service.as_ref().ok_or(nameless)?;
+                let by = context.by.as_ref().map(|by| &by.name);
+                let known = self.overrides.entry(service.clone()).or_default();
+                if known.change(body, by)
+                    && let Some(open) = self.seen.open_mut(&body.intent)
+                {
+                    open.changed = true;
+                }
+            }
+            Event::ConfigExpired(body) => {
+                let known = context.service.as_ref().and_then(|it| self.overrides.get_mut(it));
+                let unknown = IllegalEvent { state: "nothing is set", event: event.kind() };
+                known.ok_or(unknown)?.expire(body);
+            }
             Event::IntentExecuted(body) => {
                 if let Some(known) =
                     context.service.as_ref().and_then(|it| self.releases.get_mut(it))
@@ -365,6 +405,8 @@ impl Node {
         parts.extend(services.map(|(id, service)| NodePart::Service(id.clone(), service.clone())));
         let releases = self.releases.iter();
         parts.extend(releases.map(|(id, known)| NodePart::Releases(id.clone(), known.clone())));
+        let overrides = self.overrides.iter();
+        parts.extend(overrides.map(|(id, all)| NodePart::Overrides(id.clone(), all.clone())));
         let intents: Vec<_> = self.seen.iter().map(|(id, record)| (*id, record.clone())).collect();
         parts.extend(intents.chunks(INTENTS_PER_PART).map(|some| NodePart::Intents(some.to_vec())));
         parts
@@ -384,6 +426,11 @@ impl Node {
             }
             NodePart::Releases(id, known) => {
                 self.releases.insert(id, known);
+            }
+            NodePart::Overrides(id, mut more) => {
+                let known = self.overrides.entry(id).or_default();
+                known.fleet.append(&mut more.fleet);
+                known.temporary.append(&mut more.temporary);
             }
             NodePart::Slots(id, slots) => {
                 if let Some(service) = self.services.get_mut(&id) {
@@ -416,6 +463,9 @@ impl Node {
         }
         if let Some(found) = self.releases.get(service) {
             excerpt.releases.insert(service.clone(), found.clone());
+        }
+        if let Some(found) = self.overrides.get(service) {
+            excerpt.overrides.insert(service.clone(), found.clone());
         }
         for (id, record, open) in self.seen.open() {
             let concerned = open.awaiting.keys().any(|instance| instance.service == *service)

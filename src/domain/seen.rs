@@ -366,6 +366,7 @@ fn step(action: &Action, id: &IntentId, from: RunId, fact: &Fact<'_>, desired: D
         },
         Action::Run { .. }
         | Action::Apply { .. }
+        | Action::Configure { .. }
         | Action::Shutdown { .. }
         | Action::Rollout { .. }
         | Action::Deploy { .. } => Step::Awaited,

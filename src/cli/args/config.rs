@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::Waiting;
 use crate::cli::selector::Selector;
 use crate::domain::selector::Selector as NodeSelector;
 
@@ -18,24 +19,46 @@ pub enum ConfigCommand {
         /// Files or folders [default: what `up` would load]
         paths: Vec<PathBuf>,
     },
-    /// Change keys of what this machine alone wants of a service, in its override file
+    /// Change keys: of this machine in its override file, for a part of the fleet, or for a time
     Set(ConfigSet),
+    /// Set keys no more that were set for a part of the fleet or for a time
+    Unset(ConfigUnset),
+}
+
+/// What is set no more.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigUnset {
+    /// SERVICE, or SERVICE@NODE
+    pub service: Selector,
+    /// `limits.memory`: keys that were set
+    #[arg(required = true, value_name = "KEY")]
+    pub keys: Vec<String>,
+    /// What was set for these nodes of the fleet [default: what was set here for a time]
+    #[arg(long, value_name = "NODES")]
+    pub select: Option<NodeSelector>,
+    /// What was set there for a time, and not what has no end
+    #[arg(long)]
+    pub temporary: bool,
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 /// What to change.
 #[derive(Clone, Debug, Args)]
 pub struct ConfigSet {
-    /// SERVICE
+    /// SERVICE, or SERVICE@NODE with --for
     pub service: Selector,
     /// `limits.memory=1GiB`: a key of the spec, and a value as TOML or else as a text
     #[arg(required = true, value_name = "KEY=VALUE", value_parser = super::pair)]
     pub settings: Vec<(String, String)>,
-    /// On these nodes of the fleet
-    #[arg(long, hide = true, value_name = "NODES")]
+    /// On these nodes of the fleet, now and when they join or come back: `env=prod,role=web`, `name=n1|n2`, `*`
+    #[arg(long, value_name = "NODES")]
     pub select: Option<NodeSelector>,
-    /// For so long
-    #[arg(long = "for", hide = true, value_name = "DURATION", value_parser = super::duration)]
+    /// For so long, above everything else: `2h`, at most 7 days
+    #[arg(long = "for", value_name = "DURATION", value_parser = super::duration)]
     pub life: Option<Duration>,
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 /// Which configuration.

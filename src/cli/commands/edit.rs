@@ -96,11 +96,13 @@ pub(super) async fn set(
     args: &ConfigSet,
     out: Out,
 ) -> Result<ExitCode, CliError> {
+    if args.select.is_some() || args.life.is_some() {
+        return super::configure::set(context, args, out).await;
+    }
     let service = &args.service.service;
-    let later = [("--select", args.select.is_some()), ("--for", args.life.is_some())];
-    if let Some((flag, _)) = later.iter().find(|(_, is_given)| *is_given) {
-        return Err(CliError::not_yet(&format!("`smgr config set {flag}`"))
-            .hint("for this machine, until it is changed again, leave it out"));
+    if args.waiting.detach {
+        let what = "a file is written at once: --detach is for --select and --for";
+        return Err(CliError::new(Code::USAGE, what));
     }
     whole_service_here(context, &args.service)?;
     let sources = specs::sources_here(context)?;

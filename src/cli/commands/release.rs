@@ -231,16 +231,18 @@ pub(super) async fn remove(
     Some(wish(context, &whom, action, waiting, out).await)
 }
 
-/// Takes a service from the nodes of the fleet that are selected.
-pub(super) async fn remove_from(
+/// Does something to a service on the nodes of the fleet that are selected, led by a controller.
+pub(super) async fn over_fleet(
     context: &Context,
-    (service, select): (ServiceId, NodeSelector),
+    (service, select): (Selector, NodeSelector),
+    action: impl FnOnce(ServiceId, Generation) -> Action,
     waiting: Waiting,
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    let client = fleet(context, &Selector::service(service.clone()), Some(&select)).await?;
+    let client = fleet(context, &service, Some(&select)).await?;
     let client = client.ok_or_else(place::no_fleet)?;
-    rollout::remove(context, client, (service, select), waiting, out).await
+    let whence = (service.service, select);
+    rollout::over_fleet(context, client, whence, action, waiting, out).await
 }
 
 /// Returns a way to the controllers, unless one node is named or there is none.

@@ -194,8 +194,10 @@ pub(super) async fn rollback(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let rows = rows(&mut client).await?;
-    let mut good =
-        rows.iter().filter(|row| row["service"] == service.as_str() && row["state"] == "succeeded");
+    let mut good = rows.iter().filter(|row| {
+        let is_it = row["service"] == service.as_str() && row["state"] == "succeeded";
+        is_it && row["kind"] != "configure"
+    });
     let none = || {
         CliError::new(
             Code::NO_EARLIER_RELEASE,
@@ -223,11 +225,12 @@ pub(super) async fn rollback(
     deploy(context, client, wanted, waiting, out).await
 }
 
-/// Takes a service from nodes of a fleet, and goes with it to the end.
-pub(super) async fn remove(
+/// Has something done to a service on nodes of a fleet, and goes with it to the end.
+pub(super) async fn over_fleet(
     context: &Context,
     mut client: Client,
     (service, select): (ServiceId, Selector),
+    action: impl FnOnce(ServiceId, Generation) -> Action,
     waiting: Waiting,
     out: Out,
 ) -> Result<ExitCode, CliError> {
@@ -241,7 +244,7 @@ pub(super) async fn remove(
     let rows = rows(&mut client).await?;
     let generation = Known::of(&service, &nodes, (&rows, &fleet)).next;
     let audience = Audience::Select { selector: select.to_string(), roster: trust.roster_digest() };
-    let wish = client.request(Action::Remove { service, generation }, audience)?;
+    let wish = client.request(action(service, generation), audience)?;
     let events = Events::from_here(&mut client, out).await?;
     let mut interrupts = Interrupts::watch()?;
     match interrupts.guard(send(&mut client, &wish)).await {
@@ -346,7 +349,12 @@ async fn retry(
     }
     if view["kind"] == "remove" {
         let whence = (service_of(&view)?, Selector::nodes(&left));
-        return remove(context, client, whence, waiting, out).await;
+        let remove = |service, generation| Action::Remove { service, generation };
+        return over_fleet(context, client, whence, remove, waiting, out).await;
+    }
+    if view["kind"] == "configure" {
+        let why = "what was set is known to the nodes alone: set it again";
+        return Err(CliError::new(Code::ROLLOUT_NOT_SO, why));
     }
     let manifest = manifest_of(&mut client, &view).await?;
     let wanted = Wanted {
@@ -492,10 +500,10 @@ fn nodes_of(view: &Value, wanted: impl Fn(&str) -> bool) -> Vec<NodeId> {
     nodes.filter_map(|node| node["node"].as_str()?.parse().ok()).collect()
 }
 
-/// Says whether a service was taken away and nodes did not answer.
+/// Says whether something was done that is no release, and nodes did not answer.
 fn is_unheard(view: &Value) -> bool {
     let unreachable = view["unreachable"].as_array();
-    view["kind"] == "remove" && unreachable.is_some_and(|nodes| !nodes.is_empty())
+    view["kind"] != "deploy" && unreachable.is_some_and(|nodes| !nodes.is_empty())
 }
 
 fn exit_of(view: &Value) -> ExitCode {

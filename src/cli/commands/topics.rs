@@ -31,6 +31,42 @@ Whoever holds the bus can hold messages back and nothing more: every wish is ver
 the node, against the keys and grants that it holds.
 ";
 
+const LAYERS: &str = "\
+The configuration of a service is the sum of eight layers; later ones win.
+
+  1  built-in     the program: smgr help spec
+  2  vendor       services that came with packages
+  3  host         services.d/NAME.toml, or a project's smgr.toml
+  4  group        groups.d/GROUP.toml
+  5  release      the spec that was deployed
+  6  fleet        smgr config set web KEY=VALUE --select env=prod
+  7  node         override.d/NAME.toml: smgr config set web KEY=VALUE, smgr edit web
+  8  temporary    smgr config set web KEY=VALUE --for 2h
+
+Layers 6 and 8 are signed wishes: each node checks them, refuses what would be no valid spec,
+and goes on by them at once. What stands in files holds after: smgr apply.
+
+  smgr config show web --origin --hidden        what holds, who said so, what it hides
+  smgr config unset web KEY --select env=prod   set it no more; without --select: what has an end
+";
+
+const PLACEMENT: &str = "\
+Where a service runs in a fleet follows from the labels that the root key signed into the roster.
+
+  [placement]
+  select   = \"env=prod,role=web\"    in its spec; a deploy without --select goes there
+  on_leave = \"stop\"                 stop | keep: on a node that matches no more
+
+A node that joins, comes back or begins to match gets the release, as many at a time as
+rollout.max_parallel says; then the nodes that match no more lose it. One that does not become
+healthy stops the moves. A selection that matches nothing takes the service from nowhere.
+
+  smgr plan web -f web.toml           who would get it and who would lose it
+  smgr events --fleet                 what moves, and why
+  smgr rollout show r-9d2c            what waits for its turn, and what holds it up
+  smgr remove web --select env=test   take it away, in waves
+";
+
 /// Explains a topic or a command.
 pub(super) fn help(topic: &[String], out: Out) -> Result<ExitCode, CliError> {
     let words: Vec<&str> = topic.iter().map(String::as_str).collect();
@@ -38,13 +74,15 @@ pub(super) fn help(topic: &[String], out: Out) -> Result<ExitCode, CliError> {
         [] => args::tree().render_long_help().to_string(),
         ["spec"] => config::spec_help(),
         ["bus"] => BUS.to_owned(),
+        ["layers"] => LAYERS.to_owned(),
+        ["placement"] => PLACEMENT.to_owned(),
         ["exit-codes"] => exit_codes(),
         ["errors"] => code::markdown(),
         [command, ..] => {
             let tree = args::tree();
             let mut found = tree.find_subcommand(command).cloned().ok_or_else(|| {
                 CliError::new(Code::USAGE, format!("no help on `{}`", words.join(" ")))
-                    .hint("topics: spec, bus, exit-codes, errors, or a command")
+                    .hint("topics: spec, layers, placement, bus, exit-codes, errors, or a command")
                     .next("smgr help")
             })?;
             found.render_long_help().to_string()

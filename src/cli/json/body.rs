@@ -158,6 +158,8 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         | Event::ReleaseHealthy(_)
         | Event::ReleaseFailed(_)
         | Event::ReleaseReturned(_)
+        | Event::ConfigChanged(_)
+        | Event::ConfigExpired(_)
         | Event::ReleaseRemoved(_)
         | Event::ReleaseRefused(_) => release::data(event),
         Event::ControllerLed(_)
@@ -252,6 +254,10 @@ fn action(action: &Action) -> Value {
             "rollout": rollout.to_string(), "command": command,
         }),
         Action::Remove { generation, .. } => json!({"generation": generation.0}),
+        Action::Configure { generation, set, unset, until, .. } => json!({
+            "generation": generation.map(|it| it.0), "set": set.keys().collect::<Vec<_>>(),
+            "unset": unset, "until": time(*until),
+        }),
         Action::Start { .. }
         | Action::Stop { .. }
         | Action::Restart { .. }

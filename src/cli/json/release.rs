@@ -48,6 +48,14 @@ pub(super) fn data(event: &Event) -> Value {
             "generation": it.generation.0, "release": id(it.release), "to": it.to.map(id),
             "took_ms": it.took_ms, "kept_serving": it.kept_serving,
         }),
+        Event::ConfigChanged(it) => json!({
+            "intent": full_intent(it.intent), "layer": it.layer.number(),
+            "generation": it.generation.map(|it| it.0), "set": it.set, "unset": it.unset,
+            "until": super::time(it.until),
+        }),
+        Event::ConfigExpired(it) => {
+            json!({ "keys": it.keys, "until": super::time(Some(it.until)) })
+        }
         Event::ReleaseRemoved(it) => json!({ "generation": it.generation.0 }),
         Event::ReleaseRefused(it) => json!({
             "intent": it.intent.map(full_intent), "generation": it.generation.map(|it| it.0),

@@ -224,6 +224,8 @@ pub(crate) fn clause(record: &EventRecord, event: Option<&Event>) -> String {
         | Event::ReleaseHealthy(_)
         | Event::ReleaseFailed(_)
         | Event::ReleaseReturned(_)
+        | Event::ConfigChanged(_)
+        | Event::ConfigExpired(_)
         | Event::ReleaseRemoved(_)
         | Event::ReleaseRefused(_) => release::clause(event),
         Event::ControllerLed(_)
@@ -321,6 +323,8 @@ pub(crate) fn severity(event: Option<&Event>) -> &'static str {
         | Event::ReleaseHealthy(_)
         | Event::ReleaseFailed(_)
         | Event::ReleaseReturned(_)
+        | Event::ConfigChanged(_)
+        | Event::ConfigExpired(_)
         | Event::ReleaseRemoved(_)
         | Event::ReleaseRefused(_) => release::severity(event),
         Event::ControllerLed(_)

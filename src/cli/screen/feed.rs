@@ -186,6 +186,8 @@ fn is_worth_a_line(event: Option<&Event>) -> bool {
             | Event::ReleaseHealthy(_)
             | Event::ReleaseFailed(_)
             | Event::ReleaseReturned(_)
+            | Event::ConfigChanged(_)
+            | Event::ConfigExpired(_)
             | Event::ReleaseRemoved(_)
             | Event::ReleaseRefused(_)
             | Event::ControllerLed(_)

@@ -155,9 +155,10 @@ fn rollouts_table(rollouts: &[Value], now: UnixMicros, width: Option<u16>) -> St
             true => "new".to_owned(),
             false => release_word(&row["from"]),
         };
-        let change = match row["kind"] == "remove" {
-            true => "taken away".to_owned(),
-            false => format!("{from} → {}", release_word(&row["to"])),
+        let change = match row["kind"].as_str() {
+            Some("remove") => "taken away".to_owned(),
+            Some("configure") => "configured".to_owned(),
+            _ => format!("{from} → {}", release_word(&row["to"])),
         };
         table.row([
             text(&row["rollout"]),

@@ -142,6 +142,7 @@ fn did(action: &Action) -> String {
             format!("{service} runs {}", of_manifest(release))
         }
         Action::Remove { service, .. } => format!("removed {service}"),
+        Action::Configure { service, .. } => format!("configured {service}"),
         Action::Shutdown { leave_running: true } => "agent ended, services go on".to_owned(),
         Action::Shutdown { leave_running: false } => "everything stopped".to_owned(),
     }
@@ -161,6 +162,7 @@ fn was_so(action: &Action) -> String {
         | Action::Signal { .. }
         | Action::Run { .. }
         | Action::Rollout { .. }
+        | Action::Configure { .. }
         | Action::Shutdown { .. } => did(action),
     }
 }

@@ -1,6 +1,8 @@
 //! What happened to releases, in words.
 
-use super::units::{size, span};
+use std::collections::BTreeSet;
+
+use super::units::{rfc3339, size, span};
 use super::words::{exit_words, name_of};
 use crate::domain::event::Event;
 use crate::domain::release::{Manifest, Phase, ReleaseFailed, ReleaseId, Step};
@@ -66,6 +68,22 @@ pub(super) fn told(event: &Event) -> Option<Told> {
         Event::ReleaseReturned(it) => {
             let to = it.to.map_or_else(|| "its spec files".to_owned(), |to| to.short());
             told("returned", format!("to {to} in {}", span(it.took_ms)), false)
+        }
+        Event::ConfigChanged(it) => {
+            let list =
+                |keys: &BTreeSet<String>| keys.iter().cloned().collect::<Vec<_>>().join(", ");
+            let unset = match it.unset.is_empty() {
+                true => String::new(),
+                false => format!("not any more: {}", list(&it.unset)),
+            };
+            let until = it.until.map(|until| format!(" until {}", rfc3339(until)));
+            let set = format!("{}{}", list(&it.set), until.unwrap_or_default());
+            let both: Vec<String> = [set, unset].into_iter().filter(|it| !it.is_empty()).collect();
+            told("configured", format!("{} ({})", both.join("; "), it.layer.number()), false)
+        }
+        Event::ConfigExpired(it) => {
+            let keys: Vec<&str> = it.keys.iter().map(String::as_str).collect();
+            told("configured", format!("the time of {} is over", keys.join(", ")), false)
         }
         Event::ReleaseRemoved(_) => told("removed", "nothing of it runs".to_owned(), false),
         Event::ReleaseRefused(it) => {

@@ -253,8 +253,10 @@ pub fn change(view: &Value) -> String {
         false => format!("no way back: {}", word(&back["reason"])),
     };
     let service = word(&view["service"]);
-    if view["kind"] == "remove" {
-        return format!("{service}  is taken from {nodes}\n");
+    match word(&view["kind"]) {
+        "remove" => return format!("{service}  is taken from {nodes}\n"),
+        "configure" => return format!("{service}  is configured on {nodes}\n"),
+        _ => {}
     }
     format!("{service}  {from} → {to} on {nodes}   {back}\n")
 }
@@ -262,15 +264,16 @@ pub fn change(view: &Value) -> String {
 fn ending(view: &Value) -> String {
     let took = view["duration_ms"].as_u64().map(|ms| format!(" in {}", span(ms)));
     let total = list(&view["nodes"]).len();
-    if view["kind"] == "remove" {
+    if view["kind"] != "deploy" {
         let gone = list(&view["nodes"]).iter().filter(|node| node["state"] == "healthy").count();
         let away = list(&view["unreachable"]);
         let away = match away.is_empty() {
             true => String::new(),
-            false => format!("; no answer from {}: there it goes when they are back", words(away)),
+            false => format!("; no answer from {}: they follow when they are back", words(away)),
         };
         let (state, took) = (word(&view["state"]), took.unwrap_or_default());
-        return format!("{state}{took}: gone from {gone} of {total} nodes{away}\n");
+        let what = if view["kind"] == "remove" { "gone from" } else { "in force on" };
+        return format!("{state}{took}: {what} {gone} of {total} nodes{away}\n");
     }
     let on = list(&view["on"]).iter().map(|on| {
         let count = list(&on["nodes"]).len();
@@ -287,7 +290,11 @@ fn ending(view: &Value) -> String {
 }
 
 fn node_words(view: &Value, node: &Value) -> String {
-    let is_removal = view["kind"] == "remove";
+    let so = match word(&view["kind"]) {
+        "remove" => Some("gone"),
+        "configure" => Some("in force"),
+        _ => None,
+    };
     let state = spoken(word(&node["state"]));
     let failure = &node["failure"];
     if !failure.is_null() {
@@ -296,7 +303,7 @@ fn node_words(view: &Value, node: &Value) -> String {
         return format!("{state}: {}{back}", failure_words(failure));
     }
     match node["ready_ms"].as_u64() {
-        _ if is_removal && word(&node["state"]) == "healthy" => "gone".to_owned(),
+        _ if so.is_some() && state == "healthy" => so.unwrap_or_default().to_owned(),
         Some(ms) if word(&node["state"]) == "healthy" => format!("{state}, ready in {}", span(ms)),
         _ => state,
     }

@@ -115,6 +115,7 @@ pub(crate) fn action_words(action: &Action) -> String {
         | Action::Apply { .. }
         | Action::Deploy { .. }
         | Action::Remove { .. }
+        | Action::Configure { .. }
         | Action::Shutdown { .. } => name_of(&action.verb()),
         Action::Signal { signal, .. } => format!("signal {}", signal_name(*signal)),
         Action::Run { action, .. } => format!("run {action}"),

@@ -384,6 +384,7 @@ impl Turn<'_> {
             | Action::Apply { .. }
             | Action::Deploy { .. }
             | Action::Remove { .. }
+            | Action::Configure { .. }
             | Action::Rollout { .. }
             | Action::Shutdown { .. } => {}
         }
@@ -423,6 +424,7 @@ impl Turn<'_> {
             }
             // The trial is judged after every input.
             Timer::Release(_) => self.passed = at,
+            Timer::Override(service) => self.expire(&service, at),
             Timer::Ready(ref id, run)
             | Timer::Stop(ref id, run)
             | Timer::Reload(ref id, run)
@@ -480,6 +482,7 @@ impl Turn<'_> {
             | Action::Signal { .. }
             | Action::Run { .. }
             | Action::Apply { .. }
+            | Action::Configure { .. }
             | Action::Rollout { .. }
             | Action::Deploy { .. } => Outcome::Unknown { why: why.to_owned() },
         };

@@ -292,6 +292,9 @@ impl Turn<'_> {
                 Action::Apply { services } if meeting.agent_is_new => {
                     self.promise(Act::LoadSpecs { intent, services });
                 }
+                Action::Configure { service, .. } if meeting.agent_is_new => {
+                    self.promise(Act::LoadSpecs { intent, services: vec![service] });
+                }
                 Action::Shutdown { leave_running } => {
                     self.shut_down(leave_running, Some(Cause::Intent(intent)), by);
                 }
@@ -299,6 +302,7 @@ impl Turn<'_> {
                 | Action::Stop { .. }
                 | Action::Restart { .. }
                 | Action::Apply { .. }
+                | Action::Configure { .. }
                 | Action::Deploy { .. }
                 | Action::Rollout { .. }
                 | Action::Remove { .. } => {}

@@ -42,6 +42,12 @@ impl Turn<'_> {
         else {
             return Ok(None);
         };
+        if let Action::Configure { .. } = wish.action {
+            return wish
+                .order
+                .as_ref()
+                .map_or(Ok(None), |order| self.may_obey(order).map(|()| None));
+        }
         if let Some(order) = &wish.order {
             self.may_follow(order, wish.id, service, generation)?;
         }
@@ -65,6 +71,18 @@ impl Turn<'_> {
         }
     }
 
+    /// Checks whether the controller of an order leads, as far as this node knows.
+    fn may_obey(&self, order: &OrderMark) -> Result<(), Rejection> {
+        let Some((term, controller)) = &self.head().term else { return Ok(()) };
+        if order.term < *term {
+            return Err(Rejection::StaleTerm { term: order.term, seen: *term });
+        }
+        if order.term == *term && order.controller != *controller {
+            return Err(Rejection::ForkedTerm { term: *term, leads: controller.clone() });
+        }
+        Ok(())
+    }
+
     /// Checks an order against what was seen before.
     fn may_follow(
         &self,
@@ -73,14 +91,7 @@ impl Turn<'_> {
         service: &ServiceId,
         generation: Generation,
     ) -> Result<(), Rejection> {
-        if let Some((term, controller)) = &self.head().term {
-            if order.term < *term {
-                return Err(Rejection::StaleTerm { term: order.term, seen: *term });
-            }
-            if order.term == *term && order.controller != *controller {
-                return Err(Rejection::ForkedTerm { term: *term, leads: controller.clone() });
-            }
-        }
+        self.may_obey(order)?;
         let Some(known) = self.releases(service) else { return Ok(()) };
         if known.plan.is_some_and(|(of, plan)| of == intent && plan != order.plan) {
             return Err(Rejection::AnotherPlan);

@@ -9,6 +9,7 @@ mod site;
 
 mod anew;
 mod commands;
+mod config;
 mod lifecycle;
 mod meeting;
 mod release;

@@ -72,7 +72,9 @@ impl Turn<'_> {
         }
         self.may_take(&wish)?;
         let instances = self.concerned(&wish.action)?;
-        let older = wish.action.generation().and_then(|_| self.under_way(wish.action.service()?));
+        self.may_configure(&wish.action)?;
+        let older =
+            wish.action.release_generation().and_then(|_| self.under_way(wish.action.service()?));
         self.ordered(&wish);
         let until = self.now().plus_ms(self.budget_ms(&wish.action, &instances));
         let cause = Some(Cause::Intent(wish.id));
@@ -101,9 +103,16 @@ impl Turn<'_> {
         let timer = self.set_timer(Timer::Intent(wish.id), until);
         self.repair(timer);
 
-        if let Action::Deploy { .. } = wish.action {
-            self.deploy(&wish, older);
-            return Ok(());
+        match wish.action {
+            Action::Deploy { .. } => {
+                self.deploy(&wish, older);
+                return Ok(());
+            }
+            Action::Configure { .. } => {
+                self.configure(&wish, context);
+                return Ok(());
+            }
+            _ => {}
         }
         match wish.action {
             Action::Start { service } | Action::Restart { service } => {
@@ -130,7 +139,7 @@ impl Turn<'_> {
                 self.remove(&service, context);
             }
             // Refused above: see `concerned`.
-            Action::Deploy { .. } | Action::Rollout { .. } => {}
+            Action::Deploy { .. } | Action::Rollout { .. } | Action::Configure { .. } => {}
         }
         Ok(())
     }
@@ -228,6 +237,7 @@ impl Turn<'_> {
                 Ok(Vec::new())
             }
             Action::Apply { .. }
+            | Action::Configure { .. }
             | Action::Shutdown { .. }
             | Action::Rollout { .. }
             | Action::Deploy { .. } => Ok(Vec::new()),
@@ -304,7 +314,7 @@ impl Turn<'_> {
             Action::Run { action, .. } => {
                 spec.and_then(|spec| spec.action.get(action)).map_or(0, |action| action.timeout.0)
             }
-            Action::Apply { .. } => APPLY_MS,
+            Action::Apply { .. } | Action::Configure { .. } => APPLY_MS,
             Action::Shutdown { .. } => SHUTDOWN_MS,
         };
         own_ms.saturating_add(GRACE_MS)

@@ -187,6 +187,8 @@ impl State {
                 | Event::ReleaseHealthy(_)
                 | Event::ReleaseFailed(_)
                 | Event::ReleaseReturned(_)
+                | Event::ConfigChanged(_)
+                | Event::ConfigExpired(_)
                 | Event::ReleaseRemoved(_)
                 | Event::ReleaseRefused(_)
                 | Event::ControllerStarted(_)

@@ -9,7 +9,8 @@ use crate::domain::time::UnixMicros;
 impl Node {
     /// Begins what a wish for a release asks for.
     pub(super) fn accept_release(&mut self, at: UnixMicros, body: &IntentAccepted) {
-        let (Some(service), Some(generation)) = (body.action.service(), body.action.generation())
+        let (Some(service), Some(generation)) =
+            (body.action.service(), body.action.release_generation())
         else {
             return;
         };

@@ -388,10 +388,10 @@ pub enum InvalidParameters {
 }
 
 impl Parameters {
-    /// Returns them for taking the service away: as many nodes at a time, and no further one after one that failed. There
-    /// is nothing to be judged but that it is gone, and a node that is away obeys when it is back.
+    /// Returns them for what is no release, as taking the service away: as many nodes at a time, and no further one after
+    /// one that failed. Nothing is judged but that it is so, and a node that is away obeys when it is back.
     #[must_use]
-    pub fn for_removal(self) -> Self {
+    pub fn without_release(self) -> Self {
         Self {
             checks: BTreeMap::new(),
             bake_ms: 0,

@@ -112,6 +112,9 @@ pub struct Plan {
     pub waves: Vec<Wave>,
     /// What the service says about its rollouts.
     pub parameters: Parameters,
+    /// Whether it sets keys of the configuration, and no release: `release` only names the wish.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub configures: bool,
 }
 
 /// Why a wish cannot be planned.
@@ -176,6 +179,7 @@ impl Plan {
             seed,
             waves,
             parameters: Parameters { origins: BTreeMap::new(), ..parameters.clone() },
+            configures: false,
         })
     }
 
@@ -221,6 +225,9 @@ impl Plan {
         if self.removes() {
             return Err("what is taken away is deployed anew");
         }
+        if self.configures {
+            return Err("what is set stays until it is set otherwise");
+        }
         match (self.back_to, self.parameters.may_roll_back) {
             (_, false) => Err("release.rollback = \"forbid\""),
             (None, true) => Err("no earlier release succeeded"),
@@ -256,6 +263,9 @@ impl Plan {
             wave.nodes.iter().for_each(|node| put(node.as_bytes()));
         }
         self.parameters.hash_into(&mut put);
+        if self.configures {
+            put(b"configures");
+        }
         Digest(hash.finalize().into())
     }
 }

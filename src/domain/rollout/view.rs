@@ -41,7 +41,7 @@ impl Serialize for At {
 }
 
 /// Returns a time as RFC 3339 has it, UTC, to the millisecond.
-fn rfc3339(at: UnixMicros) -> String {
+pub fn rfc3339(at: UnixMicros) -> String {
     let (seconds, ms) = (at.millis() / 1000, at.millis() % 1000);
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
     // Years are counted from March, so that the leap day is the last of its year.
@@ -88,7 +88,7 @@ pub struct RolloutView {
     pub fleet: Option<String>,
     /// Which service.
     pub service: ServiceId,
-    /// `deploy`, `remove`.
+    /// `deploy`, `remove`, `configure`.
     pub kind: &'static str,
     /// See [`super::Rollout::state`].
     pub state: &'static str,

@@ -268,6 +268,7 @@ pub(in crate::wire) fn events() -> Vec<(Context, Event)> {
         wish_events(),
         told_events(),
         crate::domain::release::samples::events(),
+        crate::domain::overrides::samples::events(),
         crate::domain::controller::samples::events(),
     ];
     let context = |event: &Event| match event.kind().split('.').next() {

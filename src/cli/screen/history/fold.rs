@@ -320,6 +320,8 @@ impl History {
             | Event::ReleaseHealthy(_)
             | Event::ReleaseFailed(_)
             | Event::ReleaseReturned(_)
+            | Event::ConfigChanged(_)
+            | Event::ConfigExpired(_)
             | Event::ReleaseRemoved(_)
             | Event::ReleaseRefused(_) => {
                 let words = release::told(event)?;

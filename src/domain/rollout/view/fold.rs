@@ -208,7 +208,11 @@ impl Fold {
                 continue;
             };
             let was_healthy = node.healthy_at.is_some();
-            let new = (!rollout.plan().removes()).then_some(Sha256(rollout.plan().release));
+            let new = match kind_of(rollout.plan()) {
+                "deploy" => Some(Sha256(rollout.plan().release)),
+                "remove" => None,
+                _ => node.from,
+            };
             (node.state, node.running) = match state {
                 NodeState::NotStarted => ("not_started", node.from),
                 NodeState::Ordered | NodeState::Started { .. } => ("starting", None),
@@ -294,9 +298,13 @@ impl FailureView {
     }
 }
 
-/// Returns what a rollout is called: `deploy`, `remove`.
+/// Returns what a rollout is called: `deploy`, `remove`, `configure`.
 pub fn kind_of(plan: &Plan) -> &'static str {
-    if plan.removes() { "remove" } else { "deploy" }
+    match (plan.configures, plan.removes()) {
+        (true, _) => "configure",
+        (false, true) => "remove",
+        (false, false) => "deploy",
+    }
 }
 
 fn plan_view(rollout: &Rollout, planned: &Planned) -> PlanView {

@@ -1,0 +1,112 @@
+//! config set --select, config set --for, config unset: what signed wishes set of a service, for a part of the fleet or for
+//! a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::service::{selection, whole_service, wish};
+use super::{place, ramp, release};
+use crate::cli::args::{ConfigSet, ConfigUnset, Over, Waiting};
+use crate::cli::client::Whom;
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::out::Out;
+use crate::cli::selector::Selector;
+use crate::cli::specs;
+use crate::cli::time::now;
+use crate::config;
+use crate::domain::code::{Code, ExitCode};
+use crate::domain::id::ServiceId;
+use crate::domain::intent::Action;
+use crate::domain::origin::Layer;
+use crate::domain::overrides::LIFE_MS_MAX;
+use crate::domain::selector::Selector as NodeSelector;
+use crate::domain::time::UnixMicros;
+
+/// What one command changes.
+struct Change {
+    service: ServiceId,
+    set: BTreeMap<String, String>,
+    unset: BTreeSet<String>,
+    /// Until when; absent where something is unset, or has no end.
+    until: Option<UnixMicros>,
+    is_temporary: bool,
+}
+
+/// Sets keys for a part of the fleet, or for a time.
+pub(super) async fn set(
+    context: &Context,
+    args: &ConfigSet,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let service = whole_service(&args.service)?;
+    let count = args.settings.len();
+    let set: BTreeMap<String, String> = args.settings.iter().cloned().collect();
+    if set.len() != count {
+        return Err(CliError::new(Code::USAGE, "a key is given twice"));
+    }
+    check(&service, &set)?;
+    let until = match args.life.map(|life| u64::try_from(life.as_millis()).unwrap_or(u64::MAX)) {
+        Some(ms) if ms == 0 || ms > LIFE_MS_MAX => {
+            let what = "something is set for 1ms to 7d";
+            return Err(CliError::new(Code::USAGE, what).hint("such as --for 2h"));
+        }
+        life => life.map(|ms| now().plus_ms(ms)),
+    };
+    let is_temporary = until.is_some();
+    let change = Change { service, set, unset: BTreeSet::new(), until, is_temporary };
+    carry_out(context, change, (&args.service, args.select.as_ref()), args.waiting, out).await
+}
+
+/// Sets keys no more that were set for a part of the fleet, or for a time.
+pub(super) async fn unset(
+    context: &Context,
+    args: &ConfigUnset,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let service = whole_service(&args.service)?;
+    let unset: BTreeSet<String> = args.keys.iter().cloned().collect();
+    // Whatever they were set to, they have to be keys.
+    if let Some(key) = unset.iter().find(|key| key.contains('=')) {
+        let what = format!("`{key}` is no key: a value is not given");
+        return Err(CliError::new(Code::USAGE, what));
+    }
+    let is_temporary = args.temporary || args.select.is_none();
+    let change = Change { service, set: BTreeMap::new(), unset, until: None, is_temporary };
+    carry_out(context, change, (&args.service, args.select.as_ref()), args.waiting, out).await
+}
+
+async fn carry_out(
+    context: &Context,
+    change: Change,
+    (selector, select): (&Selector, Option<&NodeSelector>),
+    waiting: Waiting,
+    out: Out,
+) -> Result<ExitCode, CliError> {
+    let Change { service, set, unset, until, is_temporary } = change;
+    if let Some(select) = select.filter(|_| !is_temporary) {
+        let make = |service, generation| Action::Configure {
+            service,
+            generation: Some(generation),
+            set,
+            unset,
+            until: None,
+        };
+        let whence = (selector.clone(), select.clone());
+        return release::over_fleet(context, whence, make, waiting, out).await;
+    }
+    let action = Action::Configure { service, generation: None, set, unset, until };
+    let over = Over { select: select.cloned(), max_parallel: Vec::new() };
+    if let Some(select) = selection(context, selector, &over)? {
+        return ramp::over(context, (select, &over), action, waiting, out).await;
+    }
+    let whom = Whom::new(context, place::of(context, Some(selector), "config set").await?);
+    wish(context, &whom, action, waiting, out).await
+}
+
+/// Says what is wrong with keys and values by themselves, before anything is signed.
+fn check(service: &ServiceId, set: &BTreeMap<String, String>) -> Result<(), CliError> {
+    let set: Vec<_> = set.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let input = config::set_layer(Layer::Fleet, "KEY=VALUE", service, &set)
+        .map_err(|why| CliError::new(Code::BAD_TOML, why))?;
+    config::check_set(input).map_err(|mistakes| specs::mistaken(&mistakes, "nothing was changed"))
+}

@@ -1,0 +1,110 @@
+//! What is set for a part of the fleet: how far each node is with it, and those that come to it later.
+//!
+//! A node that has taken it says so in its log, and a service that starts anew by it has to be up again before the next
+//! node's turn comes. All of it is read from the fold of the log.
+
+use std::collections::BTreeMap;
+
+use super::rollouts::Driven;
+use super::task::Controller;
+use super::wishes::configured_in;
+use crate::domain::event::Outcome;
+use crate::domain::id::{IntentId, NodeId, ServiceId};
+use crate::domain::release::Step;
+use crate::domain::rollout::{Amount, Failure, Input, NodeReport, NodeState, Plan};
+use crate::domain::seen::Progress;
+use crate::domain::time::Now;
+
+impl Controller {
+    /// Lets rollouts of what was set take in how far their nodes are.
+    pub(super) fn look_at_configured(&mut self, now: Now) {
+        if self.leads().is_none() {
+            return;
+        }
+        for intent in self.rollouts.open() {
+            let state = self.rollouts.all.get(&intent).and_then(|it| it.story.state());
+            let Some(state) = state.filter(|state| state.plan().configures) else { continue };
+            let plan = state.plan();
+            let news = plan.targets().filter_map(|node| {
+                let reports = self.configured(plan, node, state.node(node)?);
+                (!reports.is_empty()).then(|| (node.clone(), reports))
+            });
+            for (node, reports) in news.collect::<Vec<_>>() {
+                for report in reports {
+                    let input = Input::Node { node: node.clone(), event: None, report };
+                    self.drive_on(now, intent, &input);
+                }
+            }
+        }
+    }
+
+    /// Says what the log of a node tells of a wish that sets something.
+    fn configured(&self, plan: &Plan, node: &NodeId, known: NodeState) -> Vec<NodeReport> {
+        let generation = plan.generation;
+        let is_begun = matches!(known, NodeState::Started { .. });
+        let waits = known.is_under_way() || matches!(known, NodeState::Lost { .. });
+        let record = self.projection.node(node).and_then(|it| it.seen().get(&plan.intent));
+        let outcome = record.map(|record| &record.progress).filter(|_| waits);
+        match outcome {
+            Some(Progress::Executed { outcome: Outcome::Done { .. }, .. }) => {
+                let begun = (!is_begun).then_some(NodeReport::Applied { generation });
+                let healthy = NodeReport::Healthy {
+                    generation,
+                    release: plan.release,
+                    running: None,
+                    ready_ms: 0,
+                    held_ms: 0,
+                };
+                let healthy = self.is_settled(node, &plan.service).then_some(healthy);
+                begun.into_iter().chain(healthy).collect()
+            }
+            Some(Progress::Executed { outcome: Outcome::Failed { code, why, .. }, .. }) => {
+                let failure = Failure { why: format!("[{code}] {why}"), ..Failure::of("refused") };
+                vec![NodeReport::Failed { generation, failure }]
+            }
+            Some(Progress::Executed { outcome: Outcome::Unknown { why }, .. }) => {
+                let failure = Failure { why: why.clone(), ..Failure::of("unknown") };
+                vec![NodeReport::Failed { generation, failure }]
+            }
+            Some(Progress::Open(_)) | None => Vec::new(),
+        }
+    }
+
+    /// Says whether whatever is wanted of a service is up, by the spec that is in force.
+    fn is_settled(&self, node: &NodeId, service: &ServiceId) -> bool {
+        let known = self.projection.node(node).and_then(|it| it.services().get(service));
+        known.is_none_or(|known| {
+            known.slots().filter(|(index, _)| known.wants(*index)).all(|(_, slot)| {
+                let by_it = slot.state.main().is_none_or(|main| main.spec == known.digest);
+                by_it && (slot.is_ready() || slot.at_rest())
+            })
+        })
+    }
+
+    /// Returns the orders for nodes that a wish means which succeeded, and that have not heeded it: they were away, or
+    /// match since.
+    pub(super) fn unheeded(&mut self, intent: IntentId) -> BTreeMap<(NodeId, Step), u16> {
+        let Some(state) = self.rollouts.all.get(&intent).and_then(Driven::on_disk) else {
+            return BTreeMap::new();
+        };
+        let plan = state.plan();
+        let (service, generation) = (plan.service.clone(), plan.generation);
+        let size = plan.parameters.max_parallel.last().copied().unwrap_or(Amount::Count(1));
+        let size = size.batch_of(plan.size());
+        let Some(driven) = self.rollouts.all.get_mut(&intent) else { return BTreeMap::new() };
+        if driven.configured.is_none() {
+            driven.configured = self.wishes.read(intent).and_then(|wish| configured_in(&wish));
+        }
+        let Some((select, keys)) = driven.configured.clone() else { return BTreeMap::new() };
+        let means = self.authority.enrolled().filter(|(node, labels)| select.matches(node, labels));
+        let behind = means.map(|(node, _)| node).filter(|node| {
+            let folded = self.projection.node(node);
+            let has_it = folded.is_some_and(|it| it.services().contains_key(&service));
+            let known = folded.and_then(|it| it.overrides().get(&service));
+            let has_heeded = known.is_some_and(|it| it.has_heeded(generation, &keys));
+            let is_there = !self.projection.is_lost(node);
+            has_it && !has_heeded && is_there && !self.placements.is_refused(intent, node)
+        });
+        behind.take(size).map(|node| ((node.clone(), Step::Apply), 2)).collect()
+    }
+}
