@@ -215,14 +215,32 @@ pub(super) async fn rollback(
         None => {
             let name = present["rollout"].as_str().unwrap_or_default();
             let view = view(&mut client, name, (0, 0)).await?;
-            let nodes = nodes_of(&view, |_| true);
-            Selector::nodes(&nodes)
+            placed(context, &manifest, nodes_of(&view, |_| true))?
         }
     };
     let back_to = release_of(present);
     let select = Some(select);
     let wanted = Wanted { service, manifest, select, back_to, emergency: None, retry: None };
     deploy(context, client, wanted, waiting, out).await
+}
+
+/// Returns the selection that means these nodes: the one of `[placement]` where it is the same, so that nodes which join
+/// later are meant as well.
+fn placed(
+    context: &Context,
+    manifest: &Manifest,
+    nodes: Vec<NodeId>,
+) -> Result<Selector, CliError> {
+    let release = ReleaseId::of(&codec::encode(manifest));
+    let rollouts = config::rollouts_of(config::release_layer(release, manifest.clone()));
+    let select = rollouts.ok().and_then(|rollouts| rollouts.placement.select);
+    let (trust, _) =
+        load_trust(&context.folder).map_err(|error| crate::cli::wish::from_keys(&error))?;
+    let is_same = |select: &Selector| {
+        place::matching(&trust, select)
+            .is_ok_and(|meant| meant.iter().eq(nodes.iter().collect::<BTreeSet<_>>()))
+    };
+    Ok(select.filter(is_same).unwrap_or_else(|| Selector::nodes(&nodes)))
 }
 
 /// Has something done to a service on nodes of a fleet, and goes with it to the end.
