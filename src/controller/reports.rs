@@ -16,6 +16,9 @@ use crate::wire::payload::Body;
 /// The signed words that an order carries, in bytes: it has to fit a message with the whole wish.
 const PROOFS_BYTES_MAX: usize = 4 * 1024;
 
+/// How many nodes are looked at for them beyond the first that has one.
+const LOOKED_AT_MAX: usize = 64;
+
 /// What one node said of the releases of one service, since its last wish.
 #[derive(Debug, Default)]
 struct Told {
@@ -107,7 +110,11 @@ impl Reports {
         let mut room = PROOFS_BYTES_MAX;
         let mut proofs: Vec<ByteBuf> = Vec::new();
         let others = plan.proofs().iter().chain(plan.targets()).filter(|other| *other != node);
-        for other in others {
+        for (place, other) in others.enumerate() {
+            // One word is enough for a node, and who was not ordered yet has none.
+            if place >= LOOKED_AT_MAX && !proofs.is_empty() {
+                break;
+            }
             let Some(told) = self.by.get(&(plan.service.clone(), other.clone())) else { continue };
             let is_of = |(_, report): &(EventId, NodeReport)| {
                 let NodeReport::Healthy { generation, release, .. } = report else { return false };
@@ -118,7 +125,10 @@ impl Reports {
             else {
                 continue;
             };
-            if word.len() > room || proofs.contains(word) {
+            if word.len() > room {
+                break;
+            }
+            if proofs.contains(word) {
                 continue;
             }
             room -= word.len();

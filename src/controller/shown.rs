@@ -1,5 +1,8 @@
 //! Rollouts as they are shown: lists, the object of the contract, and the signed wish behind one.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -25,6 +28,11 @@ const WATCHERS_MAX: usize = 256;
 
 /// The longest wait for the next fact, in milliseconds.
 pub(super) const WAIT_MS_MAX: u32 = 30_000;
+
+/// The pause between two pictures of a rollout for those who watch it, and the bytes of one that make it a second longer:
+/// thousands of nodes change a rollout hundreds of times a second, and stand in each picture.
+const PICTURE_PAUSE: Duration = Duration::from_millis(250);
+const PICTURE_BYTES_PER_SECOND: usize = 1024 * 1024;
 
 /// An asker who waits for the next fact of a rollout.
 #[derive(Debug)]
@@ -57,24 +65,52 @@ impl Controller {
         // Read once, so that the release has its name.
         drop(self.wish_of(rollout));
         let seen = usize::try_from(seen).unwrap_or(usize::MAX);
-        let driven = self.rollouts.all.get(&rollout);
-        let is_over = |it: &Driven| it.on_disk().is_some_and(|state| state.verdict().is_some());
-        let no_news = driven.is_some_and(|it| it.told().len() <= seen && !is_over(it));
-        if no_news && wait_ms > 0 && self.watchers.len() < WATCHERS_MAX {
-            let wait_ms = u64::from(wait_ms.min(WAIT_MS_MAX));
-            let until = Instant::now() + std::time::Duration::from_millis(wait_ms);
-            self.watchers.push(Watcher { to, rollout, seen, until });
-            return;
+        let until = Instant::now() + Duration::from_millis(u64::from(wait_ms.min(WAIT_MS_MAX)));
+        let watcher = Watcher { to, rollout, seen, until };
+        let is_over = self.rollouts.all.get(&rollout).is_some_and(Driven::is_over);
+        let waits = wait_ms > 0 && self.watchers.len() < WATCHERS_MAX;
+        if !is_over && waits && self.shown_at(&watcher) > Instant::now() {
+            self.watchers.push(watcher);
+        } else {
+            self.answer_with([watcher]);
         }
-        self.answer_with(to, rollout);
     }
 
-    fn answer_with(&self, to: Asker, rollout: IntentId) {
-        match self.view(rollout) {
-            Some(view) => self.reply_pieces(to, view.to_string().into_bytes()),
-            None => {
-                let why = format!("the facts of {} are not whole here yet", rollout_name(rollout));
-                self.desk().tell(to, refused(Code::NO_SUCH_ROLLOUT, why));
+    /// Returns when a watcher is answered, as far as is known.
+    fn shown_at(&self, watcher: &Watcher) -> Instant {
+        let now = Instant::now();
+        let Some(driven) = self.rollouts.all.get(&watcher.rollout) else { return now };
+        if watcher.to.is_gone() || driven.told().len() > watcher.seen && driven.stands() {
+            return now;
+        }
+        let has_news = driven.told().len() > watcher.seen;
+        match driven.show_at.filter(|_| watcher.seen > 0) {
+            Some(at) if has_news => at.min(watcher.until),
+            None if has_news => now,
+            _ => watcher.until,
+        }
+    }
+
+    /// Answers with one picture all those who look at the same rollout.
+    fn answer_with(&mut self, watchers: impl IntoIterator<Item = Watcher>) {
+        let mut pictures: BTreeMap<IntentId, Option<Vec<u8>>> = BTreeMap::new();
+        for Watcher { to, rollout, .. } in watchers {
+            let view = || self.view(rollout).map(|view| view.to_string().into_bytes());
+            match pictures.entry(rollout).or_insert_with(view) {
+                Some(bytes) => self.reply_pieces(to, bytes.clone()),
+                None => {
+                    let why =
+                        format!("the facts of {} are not whole here yet", rollout_name(rollout));
+                    self.desk().tell(to, refused(Code::NO_SUCH_ROLLOUT, why));
+                }
+            }
+        }
+        for (rollout, bytes) in pictures {
+            let bytes = bytes.map_or(0, |bytes| bytes.len());
+            let longer = bytes as f64 / PICTURE_BYTES_PER_SECOND as f64;
+            if let Some(driven) = self.rollouts.all.get_mut(&rollout) {
+                let pause = PICTURE_PAUSE + Duration::from_secs_f64(longer);
+                driven.show_at = Some(Instant::now() + pause);
             }
         }
     }
@@ -82,18 +118,17 @@ impl Controller {
     /// Answers those who waited for facts that are there, or for too long.
     pub(super) fn wake_watchers(&mut self) {
         let now = Instant::now();
-        let is_due = |watcher: &Watcher| {
-            let known = self.rollouts.all.get(&watcher.rollout);
-            watcher.until <= now
-                || watcher.to.is_gone()
-                || known.is_none_or(|it| it.told().len() > watcher.seen)
-        };
         let all = std::mem::take(&mut self.watchers);
-        let (due, patient): (Vec<_>, Vec<_>) = all.into_iter().partition(is_due);
+        let (due, patient): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|watcher| self.shown_at(watcher) <= now);
         self.watchers = patient;
-        for Watcher { to, rollout, .. } in due {
-            self.answer_with(to, rollout);
-        }
+        self.answer_with(due);
+    }
+
+    /// Returns how long no watcher is answered, as far as is known.
+    pub(super) fn watchers_wait(&self) -> Option<Duration> {
+        let due = self.watchers.iter().map(|watcher| self.shown_at(watcher)).min()?;
+        Some(due.saturating_duration_since(Instant::now()))
     }
 
     /// Answers with the signed wish behind a rollout: to a controller, and to whoever may deploy the service.

@@ -78,6 +78,8 @@ pub(super) struct Run {
     pub(super) facts: Vec<RolloutEvent>,
     pub(super) now: UnixMicros,
     seq: u64,
+    /// The orders that are out, changed only where a fact says that it concerns them.
+    out: BTreeMap<NodeId, (Step, u16)>,
 }
 
 impl Run {
@@ -100,7 +102,33 @@ impl Run {
         };
         let facts = Rollout::open(opening, BEGIN);
         let rollout = Rollout::replay(&facts).unwrap().unwrap();
-        Self { rollout, facts, now: BEGIN, seq: 0 }
+        let mut run = Self { rollout, facts: Vec::new(), now: BEGIN, seq: 0, out: BTreeMap::new() };
+        run.note(facts);
+        run
+    }
+
+    /// Keeps facts, and brings the orders of those that they concern in line.
+    fn note(&mut self, facts: Vec<RolloutEvent>) {
+        let targets: Vec<NodeId> = self.rollout.plan().targets().cloned().collect();
+        for node in facts.iter().flat_map(|fact| match fact.concerns() {
+            Concerns::Nodes(nodes) => nodes,
+            Concerns::All => &targets,
+        }) {
+            match self.rollout.order_of(node) {
+                Some(order) => drop(self.out.insert(node.clone(), order)),
+                None => drop(self.out.remove(node)),
+            }
+        }
+        let effects = self.rollout.effects().into_iter().filter_map(|effect| match effect {
+            Effect::Order { node, step, wave } => Some((node, (step, wave))),
+            _ => None,
+        });
+        assert_eq!(
+            effects.collect::<BTreeMap<_, _>>(),
+            self.out,
+            "facts concern more than they say"
+        );
+        self.facts.extend(facts);
     }
 
     /// Takes an input and returns the types of the facts that followed.
@@ -110,7 +138,7 @@ impl Run {
             self.rollout.evolve(event).unwrap();
         }
         let kinds = events.iter().map(|e| e.kind().strip_prefix("rollout.").unwrap()).collect();
-        self.facts.extend(events);
+        self.note(events);
         assert_eq!(
             Rollout::replay(&self.facts).unwrap().as_ref(),
             Some(&self.rollout),
