@@ -2,10 +2,12 @@
 
 mod complaints;
 mod failures;
+mod large;
 mod plans;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::view::Record;
 use super::*;
 use crate::domain::event::{Actor, Exit};
 use crate::domain::id::{CheckName, Digest, EpochId, EventId, Generation, IntentId, NodeId, Seq};
@@ -78,6 +80,8 @@ pub(super) struct Run {
     pub(super) facts: Vec<RolloutEvent>,
     pub(super) now: UnixMicros,
     seq: u64,
+    /// The same rollout, taken in fact by fact.
+    story: Story,
     /// The orders that are out, changed only where a fact says that it concerns them.
     out: BTreeMap<NodeId, (Step, u16)>,
 }
@@ -102,7 +106,12 @@ impl Run {
         };
         let facts = Rollout::open(opening, BEGIN);
         let rollout = Rollout::replay(&facts).unwrap().unwrap();
-        let mut run = Self { rollout, facts: Vec::new(), now: BEGIN, seq: 0, out: BTreeMap::new() };
+        let mut story = Story::default();
+        for (at, event) in facts.iter().enumerate() {
+            story.take(Record { id: id(at), at: BEGIN, event: event.clone() });
+        }
+        let (now, out) = (BEGIN, BTreeMap::new());
+        let mut run = Self { rollout, facts: Vec::new(), now, seq: 0, story, out };
         run.note(facts);
         run
     }
@@ -133,7 +142,15 @@ impl Run {
 
     /// Takes an input and returns the types of the facts that followed.
     pub(super) fn input(&mut self, input: &Input) -> Result<Vec<&'static str>, Rejection> {
-        let events = self.rollout.decide(self.now, input)?;
+        let decided = self.rollout.decide(self.now, input);
+        let mut written = Vec::new();
+        let taken = self.story.decide(self.now, input, |event| {
+            written.push(event.clone());
+            Some(id(self.facts.len() + written.len()))
+        });
+        assert_eq!(taken, decided.as_ref().map(Vec::len).map_err(Clone::clone));
+        let events = decided?;
+        assert_eq!(written, events, "what is taken in fact by fact is not what was foreseen");
         for event in &events {
             self.rollout.evolve(event).unwrap();
         }
@@ -144,6 +161,7 @@ impl Run {
             Some(&self.rollout),
             "the log is not the state"
         );
+        assert_eq!(self.story.state(), Some(&self.rollout));
         Ok(kinds)
     }
 
@@ -212,6 +230,11 @@ impl Run {
             other => panic!("not ended: {other:?}"),
         }
     }
+}
+
+/// Names the fact with this place in the log of `c1`.
+fn id(at: usize) -> EventId {
+    EventId { origin: node("c1"), epoch: EpochId(1), seq: Seq(at as u64) }
 }
 
 pub(super) fn person(name: &str) -> Actor {
