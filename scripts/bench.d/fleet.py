@@ -164,17 +164,17 @@ class Fleet:
         return [json.loads(line) for line in ran.stdout.splitlines()]
 
     def touched(self, events: list[dict], releases: int) -> tuple[list[str], list[str]]:
-        """The nodes that started a release, or took its order, more than once; and those that did not at all."""
+        """The nodes that carried out the orders of these releases more than once each, and those that did not at all.
+
+        An order that comes again from another leader is taken again, since a node remembers the term; what counts is
+        what it did then: began to apply a release, and started its program.
+        """
         names = {f"n{number}" for number in range(1, self.nodes + 1)}
-        counts = [collections.Counter() for _ in range(2)]
-        for event in events:
-            if event["type"] == "instance.started":
-                counts[0][event["origin"]] += 1
-            elif event["type"] == "order.accepted":
-                counts[1][event["origin"]] += 1
-        twice = {name for name in names if any(count[name] > releases for count in counts)}
-        never = {name for name in names if any(count[name] < releases for count in counts)}
-        return sorted(twice), sorted(never)
+        done = collections.Counter((event["type"], event["origin"]) for event in events)
+        counts = {name: [done[kind, name] for kind in ("release.applied", "instance.started")] for name in names}
+        twice = sorted(name for name in names if max(counts[name]) > releases)
+        never = sorted(name for name in names if min(counts[name]) < releases)
+        return twice, never
 
     def intake(self) -> dict | None:
         """What the controller says of the logs that it takes in."""

@@ -130,7 +130,7 @@ impl Driven {
         for record in fresh {
             match (record.event.concerns(), &mut concerned) {
                 (Concerns::Nodes(nodes), Concerned::Nodes(all)) => {
-                    all.extend(nodes.iter().cloned())
+                    all.extend(nodes.iter().cloned());
                 }
                 (Concerns::All, _) => concerned = Concerned::All,
                 (Concerns::Nodes(_), Concerned::All) => {}

@@ -198,7 +198,8 @@ impl Controller {
     /// Returns the object `smgr.rollout.v1`, from the facts that are on the disk.
     pub(super) fn view(&self, rollout: IntentId) -> Option<Value> {
         let driven = self.rollouts.all.get(&rollout)?;
-        let mut view = RolloutView::of(driven.told()).ok().flatten()?;
+        let told: Vec<_> = driven.told().iter().collect();
+        let mut view = RolloutView::at(driven.on_disk()?, &told)?;
         let version = |release: ReleaseId| self.version_of(release);
         view.fleet = Some(self.setup.fleet.to_string());
         view.as_of = Some(self.as_of());

@@ -149,7 +149,7 @@ impl Controller {
         let now = clock::now();
         match wake {
             Wake::Live(events) => self.live(now, events),
-            Wake::Beat(beat) => self.beat(now, beat),
+            Wake::Beats(beats) => beats.into_iter().for_each(|beat| self.beat(now, beat)),
             Wake::Fetched { origin, outcome } => self.fetched(now, &origin, outcome),
             Wake::Call { reply, bytes } => self.called(now, reply, &bytes),
             Wake::Asked(ask, reply) => {

@@ -70,7 +70,7 @@ impl Follows {
         Some(event)
     }
 
-    fn to_the_end(mut self, mut on: Rollout) -> Vec<RolloutEvent> {
+    fn until_the_end(mut self, mut on: Rollout) -> Vec<RolloutEvent> {
         let mut events = Vec::new();
         while let Some(event) = self.next(&on) {
             on.evolve(&event).expect("decided on this state: see the cases of decide");
@@ -104,7 +104,7 @@ impl Rollout {
         let rollout = Self::new(&planned);
         let follows = Follows::new(&rollout, now, Vec::new());
         let planned = RolloutEvent::Planned(Box::new(planned));
-        std::iter::once(planned).chain(follows.to_the_end(rollout)).collect()
+        std::iter::once(planned).chain(follows.until_the_end(rollout)).collect()
     }
 
     /// Says what an input leads to, up to where nothing follows any more. Changes nothing; empty when it is no news.
@@ -121,7 +121,7 @@ impl Rollout {
             None => Vec::new(),
             Some(first) => {
                 follows.due.push_front(first);
-                follows.to_the_end(self.clone())
+                follows.until_the_end(self.clone())
             }
         })
     }
