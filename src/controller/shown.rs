@@ -79,15 +79,12 @@ impl Controller {
     /// Returns when a watcher is answered, as far as is known.
     fn shown_at(&self, watcher: &Watcher) -> Instant {
         let now = Instant::now();
-        let Some(driven) = self.rollouts.all.get(&watcher.rollout) else { return now };
-        if watcher.to.is_gone() || driven.told().len() > watcher.seen && driven.stands() {
-            return now;
-        }
-        let has_news = driven.told().len() > watcher.seen;
-        match driven.show_at.filter(|_| watcher.seen > 0) {
-            Some(at) if has_news => at.min(watcher.until),
-            None if has_news => now,
-            _ => watcher.until,
+        match self.rollouts.all.get(&watcher.rollout) {
+            Some(driven) if !watcher.to.is_gone() => {
+                let told = (driven.told().len(), driven.stands());
+                due(now, (watcher.seen, watcher.until), told, driven.show_at)
+            }
+            _ => now,
         }
     }
 
@@ -106,10 +103,8 @@ impl Controller {
             }
         }
         for (rollout, bytes) in pictures {
-            let bytes = bytes.map_or(0, |bytes| bytes.len());
-            let longer = bytes as f64 / PICTURE_BYTES_PER_SECOND as f64;
+            let pause = pause_after(bytes.map_or(0, |bytes| bytes.len()));
             if let Some(driven) = self.rollouts.all.get_mut(&rollout) {
-                let pause = PICTURE_PAUSE + Duration::from_secs_f64(longer);
                 driven.show_at = Some(Instant::now() + pause);
             }
         }
@@ -271,4 +266,51 @@ fn by_json(by: &Actor) -> Value {
         "kind": by.kind, "name": by.name, "note": by.note,
         "key": by.key.map(|key| format!("k-{}", &key.to_string()[..8])),
     })
+}
+
+/// Returns when somebody is answered who has seen so many facts and waits until then, where so many were told, and whether
+/// the rollout stands there or goes on.
+fn due(
+    now: Instant,
+    (seen, until): (usize, Instant),
+    (told, stands): (usize, bool),
+    show_at: Option<Instant>,
+) -> Instant {
+    match show_at {
+        _ if told <= seen => until,
+        // Who has seen nothing is at the begin; and nothing is to come soon where it stands.
+        Some(at) if seen > 0 && !stands => at.min(until),
+        _ => now,
+    }
+}
+
+/// Returns the pause behind a picture of so many bytes.
+fn pause_after(bytes: usize) -> Duration {
+    let milliseconds = (bytes as u64).saturating_mul(1000) / PICTURE_BYTES_PER_SECOND as u64;
+    PICTURE_PAUSE + Duration::from_millis(milliseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_watches_gets_the_first_change_and_the_end_at_once_and_some_pictures_a_second_between() {
+        let now = Instant::now();
+        let (until, next) = (now + Duration::from_secs(3), now + Duration::from_millis(200));
+        let due = |seen, told, stands, show_at| due(now, (seen, until), (told, stands), show_at);
+        assert_eq!(due(0, 5, false, Some(next)), now, "it has no picture");
+        assert_eq!(due(5, 5, false, None), until, "nothing changed");
+        assert_eq!(due(5, 6, false, None), now, "the first change");
+        assert_eq!(due(5, 6, false, Some(next)), next, "the next one");
+        assert_eq!(due(5, 6, true, Some(next)), now, "the end, or a person is awaited");
+        assert_eq!(due(5, 6, false, Some(until + PICTURE_PAUSE)), until, "it asked for no longer");
+    }
+
+    #[test]
+    fn a_large_picture_is_sent_as_often_as_its_bytes_allow() {
+        assert_eq!(pause_after(4_000), PICTURE_PAUSE + Duration::from_millis(3));
+        let large = pause_after(5 * PICTURE_BYTES_PER_SECOND);
+        assert_eq!(large, PICTURE_PAUSE + Duration::from_secs(5));
+    }
 }
