@@ -105,14 +105,29 @@ impl Reports {
         (id == event).then_some(*at)
     }
 
-    /// Returns signed words that the release of a plan is healthy, those of its canary first, none of `node` itself.
+    /// Returns signed words that the release of a plan is healthy, none of `node` itself: those of its canary, and of others
+    /// where that has none, so that an order is as long in the last wave as in the second.
     pub(super) fn proofs(&self, plan: &Plan, node: &NodeId) -> Vec<ByteBuf> {
+        let proofs = self.words(plan, node, plan.proofs().iter());
+        match proofs.is_empty() {
+            true => self.words(plan, node, plan.targets()),
+            false => proofs,
+        }
+    }
+
+    fn words<'a>(
+        &self,
+        plan: &Plan,
+        node: &NodeId,
+        of: impl Iterator<Item = &'a NodeId>,
+    ) -> Vec<ByteBuf> {
         let mut room = PROOFS_BYTES_MAX;
-        let mut proofs: Vec<ByteBuf> = Vec::new();
-        let others = plan.proofs().iter().chain(plan.targets()).filter(|other| *other != node);
-        for (place, other) in others.enumerate() {
+        let mut words: Vec<ByteBuf> = Vec::new();
+        for (place, other) in of.filter(|other| *other != node).enumerate() {
             // One word is enough for a node, and who was not ordered yet has none.
-            if place >= LOOKED_AT_MAX && !proofs.is_empty() {
+            if words.len() == crate::domain::rollout::PROOFS_MAX
+                || place >= LOOKED_AT_MAX && !words.is_empty()
+            {
                 break;
             }
             let Some(told) = self.by.get(&(plan.service.clone(), other.clone())) else { continue };
@@ -128,16 +143,10 @@ impl Reports {
             if word.len() > room {
                 break;
             }
-            if proofs.contains(word) {
-                continue;
-            }
             room -= word.len();
-            proofs.push(word.clone());
-            if proofs.len() == crate::domain::rollout::PROOFS_MAX {
-                break;
-            }
+            words.push(word.clone());
         }
-        proofs
+        words
     }
 }
 
