@@ -264,9 +264,9 @@ def ping_salt(site) -> None:
     if programs is None:
         return missing("ping-salt", "salt: not installed")
     ours, theirs = [], []
-    with Fleet(site, 1) as fleet, salt.Salt(programs, site.root / "salt") as peer:
+    with Fleet(site, 2) as fleet, salt.Salt(programs, site.root / "salt") as peer:
         for _ in range(SALT_ROUNDS):
-            for asked, took in ((lambda: fleet.smgr("ping").returncode == 0, ours), (peer.ping, theirs)):
+            for asked, took in ((lambda: fleet.smgr("ping", "--node", "n2").returncode == 0, ours), (peer.ping, theirs)):
                 began = time.monotonic()
                 if not asked():
                     raise RuntimeError("a node did not answer")
