@@ -356,6 +356,10 @@ impl Rollout {
             Phase::Back { .. } => Step::Return,
             _ => Step::Apply,
         };
+        // Without a canary the first wave proves the release to the others, and as long as none of its nodes did, the next
+        // one is the first: whoever was to prove it may have stayed away.
+        let is_proved = !self.plan.proofs().is_empty()
+            || self.members.values().any(|member| member.state == NodeState::Healthy);
         for (node, member) in &self.members {
             let step = match member.state {
                 NodeState::Ordered | NodeState::Started { .. } if step == Step::Apply => step,
@@ -363,7 +367,8 @@ impl Rollout {
                 NodeState::Returning { .. } => Step::Return,
                 _ => continue,
             };
-            effects.push(Effect::Order { node: node.clone(), step, wave: member.wave });
+            let wave = if is_proved || step == Step::Return { member.wave } else { 1 };
+            effects.push(Effect::Order { node: node.clone(), step, wave });
         }
         if let Some((wave, checks)) = self.open_checks() {
             for (check, run) in checks.iter().filter(|(_, run)| run.result.is_none()) {
