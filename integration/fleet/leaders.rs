@@ -95,3 +95,34 @@ fn a_controller_that_is_killed_comes_back_and_no_term_is_led_twice() {
     assert_eq!(terms.len(), count, "{events}");
     assert!(count >= 4, "{events}");
 }
+
+#[test]
+fn a_rollout_that_a_leader_hears_of_only_later_is_led_to_its_end() {
+    let fleet = fleet_of_two_controllers();
+    let (first, term) = eventually("one leads", || leader(&fleet));
+    let other = if first == "c1" { "c2" } else { "c1" };
+    let service = format!("controller-{other}");
+    fleet.machine.exits(0, &["stop", &service, "--node", "n1"]);
+    let spec = fleet.machine.folder().join("web.toml");
+    let text = "exec = [\"sleep\", \"1000\"]\n[rollout]\nmin_healthy_time = \"100ms\"\nbake_time = \"5s\"\n";
+    fs::write(&spec, text).unwrap();
+    let spec = spec.display().to_string();
+    let line = ["deploy", "web", "-f", &spec, "--release-version", "1", "--select", "*"];
+    fleet.machine.exits(0, &[&line[..], &["--detach"]].concat());
+    // Its log and all that it took in: it knows of no rollout, and cannot ask whoever does.
+    for log in ["log", "arrivals"] {
+        fs::remove_dir_all(fleet.folder(other).join(log)).unwrap();
+    }
+    let stuck = fleet.pid(&format!("controller-{first}"));
+    signal(stuck, Signal::STOP);
+    fleet.machine.exits(0, &["start", &service, "--node", "n1"]);
+    eventually("the other leads", || {
+        leader(&fleet).filter(|(name, now)| name == other && *now > term)
+    });
+    signal(stuck, Signal::CONT);
+    wait_until("the rollout ends well", || {
+        let ran = fleet.machine.smgr(&["rollout", "list", "-o", "json"]);
+        let list: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
+        list["rollouts"][0]["state"] == "succeeded"
+    });
+}

@@ -181,6 +181,7 @@ impl Controller {
                 self.node_is(now, &node, told, &NodeReport::Unreachable);
             }
         }
+        self.lead_late(now);
         self.tick_rollouts(now);
         self.converge(now);
         self.look_at_checks(now);
