@@ -59,11 +59,16 @@ pub(super) fn gate() -> Authority {
         nodes: Names::Only(vec!["n1".parse().unwrap()]),
     });
     for class in CLASSES {
-        let holder = Holder { name: "somebody".parse().unwrap(), class, grants: grants.to_vec() };
+        let holder = Holder {
+            name: "somebody".parse().unwrap(),
+            class,
+            grants: grants.to_vec(),
+            until: None,
+        };
         ring.insert(key_of(class).public(), holder);
     }
     let name = "eve".parse().unwrap();
-    let holder = Holder { name, class: KeyClass::Human, grants: grants.to_vec() };
+    let holder = Holder { name, class: KeyClass::Human, grants: grants.to_vec(), until: None };
     ring.insert(revoked().public(), holder);
     let revoked = vec![revoked().kid()];
     Authority::new("acme".parse().unwrap(), "n1".parse().unwrap(), ring, revoked)
