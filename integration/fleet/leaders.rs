@@ -31,7 +31,7 @@ pub(super) fn fleet_of_two_controllers() -> Fleet {
 }
 
 /// Returns who leads, by the word of the first controller that answers, and in which term.
-fn leader(fleet: &Fleet) -> Option<(String, u64)> {
+pub(super) fn leader(fleet: &Fleet) -> Option<(String, u64)> {
     let ran = fleet.machine.smgr(&["status", "-o", "json"]);
     let status: serde_json::Value = serde_json::from_slice(&ran.stdout).ok()?;
     let leads = &status["controllers"];
@@ -104,15 +104,13 @@ fn a_rollout_that_a_leader_hears_of_only_later_is_led_to_its_end() {
     let service = format!("controller-{other}");
     fleet.machine.exits(0, &["stop", &service, "--node", "n1"]);
     let spec = fleet.machine.folder().join("web.toml");
-    let text = "exec = [\"sleep\", \"1000\"]\n[rollout]\nmin_healthy_time = \"100ms\"\nbake_time = \"5s\"\n";
+    let text = "user = \"root\"\nexec = [\"sleep\", \"1000\"]\n[rollout]\nmin_healthy_time = \"100ms\"\nbake_time = \"5s\"\n";
     fs::write(&spec, text).unwrap();
     let spec = spec.display().to_string();
     let line = ["deploy", "web", "-f", &spec, "--release-version", "1", "--select", "*"];
     fleet.machine.exits(0, &[&line[..], &["--detach"]].concat());
-    // Its log and all that it took in: it knows of no rollout, and cannot ask whoever does.
-    for log in ["log", "arrivals"] {
-        fs::remove_dir_all(fleet.folder(other).join(log)).unwrap();
-    }
+    // All that it took in: it knows of no rollout, and cannot ask whoever does.
+    fs::remove_dir_all(fleet.folder(other).join("arrivals")).unwrap();
     let stuck = fleet.pid(&format!("controller-{first}"));
     signal(stuck, Signal::STOP);
     fleet.machine.exits(0, &["start", &service, "--node", "n1"]);

@@ -2,7 +2,7 @@
 //!
 //! The core decides; here is what it asks for. Files come and are looked at on threads of their own.
 
-mod archive;
+pub mod archive;
 mod fetch;
 mod place;
 mod tree;
