@@ -114,6 +114,15 @@ impl Apart {
         }
     }
 
+    /// Waits until the last rollout says why it went as it went: the lines of the node are asked for when it is shown.
+    fn is_told(&self, words: &[&str]) {
+        let last = self.last();
+        wait_until("the rollout says why", || {
+            let why = self.fleet.machine.exits(0, &["rollout", "show", &last]);
+            words.iter().all(|word| why.contains(word))
+        });
+    }
+
     /// Returns the name of the rollout that was asked for last.
     fn last(&self) -> String {
         eventually("a controller answers", || {
@@ -286,12 +295,10 @@ mod heavy {
         // A bad program and a bad configuration go no further than the canary, and why is told.
         let said = apart.deploys(10, "3.0", "echo no such table >&2; exit 3", &[]);
         assert!(said.contains("rolled_back"), "{said}");
-        let why = apart.fleet.machine.exits(0, &["rollout", "show", &apart.last()]);
-        assert!(why.contains("no such table") && why.contains('3'), "{why}");
+        apart.is_told(&["no such table", "3"]);
         let flag = "exec=[\"${release}/bin/web\", \"--no-such-flag\"]";
         apart.deploys(10, "3.1", &serves("3.1"), &["--set", flag]);
-        let why = apart.fleet.machine.exits(0, &["rollout", "show", &apart.last()]);
-        assert!(why.contains("no-such-flag"), "{why}");
+        apart.is_told(&["no-such-flag"]);
         apart.all_run("2.0");
 
         // Two machines cannot be reached for a while in the middle of it.

@@ -118,9 +118,14 @@ fn a_rollout_that_a_leader_hears_of_only_later_is_led_to_its_end() {
         leader(&fleet).filter(|(name, now)| name == other && *now > term)
     });
     signal(stuck, Signal::CONT);
-    wait_until("the rollout ends well", || {
+    let state = || {
         let ran = fleet.machine.smgr(&["rollout", "list", "-o", "json"]);
-        let list: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
-        list["rollouts"][0]["state"] == "succeeded"
-    });
+        let list: serde_json::Value = serde_json::from_slice(&ran.stdout).ok()?;
+        list["rollouts"][0]["state"].as_str().map(str::to_owned)
+    };
+    wait_until("the rollout ends well", || state().is_some_and(|state| state == "succeeded"));
+    // Whoever led it to its end still says so in its next life, with nobody else to ask.
+    fleet.machine.exits(0, &["stop", &format!("controller-{first}"), "--node", "n1"]);
+    kill_9(fleet.pid(&service));
+    assert_eq!(eventually("it answers again", state), "succeeded");
 }

@@ -137,6 +137,14 @@ impl Rollouts {
         driven.look();
     }
 
+    /// Takes in that every fact is on the disk, since all of them were read from there: in which order the logs were does not
+    /// count.
+    pub(super) fn all_kept(&mut self) {
+        for driven in self.all.values_mut() {
+            driven.keep(driven.story.records().len());
+        }
+    }
+
     /// Returns the rollouts that have not ended.
     pub(super) fn open(&self) -> Vec<IntentId> {
         let open = self.all.iter().filter(|(_, driven)| driven.is_open());
