@@ -21,7 +21,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     // What a release says about its rollouts stands in its spec.
     (
         "controller",
-        &["controller", "head", "domain", "wire", "store", "bus", "config"],
+        &["controller", "head", "domain", "wire", "store", "bus", "web", "config"],
         &["rustix", "tokio"],
     ),
     // Nodes without a process around them, for measuring a fleet: the gate and the core of an agent on a bus of their own.
@@ -30,7 +30,9 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
         &["emulate", "head", "domain", "wire", "store", "bus", "config"],
         &["rustix", "tokio"],
     ),
-    ("uplink", &["uplink", "ipc", "wire", "bus", "domain"], &["rustix", "tokio"]),
+    // The client of web servers; what it hears is judged elsewhere.
+    ("web", &["web"], &["tokio", "tokio_rustls", "hyper"]),
+    ("uplink", &["uplink", "ipc", "wire", "bus", "web", "domain"], &["rustix", "tokio"]),
     // A file of somebody else is opened without waiting for it.
     ("config", &["config", "domain"], &["toml_edit", "sha2", "rustix"]),
     // The other face: it shows the documents of the first, and asks the controller whose process it is part of.
@@ -55,6 +57,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
             "emulate",
             "keeper",
             "uplink",
+            "web",
             "http",
         ],
         &["rustix", "libc", "tokio", "toml_edit", "sha2"],
@@ -69,6 +72,7 @@ const GUARDED: &[&str] = &[
     "rustix",
     "libc",
     "tokio",
+    "tokio_rustls",
     "toml_edit",
     "rmp_serde",
     "ed25519_dalek",
@@ -87,6 +91,7 @@ const MODULES: &[&str] = &[
     "controller",
     "emulate",
     "uplink",
+    "web",
     "config",
     "cli",
     "http",

@@ -21,6 +21,7 @@ mod keys;
 mod kill;
 mod layering;
 mod layers;
+mod metrics;
 mod proof;
 mod releases;
 mod shop;

@@ -12,6 +12,7 @@ pub mod store;
 
 pub mod bus;
 pub mod ipc;
+pub mod web;
 
 pub mod keeper;
 

@@ -1,10 +1,12 @@
-//! Checks of a rollout by a program of the controller's machine.
+//! Checks of a rollout: by a program of the controller's machine, and by a query to a server.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::{Arc, Mutex};
 
 use super::Fleet;
 use crate::releases::{archive, good, spec};
+use crate::support::web::{certificate, serve};
 
 /// Says which nodes it was told of, and ends with the code that stands in a file.
 const JUDGE: &str =
@@ -54,4 +56,66 @@ fn a_program_judges_each_wave_by_its_exit_code_and_only_one_that_the_controller_
         let said = deploy(8, "4.0", program);
         assert!(said.contains("rollout.check.judge"), "{said}");
     }
+}
+
+/// An answer to a query, as Prometheus gives it.
+fn vector(value: Option<&str>) -> Vec<u8> {
+    let series = value.map(|value| format!(r#"{{"metric":{{}},"value":[1.5,"{value}"]}}"#));
+    let result = series.unwrap_or_default();
+    let data = format!(r#"{{"resultType":"vector","result":[{result}]}}"#);
+    format!(r#"{{"status":"success","data":{data}}}"#).into_bytes()
+}
+
+#[test]
+fn a_query_judges_each_wave_by_its_nodes_and_both_it_and_the_artifact_may_come_encrypted() {
+    let mut fleet = Fleet::new();
+    fleet.machine.env("SSL_CERT_FILE", &certificate("authority.pem"));
+    fleet.up(2);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let figure = Arc::new(Mutex::new(Some("0.2")));
+    let folder = fleet.machine.folder().to_owned();
+    let url = {
+        let (asked, figure) = (asked.clone(), figure.clone());
+        serve(true, move |path| match path.strip_prefix("/api/v1/query?query=") {
+            Some(query) => {
+                asked.lock().unwrap().push(query.to_owned());
+                vector(*figure.lock().unwrap())
+            }
+            None => fs::read(folder.join(path.trim_start_matches('/'))).unwrap_or_default(),
+        })
+    };
+    let path = spec(&fleet.machine, "");
+    let text = fs::read_to_string(&path).unwrap();
+    let deploy = |code: i32, version: &str, url: &str| {
+        let check = format!(
+            "[rollout.check.errors]\nkind = \"prometheus\"\nurl = \"{url}\"\nmax = 0.5\ninterval = \"1s\"\n\
+             query = 'sum(e{{node=~\"${{nodes}}\"}})'\ncount = 1\non_inconclusive = \"fail\"\n"
+        );
+        fs::write(&path, format!("{text}{check}")).unwrap();
+        archive(&fleet.machine, version, &good(version));
+        let artifact = format!("{url}/{version}.tar.gz");
+        let line = ["deploy", "web", "-f", &path, "--artifact", &artifact];
+        fleet.machine.exits(code, &[&line[..], &["--release-version", version]].concat())
+    };
+    deploy(0, "1.0", &url);
+    let queries = std::mem::take(&mut *asked.lock().unwrap());
+    let nodes: Vec<_> =
+        queries.iter().map(|it| it.matches("n1").count() + it.matches("n2").count()).collect();
+    assert_eq!((nodes.first(), nodes.last()), (Some(&1), Some(&2)), "{queries:?}");
+    assert!(queries.last().unwrap().contains("n1%7Cn2"), "{queries:?}");
+
+    for (value, words) in
+        [(Some("0.51"), "check errors failed"), (None, "check errors could not be judged")]
+    {
+        *figure.lock().unwrap() = value;
+        let said = deploy(10, "2.0", &url);
+        assert!(said.contains("rolled_back"), "{said}");
+        let rollouts = fleet.machine.json(&["rollout", "list"]);
+        let name = rollouts["rollouts"][0]["rollout"].as_str().unwrap();
+        let why = fleet.machine.json(&["rollout", "show", name])["why"].to_string();
+        assert!(why.contains(words), "{why}");
+    }
+    // A server that cannot prove its name is not believed: here the name is none that the certificate holds.
+    let said = deploy(5, "3.0", &url.replace("127.0.0.1", "localhost"));
+    assert!(said.contains("E0704") && said.contains("not valid for name"), "{said}");
 }

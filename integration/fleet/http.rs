@@ -298,6 +298,77 @@ fn what_is_asked_over_http_is_answered_as_everywhere_and_what_may_not_be_asked_i
 }
 
 #[test]
+fn a_wish_over_a_selection_has_its_turns_ends_at_the_first_failure_and_is_gone_on_with() {
+    let notes = tempfile::tempdir().unwrap();
+    let at = notes.path().display();
+    let web = format!(
+        "{SLEEP}[action.mark]\nexec = [\"sh\", \"-c\", \"echo x >>{at}/${{node}}; test ! -e {at}/fails-${{node}}\"]\n"
+    );
+    let nodes = ["n1", "n2", "n3"];
+    let served = Served::of(&nodes, &nodes.map(|node| (node, "web", &*web)));
+    let ci = served.token("ci");
+    let mark = |key: &str, more: &Value, wait: &str| {
+        let mut body = json!({"select": "name=n1|n2|n3", "max_parallel": ["1"]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let key = format!("Idempotency-Key: {key}");
+        let path = format!("/v1/actions/web/mark?wait={wait}");
+        served.ask("POST", &path, &[&ci, &key], body.to_string().as_bytes())
+    };
+    let marks = || {
+        nodes.map(|node| {
+            fs::read_to_string(notes.path().join(node)).map_or(0, |text| text.lines().count())
+        })
+    };
+    wait_until("the controller knows all of them", || {
+        let status = served.get("/v1/status", &ci);
+        status["instances"].as_array().unwrap().iter().filter(|it| it["service"] == "web").count()
+            == 3
+    });
+    let answer = mark("one", &json!({}), "60s");
+    assert_eq!(
+        (answer.status, answer.header("smgr-exit-code")),
+        (200, Some("0")),
+        "{}",
+        answer.body
+    );
+    assert_eq!(marks(), [1, 1, 1]);
+
+    // The second in turn fails: the third is never asked.
+    fs::write(notes.path().join("fails-n2"), "").unwrap();
+    let answer = mark("two", &json!({}), "60s");
+    let result = answer.json();
+    assert_eq!((answer.status, &result["not_started"]), (200, &json!(["n3"])), "{result}");
+    assert_ne!(answer.header("smgr-exit-code"), Some("0"));
+    assert_eq!(marks(), [2, 2, 1]);
+    assert_eq!(mark("two", &json!({}), "60s").json(), result, "it is the same wish");
+    fs::remove_file(notes.path().join("fails-n2")).unwrap();
+
+    // Nobody waits, so nobody goes on; whoever asks again does, and nothing is done twice.
+    let answer = mark("three", &json!({}), "1ms");
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    assert!(!answer.json()["later"].as_array().unwrap().is_empty(), "{}", answer.body);
+    let answer = mark("three", &json!({}), "60s");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(marks(), [3, 3, 2]);
+
+    for (more, status, code) in [
+        (json!({"nodes": "all"}), 400, "E0101"),
+        (json!({"select": null}), 400, "E0101"),
+        (json!({"select": "name=n9"}), 404, "E0603"),
+        (json!({"select": "env=no"}), 404, "E0604"),
+        (json!({"select": "=="}), 400, "E0102"),
+        (json!({"max_parallel": ["0"]}), 400, "E0101"),
+        (json!({"max_parallel": ["200%"]}), 400, "E0101"),
+        (json!({"max_parallel": 1}), 400, "E0101"),
+    ] {
+        let answer = mark("wrong", &more, "60s");
+        let problem = answer.json();
+        assert_eq!((answer.status, &problem["code"]), (status, &json!(code)), "{more}: {problem}");
+    }
+    assert_eq!(marks(), [3, 3, 2]);
+}
+
+#[test]
 fn a_request_that_is_sent_again_runs_once_also_when_the_controller_was_killed_in_between() {
     let services = [("n1", "web", SLEEP), ("n2", "web", SLEEP)];
     let served = Served::of(&["n1", "n2"], &services);

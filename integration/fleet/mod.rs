@@ -1,6 +1,7 @@
 //! A fleet of several nodes on this machine, with its controllers, against everything that may happen to it.
 
 mod apart;
+mod artifacts;
 mod checks;
 mod ci;
 mod hostile;

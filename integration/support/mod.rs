@@ -7,6 +7,7 @@ pub(crate) mod network;
 pub(crate) mod process;
 pub(crate) mod sweep;
 pub(crate) mod wait;
+pub(crate) mod web;
 
 use std::future::Future;
 

@@ -14,6 +14,7 @@ use std::sync::mpsc;
 
 use tracing::{error, warn};
 
+pub(crate) use self::fetch::ARTIFACT_BYTES_MAX;
 pub(super) use self::fetch::{Download, Refused};
 pub(crate) use self::place::Releases;
 use super::task::Agent;

@@ -71,6 +71,10 @@ impl SpecSources {
 pub static BUS_SERVICE: LazyLock<ServiceId> =
     LazyLock::new(|| "nats".parse().expect("a name of a service: it is lower-case letters"));
 
+/// The service that serves the figures of a node, where somebody wants them.
+pub static METRICS_SERVICE: LazyLock<ServiceId> =
+    LazyLock::new(|| "metrics".parse().expect("a name of a service: it is lower-case letters"));
+
 /// How a bus is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

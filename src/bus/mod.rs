@@ -4,6 +4,7 @@
 //! decides anything; that is done on the signed bytes by whoever reads them.
 
 mod answers;
+mod artifacts;
 mod connection;
 mod lease;
 mod options;
@@ -11,6 +12,7 @@ mod retained;
 mod server;
 
 pub use answers::{Answers, NobodyListens};
+pub use artifacts::{ObjectError, ObjectPlace, artifact_bucket_name, copy_object, put_artifact};
 pub use connection::{
     BusState, Connection, Delivered, DialError, SendError, SubscribeError, Subscription,
 };

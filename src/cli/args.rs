@@ -4,7 +4,7 @@ mod config;
 mod sign;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -244,6 +244,12 @@ pub enum Command {
     },
     /// Ask nodes whether they are there
     Ping,
+    /// Print the figures of this machine's node for Prometheus, or serve them
+    Metrics {
+        /// Serve them here at /metrics until told to end; `smgr up --metrics` supervises this
+        #[arg(long, value_name = "IP:PORT", value_parser = metrics_address)]
+        listen: Option<SocketAddr>,
+    },
     /// Take nodes on other machines into the fleet of this one
     Node {
         #[command(subcommand)]
@@ -415,6 +421,30 @@ pub struct Planned {
     pub emergency: Option<String>,
 }
 
+/// Whether the figures of a node are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metrics {
+    /// There.
+    At(SocketAddr),
+    /// Not any more.
+    Off,
+}
+
+fn metrics(text: &str) -> Result<Metrics, String> {
+    match text {
+        "off" => Ok(Metrics::Off),
+        _ => metrics_address(text).map(Metrics::At),
+    }
+}
+
+/// Reads an address; a port alone is one of the loopback.
+fn metrics_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.parse::<u16>().ok().map(|port| (Ipv4Addr::LOCALHOST, port).into());
+    let address: Option<SocketAddr> = port.or_else(|| text.parse().ok());
+    let address = address.filter(|address| address.port() != 0);
+    address.ok_or_else(|| "an address is IP:PORT, such as 127.0.0.1:9464, or a port".to_owned())
+}
+
 /// Start smgr here.
 #[derive(Clone, Debug, Args)]
 pub struct Up {
@@ -430,6 +460,9 @@ pub struct Up {
     /// Let the controllers of the fleet serve HTTP on this port of 127.0.0.1 and those behind it
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub http: Option<u16>,
+    /// Serve the figures of this machine's node for Prometheus here from now on, or `off`; a port alone is one of 127.0.0.1
+    #[arg(long, value_name = "IP:PORT", value_parser = metrics)]
+    pub metrics: Option<Metrics>,
     /// Let the bus of the fleet listen here for nodes on other machines, from now on
     #[arg(long, value_name = "IP:PORT")]
     pub listen: Option<SocketAddr>,

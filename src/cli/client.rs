@@ -7,6 +7,7 @@ mod pending;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 pub use pending::{Missing, Pending};
@@ -18,6 +19,7 @@ use super::out::Out;
 use super::session::alive;
 use super::wish::{Caller, Signed};
 use crate::agent::setup::NodeSetup;
+use crate::bus::{ObjectError, ObjectPlace, copy_object, put_artifact};
 use crate::domain::code::Code;
 use crate::domain::id::{FleetId, NodeId};
 use crate::domain::intent::Action;
@@ -398,6 +400,40 @@ impl Client {
     /// Says whether it goes over the bus, where nobody tells that an answer was lost.
     pub fn is_by_bus(&self) -> bool {
         matches!(self.route, Route::Bus(_))
+    }
+
+    /// Puts an artifact into the store of the fleet.
+    ///
+    /// # Errors
+    /// When the bus takes none.
+    pub async fn put_artifact(
+        &self,
+        name: &str,
+        bytes: u64,
+        from: &mut (impl AsyncRead + Unpin),
+    ) -> Result<ObjectPlace, ObjectError> {
+        let road = self.road()?;
+        put_artifact(road.connection(), &self.caller.fleet, name, bytes, from).await
+    }
+
+    /// Copies an object that lies on the bus, at most so many bytes and one.
+    ///
+    /// # Errors
+    /// What was copied until then is not the object.
+    pub async fn copy_object(
+        &self,
+        place: &ObjectPlace,
+        bytes_max: u64,
+        into: &mut (impl AsyncWrite + Unpin),
+    ) -> Result<u64, ObjectError> {
+        copy_object(self.road()?.connection(), place, bytes_max, into).await
+    }
+
+    fn road(&self) -> Result<&bus::Road, ObjectError> {
+        match &self.route {
+            Route::Bus(road) => Ok(road),
+            Route::Local(_) => Err(ObjectError::NoBus),
+        }
     }
 
     /// Says whether nobody is left who could answer: what was spoken through is part of this machine's smgr, and that is

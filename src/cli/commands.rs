@@ -9,10 +9,11 @@ pub(super) mod emulate;
 mod files;
 mod fleet;
 mod logs;
+mod metrics;
 mod node;
 mod offline;
-mod place;
-mod ramp;
+pub(crate) mod place;
+pub(crate) mod ramp;
 mod reading;
 pub(crate) mod release;
 pub(crate) mod rollout;
@@ -85,6 +86,7 @@ pub async fn carry_out(
         Command::History(args) => reading::history(context, args, out).await,
         Command::Node { command } => node::node(context, command, out).await,
         Command::Token { command } => token::token(context, command, out),
+        Command::Metrics { listen } => metrics::metrics(context, listen, out).await,
         Command::Ping => reading::ping(context, out).await,
         Command::Audit {
             command: AuditCommand::Verify { folder: None, pin: None, root: None },

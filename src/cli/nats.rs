@@ -15,7 +15,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::error::CliError;
 use crate::agent::setup::{BUS_SERVICE, BusSetup};
-use crate::bus::{SERVER_VERSION_FLOOR, ServerVersion, event_stream_name, lease_bucket_name};
+use crate::bus::{
+    SERVER_VERSION_FLOOR, ServerVersion, artifact_bucket_name, event_stream_name, lease_bucket_name,
+};
 use crate::domain::code::Code;
 use crate::domain::id::{FleetId, NodeId, Principal};
 use crate::domain::policy::KeyClass;
@@ -140,7 +142,31 @@ impl Members {
         Self { fleet, node, others: Vec::new(), listen: None, people }
     }
 
-    /// A node says what happens and answers whoever asked, and keeps the stream over its events.
+    /// What it takes to read an object of the store of artifacts.
+    fn reads_artifacts(&self) -> Vec<String> {
+        let stream = format!("OBJ_{}", artifact_bucket_name(&self.fleet));
+        vec![
+            format!("$JS.API.STREAM.INFO.{stream}"),
+            format!("$JS.API.DIRECT.GET.{stream}.>"),
+            format!("$JS.API.CONSUMER.CREATE.{stream}"),
+            format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
+            format!("$JS.API.CONSUMER.INFO.{stream}.*"),
+            format!("$JS.API.CONSUMER.DELETE.{stream}.*"),
+            format!("$JS.FC.{stream}.>"),
+        ]
+    }
+
+    /// What it takes besides to put one, and to delete others that it may have room.
+    fn writes_artifacts(&self) -> Vec<String> {
+        let bucket = artifact_bucket_name(&self.fleet);
+        vec![
+            format!("$O.{bucket}.>"),
+            format!("$JS.API.STREAM.CREATE.OBJ_{bucket}"),
+            format!("$JS.API.STREAM.PURGE.OBJ_{bucket}"),
+        ]
+    }
+
+    /// A node says what happens and answers whoever asked, keeps the stream over its events, and fetches what it is to run.
     fn uplink(&self, node: &NodeId) -> Permissions {
         let inbox = inbox_of(node);
         let stream = event_stream_name(&self.fleet);
@@ -150,6 +176,7 @@ impl Members {
             publish: [all_of(&self.fleet), EVERY_INBOX.to_owned()]
                 .into_iter()
                 .chain(keeps)
+                .chain(self.reads_artifacts())
                 .collect(),
             subscribe: vec![all_of(&self.fleet), format!("{inbox}.>")],
         }
@@ -168,7 +195,7 @@ impl Members {
         }
     }
 
-    /// People ask, listen, are answered at inboxes of their own, and read the stream over the events.
+    /// People ask, listen, are answered at inboxes of their own, read the stream over the events, and put artifacts.
     fn operator(&self) -> Permissions {
         let stream = event_stream_name(&self.fleet);
         let reads = [
@@ -184,7 +211,12 @@ impl Members {
         ];
         let inboxes = self.people.iter().map(|name| format!("{}.>", InboxPrefix(name.clone())));
         Permissions {
-            publish: [all_of(&self.fleet)].into_iter().chain(reads).collect(),
+            publish: [all_of(&self.fleet)]
+                .into_iter()
+                .chain(reads)
+                .chain(self.reads_artifacts())
+                .chain(self.writes_artifacts())
+                .collect(),
             subscribe: [all_of(&self.fleet)].into_iter().chain(inboxes).collect(),
         }
     }
@@ -311,7 +343,7 @@ fn server_config(listen: SocketAddr, store: &Path, users: &[(String, Permissions
          listen: \"{listen}\"\n\
          server_name: \"smgr\"\n\
          max_payload: 1MB\n\
-         jetstream {{\n  store_dir: {store}\n  max_memory_store: 16MB\n  max_file_store: 2GB\n}}\n\
+         jetstream {{\n  store_dir: {store}\n  max_memory_store: 16MB\n  max_file_store: 4GB\n}}\n\
          authorization {{\n  users: [\n",
         store = quoted(store),
     );

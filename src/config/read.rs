@@ -21,6 +21,9 @@ use crate::domain::code::Code;
 use crate::domain::id::{ServiceId, map_to_token};
 use crate::domain::text::printable;
 
+/// The names that `${name}` may use in what judges a rollout: it is about many nodes at once.
+const CHECK_NAMES: &[&str] = &["service", "nodes"];
+
 /// How many entries a block with free names may have.
 const ENTRIES_MAX: usize = 1000;
 
@@ -171,7 +174,10 @@ impl Reader<'_> {
             return self.refuse(path.iter().cloned(), key);
         };
         let names = value::Names {
-            known: self.names,
+            known: match known.path.starts_with("rollout.check.") {
+                true => CHECK_NAMES,
+                false => self.names,
+            },
             // The parameters of an action may stand in any layer.
             open: known.path == "action.*.exec",
         };

@@ -39,15 +39,16 @@ const BLOCKS: &[(&str, &str)] = &[
 ];
 
 const RULES: &str = "\
-One service is one body: `services.d/NAME.toml` is it, and a project's `./smgr.toml` holds the same
-bodies under `[service.NAME]`. Keys that smgr does not know are refused; a key or value marked
-*later* is known and refused until its version. Durations and sizes have units: \"250ms\", \"1h30m\",
-\"512MiB\", \"10MB\". Programs are lists of arguments; there is no shell. `${name}` stands for service,
-instance, run, node, fleet, runtime (a folder of its own for each run) or release (the folder of
-what was deployed: what the archive holds, or one file by the name of the service), and in an
-action for its parameters; `$$` is a dollar sign; environment variables are not expanded. Tables of
-several layers merge, everything else replaces, and `enabled = false` switches a block with a name
-of its own off.
+One service is one body: `services.d/NAME.toml` is it, and a project's `./smgr.toml` holds the
+same bodies under `[service.NAME]`. Keys that smgr does not know are refused; a key or value
+marked *later* is known and refused until its version. Durations and sizes have units: \"250ms\",
+\"1h30m\", \"512MiB\", \"10MB\". Programs are lists of arguments; there is no shell. `${name}` stands
+for service, instance, run, node, fleet, runtime (a folder of its own for each run) or release
+(the folder of what was deployed: what the archive holds, or one file by the name of the service),
+and in an action for its parameters; in a check of a rollout for service and nodes (`n1|n2`: those
+that run the release, as a regular expression) alone; `$$` is a dollar sign; environment variables
+are not expanded. Tables of several layers merge, everything else replaces, and `enabled = false`
+switches a block with a name of its own off.
 A stop sends `stop.signal` to the main process. Once that has ended, what it left behind is sent
 the signal too, and what is left of its tree at `stop.timeout` is killed.
 ";

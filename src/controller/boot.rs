@@ -36,7 +36,7 @@ use crate::head::authority::Authority;
 use crate::head::folder::StateFolder;
 use crate::head::keyfile::{self, KeyName};
 use crate::head::recorder::Recorder;
-use crate::head::{clock, note_name};
+use crate::head::{clock, note_name, say_ready};
 use crate::store::Writer;
 use crate::wire::payload::Body;
 use crate::wire::status::Intake;
@@ -266,23 +266,6 @@ async fn notice_connections(mut state: watch::Receiver<BusState>, waker: Waker) 
         if state.changed().await.is_err() {
             return;
         }
-    }
-}
-
-/// Tells whoever supervises this process that it is ready.
-fn say_ready() {
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let bytes = path.as_encoded_bytes();
-    let address = match bytes.strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(&path),
-    };
-    let said =
-        address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1\n", &address));
-    if let Err(why) = said {
-        warn!(%why, "nobody was told that the controller is ready");
     }
 }
 

@@ -1,23 +1,26 @@
 //! Checks after a wave: measured by whoever leads, judged by the core.
 
 mod program;
+mod prometheus;
 
 use std::collections::BTreeSet;
-use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use self::prometheus::Query;
 
 use super::rollouts::Driven;
 use super::task::Controller;
-use super::wake::{Wake, Waker};
+use super::wake::Wake;
 use crate::domain::code::Code;
 use crate::domain::id::{AlertName, CheckName, IntentId, NodeId};
 use crate::domain::rollout::view::rollout_name;
 use crate::domain::rollout::{CheckProbe, Effect, Input, Measure, NodeState, Rollout};
+use crate::domain::template::Template;
 use crate::domain::time::Now;
-use crate::head::http::{self, Heard};
+use crate::web::{self, Address, InvalidAddress};
 use crate::wire::status::AlertStatus;
 
 /// How long a server may take to answer a check.
@@ -32,23 +35,62 @@ pub(super) type Measuring = BTreeSet<Measurement>;
 /// What was measured, and how that is told.
 type Found = (Measure, String);
 
+/// How something is measured that takes a while.
+enum Probe {
+    Http(Address),
+    Program { path: PathBuf, arguments: Vec<String>, told: program::Told },
+    Prometheus(Query),
+}
+
+impl Probe {
+    async fn measure(self) -> Found {
+        match self {
+            Self::Http(address) => get(&address).await,
+            Self::Program { path, arguments, told } => {
+                program::measure(&path, &arguments, told).await
+            }
+            Self::Prometheus(query) => query.measure().await,
+        }
+    }
+}
+
 impl Controller {
     /// Says why a check cannot be measured here.
     pub(super) fn is_measured(&self, probe: &CheckProbe) -> Result<(), (Code, String)> {
         match probe {
-            CheckProbe::Http { url } => {
-                address_of(url).map(drop).map_err(|why| (Code::NOT_YET, why.to_owned()))
-            }
             CheckProbe::LogAlert { .. } => Ok(()),
+            _ => self.probe(probe, program::Told::default()).map(drop),
+        }
+    }
+
+    /// Returns how a check is measured that no fold answers.
+    fn probe(&self, probe: &CheckProbe, told: program::Told) -> Result<Probe, (Code, String)> {
+        let bad = |why: String| (Code::BAD_TEMPLATE, why);
+        let expanded = |text: &str| {
+            let lookup = |name: &str| match name {
+                "service" => Some(told.service.clone()),
+                "nodes" => Some(told.nodes.join("|")),
+                _ => None,
+            };
+            Template::new(text).expand(lookup).map_err(|error| bad(error.to_string()))
+        };
+        let address = |error: InvalidAddress| (Code::BAD_PATH, error.to_string());
+        match probe {
+            CheckProbe::Http { url } => Ok(Probe::Http(expanded(url)?.parse().map_err(address)?)),
             CheckProbe::Exec { argv } => {
                 let named = argv.first().map_or("", String::as_str);
-                let found = program::find(self.setup.checks.as_deref(), named);
-                found.map(drop).map_err(|why| (Code::BAD_PATH, why))
+                let path = program::find(self.setup.checks.as_deref(), named)
+                    .map_err(|why| (Code::BAD_PATH, why))?;
+                let arguments = argv[1..].iter().map(|text| expanded(text));
+                let arguments = arguments.collect::<Result<_, _>>()?;
+                Ok(Probe::Program { path, arguments, told })
             }
-            CheckProbe::Prometheus { .. } => {
-                let why = "checks of kind `prometheus` are known, but not in this version";
-                Err((Code::NOT_YET, why.to_owned()))
+            CheckProbe::Prometheus { url, query, min, max } => {
+                let (url, query) = (expanded(url)?, expanded(query)?);
+                let query = Query::new(&url, &query, (min.as_deref(), max.as_deref()));
+                Ok(Probe::Prometheus(query.map_err(address)?))
             }
+            CheckProbe::LogAlert { .. } => Err(bad("an alert is folded, not asked for".to_owned())),
         }
     }
 
@@ -79,38 +121,22 @@ impl Controller {
         let (Some(state), Some(probe)) = (state, probe.map(|check| check.probe.clone())) else {
             return;
         };
-        match probe {
-            CheckProbe::Http { url } => {
+        if let CheckProbe::LogAlert { alert } = &probe {
+            let found = self.alert(state, alert);
+            return self.measured(now, &of, found);
+        }
+        match self.probe(&probe, told(state, &of)) {
+            Ok(probe) => {
                 if self.measuring.insert(of.clone()) {
-                    tokio::spawn(get(url, of, self.waker.clone()));
+                    let waker = self.waker.clone();
+                    tokio::spawn(async move {
+                        let found = probe.measure().await;
+                        drop(waker.send(Wake::Measured(of, found)).await);
+                    });
                 }
             }
-            CheckProbe::LogAlert { alert } => {
-                let found = self.alert(state, &alert);
-                self.measured(now, &of, found);
-            }
-            CheckProbe::Exec { argv } => {
-                let named = argv.first().map_or("", String::as_str);
-                match program::find(self.setup.checks.as_deref(), named) {
-                    Ok(path) => {
-                        let (told, arguments) = (told(state, &of), argv[1..].to_vec());
-                        if self.measuring.insert(of.clone()) {
-                            let waker = self.waker.clone();
-                            tokio::spawn(async move {
-                                let found = program::measure(&path, &arguments, told).await;
-                                drop(waker.send(Wake::Measured(of, found)).await);
-                            });
-                        }
-                    }
-                    // It was there when the rollout began, or at another controller.
-                    Err(why) => self.measured(now, &of, (Measure::Error, why)),
-                }
-            }
-            // Refused before the rollout began, by this version.
-            CheckProbe::Prometheus { .. } => {
-                let why = "it cannot be measured by this version".to_owned();
-                self.measured(now, &of, (Measure::Error, why));
-            }
+            // It could be measured when the rollout began, or by another controller.
+            Err((_, why)) => self.measured(now, &of, (Measure::Error, why)),
         }
     }
 
@@ -156,75 +182,13 @@ fn told(state: &Rollout, of: &Measurement) -> program::Told {
     }
 }
 
-async fn get(url: String, of: Measurement, waker: Waker) {
-    let found = match timeout(ANSWER_WITHIN, heard(&url)).await {
-        Ok(Ok(Heard::Status(status))) => {
-            let is_good = (200..300).contains(&status);
-            (if is_good { Measure::Good } else { Measure::Bad }, status.to_string())
-        }
-        Ok(Ok(Heard::NotHttp | Heard::Nothing)) => {
-            (Measure::Error, "the answer is not HTTP".to_owned())
+async fn get(address: &Address) -> Found {
+    match timeout(ANSWER_WITHIN, web::get(address)).await {
+        Ok(Ok(answer)) => {
+            let measure = if answer.status().is_success() { Measure::Good } else { Measure::Bad };
+            (measure, answer.status().as_u16().to_string())
         }
         Ok(Err(error)) => (Measure::Error, error.to_string()),
         Err(_) => (Measure::Error, format!("no answer within {}s", ANSWER_WITHIN.as_secs())),
-    };
-    drop(waker.send(Wake::Measured(of, found)).await);
-}
-
-/// Returns how a server answers.
-async fn heard(url: &str) -> io::Result<Heard> {
-    let (host, address, path) = address_of(url).map_err(io::Error::other)?;
-    http::ask(&mut TcpStream::connect(&address).await?, &host, &path).await
-}
-
-/// Takes `http://host:port/path` apart: the host as a server wants to hear it, where to connect, and the path.
-fn address_of(url: &str) -> Result<(String, String, String), &'static str> {
-    let rest = url.strip_prefix("http://").ok_or("only http:// is asked in this version")?;
-    let (host, path) = match rest.find('/') {
-        Some(at) => rest.split_at(at),
-        None => (rest, "/"),
-    };
-    let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-    if host.is_empty() || host.contains(['@', '?', '#']) || !is_plain(host) || !is_plain(path) {
-        return Err("not an address of the form http://host:port/path");
-    }
-    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let address = if has_port { host.to_owned() } else { format!("{host}:80") };
-    Ok((host.to_owned(), address, path.to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    use super::*;
-
-    #[test]
-    fn an_address_is_taken_apart_and_what_is_none_is_refused() {
-        let taken = |url: &str| address_of(url).ok().map(|(_, address, path)| (address, path));
-        let some = |address: &str, path: &str| Some((address.to_owned(), path.to_owned()));
-        assert_eq!(taken("http://lb:8080/ok?x=1"), some("lb:8080", "/ok?x=1"));
-        assert_eq!(taken("http://lb"), some("lb:80", "/"));
-        for url in ["https://lb/", "http://", "http://a b/", "http://u@h/", "http://lb/\r\nX: y"] {
-            assert_eq!(taken(url), None, "{url}");
-        }
-    }
-
-    #[tokio::test]
-    async fn the_status_of_an_answer_is_what_counts() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/ok", listener.local_addr().unwrap());
-        let server = tokio::spawn(async move {
-            for answer in ["HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.0 503 x\r\n\r\n", "SSH-2.0"] {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut asked = [0; 512];
-                assert!(stream.read(&mut asked).await.unwrap() > 0);
-                stream.write_all(answer.as_bytes()).await.unwrap();
-            }
-        });
-        assert_eq!(heard(&url).await.unwrap(), Heard::Status(204));
-        assert_eq!(heard(&url).await.unwrap(), Heard::Status(503));
-        assert_eq!(heard(&url).await.unwrap(), Heard::NotHttp);
-        server.await.unwrap();
     }
 }

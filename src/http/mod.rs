@@ -18,4 +18,5 @@ mod wishes;
 #[cfg(test)]
 mod openapi;
 
+pub use metrics::node::{page_of, serve_node};
 pub use serve::open;

@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::problem::Problem;
 use crate::domain::code::Code;
 use crate::domain::id::{Digest, IntentId};
+use crate::domain::rollout::Amount;
 use crate::head::folder::{StateFolder, write_new, write_whole};
 
 /// The version of a file's shape.
@@ -37,6 +38,9 @@ pub(super) struct Kept {
     request: String,
     /// The envelope, base64.
     envelope: String,
+    /// On how many of its nodes at a time; the last repeats. Empty: on all at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) max_parallel: Vec<Amount>,
     /// The result, once every node has come to an end.
     pub(super) result: Option<Value>,
 }
@@ -45,7 +49,12 @@ impl Kept {
     /// Describes a request that has no result yet.
     pub(super) fn new(request: Digest, envelope: &[u8]) -> Self {
         let (request, envelope) = (request.to_string(), STANDARD.encode(envelope));
-        Self { v: VERSION, request, envelope, result: None }
+        Self { v: VERSION, request, envelope, max_parallel: Vec::new(), result: None }
+    }
+
+    /// Describes the same for so many nodes at a time.
+    pub(super) fn in_turns(self, max_parallel: Vec<Amount>) -> Self {
+        Self { max_parallel, ..self }
     }
 
     /// Says whether this is what is asked.

@@ -22,6 +22,7 @@ use super::reading::{NOT_KEPT, Parameters, TASK_WITHIN, fleet, json_response, un
 use super::requests::Kept;
 use super::serve::{Shared, whole_body};
 use super::wishes::{Asked, another, blocking, id_of, random_id, unreadable};
+use crate::cli::commands::place::matching;
 use crate::cli::commands::release::format_of;
 use crate::cli::commands::rollout::{Known, result};
 use crate::cli::error::CliError;
@@ -36,7 +37,7 @@ use crate::domain::intent::{Action, RolloutCommand, Verb};
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::release::{Artifact, MANIFEST_VERSION, Manifest, ReleaseId, SPEC_BYTES_MAX};
 use crate::domain::rollout::view::rollout_name;
-use crate::domain::selector::{Roster, SelectError, Selector};
+use crate::domain::selector::Selector;
 use crate::domain::text;
 use crate::head::authority::Way;
 use crate::head::clock;
@@ -377,13 +378,7 @@ async fn intent_of(access: &Access, deploy: Deploy) -> Result<(Mode, Action, Aud
     let rollouts = config::rollouts_of(config::release_layer(release, manifest))
         .map_err(|mistakes| mistaken(&mistakes, "nothing was deployed"))?;
     let select = select.or(rollouts.placement.select).unwrap_or_else(Selector::every);
-    let roster: Roster =
-        trust.nodes.iter().map(|it| (it.node.clone(), it.labels.clone())).collect();
-    let nodes = select.select(&roster).map_err(|error| match error {
-        SelectError::NothingMatches { .. } => CliError::from_error(Code::EMPTY_SELECTION, &error),
-        SelectError::NoSuchNode(_) => CliError::from_error(Code::NO_SUCH_NODE, &error),
-    })?;
-    let nodes: Vec<NodeId> = nodes.into_iter().collect();
+    let nodes: Vec<NodeId> = matching(&trust, &select)?.into_iter().collect();
     let known = Known::of(&service, &nodes, (&rows, &fleet(access).await?));
     let back_to = known.good.iter().copied().find(|good| *good != release);
     let generation = known.next;
@@ -446,7 +441,7 @@ async fn known_manifest(
     }
 }
 
-fn trust_of(access: &Access) -> Result<Trust, Problem> {
+pub(super) fn trust_of(access: &Access) -> Result<Trust, Problem> {
     let loaded = load_trust(access.folder());
     let (trust, _) = loaded.map_err(|error| CliError::from_error(Code::IO, &error))?;
     Ok(trust)

@@ -89,27 +89,32 @@ pub fn open(address: SocketAddr, access: Access) -> anyhow::Result<()> {
 
 async fn serve(address: SocketAddr, shared: Arc<Shared>) {
     let router = routes::router(shared.clone());
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let accepting = async {
         let listener = listen(address).await;
         info!(%address, "serves HTTP");
-        loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    tokio::spawn(one(stream, router.clone(), place));
-                }
-                Err(error) => {
-                    warn!(%error, "a connection was not accepted");
-                    // Out of descriptors, most likely: others have to end first.
-                    sleep(drawn(LISTEN_AGAIN / 2..=LISTEN_AGAIN)).await;
-                }
-            }
-        }
+        accept(listener, router).await;
     };
     tokio::select! {
         () = accepting => {}
         () = shared.access.ended() => {}
+    }
+}
+
+/// Serves whoever connects, so many at once.
+pub(super) async fn accept(listener: TcpListener, router: Router) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(one(stream, router.clone(), place));
+            }
+            Err(error) => {
+                warn!(%error, "a connection was not accepted");
+                // Out of descriptors, most likely: others have to end first.
+                sleep(drawn(LISTEN_AGAIN / 2..=LISTEN_AGAIN)).await;
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -18,7 +18,10 @@ use super::callers::Caller;
 use super::problem::{Problem, status_of, tell_exit};
 use super::reading::{Parameters, fleet, json_response};
 use super::requests::Kept;
+use super::rollouts::trust_of;
 use super::serve::{Shared, whole_body};
+use crate::cli::commands::place::matching;
+use crate::cli::commands::ramp::{LIFE as RAMP_LIFE, NAMED_MAX, at_a_time, stops};
 use crate::cli::error::CliError;
 use crate::cli::screen::words::full_intent;
 use crate::cli::verdict::{Verdict, Verdicts};
@@ -28,6 +31,8 @@ use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{ActionName, Digest, IntentId, NodeId, ServiceId};
 use crate::domain::intent::{Action, Verb};
 use crate::domain::policy::{KeyClass, Kind};
+use crate::domain::rollout::{Amount, chunks};
+use crate::domain::selector::Selector;
 use crate::domain::text;
 use crate::head::clock;
 use crate::wire::codec;
@@ -39,7 +44,7 @@ use crate::wire::payload::{Audience, Intent, Mode, PAYLOAD_VERSION};
 pub(super) const ENVELOPE: &str = "application/vnd.smgr.envelope+msgpack";
 
 /// How long an intent that is signed here may be taken.
-const INTENT_LIFE_MS: u64 = 120_000;
+const INTENT_LIFE: Duration = Duration::from_secs(120);
 
 /// How long an outcome is waited for unless told otherwise, and at most.
 const WAIT: Duration = Duration::from_secs(60);
@@ -54,13 +59,22 @@ const KEY_BYTES_MAX: usize = 256;
 /// What a caller may say of itself, in bytes; an intent has room for more.
 const NOTE_BYTES_MAX: usize = 200;
 
-/// What is asked of a service.
+/// How long a node may leave a wish without a word before the next ones have their turn.
+const SILENT_MAX: Duration = Duration::from_secs(10);
+
+/// What is asked of a service, on `nodes` or on those that `select` chooses.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wish {
-    /// On which nodes.
-    nodes: Nodes,
+    /// On these nodes, at once.
+    nodes: Option<Nodes>,
+    /// On nodes by their labels, `env=prod,role=web`: those that have the service, some at a time.
+    select: Option<String>,
+    /// On how many nodes at a time, such as `["1", "25%"]`: the last repeats. After a node on which it failed no other is
+    /// asked. With `select` it is `["1", "25%"]`, for an action `["25%"]`, unless told otherwise.
+    #[serde(default)]
+    max_parallel: Vec<Amount>,
     /// Parameters of an action, by name.
     #[serde(default)]
     params: BTreeMap<String, String>,
@@ -69,7 +83,7 @@ pub(super) struct Wish {
     note: String,
 }
 
-/// On which nodes something is to be done.
+/// On which nodes something is to be done at once.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "expected a list of names of nodes, or \"all\"")]
@@ -215,7 +229,7 @@ async fn wish_of(body: Body) -> Result<Wish, Problem> {
     serde_json::from_slice(&bytes).map_err(|error| {
         let why = text::brief(error.to_string(), text::WHY_BYTES_MAX);
         Problem::new(Code::USAGE, format!("the body was not understood: {why}"))
-            .hint("{\"nodes\": [\"n1\"]} or {\"nodes\": \"all\"}")
+            .hint("{\"nodes\": [\"n1\"]}, {\"nodes\": \"all\"} or {\"select\": \"env=prod\"}")
     })
 }
 
@@ -230,7 +244,11 @@ async fn wished(
         let what = format!("the note has {} bytes, more than {NOTE_BYTES_MAX}", wish.note.len());
         return Err(Problem::new(Code::USAGE, what));
     }
-    let request = (&action, format!("{:?}", wish.nodes));
+    if wish.max_parallel.iter().any(|amount| amount.is_zero()) {
+        let what = "`max_parallel` 0 would never end: at least 1 or 1%";
+        return Err(Problem::new(Code::USAGE, what));
+    }
+    let request = (&action, format!("{:?}", wish.nodes), &wish.select, &wish.max_parallel);
     let request = digest_of(&codec::encode(&request));
     let id = match &key {
         Some(key) => id_of(caller, key),
@@ -244,7 +262,9 @@ async fn wished(
     let kept = match known {
         Some(known) => known,
         None => {
-            let nodes = named(&shared.access, &action, &wish.nodes).await?;
+            let (nodes, max_parallel) = meant(&shared.access, &action, &wish).await?;
+            let life = if max_parallel.is_empty() { INTENT_LIFE } else { RAMP_LIFE };
+            let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
             let iat = clock::now().at;
             let note = format!("http token {} {}", caller.token, wish.note);
             let intent = Intent {
@@ -252,7 +272,7 @@ async fn wished(
                 id,
                 iss: caller.kid(),
                 iat,
-                exp: iat.plus_ms(INTENT_LIFE_MS),
+                exp: iat.plus_ms(life_ms),
                 fleet: shared.access.fleet().clone(),
                 mode: Mode::Once,
                 action,
@@ -264,7 +284,7 @@ async fn wished(
             if let Some(objection) = judged.objection {
                 return Err(objection.into());
             }
-            Kept::new(request, &bytes)
+            Kept::new(request, &bytes).in_turns(max_parallel)
         }
     };
     if !kept.is_of(request) {
@@ -290,19 +310,53 @@ pub(super) fn id_of(caller: &Caller<'_>, key: &str) -> IntentId {
     IntentId(digest[..16].try_into().expect("a digest has 32 bytes"))
 }
 
-/// Returns the nodes that are meant.
+/// Returns the nodes that are meant, and on how many of them at a time.
+async fn meant(
+    access: &Access,
+    action: &Action,
+    wish: &Wish,
+) -> Result<(Vec<NodeId>, Vec<Amount>), Problem> {
+    match (&wish.nodes, &wish.select) {
+        (Some(nodes), None) => Ok((named(access, action, nodes).await?, wish.max_parallel.clone())),
+        (None, Some(select)) => {
+            let select: Selector =
+                select.parse().map_err(|error| CliError::from_error(Code::BAD_SELECTOR, &error))?;
+            let chosen = matching(&trust_of(access)?, &select)?;
+            let holders = holders(access, action).await?;
+            let nodes: Vec<_> = chosen.into_iter().filter(|node| holders.contains(node)).collect();
+            if nodes.is_empty() {
+                let what = format!("no node of `{select}` has the service");
+                return Err(Problem::new(Code::EMPTY_SELECTION, what));
+            }
+            if nodes.len() > NAMED_MAX {
+                let what =
+                    format!("{} nodes are more than one wish may name, {NAMED_MAX}", nodes.len());
+                let hint = "select fewer, or let the command line do it: smgr action run --select";
+                return Err(Problem::new(Code::TOO_LARGE, what).hint(hint));
+            }
+            let default = || at_a_time(action).to_vec();
+            let told = Some(wish.max_parallel.clone()).filter(|sizes| !sizes.is_empty());
+            Ok((nodes, told.unwrap_or_else(default)))
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            Err(Problem::new(Code::USAGE, "either `nodes` or `select` says where"))
+        }
+    }
+}
+
+/// Returns the nodes that have the service, as far as this controller knows.
+async fn holders(access: &Access, action: &Action) -> Result<Vec<NodeId>, Problem> {
+    let has = |status: &crate::wire::status::NodeStatus| {
+        status.services.iter().any(|it| Some(&it.service) == action.service())
+    };
+    let all = fleet(access).await?.nodes.into_iter();
+    Ok(all.filter(|it| it.status.as_deref().is_some_and(has)).map(|it| it.node).collect())
+}
+
 async fn named(access: &Access, action: &Action, nodes: &Nodes) -> Result<Vec<NodeId>, Problem> {
     let named: Vec<NodeId> = match nodes {
         Nodes::Named(nodes) => nodes.iter().cloned().collect(),
-        Nodes::All(All::All) => {
-            let has = |status: &crate::wire::status::NodeStatus| {
-                status.services.iter().any(|it| Some(&it.service) == action.service())
-            };
-            let all = fleet(access).await?.nodes.into_iter();
-            all.filter(|node| node.status.as_deref().is_some_and(has))
-                .map(|node| node.node)
-                .collect()
-        }
+        Nodes::All(All::All) => holders(access, action).await?,
     };
     let is_node = |name: &NodeId| {
         let mut holders = access.ring().iter().map(|(_, holder)| holder);
@@ -318,6 +372,9 @@ async fn named(access: &Access, action: &Action, nodes: &Nodes) -> Result<Vec<No
 }
 
 /// Keeps a wish, sends it, waits, and tells what each node made of it.
+///
+/// With `max_parallel` nodes have their turns. Whoever stops waiting stops that: what was asked goes on, and who asks again
+/// goes on with it.
 async fn bring(
     shared: &Arc<Shared>,
     (id, new): (IntentId, Kept),
@@ -335,25 +392,47 @@ async fn bring(
     let bytes = kept.envelope().map_err(unreadable)?;
     let nodes = audience_of(&bytes)?;
     let until = Instant::now() + wait;
-    let mut calls = JoinSet::new();
-    for node in &nodes {
-        let (access, node, bytes) = (shared.access.clone(), node.clone(), bytes.clone());
-        calls.spawn(async move {
-            let verdict = call(&access, &node, (id, bytes), (is_new, until)).await;
-            (node, verdict)
-        });
-    }
+    let turns = match kept.max_parallel.is_empty() {
+        true => vec![nodes.clone()],
+        false => chunks(nodes.clone(), &kept.max_parallel, nodes.len()),
+    };
+    let has_turns = turns.len() > 1;
     let mut verdicts = Verdicts::default();
-    while let Some(Ok((node, verdict))) = calls.join_next().await {
-        verdicts.nodes.insert(node, verdict);
+    let mut later = Vec::new();
+    for turn in turns {
+        if verdicts.nodes.values().any(|verdict| stops(verdict, false)) {
+            verdicts.nodes.extend(turn.into_iter().map(|node| (node, Verdict::NotStarted)));
+            continue;
+        }
+        if has_turns && Instant::now() >= until {
+            later.extend(turn);
+            continue;
+        }
+        let heard_by = if has_turns { until.min(Instant::now() + SILENT_MAX) } else { until };
+        let mut calls = JoinSet::new();
+        for node in turn {
+            let (access, bytes) = (shared.access.clone(), bytes.clone());
+            calls.spawn(async move {
+                let times = (heard_by, until);
+                let verdict = call(&access, &node, (id, bytes), (is_new, times)).await;
+                (node, verdict)
+            });
+        }
+        while let Some(Ok((node, verdict))) = calls.join_next().await {
+            verdicts.nodes.insert(node, verdict);
+        }
     }
     if let Some(refused) = refused_by_all(&verdicts) {
         return Err(refused);
     }
     let audience = Audience::Nodes(nodes);
-    let result = verdicts.json(&Signed { id, audience, bytes }, false);
-    let is_over = |verdict: &Verdict| matches!(verdict, Verdict::Ended(..));
-    if verdicts.nodes.values().all(is_over) {
+    let mut result = verdicts.json(&Signed { id, audience, bytes }, false);
+    if has_turns {
+        result["not_started"] = json!(verdicts.nodes_that(|it| *it == Verdict::NotStarted));
+        result["later"] = json!(later);
+    }
+    let is_over = |verdict: &Verdict| matches!(verdict, Verdict::Ended(..) | Verdict::NotStarted);
+    if later.is_empty() && verdicts.nodes.values().all(is_over) {
         kept.result = Some(result.clone());
         let requests = shared.requests.clone();
         // Without it a repeat is answered by the nodes.
@@ -362,7 +441,7 @@ async fn bring(
         }
     }
     let goes_on = |verdict: &Verdict| matches!(verdict, Verdict::Accepted(_) | Verdict::Silent);
-    let status = match verdicts.nodes.values().any(goes_on) {
+    let status = match !later.is_empty() || verdicts.nodes.values().any(goes_on) {
         true => StatusCode::ACCEPTED,
         false => StatusCode::OK,
     };
@@ -398,11 +477,11 @@ async fn call(
     access: &Access,
     node: &NodeId,
     (id, bytes): (IntentId, Vec<u8>),
-    (mut is_unsent, until): (bool, Instant),
+    (mut is_unsent, (heard_by, until)): (bool, (Instant, Instant)),
 ) -> Verdict {
     let mut verdict = Verdict::Silent;
     let mut silence = SILENCE.0;
-    while Instant::now() < until {
+    while Instant::now() < if verdict.is_silent() { heard_by } else { until } {
         let again = until.min(Instant::now() + silence);
         silence = (silence * 2).min(SILENCE.1);
         let within = again.saturating_duration_since(Instant::now());

@@ -4,7 +4,6 @@
 //! comes from the agent at every start of either. Killed at any moment it loses what the agent's log still holds.
 
 mod bus_link;
-pub mod http;
 mod incoming;
 mod outgoing;
 mod session;

@@ -11,16 +11,17 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::bus_link::BusLink;
-use super::http;
+
 use super::incoming::Delivery;
 use super::outgoing::{Publication, Publisher, Work, changed};
-use crate::bus::{BusState, SubscribeError};
+use crate::bus::{BusState, Connection, ObjectError, ObjectPlace, SubscribeError, copy_object};
 use crate::ipc::channel::{Receiver, Sender};
 use crate::ipc::hello::{Hello, Incarnation, NoCommonProtocol, Part};
 use crate::ipc::socket::SocketError;
 use crate::ipc::uplink::{
     BusConfig, CREDIT_AT_START, FILTERS_MAX, FromUplink, SUBSCRIPTIONS_MAX, Ticket, ToUplink,
 };
+use crate::web;
 use crate::wire::subject::{Filter, InvalidSubject};
 
 /// How long the agent may take to say hello.
@@ -144,12 +145,24 @@ async fn greet(
 }
 
 /// Fetches a URL into a pipe, and says what came of it.
-async fn download(sender: Sender, ticket: Ticket, url: String, bytes_max: u64, into: OwnedFd) {
-    let fetched = match pipe::Sender::from_owned_fd(into) {
-        Ok(mut into) => http::fetch(&url, bytes_max, &mut into).await.map_err(|it| it.to_string()),
-        Err(error) => Err(error.to_string()),
+async fn download(
+    sender: Sender,
+    bus: Option<Connection>,
+    (ticket, url, bytes_max): (Ticket, String, u64),
+    into: OwnedFd,
+) {
+    let fetched = async {
+        let mut into = pipe::Sender::from_owned_fd(into).map_err(|error| error.to_string())?;
+        match ObjectPlace::parse(&url) {
+            None => web::fetch(&url, bytes_max, &mut into).await.map_err(|it| it.to_string()),
+            Some(place) => {
+                let bus = bus.ok_or_else(|| ObjectError::NoBus.to_string())?;
+                let copied = copy_object(&bus, &place, bytes_max, &mut into).await;
+                copied.map_err(|error| error.to_string())
+            }
+        }
     };
-    let frame = match fetched {
+    let frame = match fetched.await {
         Ok(_) => FromUplink::Published { ticket },
         Err(why) => FromUplink::Refused { ticket, why },
     };
@@ -220,7 +233,9 @@ impl Session<'_> {
                     let why = "no pipe came with it".to_owned();
                     return self.send(FromUplink::Refused { ticket, why }).await;
                 };
-                self.tasks.spawn(download(self.sender.clone(), ticket, url, bytes_max, into));
+                let bus = self.bus.connection().cloned();
+                let what = (ticket, url, bytes_max);
+                self.tasks.spawn(download(self.sender.clone(), bus, what, into));
                 Ok(())
             }
         }

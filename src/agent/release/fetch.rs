@@ -24,6 +24,9 @@ use crate::domain::release::{Artifact, ArtifactFormat};
 /// The largest artifact that is fetched, in bytes.
 pub(crate) const ARTIFACT_BYTES_MAX: u64 = 2 << 30;
 
+/// What the uplink fetches: nothing else of a node reaches out.
+const BY_UPLINK: &[&str] = &["http://", "https://", "nats:"];
+
 /// How long the reason may be behind the end of a download that came to nothing.
 const REASON_WITHIN: Duration = Duration::from_secs(2);
 
@@ -124,7 +127,7 @@ fn fetch_from(
         }
         return copy(File::open(path).map_err(away)?, artifact, packed, || None);
     }
-    if source.starts_with("http://") {
+    if BY_UPLINK.iter().any(|scheme| source.starts_with(scheme)) {
         let (reader, writer) = io::pipe().map_err(away)?;
         let (sender, why) = mpsc::channel();
         let download = Download {
@@ -138,7 +141,7 @@ fn fetch_from(
         }
         return copy(reader, artifact, packed, || why.recv_timeout(REASON_WITHIN).ok());
     }
-    let why = "this version fetches `file:/…` and `http://…`";
+    let why = "this version fetches `file:/…`, `http://…`, `https://…` and `nats:BUCKET/NAME`";
     Err(Refused::new(Code::NOT_YET, why))
 }
 

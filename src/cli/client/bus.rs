@@ -73,6 +73,10 @@ impl Road {
         Ok(Self { connection, fleet: caller.fleet.clone() })
     }
 
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// Sends a wish to whichever controller leads.
     pub(super) async fn request(
         &self,

@@ -106,7 +106,7 @@ fn command(context: &Context, mut exec: Vec<String>) -> Result<config::Command, 
 }
 
 /// Refuses another node: these verbs write files of this one.
-fn only_here(context: &Context, verb: &str) -> Result<(), CliError> {
+pub(super) fn only_here(context: &Context, verb: &str) -> Result<(), CliError> {
     if context.global.nodes.is_empty() {
         return Ok(());
     }

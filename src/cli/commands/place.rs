@@ -88,7 +88,7 @@ pub(super) async fn selected(
 ///
 /// # Errors
 /// When it means none, or names one that there is not.
-pub(super) fn matching(trust: &Trust, select: &NodeSelector) -> Result<BTreeSet<NodeId>, CliError> {
+pub(crate) fn matching(trust: &Trust, select: &NodeSelector) -> Result<BTreeSet<NodeId>, CliError> {
     let roster: Roster =
         trust.nodes.iter().map(|it| (it.node.clone(), it.labels.clone())).collect();
     select.select(&roster).map_err(|error| match error {

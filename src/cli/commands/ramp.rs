@@ -24,18 +24,20 @@ use crate::domain::selector::Selector as NodeSelector;
 use crate::wire::payload::Audience;
 
 /// Names that one wish holds at most.
-const NAMED_MAX: usize = 256;
+pub(crate) const NAMED_MAX: usize = 256;
 
 /// How long a wish for many nodes may be accepted, and when another one takes its place: a node that has its turn late is
 /// asked by a wish that is still good when it comes to it. Each node hears of one of them alone.
-const LIFE: Duration = Duration::from_secs(15 * 60);
+pub(crate) const LIFE: Duration = Duration::from_secs(15 * 60);
 const SIGNED_AGAIN: Duration = Duration::from_secs(12 * 60);
 
-/// On how many nodes at a time something is done to a whole service, unless told otherwise.
-const SERVICE_AT_A_TIME: [Amount; 2] = [Amount::Count(1), Amount::Percent(25)];
-
-/// The same for an action.
-const ACTION_AT_A_TIME: [Amount; 1] = [Amount::Percent(25)];
+/// Returns on how many nodes at a time something is done, unless told otherwise.
+pub(crate) fn at_a_time(action: &Action) -> &'static [Amount] {
+    match action {
+        Action::Run { .. } => &[Amount::Percent(25)],
+        _ => &[Amount::Count(1), Amount::Percent(25)],
+    }
+}
 
 /// Does something to a service on each selected node that has it, once per node.
 ///
@@ -49,10 +51,7 @@ pub(super) async fn over(
 ) -> Result<ExitCode, CliError> {
     let service = action.service().expect("a wish for many nodes is about a service");
     let nodes = place::selected(context, service, select).await?;
-    let default: &[Amount] = match action {
-        Action::Run { .. } => &ACTION_AT_A_TIME,
-        _ => &SERVICE_AT_A_TIME,
-    };
+    let default = at_a_time(&action);
     let sizes = if over.max_parallel.is_empty() { default } else { &over.max_parallel };
     let whom = Whom::new(context, nodes.iter().cloned());
     let mut interrupts = Interrupts::watch()?;
@@ -96,7 +95,7 @@ pub(super) async fn over(
 }
 
 /// Says whether no other node is asked after this. Silence is no word against the wish.
-fn stops(verdict: &Verdict, detach: bool) -> bool {
+pub(crate) fn stops(verdict: &Verdict, detach: bool) -> bool {
     !verdict.is_silent() && verdict.exit(detach) != ExitCode::Done
 }
 

@@ -1,10 +1,8 @@
 //! deploy and rollback on one node: a signed wish for a release to that node's own agent.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::Path;
+mod artifact;
 
-use sha2::{Digest as _, Sha256};
+pub(crate) use artifact::format_of;
 
 use super::service::{wish, wish_after};
 use super::{place, rollout};
@@ -19,11 +17,9 @@ use crate::cli::screen::release::{named, of_manifest};
 use crate::cli::selector::Selector;
 use crate::config::{self, Part};
 use crate::domain::code::{Code, ExitCode};
-use crate::domain::id::{Digest, Generation, ServiceId};
+use crate::domain::id::{Generation, ServiceId};
 use crate::domain::intent::Action;
-use crate::domain::release::{
-    Artifact, ArtifactFormat, MANIFEST_VERSION, Manifest, ReleaseId, SPEC_BYTES_MAX,
-};
+use crate::domain::release::{MANIFEST_VERSION, Manifest, ReleaseId, SPEC_BYTES_MAX};
 use crate::domain::selector::Selector as NodeSelector;
 use crate::wire::codec;
 use crate::wire::payload::Audience;
@@ -36,7 +32,7 @@ pub(super) async fn deploy(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let waiting = args.waiting;
-    match wanted(context, args).await? {
+    match wanted(context, args, out).await? {
         Wanted::OfFleet(client, wanted) => {
             rollout::deploy(context, *client, wanted, waiting, out).await
         }
@@ -50,8 +46,9 @@ pub(super) async fn deploy(
 pub(super) async fn intended(
     context: &Context,
     args: Deploy,
+    out: Out,
 ) -> Result<(Action, Audience), CliError> {
-    match wanted(context, args).await? {
+    match wanted(context, args, out).await? {
         Wanted::OfFleet(mut client, wanted) => {
             rollout::intended(context, &mut client, wanted).await
         }
@@ -68,11 +65,12 @@ enum Wanted {
     OfNode { whom: Whom, action: Action, before: Option<String> },
 }
 
-async fn wanted(context: &Context, args: Deploy) -> Result<Wanted, CliError> {
+async fn wanted(context: &Context, args: Deploy, out: Out) -> Result<Wanted, CliError> {
     let whom = one_node(context, &args.service)?;
     let service = args.service.service.clone();
-    let manifest = manifest(&service, &args).await?;
+    let mut manifest = manifest(context, &service, &args).await?;
     if let Some(client) = fleet(context, &args.service, args.select.as_ref()).await? {
+        artifact::share(&client, &mut manifest, &args, out).await;
         let wanted = rollout::Wanted {
             service,
             manifest,
@@ -87,7 +85,9 @@ async fn wanted(context: &Context, args: Deploy) -> Result<Wanted, CliError> {
         let why = "--emergency is about the waves of a fleet, and this is one node";
         return Err(CliError::new(Code::USAGE, why));
     }
-    let known = known(context, &whom, &service).await?;
+    let mut client = Client::connect(context, &whom).await?;
+    let known = known(&mut client, &service).await?;
+    artifact::share(&client, &mut manifest, &args, out).await;
     let action = Action::Deploy {
         service,
         generation: next(known.as_ref()),
@@ -115,7 +115,7 @@ pub(super) async fn plan(
     let args = Deploy { service, file, artifact, release_version, set, select, emergency, waiting };
     let client = fleet(context, &args.service, args.select.as_ref()).await?;
     let client = client.ok_or_else(place::no_fleet)?;
-    let manifest = manifest(&args.service.service, &args).await?;
+    let manifest = manifest(context, &args.service.service, &args).await?;
     let wanted = rollout::Wanted {
         service: args.service.service,
         manifest,
@@ -142,7 +142,8 @@ pub(super) async fn rollback(
     let node = place::of(context, Some(selector), "rollback").await?;
     let whom = one_node(context, &Selector { node, ..selector.clone() })?;
     let service = selector.service.clone();
-    let known = known(context, &whom, &service).await?;
+    let mut client = Client::connect(context, &whom).await?;
+    let known = known(&mut client, &service).await?;
     let none = || {
         CliError::new(
             Code::NO_EARLIER_RELEASE,
@@ -224,7 +225,8 @@ pub(super) async fn remove(
     out: Out,
 ) -> Option<Result<ExitCode, CliError>> {
     let whom = Whom::default();
-    let known = known(context, &whom, service).await.ok().flatten()?;
+    let mut client = Client::connect(context, &whom).await.ok()?;
+    let known = known(&mut client, service).await.ok().flatten()?;
     known.release?;
     let action = Action::Remove { service: service.clone(), generation: next(Some(&known)) };
     Some(wish(context, &whom, action, Waiting::default(), out).await)
@@ -258,12 +260,10 @@ fn one_node(context: &Context, selector: &Selector) -> Result<Whom, CliError> {
 
 /// Returns what the node knows of the releases of a service.
 async fn known(
-    context: &Context,
-    whom: &Whom,
+    client: &mut Client,
     service: &ServiceId,
 ) -> Result<Option<ReleaseStatus>, CliError> {
-    let mut client = Client::connect(context, whom).await?;
-    let status = launch::status(&mut client).await;
+    let status = launch::status(client).await;
     let unheard = || CliError::new(Code::AGENT_UNREACHABLE, "the node did not say what runs there");
     let releases = status.ok_or_else(unheard)?.releases;
     Ok(releases.into_iter().find(|it| it.service == *service))
@@ -275,7 +275,11 @@ fn next(known: Option<&ReleaseStatus>) -> Generation {
 }
 
 /// Builds the manifest, and says what is wrong with the spec before it is signed.
-async fn manifest(service: &ServiceId, args: &Deploy) -> Result<Manifest, CliError> {
+async fn manifest(
+    context: &Context,
+    service: &ServiceId,
+    args: &Deploy,
+) -> Result<Manifest, CliError> {
     let input = config::read_input(&args.file, Part::Override, None)
         .map_err(|mistake| crate::cli::specs::mistaken(&[mistake], "nothing was deployed"))?;
     let spec = config::with_settings(&input.text, &args.set)
@@ -285,7 +289,7 @@ async fn manifest(service: &ServiceId, args: &Deploy) -> Result<Manifest, CliErr
         return Err(CliError::new(Code::FILE_TOO_LARGE, why).at(input.shown));
     }
     let artifact = match &args.artifact {
-        Some(source) => Some(artifact(source).await?),
+        Some(source) => Some(artifact::read(context, source).await?),
         None if spec.contains("${release}") => {
             let why = "it says `${release}`, and without an artifact there is no such folder";
             return Err(CliError::new(Code::ARTIFACT_UNAVAILABLE, why)
@@ -305,84 +309,6 @@ async fn manifest(service: &ServiceId, args: &Deploy) -> Result<Manifest, CliErr
         spec,
         artifact,
     })
-}
-
-/// Looks at an artifact where it lies: its digest is what is signed.
-async fn artifact(source: &str) -> Result<Artifact, CliError> {
-    if source.starts_with("http://") {
-        let mut hashing = Hashing::default();
-        let fetched = crate::uplink::http::fetch(source, u64::MAX - 1, &mut hashing).await;
-        let bytes = fetched.map_err(|error| {
-            CliError::caused(Code::ARTIFACT_UNAVAILABLE, "the artifact cannot be fetched", &error)
-        })?;
-        let sha256 = Digest(hashing.hash.finalize().into());
-        let from = vec![source.to_owned()];
-        return Ok(Artifact { sha256, bytes, format: format_of(source), from });
-    }
-    let path = source.strip_prefix("file:").unwrap_or(source);
-    let failed = |error: io::Error| {
-        CliError::caused(Code::FILE_UNREADABLE, "the artifact cannot be read", &error).at(path)
-    };
-    let path = std::path::absolute(path).map_err(failed)?;
-    let (sha256, bytes) = digest_of(&path).map_err(failed)?;
-    let from = path.to_str().map(|path| format!("file:{path}"));
-    let from = from.ok_or_else(|| CliError::new(Code::BAD_PATH, "its path is not UTF-8"))?;
-    Ok(Artifact { sha256, bytes, format: format_of(source), from: vec![from] })
-}
-
-fn digest_of(path: &Path) -> io::Result<(Digest, u64)> {
-    let mut file = File::open(path)?;
-    let (mut hash, mut bytes) = (Sha256::new(), 0);
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((Digest(hash.finalize().into()), bytes)),
-            len => {
-                hash.update(&buffer[..len]);
-                bytes += len as u64;
-            }
-        }
-    }
-}
-
-pub(crate) fn format_of(source: &str) -> ArtifactFormat {
-    let name = source.split(['?', '#']).next().unwrap_or_default();
-    match () {
-        () if name.ends_with(".tar.gz") || name.ends_with(".tgz") => ArtifactFormat::TarGz,
-        () if name.ends_with(".tar") => ArtifactFormat::Tar,
-        () => ArtifactFormat::File,
-    }
-}
-
-/// Takes bytes and keeps nothing of them but their digest.
-#[derive(Default)]
-struct Hashing {
-    hash: Sha256,
-}
-
-impl tokio::io::AsyncWrite for Hashing {
-    fn poll_write(
-        mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-        bytes: &[u8],
-    ) -> std::task::Poll<io::Result<usize>> {
-        self.hash.update(bytes);
-        std::task::Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::task::Poll::Ready(Ok(()))
-    }
 }
 
 #[cfg(test)]

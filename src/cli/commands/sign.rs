@@ -44,7 +44,7 @@ pub(super) async fn sign(context: &Context, args: Sign, out: Out) -> Result<Exit
             let what = "nothing is sent, so there is nothing to detach from";
             return Err(CliError::new(Code::USAGE, what).hint("leave out --detach"));
         }
-        SignWish::Deploy(args) => release::intended(context, args).await?,
+        SignWish::Deploy(args) => release::intended(context, args, out).await?,
         SignWish::Start { service } => of(context, &service, |service| Action::Start { service })?,
         SignWish::Stop { service } => of(context, &service, |service| Action::Stop { service })?,
         SignWish::Restart { service } => {

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::archive::Archive;
 use super::service::{Place, outcome};
-use crate::agent::setup::{BUS_SERVICE, BusSetup, NodeSetup};
+use crate::agent::setup::{BUS_SERVICE, BusSetup, METRICS_SERVICE, NodeSetup};
 use crate::cli::args::{Up, Waiting};
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, host_name, not_up, short, user_name};
@@ -91,6 +91,7 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
     let mut wanted = None;
     if goes_on.is_none() {
         divide(context)?;
+        super::metrics::supervise(context, args.metrics)?;
         let (keys, loaded) = prepare(context, specs::project_here())?;
         made_keys = keys.made;
         wanted = Some(loaded);
@@ -545,7 +546,8 @@ fn first_screen(
             },
         },
     };
-    let own = |service: &&ServiceStatus| service.service != *BUS_SERVICE;
+    let own =
+        |service: &&ServiceStatus| ![&*BUS_SERVICE, &*METRICS_SERVICE].contains(&&service.service);
     let services: Vec<_> = status
         .services
         .iter()

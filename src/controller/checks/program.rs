@@ -23,6 +23,7 @@ const ENDED_WITHIN: Duration = Duration::from_secs(30);
 const INCONCLUSIVE: i32 = 75;
 
 /// What a program is told of the rollout, in its environment.
+#[derive(Default)]
 pub(super) struct Told {
     pub(super) service: String,
     pub(super) rollout: String,

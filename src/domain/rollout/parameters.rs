@@ -237,7 +237,8 @@ pub struct Check {
     pub dry_run: bool,
 }
 
-/// What a check measures. The core only carries it to whoever measures.
+/// What a check measures. The core only carries it to whoever measures, who expands its texts: `${service}`, and
+/// `${nodes}` for those that run the release, as a regular expression matches them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]

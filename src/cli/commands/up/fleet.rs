@@ -5,7 +5,7 @@
 //! them well, and whichever of them dies comes back without anybody else noticing more than a gap.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -101,6 +101,7 @@ pub(super) async fn up(
     }
     if !is_alive[0] {
         rising.iter().try_for_each(|node| divide(&node.context))?;
+        crate::cli::commands::metrics::supervise(context, args.metrics)?;
         prepare(context, fleet, args.http)?;
         rising.iter().try_for_each(|node| divide(&node.context))?;
     }
@@ -397,12 +398,24 @@ fn supervise_controller(context: &Context, member: &Member) -> Result<(), CliErr
          description = \"A controller of this fleet\"\n\
          exec = [{}]\n\
          working_dir = \"/\"\n{user}\n\
-         [ready]\nby = \"notify\"\n",
-        words.join(", ")
+         [ready]\nby = \"notify\"\n{}",
+        words.join(", "),
+        authorities()
     );
     let spec =
         context.folder.internal_services().join(format!("{}.toml", service_of(&member.name)));
     write_whole(&spec, text.as_bytes(), 0o600).map_err(|error| unwritten(spec.clone(), &error))
+}
+
+/// Returns a table of what names the authorities that this machine trusts, where the environment names others than usual.
+fn authorities() -> String {
+    let told = |name: &str| std::env::var_os(name).filter(|path| Path::new(path).is_absolute());
+    let set = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(|name| {
+        let path = told(name)?;
+        Some(format!("{name} = {}\n", nats::argument(Path::new(&path))))
+    });
+    let set: String = set.collect();
+    if set.is_empty() { set } else { format!("\n[env]\n{set}") }
 }
 
 fn unwritten(path: PathBuf, error: &std::io::Error) -> CliError {

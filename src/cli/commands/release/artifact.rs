@@ -1,0 +1,150 @@
+//! The artifact of a release: looked at where it lies, and put where nodes on other machines find it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::agent::release::ARTIFACT_BYTES_MAX;
+use crate::bus::{ObjectError, ObjectPlace};
+use crate::cli::args::Deploy;
+use crate::cli::client::Client;
+use crate::cli::commands::place;
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::out::Out;
+use crate::domain::code::Code;
+use crate::domain::id::Digest;
+use crate::domain::release::{Artifact, ArtifactFormat, Manifest};
+use crate::web;
+
+/// Looks at an artifact where it lies: its digest is what is signed.
+pub(super) async fn read(context: &Context, source: &str) -> Result<Artifact, CliError> {
+    let away = |error: &dyn std::error::Error| {
+        CliError::caused(Code::ARTIFACT_UNAVAILABLE, "the artifact cannot be fetched", error)
+    };
+    let mut hashing = Hashing::default();
+    let bytes = if let Some(place) = ObjectPlace::parse(source) {
+        let client = Client::of_controllers(context).await?.ok_or_else(place::no_fleet)?;
+        let copied = client.copy_object(&place, ARTIFACT_BYTES_MAX, &mut hashing).await;
+        copied.map_err(|error| away(&error))?
+    } else if ["http://", "https://"].iter().any(|scheme| source.starts_with(scheme)) {
+        let fetched = web::fetch(source, ARTIFACT_BYTES_MAX, &mut hashing).await;
+        fetched.map_err(|error| away(&error))?
+    } else {
+        return of_file(source);
+    };
+    let (sha256, from) = (Digest(hashing.hash.finalize().into()), vec![source.to_owned()]);
+    Ok(Artifact { sha256, bytes, format: format_of(source), from })
+}
+
+fn of_file(source: &str) -> Result<Artifact, CliError> {
+    let path = source.strip_prefix("file:").unwrap_or(source);
+    let failed = |error: io::Error| {
+        CliError::caused(Code::FILE_UNREADABLE, "the artifact cannot be read", &error).at(path)
+    };
+    let path = std::path::absolute(path).map_err(failed)?;
+    let (sha256, bytes) = digest_of(&path).map_err(failed)?;
+    let from = path.to_str().map(|path| format!("file:{path}"));
+    let from = from.ok_or_else(|| CliError::new(Code::BAD_PATH, "its path is not UTF-8"))?;
+    Ok(Artifact { sha256, bytes, format: format_of(source), from: vec![from] })
+}
+
+/// Puts an artifact that is a file here into the store of the fleet, so that nodes on other machines find it too.
+///
+/// `file:PATH` is a file that each node has. Without a store the nodes look for the file on their own machines.
+pub(super) async fn share(client: &Client, manifest: &mut Manifest, args: &Deploy, out: Out) {
+    let Some(path) = args.artifact.as_deref().filter(|source| !source.contains(':')) else {
+        return;
+    };
+    let Some(artifact) = manifest.artifact.as_mut().filter(|_| client.is_by_bus()) else { return };
+    // By its name it is known again what it is, as with a file.
+    let name = format!("{}{}", artifact.sha256, suffix_of(artifact.format));
+    let put = match File::open(path) {
+        Ok(file) => client.put_artifact(&name, artifact.bytes, &mut Blocking(file)).await,
+        Err(error) => Err(ObjectError::Io(error)),
+    };
+    match put {
+        Ok(place) => artifact.from.push(place.to_string()),
+        Err(error) => out.note(&format!(
+            "the artifact is not in the store of the fleet ({error}): each node looks for it at {}",
+            artifact.from.join(", ")
+        )),
+    }
+}
+
+fn suffix_of(format: ArtifactFormat) -> &'static str {
+    match format {
+        ArtifactFormat::Tar => ".tar",
+        ArtifactFormat::TarGz => ".tar.gz",
+        ArtifactFormat::File => "",
+    }
+}
+
+fn digest_of(path: &Path) -> io::Result<(Digest, u64)> {
+    let mut file = File::open(path)?;
+    let (mut hash, mut bytes) = (Sha256::new(), 0);
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok((Digest(hash.finalize().into()), bytes)),
+            len => {
+                hash.update(&buffer[..len]);
+                bytes += len as u64;
+            }
+        }
+    }
+}
+
+pub(crate) fn format_of(source: &str) -> ArtifactFormat {
+    let name = source.split(['?', '#']).next().unwrap_or_default();
+    match () {
+        () if name.ends_with(".tar.gz") || name.ends_with(".tgz") => ArtifactFormat::TarGz,
+        () if name.ends_with(".tar") => ArtifactFormat::Tar,
+        () => ArtifactFormat::File,
+    }
+}
+
+/// Reads a file while whoever asked waits: the command has nothing else to do.
+struct Blocking(File);
+
+impl AsyncRead for Blocking {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut TaskContext<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let len = self.0.read(into.initialize_unfilled())?;
+        into.advance(len);
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Takes bytes and keeps nothing of them but their digest.
+#[derive(Default)]
+struct Hashing {
+    hash: Sha256,
+}
+
+impl AsyncWrite for Hashing {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.hash.update(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
