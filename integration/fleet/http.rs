@@ -302,7 +302,8 @@ fn a_wish_over_a_selection_has_its_turns_ends_at_the_first_failure_and_is_gone_o
     let notes = tempfile::tempdir().unwrap();
     let at = notes.path().display();
     let web = format!(
-        "{SLEEP}[action.mark]\nexec = [\"sh\", \"-c\", \"echo x >>{at}/${{node}}; test ! -e {at}/fails-${{node}}\"]\n"
+        "{SLEEP}[action.mark]\nexec = [\"sh\", \"-c\", \"echo x >>{at}/${{node}}; test ! -e {at}/fails-${{node}}\"]\n\
+         [action.erase]\nexec = [\"true\"]\nconfirm = true\n"
     );
     let nodes = ["n1", "n2", "n3"];
     let served = Served::of(&nodes, &nodes.map(|node| (node, "web", &*web)));
@@ -350,6 +351,24 @@ fn a_wish_over_a_selection_has_its_turns_ends_at_the_first_failure_and_is_gone_o
     let answer = mark("three", &json!({}), "60s");
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert_eq!(marks(), [3, 3, 2]);
+
+    // What a person has to say yes to is run when somebody says that one did.
+    let erase = |more: Value| {
+        let mut body = json!({"nodes": "all"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        served.ask("POST", "/v1/actions/web/erase", &[&ci], body.to_string().as_bytes())
+    };
+    let refused = erase(json!({}));
+    assert_eq!(
+        (refused.status, &refused.json()["code"]),
+        (409, &json!("E0631")),
+        "{}",
+        refused.body
+    );
+    assert_eq!(erase(json!({"confirmed": true})).status, 200);
+    let said = served.fleet.machine.exits(6, &["action", "run", "web@n1", "erase"]);
+    assert!(said.contains("said yes"), "{said}");
+    served.fleet.machine.exits(0, &["action", "run", "web@n1", "erase", "--yes"]);
 
     for (more, status, code) in [
         (json!({"nodes": "all"}), 400, "E0101"),

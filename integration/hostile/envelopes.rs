@@ -215,6 +215,7 @@ fn known(node: &Node, taken: &Intent) -> Vec<Case> {
                 service: service("counter"),
                 action: "erase".parse().unwrap(),
                 params: BTreeMap::new(),
+                confirmed: false,
             }),
         ),
         case(
@@ -224,6 +225,7 @@ fn known(node: &Node, taken: &Intent) -> Vec<Case> {
                 service: service("counter"),
                 action: "count".parse().unwrap(),
                 params: param.into(),
+                confirmed: false,
             }),
         ),
         case(

@@ -247,6 +247,7 @@ pub(super) fn count() -> Action {
         service: "counter".parse().unwrap(),
         action: "count".parse().unwrap(),
         params: Default::default(),
+        confirmed: false,
     }
 }
 

@@ -263,6 +263,7 @@ mod tests {
             service: "web".parse().unwrap(),
             action: "count".parse().unwrap(),
             params: [("id".to_owned(), "a".to_owned())].into(),
+            confirmed: false,
         };
         let signal = Action::Signal { service: "web".parse().unwrap(), signal: 40 };
         let done = || Outcome::Done { changed: true };

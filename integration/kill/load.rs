@@ -150,6 +150,7 @@ impl Load {
                 action: "count".parse().unwrap(),
                 // The id stands in the envelope, so the services count by this number instead.
                 params: [("id".to_owned(), format!("{number:x}"))].into(),
+                confirmed: false,
             },
             9 if number % 50 == 9 => Action::Restart { service: service("turning", TURNING) },
             _ => Action::Signal { service: service("steady", STEADY), signal: COUNTED_SIGNAL },

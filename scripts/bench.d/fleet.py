@@ -3,21 +3,27 @@
 What of a node is emulated stands in `smgr emulate --help`: gate, core, events and signatures are those of an agent.
 """
 
+import collections
 import contextlib
+import datetime
 import json
 import os
 import pathlib
 import select
+import statistics
 import subprocess
 import time
 
+import salt
 from figures import await_port, free_port, measured
-from report import at_least, figure, note
+from report import at_least, at_most, figure, missing, note
 
 PING_NODES = (1_000, 10_000)
 UP_SECONDS = 180
 # With less than that of a bare fan-out, smgr would be what its nodes wait for.
 PING_RATIO = 0.6
+SALT_RATIO = 1 / 20
+SALT_ROUNDS = 7
 INGEST_NODES = 1_000
 BACKLOG = 600
 FETCHED_PER_SECOND = 50_000
@@ -31,10 +37,11 @@ STORM_NODES = 10_000
 # Recorded while the server is away, to be fetched when it is back.
 STORM_EVENTS_PER_SECOND = 200
 STORM_AWAY_SECONDS = 3
+# After that some orders of the first wave are carried out, some are on their way, and some wait.
+STORM_ORDERS_SECONDS = 2
 STORM_SECONDS = 30
 IN_STEP_SECONDS = 240
-# At 10,000 the controller cannot keep up yet: see docs/bench.md.
-ORDER_NODES = (100, 1_000)
+ORDER_NODES = (100, 1_000, 10_000)
 # Names of nodes are longer in a larger fleet, by a letter or two in each of the few places where they stand.
 ORDER_RATIO = 1.02
 DEPLOY_NODES = 20
@@ -43,6 +50,11 @@ DEPLOY_SECONDS = 300
 ENDED = ("rolled_back", "rollback_failed", "stopped", "aborted", "superseded")
 HEALTHY_SECONDS = 1
 BAKE_SECONDS = 2
+TAKEOVER_NODES = 200
+# Waves of a twentieth that last three seconds and do not bake: one is always open.
+TAKEOVER_WAVE = {"parallel": "5%", "healthy": 3, "bake": 0}
+TAKEOVER_LEASES = 2
+TAKEOVER_SECONDS = 300
 
 
 class Fleet:
@@ -92,30 +104,77 @@ class Fleet:
         self.running.append(controller)
         return controller
 
-    def deploy(self, release: int, within: float) -> float:
-        """Deploys a release to all nodes. Returns how long it took until that had succeeded."""
+    def begin(self, release: int, healthy: int = HEALTHY_SECONDS, bake: int = BAKE_SECONDS, parallel: str = "35%") -> None:
+        """Begins to deploy a release to all nodes."""
         spec = self.site.root / "web.toml"
         spec.write_text(
             f'description = "release {release}"\nexec = ["/bin/sleep", "{release}"]\nuser = "root"\n'
-            f'[rollout]\nmin_healthy_time = "{HEALTHY_SECONDS}s"\nbake_time = "{BAKE_SECONDS}s"\n'
-            'canary = 1\nmax_parallel = ["35%"]\n',
+            f'[rollout]\nmin_healthy_time = "{healthy}s"\nbake_time = "{bake}s"\n'
+            f'canary = 1\nmax_parallel = ["{parallel}"]\n',
             encoding="ascii",
         )
-        began = time.monotonic()
         words = ["deploy", "web", "-f", spec, "--release-version", release, "--select", "*", "--detach"]
         ran = self.smgr(*words)
         if ran.returncode != 0:
             raise RuntimeError(f"the deploy ended with {ran.returncode}: {ran.stderr[-600:]}")
+
+    def wait_deployed(self, release: int, within: float) -> None:
+        """Waits until the deploy of a release, one of as many, has succeeded."""
+        deadline = time.monotonic() + within
         while True:
             # Newest first: name, service, state.
             rows = self.smgr("rollout", "list").stdout.splitlines()[1:]
             states = [row.split()[2] for row in rows]
-            took = time.monotonic() - began
             if len(states) >= release and states[0] == "succeeded":
-                return took
-            if took > within or (len(states) >= release and states[0] in ENDED):
-                raise RuntimeError(f"after {took:.0f} s the rollout is {states[:1]}")
-            time.sleep(0.05)
+                return
+            if time.monotonic() > deadline or (len(states) >= release and states[0] in ENDED):
+                raise RuntimeError(f"the rollout is {states[:1]}")
+            # Who looks often is in the way of a large fleet, on the same processors.
+            time.sleep(max(0.05, self.nodes / 20_000))
+
+    def deploy(self, release: int, within: float) -> float:
+        """Deploys a release to all nodes. Returns how long it took until that had succeeded."""
+        began = time.monotonic()
+        self.begin(release)
+        self.wait_deployed(release, within)
+        return time.monotonic() - began
+
+    def wait_mid_wave(self, release: int, share: float) -> dict:
+        """Waits until so many of all nodes run a release and a wave is open; returns what is shown then."""
+        deadline = time.monotonic() + DEPLOY_SECONDS
+        while True:
+            ran = self.smgr("rollout", "list", "-o", "json")
+            rows = json.loads(ran.stdout)["rollouts"] if ran.returncode == 0 else []
+            if len(rows) >= release:
+                ran = self.smgr("rollout", "show", rows[0]["rollout"], "-o", "json")
+                shown = json.loads(ran.stdout) if ran.returncode == 0 else {"nodes": [], "waves": []}
+                done = sum(node["state"] == "healthy" for node in shown["nodes"])
+                is_open = any(wave["state"] == "rolling" for wave in shown["waves"])
+                if is_open and done >= share * self.nodes:
+                    return shown
+            if time.monotonic() > deadline:
+                raise TimeoutError("no wave was seen under way")
+            time.sleep(max(0.05, self.nodes / 20_000))
+
+    def events(self) -> list[dict]:
+        """All events of all logs that a controller has."""
+        ran = self.smgr("events", "--fleet", "--since", "1d", "-o", "jsonl", within=600)
+        if ran.returncode != 0:
+            raise RuntimeError(f"the events cannot be read: {ran.stderr[-300:]}")
+        return [json.loads(line) for line in ran.stdout.splitlines()]
+
+    def touched(self, events: list[dict], releases: int) -> tuple[list[str], list[str]]:
+        """The nodes that carried out the orders of these releases more than once each, and those that did not at all.
+
+        An order that comes again from another leader is taken again, since a node remembers the term; what counts is
+        what it did then: began to apply a release, and started its program.
+        """
+        names = {f"n{number}" for number in range(1, self.nodes + 1)}
+        done = collections.Counter((event["type"], event["origin"]) for event in events)
+        counts = {name: [done[kind, name] for kind in ("release.applied", "instance.started")] for name in names}
+        twice = sorted(name for name in names if max(counts[name]) > releases)
+        never = sorted(name for name in names if min(counts[name]) < releases)
+        return twice, never
 
     def intake(self) -> dict | None:
         """What the controller says of the logs that it takes in."""
@@ -196,6 +255,24 @@ def ping(site) -> None:
             line = measured(site, "ping", fleet.state, bare, nodes)["ping"]
         site.clear()
         at_least(f"ping-{nodes}", line["smgr"], line["unit"], line["other"], line["measured"], PING_RATIO)
+    ping_salt(site)
+
+
+def ping_salt(site) -> None:
+    """One command asks one node, as a person types it, in turn with Salt's."""
+    programs = salt.installed(site.salt)
+    if programs is None:
+        return missing("ping-salt", "salt: not installed")
+    ours, theirs = [], []
+    with Fleet(site, 2) as fleet, salt.Salt(programs, site.root / "salt") as peer:
+        for _ in range(SALT_ROUNDS):
+            for asked, took in ((lambda: fleet.smgr("ping", "--node", "n2").returncode == 0, ours), (peer.ping, theirs)):
+                began = time.monotonic()
+                if not asked():
+                    raise RuntimeError("a node did not answer")
+                took.append((time.monotonic() - began) * 1000)
+    site.clear()
+    at_most("ping-salt", statistics.median(ours), "ms", "salt", statistics.median(theirs), SALT_RATIO)
 
 
 def ingest(site) -> None:
@@ -242,6 +319,9 @@ def storm(site) -> None:
         before = fleet.smgr("ping", "--timeout", "20s")
         if before.returncode != 0:
             raise RuntimeError(f"the fleet did not answer before the storm: {before.stderr[-200:]}")
+        # The first release of a service has no canary: each wave is a third of the fleet, and its orders are under way.
+        fleet.begin(1)
+        time.sleep(STORM_ORDERS_SECONDS)
         server = fleet.running[0]
         server.kill()
         server.wait()
@@ -256,11 +336,43 @@ def storm(site) -> None:
         fleet.wait_in_step()
         took = time.monotonic() - began
         note(f"  all nodes are back after {back:.1f} s, and their logs in step after {took:.1f} s")
+        fleet.wait_deployed(1, within=DEPLOY_SECONDS)
+        note(f"  the rollout has succeeded after {time.monotonic() - began:.1f} s")
+        fleet.wait_in_step()
         forked = (fleet.intake() or {}).get("forked")
         if forked:
             raise RuntimeError(f"{forked} logs are not what they were")
+        twice, lost = fleet.touched(fleet.events(), releases=1)
+        note(f"  orders executed twice: {len(twice)}, lost: {len(lost)} {(twice + lost)[:5]}")
     site.clear()
-    figure("storm", took, "s", "answering", back, STORM_SECONDS, took <= STORM_SECONDS)
+    figure("storm", took, "s", "answering", back, STORM_SECONDS, took <= STORM_SECONDS and not twice and not lost)
+
+
+def takeover(site) -> None:
+    with Fleet(site, TAKEOVER_NODES, controllers=2) as fleet:
+        controllers = {f"c{number}": fleet.start_controller(number) for number in (1, 2)}
+        fleet.wait_in_step()
+        fleet.deploy(1, within=TAKEOVER_SECONDS)
+        fleet.begin(2, **TAKEOVER_WAVE)
+        leader = fleet.wait_mid_wave(2, share=0.2)["led_by"][-1]
+        setup = fleet.state / "fleet" / leader / "controller.json"
+        lease = json.loads(setup.read_text(encoding="utf-8"))["lease_ms"] / 1000
+        controllers[leader].kill()
+        killed = time.time()
+        controllers[leader].wait()
+        fleet.wait_deployed(2, within=TAKEOVER_SECONDS)
+        fleet.wait_in_step()
+        events = fleet.events()
+        # That another one leads is no step of the rollout.
+        steps = ("rollout.node_healthy", "rollout.wave_settled", "rollout.wave_started")
+        told = [event for event in events if event["type"] in steps and event["origin"] != leader]
+        times = sorted(datetime.datetime.fromisoformat(event["at"]).timestamp() for event in told)
+        took = next(at for at in times if at > killed) - killed
+        twice, never = fleet.touched(events, releases=2)
+        note(f"  {leader} was killed; touched twice: {len(twice)}, never: {len(never)} {(twice + never)[:5]}")
+    site.clear()
+    holds = took <= TAKEOVER_LEASES * lease and not twice and not never
+    figure("takeover", took, "s", "lease", lease, TAKEOVER_LEASES, holds)
 
 
 def order_size(site) -> None:

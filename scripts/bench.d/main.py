@@ -28,6 +28,7 @@ BENCHES = {
     "ingest": fleet.ingest,
     "controller-memory": fleet.controller_memory,
     "storm": fleet.storm,
+    "takeover": fleet.takeover,
     "order-size": fleet.order_size,
     "deploy": fleet.deploy,
 }
@@ -43,6 +44,7 @@ class Site:
         self.stamp: pathlib.Path = options.stamp
         self.slow_sync: pathlib.Path = options.slow_sync
         self.nats: pathlib.Path | None = options.nats
+        self.salt: pathlib.Path = options.salt
         self.clear()
 
     def clear(self) -> None:
@@ -58,7 +60,7 @@ class Site:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    for path in ("--folder", "--smgr", "--figures", "--stamp", "--slow-sync", "--nats"):
+    for path in ("--folder", "--smgr", "--figures", "--stamp", "--slow-sync", "--nats", "--salt"):
         parser.add_argument(path, type=pathlib.Path)
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()

@@ -117,7 +117,7 @@ impl Agent {
             return Err(refused(Code::LOG_UNAVAILABLE, why));
         }
         // The core has no regular expressions, so the patterns of parameters are checked here.
-        if let Action::Run { service, action, params } = &intent.action
+        if let Action::Run { service, action, params, .. } = &intent.action
             && !seen
             && let Some((spec, _)) = self.services.spec_of(service)
         {

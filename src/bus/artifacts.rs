@@ -139,27 +139,25 @@ pub async fn copy_object(
 /// When the server has no JetStream, does not let us, or does not take it.
 pub async fn put_artifact(
     connection: &Connection,
-    fleet: &FleetId,
-    name: &str,
+    ObjectPlace { bucket, name }: &ObjectPlace,
     bytes: u64,
     from: &mut (impl AsyncRead + Unpin),
-) -> Result<ObjectPlace, ObjectError> {
+) -> Result<(), ObjectError> {
     let takes = bytes + (bytes / MESSAGE_BYTES + 2) * MESSAGE_MORE;
     if takes > BYTES_MAX {
         return Err(ObjectError::TooLarge { bytes });
     }
-    let place = ObjectPlace { bucket: artifact_bucket_name(fleet), name: name.to_owned() };
-    let store = match open(connection, &place.bucket).await {
+    let store = match open(connection, bucket).await {
         Ok(store) => store,
-        Err(_) => create(connection, &place.bucket).await?,
+        Err(_) => create(connection, bucket).await?,
     };
     let is_whole = |size: usize| u64::try_from(size).is_ok_and(|size| size == bytes);
     if store.info(name).await.is_ok_and(|info| !info.deleted && is_whole(info.size)) {
-        return Ok(place);
+        return Ok(());
     }
-    make_room(connection, &store, &place.bucket, takes).await?;
-    store.put(name, from).await.map_err(|error| put_failed(&error))?;
-    Ok(place)
+    make_room(connection, &store, bucket, takes).await?;
+    store.put(name.as_str(), from).await.map_err(|error| put_failed(&error))?;
+    Ok(())
 }
 
 fn put_failed(error: &dyn std::error::Error) -> ObjectError {

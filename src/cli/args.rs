@@ -526,6 +526,9 @@ pub enum ActionCommand {
         /// Its parameters, NAME=VALUE
         #[arg(value_parser = pair)]
         params: Vec<(String, String)>,
+        /// Say yes to an action that wants it (`confirm` in its spec), instead of being asked
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         over: Over,
         #[command(flatten)]

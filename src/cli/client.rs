@@ -19,7 +19,7 @@ use super::out::Out;
 use super::session::alive;
 use super::wish::{Caller, Signed};
 use crate::agent::setup::NodeSetup;
-use crate::bus::{ObjectError, ObjectPlace, copy_object, put_artifact};
+use crate::bus::{ObjectError, ObjectPlace, artifact_bucket_name, copy_object, put_artifact};
 use crate::domain::code::Code;
 use crate::domain::id::{FleetId, NodeId};
 use crate::domain::intent::Action;
@@ -408,12 +408,16 @@ impl Client {
     /// When the bus takes none.
     pub async fn put_artifact(
         &self,
-        name: &str,
+        place: &ObjectPlace,
         bytes: u64,
         from: &mut (impl AsyncRead + Unpin),
-    ) -> Result<ObjectPlace, ObjectError> {
-        let road = self.road()?;
-        put_artifact(road.connection(), &self.caller.fleet, name, bytes, from).await
+    ) -> Result<(), ObjectError> {
+        put_artifact(self.road()?.connection(), place, bytes, from).await
+    }
+
+    /// Returns where an artifact is in the store of the fleet.
+    pub fn artifact_place(&self, name: String) -> ObjectPlace {
+        ObjectPlace { bucket: artifact_bucket_name(&self.caller.fleet), name }
     }
 
     /// Copies an object that lies on the bus, at most so many bytes and one.

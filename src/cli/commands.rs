@@ -64,8 +64,8 @@ pub async fn carry_out(
                 .await
         }
         Command::Action {
-            command: ActionCommand::Run { service, action, params, over, waiting },
-        } => service::action(context, (&service, &over), (action, params), waiting, out).await,
+            command: ActionCommand::Run { service, action, params, yes, over, waiting },
+        } => service::action(context, (&service, &over), (action, params, yes), waiting, out).await,
         Command::Sign(args) => sign::sign(context, args, out).await,
         Command::Status { scope, at } => {
             let (context, selector) = context.scoped(scope);

@@ -105,7 +105,8 @@ impl Controller {
         };
         let all = self.rollouts.all.iter().filter(|(_, driven)| has_checks(driven));
         for intent in all.map(|(intent, _)| *intent).collect::<Vec<_>>() {
-            for effect in self.effects_of(intent) {
+            let state = self.rollouts.all.get(&intent).and_then(Driven::on_disk);
+            for effect in state.map(Rollout::due_checks).unwrap_or_default() {
                 if let Effect::RunCheck { check, wave, number, at } = effect
                     && at <= now.at
                 {

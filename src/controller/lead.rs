@@ -181,7 +181,7 @@ impl Controller {
         }
         self.keep_wish(intent.id, bytes)?;
         self.make_room(now, service, intent.id, parameters.on_conflict)?;
-        let event = self.record_facts(now, intent.id, service, events);
+        let event = self.open_rollout(now, intent.id, service, events);
         for node in away {
             let report = NodeReport::Unreachable;
             let input = Input::Node { node, event: None, report };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
@@ -65,7 +66,8 @@ pub(super) async fn keep(
             }
         };
         if let Some(standing) = standing {
-            if told.as_ref() != Some(&standing) {
+            let is_news = told.as_ref() != Some(&standing);
+            if is_news {
                 match &standing {
                     Standing::Away { by: None, why } => warn!(why, "nobody can tell who leads"),
                     standing => info!(?standing, "the lease"),
@@ -73,7 +75,14 @@ pub(super) async fn keep(
                 told = Some(standing.clone());
             }
             // Told again each time: a controller that gave way to a higher term leads again when it holds the lease still.
-            if waker.send(Wake::Lease(standing)).await.is_err() {
+            // That is no news, and must not wait behind what nodes say: the lease would end meanwhile.
+            let is_heard = match is_news {
+                true => waker.send(Wake::Lease(standing)).await.is_ok(),
+                false => {
+                    !matches!(waker.try_send(Wake::Lease(standing)), Err(TrySendError::Closed(_)))
+                }
+            };
+            if !is_heard {
                 return;
             }
         }

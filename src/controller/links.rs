@@ -15,7 +15,7 @@ use crate::domain::id::{FleetId, IntentId, NodeId};
 use crate::wire::payload::Reply;
 use crate::wire::subject::{Callee, Filter, Inbox, Pick, Subject};
 
-/// Events that are verified together. They wait for nothing: it is what came while those before were looked at.
+/// Events, or heartbeats, that are verified together. They wait for nothing: it is what came while those before were looked at.
 const LIVE_MAX: usize = 512;
 
 /// What waits to be said. Beyond it events, heartbeats and receipts are not said, as if nobody heard them.
@@ -48,10 +48,18 @@ pub(super) async fn listen(
 ) -> Result<(), SubscribeError> {
     let fleet = || fleet.clone();
     let events = connection.subscribe(&Filter::every_event(fleet())).await?;
-    tokio::spawn(live(events, trusted.clone(), waker.clone()));
+    let verify = {
+        let trusted = trusted.clone();
+        move |bytes| trusted.event(bytes)
+    };
+    tokio::spawn(verified(events, verify, Wake::Live, waker.clone()));
     let beats = Filter::Beats { fleet: fleet(), origin: Pick::Any };
     let beats = connection.subscribe(&beats).await?;
-    tokio::spawn(heartbeats(beats, trusted.clone(), waker.clone()));
+    let verify = {
+        let trusted = trusted.clone();
+        move |bytes: Vec<u8>| trusted.beat(&bytes)
+    };
+    tokio::spawn(verified(beats, verify, Wake::Beats, waker.clone()));
     let own = Callee::node(controller.clone()).unwrap_or(Callee::EVERY_NODE);
     for filter in [
         Filter::Calls { fleet: fleet(), to: own },
@@ -63,21 +71,28 @@ pub(super) async fn listen(
     Ok(())
 }
 
-async fn live(mut events: Subscription, trusted: Arc<Trusted>, waker: Waker) {
-    while let Some(first) = events.next().await {
+/// Verifies what comes and tells the task of it, as many as came while those before were looked at.
+async fn verified<T: Send + 'static>(
+    mut messages: Subscription,
+    verify: impl Fn(Vec<u8>) -> T + Clone + Send + 'static,
+    wake: impl Fn(Vec<T>) -> Wake,
+    waker: Waker,
+) {
+    while let Some(first) = messages.next().await {
         let mut batch = vec![first];
         while batch.len() < LIVE_MAX
-            && let Some(Some(next)) = now_or_never(events.next())
+            && let Some(Some(next)) = now_or_never(messages.next())
         {
             batch.push(next);
         }
-        let trusted = trusted.clone();
-        let verify = move || {
+        let verify = verify.clone();
+        let verify_all = move || {
             let bytes = batch.into_iter().map(Delivered::into_payload);
-            bytes.map(|bytes| trusted.event(bytes)).collect::<Vec<_>>()
+            bytes.map(verify).collect::<Vec<_>>()
         };
-        let Ok(verified) = spawn_blocking(verify).await else { return };
-        if waker.send(Wake::Live(verified)).await.is_err() {
+        // Not in this thread: thousands of signatures a second would hold up the task.
+        let Ok(verified) = spawn_blocking(verify_all).await else { return };
+        if waker.send(wake(verified)).await.is_err() {
             return;
         }
     }
@@ -90,14 +105,6 @@ fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
     match future.as_mut().poll(&mut Context::from_waker(NoWaker::noop())) {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
-    }
-}
-
-async fn heartbeats(mut beats: Subscription, trusted: Arc<Trusted>, waker: Waker) {
-    while let Some(beat) = beats.next().await {
-        if waker.send(Wake::Beat(trusted.beat(beat.payload()))).await.is_err() {
-            return;
-        }
     }
 }
 

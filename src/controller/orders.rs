@@ -16,7 +16,7 @@ use crate::domain::code::Code;
 use crate::domain::id::{Generation, IntentId, NodeId};
 use crate::domain::policy::Kind;
 use crate::domain::release::Step;
-use crate::domain::rollout::{Effect, Failure, Input, NodeReport, NodeState, Verdict};
+use crate::domain::rollout::{Failure, Input, NodeReport, NodeState, Verdict};
 use crate::domain::time::Now;
 use crate::retry;
 use crate::wire::codec;
@@ -67,24 +67,39 @@ impl Orders {
         (self.out, self.queue) = (BTreeMap::new(), BTreeSet::new());
     }
 
+    /// Wants these orders of a rollout and no others.
     fn want(&mut self, intent: IntentId, wanted: &BTreeMap<(NodeId, Step), u16>) {
-        let out = self.out.entry(intent).or_default();
-        let queue = &mut self.queue;
-        out.retain(|at, order| {
-            let is_wanted = wanted.contains_key(at);
-            if let (false, Some(due)) = (is_wanted, order.due) {
-                queue.remove(&(due, (intent, at.0.clone(), at.1)));
-            }
-            is_wanted
-        });
-        let fresh: Vec<_> = wanted.iter().filter(|(at, _)| !out.contains_key(at)).collect();
-        for (at, wave) in fresh {
-            let order = Outgoing { wave: *wave, tries: 0, due: None, is_taken: false };
-            self.out.entry(intent).or_default().insert(at.clone(), order);
-            self.later(&(intent, at.0.clone(), at.1), Duration::ZERO);
+        let out = self.out.get(&intent).into_iter().flat_map(BTreeMap::keys);
+        let over: Vec<_> = out.filter(|at| !wanted.contains_key(at)).cloned().collect();
+        for (node, step) in over {
+            self.set((intent, node, step), None);
         }
-        if wanted.is_empty() {
-            self.out.remove(&intent);
+        for ((node, step), wave) in wanted {
+            self.set((intent, node.clone(), *step), Some(*wave));
+        }
+    }
+
+    /// Wants an order, of this wave, or does not want it.
+    fn set(&mut self, key: OrderKey, wanted: Option<u16>) {
+        match (wanted, self.get(&key)) {
+            (Some(wave), None) => {
+                let order = Outgoing { wave, tries: 0, due: None, is_taken: false };
+                self.out.entry(key.0).or_default().insert((key.1.clone(), key.2), order);
+                self.later(&key, Duration::ZERO);
+            }
+            (None, Some(order)) => {
+                if let Some(due) = order.due {
+                    self.queue.remove(&(due, key.clone()));
+                }
+                let (intent, node, step) = key;
+                if let Some(out) = self.out.get_mut(&intent) {
+                    out.remove(&(node, step));
+                    if out.is_empty() {
+                        self.out.remove(&intent);
+                    }
+                }
+            }
+            (Some(_), Some(_)) | (None, None) => {}
         }
     }
 
@@ -117,9 +132,19 @@ impl Orders {
 
     /// A node is there again: what waits for it is sent now.
     pub(super) fn seen(&mut self, node: &NodeId) {
-        let all = self.queue.iter().map(|(_, key)| key);
-        let waiting: Vec<OrderKey> = all.filter(|key| key.1 == *node).cloned().collect();
-        waiting.iter().for_each(|key| self.later(key, Duration::ZERO));
+        for (intent, step) in self.steps_of(node) {
+            let key = (intent, node.clone(), step);
+            if self.get(&key).is_some_and(|order| order.due.is_some()) {
+                self.later(&key, Duration::ZERO);
+            }
+        }
+    }
+
+    /// Returns which orders a node may have.
+    fn steps_of(&self, node: &NodeId) -> Vec<(IntentId, Step)> {
+        let of = |intent: &IntentId| [(*intent, Step::Apply), (*intent, Step::Return)];
+        let all = self.out.keys().flat_map(of);
+        all.filter(|(intent, step)| self.get(&(*intent, node.clone(), *step)).is_some()).collect()
     }
 
     /// What a rollout orders is sent now: what it lacked is there.
@@ -161,25 +186,39 @@ impl Controller {
         if self.leads().is_none() {
             return;
         }
-        let mut wanted = BTreeMap::new();
-        for effect in self.effects_of(intent) {
-            match effect {
-                Effect::Order { node, step, wave } => {
-                    wanted.insert((node, step), wave);
+        let Some(state) = self.rollouts.all.get(&intent).and_then(Driven::on_disk) else { return };
+        let wanted = match state.verdict() {
+            None => {
+                let ordered = |node| Some((node, state.order_of(node)?));
+                let orders = state.plan().targets().filter_map(ordered);
+                orders.map(|(node, (step, wave))| ((node.clone(), step), wave)).collect()
+            }
+            Some(verdict) => {
+                let mut wanted = self.convergence(intent);
+                if verdict == Verdict::Succeeded {
+                    // Never the first to try something.
+                    let late = self.late(intent).into_iter();
+                    wanted.extend(late.map(|node| ((node, Step::Apply), 2)));
                 }
-                Effect::Ended { state, .. } => {
-                    wanted = self.convergence(intent);
-                    if state == Verdict::Succeeded {
-                        // Never the first to try something.
-                        let late = self.late(intent).into_iter();
-                        wanted.extend(late.map(|node| ((node, Step::Apply), 2)));
-                    }
-                }
-                // See `checks.rs`, and the timer of the task.
-                Effect::RunCheck { .. } | Effect::WakeAt(_) => {}
+                wanted
+            }
+        };
+        self.orders.want(intent, &wanted);
+    }
+
+    /// The same for some nodes of a rollout that has not ended.
+    pub(super) fn look_at_orders_of(&mut self, intent: IntentId, nodes: BTreeSet<NodeId>) {
+        if self.leads().is_none() {
+            return;
+        }
+        let Some(state) = self.rollouts.all.get(&intent).and_then(Driven::on_disk) else { return };
+        for node in nodes {
+            let order = state.order_of(&node);
+            for step in [Step::Apply, Step::Return] {
+                let wanted = order.filter(|(way, _)| *way == step).map(|(_, wave)| wave);
+                self.orders.set((intent, node.clone(), step), wanted);
             }
         }
-        self.orders.want(intent, &wanted);
     }
 
     /// Returns the orders of nodes that were away when their rollout ended, the last one of its service: they go to what
@@ -189,6 +228,9 @@ impl Controller {
         let Some(state) = self.rollouts.all.get(&intent).and_then(Driven::on_disk) else {
             return wanted;
         };
+        if !state.has_lost() {
+            return wanted;
+        }
         let plan = state.plan();
         let last = self.rollouts.of_service(&plan.service).into_iter().next();
         if last.is_none_or(|(last, _)| last != intent) {
@@ -214,8 +256,7 @@ impl Controller {
 
     /// Looks at what ended rollouts still have to order.
     pub(super) fn converge(&mut self, now: Now) {
-        let ended = |driven: &Driven| driven.on_disk().is_some_and(|it| it.verdict().is_some());
-        let all = self.rollouts.all.iter().filter(|(_, driven)| ended(driven));
+        let all = self.rollouts.all.iter().filter(|(_, driven)| driven.is_over());
         for intent in all.map(|(intent, _)| *intent).collect::<Vec<_>>() {
             self.look_at_orders(intent);
         }
@@ -266,9 +307,11 @@ impl Controller {
             self.ask_for_wish(*intent);
             return Err("the signed wish is not here; the other controllers are asked".into());
         };
-        let driven = self.rollouts.all.get(intent).ok_or("the rollout is forgotten")?;
+        let driven = self.rollouts.all.get_mut(intent).ok_or("the rollout is forgotten")?;
+        let digest = driven.digest;
         let state = driven.on_disk().ok_or("its facts are not whole")?;
         let plan = state.plan();
+        let digest = digest.unwrap_or_else(|| plan.digest());
         let verified_at = driven.told().first().map(|record| record.at).unwrap_or_default();
         let needs_proof = wave > 1 && *step == Step::Apply && plan.emergency.is_none();
         let canary = match needs_proof {
@@ -283,13 +326,14 @@ impl Controller {
             node: node.clone(),
             intent: ByteBuf::from(wish.to_vec()),
             step: *step,
-            plan: plan.digest(),
+            plan: digest,
             term,
             controller: self.setup.controller.clone(),
             verified_at,
             wave,
             canary,
         };
+        driven.digest = Some(digest);
         let sealed = envelope::seal(Kind::Order, &codec::encode(&order), &self.signer);
         match sealed.len() <= ENVELOPE_BYTES_MAX {
             true => Ok(sealed),

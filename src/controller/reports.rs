@@ -16,6 +16,9 @@ use crate::wire::payload::Body;
 /// The signed words that an order carries, in bytes: it has to fit a message with the whole wish.
 const PROOFS_BYTES_MAX: usize = 4 * 1024;
 
+/// How many nodes are looked at for them beyond the first that has one.
+const LOOKED_AT_MAX: usize = 64;
+
 /// What one node said of the releases of one service, since its last wish.
 #[derive(Debug, Default)]
 struct Told {
@@ -102,12 +105,31 @@ impl Reports {
         (id == event).then_some(*at)
     }
 
-    /// Returns signed words that the release of a plan is healthy, those of its canary first, none of `node` itself.
+    /// Returns signed words that the release of a plan is healthy, none of `node` itself: those of its canary, and of others
+    /// where that has none, so that an order is as long in the last wave as in the second.
     pub(super) fn proofs(&self, plan: &Plan, node: &NodeId) -> Vec<ByteBuf> {
+        let proofs = self.words(plan, node, plan.proofs().iter());
+        match proofs.is_empty() {
+            true => self.words(plan, node, plan.targets()),
+            false => proofs,
+        }
+    }
+
+    fn words<'a>(
+        &self,
+        plan: &Plan,
+        node: &NodeId,
+        of: impl Iterator<Item = &'a NodeId>,
+    ) -> Vec<ByteBuf> {
         let mut room = PROOFS_BYTES_MAX;
-        let mut proofs: Vec<ByteBuf> = Vec::new();
-        let others = plan.proofs().iter().chain(plan.targets()).filter(|other| *other != node);
-        for other in others {
+        let mut words: Vec<ByteBuf> = Vec::new();
+        for (place, other) in of.filter(|other| *other != node).enumerate() {
+            // One word is enough for a node, and who was not ordered yet has none.
+            if words.len() == crate::domain::rollout::PROOFS_MAX
+                || place >= LOOKED_AT_MAX && !words.is_empty()
+            {
+                break;
+            }
             let Some(told) = self.by.get(&(plan.service.clone(), other.clone())) else { continue };
             let is_of = |(_, report): &(EventId, NodeReport)| {
                 let NodeReport::Healthy { generation, release, .. } = report else { return false };
@@ -118,16 +140,13 @@ impl Reports {
             else {
                 continue;
             };
-            if word.len() > room || proofs.contains(word) {
-                continue;
-            }
-            room -= word.len();
-            proofs.push(word.clone());
-            if proofs.len() == crate::domain::rollout::PROOFS_MAX {
+            if word.len() > room {
                 break;
             }
+            room -= word.len();
+            words.push(word.clone());
         }
-        proofs
+        words
     }
 }
 

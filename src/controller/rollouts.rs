@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::intake::random_id;
@@ -15,17 +16,18 @@ use super::links;
 use super::reports::{Reports, Said};
 use super::task::{Controller, Promise, Role};
 use super::wishes::{manifest_in, selection_in};
-use crate::domain::event::Event;
-use crate::domain::id::{EpochId, EventId, IntentId, NodeId, Seq, ServiceId};
+use crate::domain::event::{Context, Event};
+use crate::domain::id::{Digest, EpochId, EventId, IntentId, NodeId, Seq, ServiceId};
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::rollout::view::Record;
 use crate::domain::rollout::{
-    Command, Effect, Input, NodeReport, Rejection, ReleaseId, Rollout, RolloutEvent, RolloutFact,
+    Command, Concerns, Input, NodeReport, Rejection, ReleaseId, Rollout, RolloutEvent, RolloutFact,
     Story, Verdict,
 };
 use crate::domain::selector::Selector;
 use crate::domain::time::{Now, UnixMicros};
 use crate::head::clock;
+use crate::head::recorder::Recorder;
 use crate::wire::codec;
 use crate::wire::envelope;
 use crate::wire::parts::{self, Joiner};
@@ -50,9 +52,13 @@ pub(super) struct Driven {
     wake_at: Option<UnixMicros>,
     /// When it was told last that time passed.
     ticked_at: UnixMicros,
+    /// Before that it is not shown again to those who watch it.
+    pub(super) show_at: Option<Instant>,
     /// The signed wish, once it was read from its file.
     pub(super) wish: Option<Arc<[u8]>>,
     pub(super) version: Option<(ReleaseId, String)>,
+    /// The digest of the plan, once an order needed it.
+    pub(super) digest: Option<Digest>,
     /// Which nodes the wish is about, once that was read from its file.
     pub(super) select: Option<Selector>,
 }
@@ -80,6 +86,16 @@ impl Driven {
         self.on_disk.as_ref()
     }
 
+    /// Says whether it is over, as the disk knows it.
+    pub(super) fn is_over(&self) -> bool {
+        self.on_disk.as_ref().is_some_and(|state| state.verdict().is_some())
+    }
+
+    /// Says whether it is over, or stands until a person lets it go on.
+    pub(super) fn stands(&self) -> bool {
+        self.on_disk.as_ref().is_some_and(|state| state.exit_code().is_some())
+    }
+
     /// Says whether its nodes were told to go back.
     pub(super) fn has_turned(&self) -> bool {
         let turned = |it: &Record| matches!(it.event, RolloutEvent::RollbackStarted(_));
@@ -90,27 +106,87 @@ impl Driven {
         self.story.state().is_some_and(|state| state.verdict().is_none())
     }
 
-    /// Takes in that so many facts are on the disk.
-    fn keep(&mut self, facts: usize) {
+    /// Takes in that so many facts are on the disk; says whose orders that may change.
+    fn keep(&mut self, facts: usize) -> Concerned {
         let records = self.story.records();
         let facts = facts.min(records.len());
         let goes_on = self.turns == self.story.turns() && self.kept <= facts;
         let before = self.on_disk.take().filter(|_| goes_on);
-        let events = |from: usize| records[from..facts].iter().map(|record| &record.event);
+        let fresh = &records[if before.is_some() { self.kept } else { 0 }..facts];
+        let mut concerned = match &before {
+            Some(_) => Concerned::Nodes(BTreeSet::new()),
+            None => {
+                self.digest = None;
+                Concerned::All
+            }
+        };
         self.on_disk = match before {
             Some(mut state) => {
-                let follows = events(self.kept).try_for_each(|event| state.evolve(event));
+                let follows = fresh.iter().try_for_each(|record| state.evolve(&record.event));
                 follows.is_ok().then_some(state)
             }
-            None => Rollout::replay(events(0)).ok().flatten(),
+            None => Rollout::replay(fresh.iter().map(|record| &record.event)).ok().flatten(),
         };
+        for record in fresh {
+            match (record.event.concerns(), &mut concerned) {
+                (Concerns::Nodes(nodes), Concerned::Nodes(all)) => {
+                    all.extend(nodes.iter().cloned());
+                }
+                (Concerns::All, _) => concerned = Concerned::All,
+                (Concerns::Nodes(_), Concerned::All) => {}
+            }
+        }
         (self.kept, self.turns) = (facts, self.story.turns());
+        concerned
     }
 
     fn look(&mut self) {
         let open = self.story.state().filter(|state| state.verdict().is_none());
         self.wake_at = open.and_then(Rollout::wake_at);
     }
+}
+
+/// Makes rows of the facts of one rollout, which get their numbers before they are recorded.
+struct Pen<'a> {
+    recorder: &'a Recorder<Promise>,
+    intent: IntentId,
+    service: &'a ServiceId,
+    next: Seq,
+    facts: Vec<(Context, Event)>,
+}
+
+impl<'a> Pen<'a> {
+    fn new(recorder: &'a Recorder<Promise>, intent: IntentId, service: &'a ServiceId) -> Self {
+        Self { recorder, intent, service, next: recorder.next(), facts: Vec::new() }
+    }
+
+    /// Returns the name of the event that the fact becomes; none when it fits no log.
+    fn write(&mut self, event: &RolloutEvent) -> Option<EventId> {
+        let intent = self.intent;
+        info!(rollout = %intent, event = event.kind(), text = event.text(), "rollout");
+        let parts = match parts::cut(RolloutFact { rollout: intent, event: event.clone() }) {
+            Ok(parts) => parts,
+            Err(why) => {
+                // A plan is looked at before it is taken, and no fact names more than its nodes.
+                error!(%intent, %why, "a fact of a rollout fits no log");
+                return None;
+            }
+        };
+        self.next = Seq(self.next.0 + parts.len() as u64);
+        self.facts.extend(parts.into_iter().map(|fact| {
+            let context = fact.context(self.service);
+            (context, Event::Rollout(Box::new(fact)))
+        }));
+        // It is one where the last of its pieces stands.
+        Some(self.recorder.event_id(Seq(self.next.0 - 1)))
+    }
+}
+
+/// Whose orders may be others than before.
+#[derive(Debug)]
+pub(super) enum Concerned {
+    Nodes(BTreeSet<NodeId>),
+    All,
 }
 
 impl Rollouts {
@@ -130,7 +206,8 @@ impl Rollouts {
         driven.story.take(Record { id: record.id(), at: record.at, event });
         // While this controller leads, what others wrote is not in force, and what it wrote itself may be on its way.
         let is_mine = driven.story.state().is_some_and(|state| state.leader().0 == own);
-        driven.keep(match is_mine && record.origin != *own {
+        // Orders are looked at as a whole when this controller begins to lead.
+        let _concerned = driven.keep(match is_mine && record.origin != *own {
             true => driven.kept,
             false => driven.story.records().len(),
         });
@@ -208,15 +285,13 @@ impl Controller {
         if !is_mine && !matches!(input, Input::TakenOver { .. }) {
             return Ok(0);
         }
+        let service = state.plan().service.clone();
         // A clock that was set back must not let a rollout go back in time.
         let last = driven.story.records().last().map(|record| record.at);
-        let at = last.unwrap_or_default().max(now.at);
-        let events = state.decide(at, input)?;
-        let service = state.plan().service.clone();
-        let count = events.len();
-        if count > 0 {
-            self.record_facts(Now { at, ..now }, intent, &service, events);
-        }
+        let now = Now { at: last.unwrap_or_default().max(now.at), ..now };
+        let mut pen = Pen::new(&self.recorder, intent, &service);
+        let count = driven.story.decide(now.at, input, |event| pen.write(event))?;
+        self.written(now, intent, pen.facts);
         Ok(count)
     }
 
@@ -227,45 +302,38 @@ impl Controller {
         }
     }
 
-    /// Writes facts of a rollout down; what follows from them waits for the disk.
-    pub(super) fn record_facts(
+    /// Writes the first facts of a rollout down; what follows from them waits for the disk.
+    pub(super) fn open_rollout(
         &mut self,
         now: Now,
         intent: IntentId,
         service: &ServiceId,
         events: Vec<RolloutEvent>,
     ) -> EventId {
-        let mut next = self.recorder.next();
-        let mut first = None;
-        let driven = self.rollouts.all.entry(intent).or_default();
-        let mut facts = Vec::with_capacity(events.len());
+        let mut pen = Pen::new(&self.recorder, intent, service);
+        let story = &mut self.rollouts.all.entry(intent).or_default().story;
         for event in events {
-            info!(rollout = %intent, event = event.kind(), text = event.text(), "rollout");
-            let parts = match parts::cut(RolloutFact { rollout: intent, event: event.clone() }) {
-                Ok(parts) => parts,
-                Err(why) => {
-                    // A plan is looked at before it is taken, and no fact names more than its nodes.
-                    error!(%intent, %why, "a fact of a rollout fits no log");
-                    break;
-                }
-            };
-            next = Seq(next.0 + parts.len() as u64);
-            // It is one where the last of its pieces stands.
-            let id = self.recorder.event_id(Seq(next.0 - 1));
-            self.rollouts.own = Some((id.epoch, id.seq));
-            first.get_or_insert(id.clone());
-            driven.story.take(Record { id, at: now.at, event });
-            let facts_of = parts.into_iter().map(|fact| {
-                let context = fact.context(service);
-                (context, Event::Rollout(Box::new(fact)))
-            });
-            facts.extend(facts_of);
+            let Some(id) = pen.write(&event) else { break };
+            story.take(Record { id, at: now.at, event });
         }
+        let first = story.records().first().map(|record| record.id.clone());
+        self.written(now, intent, pen.facts);
+        first.unwrap_or_else(|| self.recorder.event_id(self.recorder.next()))
+    }
+
+    /// Hands facts that are in force to the log.
+    fn written(&mut self, now: Now, intent: IntentId, facts: Vec<(Context, Event)>) {
+        if facts.is_empty() {
+            return;
+        }
+        let last = Seq(self.recorder.next().0 + facts.len() as u64 - 1);
+        let last = self.recorder.event_id(last);
+        self.rollouts.own = Some((last.epoch, last.seq));
+        let Some(driven) = self.rollouts.all.get_mut(&intent) else { return };
         driven.look();
         let count = driven.story.records().len();
         self.recorder.record(now, facts);
         self.recorder.promise(Promise::Rollout(intent, count));
-        first.unwrap_or_else(|| self.recorder.event_id(next))
     }
 
     /// So many facts of a rollout are on the disk: what follows from them may be done.
@@ -274,13 +342,16 @@ impl Controller {
         let own = &self.setup.controller;
         // A promise from before another took over counts facts that are not in force any more.
         let is_mine = driven.story.state().is_some_and(|state| state.leader().0 == own);
-        driven.keep(if is_mine { facts } else { driven.story.records().len() });
+        let concerned = driven.keep(if is_mine { facts } else { driven.story.records().len() });
         let ended = driven.on_disk().and_then(Rollout::verdict);
         if let Some(verdict) = ended {
             info!(rollout = %intent, state = verdict.as_str(), "a rollout ended");
             self.rollouts.forget();
         }
-        self.look_at_orders(intent);
+        match concerned {
+            Concerned::Nodes(nodes) => self.look_at_orders_of(intent, nodes),
+            Concerned::All => self.look_at_orders(intent),
+        }
         self.send_orders(now);
         self.look_at_checks(now);
         self.wake_watchers();
@@ -436,7 +507,6 @@ impl Controller {
             return BTreeSet::new();
         };
         let (service, of) = (state.plan().service.clone(), state.plan().generation);
-        let targets: BTreeSet<NodeId> = state.plan().targets().cloned().collect();
         let mut newer = Vec::new();
         for (other, state) in self.rollouts.of_service(&service) {
             match state.verdict() {
@@ -455,8 +525,9 @@ impl Controller {
             let select = self.rollouts.all.get(of).and_then(|driven| driven.select.as_ref());
             select.is_some_and(|select| select.matches(node, labels))
         };
-        let late =
-            self.authority.enrolled().filter(|it| !targets.contains(it.0) && means(&intent, it));
+        let state = self.rollouts.all.get(&intent).and_then(Driven::on_disk);
+        let is_target = |node: &NodeId| state.is_some_and(|state| state.node(node).is_some());
+        let late = self.authority.enrolled().filter(|it| !is_target(it.0) && means(&intent, it));
         let late = late.filter(|it| newer.iter().all(|newer| !means(newer, it)));
         let lacks = late.filter(|it| self.projection.generation(it.0, &service) < of);
         lacks.map(|(node, _)| node.clone()).collect()
@@ -509,12 +580,6 @@ impl Controller {
             Some(Err(why)) => warn!(%why, "a wish cannot be kept"),
             None => warn!(%rollout, "another controller gave a wish that is not this rollout's"),
         }
-    }
-
-    /// Returns what should be under way, as the disk knows the rollout.
-    pub(super) fn effects_of(&self, intent: IntentId) -> Vec<Effect> {
-        let on_disk = self.rollouts.all.get(&intent).and_then(Driven::on_disk);
-        on_disk.map(Rollout::effects).unwrap_or_default()
     }
 
     /// Removes wishes that nobody needs any more.

@@ -1,5 +1,8 @@
 //! Rollouts as they are shown: lists, the object of the contract, and the signed wish behind one.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -25,6 +28,11 @@ const WATCHERS_MAX: usize = 256;
 
 /// The longest wait for the next fact, in milliseconds.
 pub(super) const WAIT_MS_MAX: u32 = 30_000;
+
+/// The pause between two pictures of a rollout for those who watch it, and the bytes of one that make it a second longer:
+/// thousands of nodes change a rollout hundreds of times a second, and stand in each picture.
+const PICTURE_PAUSE: Duration = Duration::from_millis(250);
+const PICTURE_BYTES_PER_SECOND: usize = 1024 * 1024;
 
 /// An asker who waits for the next fact of a rollout.
 #[derive(Debug)]
@@ -57,24 +65,47 @@ impl Controller {
         // Read once, so that the release has its name.
         drop(self.wish_of(rollout));
         let seen = usize::try_from(seen).unwrap_or(usize::MAX);
-        let driven = self.rollouts.all.get(&rollout);
-        let is_over = |it: &Driven| it.on_disk().is_some_and(|state| state.verdict().is_some());
-        let no_news = driven.is_some_and(|it| it.told().len() <= seen && !is_over(it));
-        if no_news && wait_ms > 0 && self.watchers.len() < WATCHERS_MAX {
-            let wait_ms = u64::from(wait_ms.min(WAIT_MS_MAX));
-            let until = Instant::now() + std::time::Duration::from_millis(wait_ms);
-            self.watchers.push(Watcher { to, rollout, seen, until });
-            return;
+        let until = Instant::now() + Duration::from_millis(u64::from(wait_ms.min(WAIT_MS_MAX)));
+        let watcher = Watcher { to, rollout, seen, until };
+        let is_over = self.rollouts.all.get(&rollout).is_some_and(Driven::is_over);
+        let waits = wait_ms > 0 && self.watchers.len() < WATCHERS_MAX;
+        if !is_over && waits && self.shown_at(&watcher) > Instant::now() {
+            self.watchers.push(watcher);
+        } else {
+            self.answer_with([watcher]);
         }
-        self.answer_with(to, rollout);
     }
 
-    fn answer_with(&self, to: Asker, rollout: IntentId) {
-        match self.view(rollout) {
-            Some(view) => self.reply_pieces(to, view.to_string().into_bytes()),
-            None => {
-                let why = format!("the facts of {} are not whole here yet", rollout_name(rollout));
-                self.desk().tell(to, refused(Code::NO_SUCH_ROLLOUT, why));
+    /// Returns when a watcher is answered, as far as is known.
+    fn shown_at(&self, watcher: &Watcher) -> Instant {
+        let now = Instant::now();
+        match self.rollouts.all.get(&watcher.rollout) {
+            Some(driven) if !watcher.to.is_gone() => {
+                let told = (driven.told().len(), driven.stands());
+                due(now, (watcher.seen, watcher.until), told, driven.show_at)
+            }
+            _ => now,
+        }
+    }
+
+    /// Answers with one picture all those who look at the same rollout.
+    fn answer_with(&mut self, watchers: impl IntoIterator<Item = Watcher>) {
+        let mut pictures: BTreeMap<IntentId, Option<Vec<u8>>> = BTreeMap::new();
+        for Watcher { to, rollout, .. } in watchers {
+            let view = || self.view(rollout).map(|view| view.to_string().into_bytes());
+            match pictures.entry(rollout).or_insert_with(view) {
+                Some(bytes) => self.reply_pieces(to, bytes.clone()),
+                None => {
+                    let why =
+                        format!("the facts of {} are not whole here yet", rollout_name(rollout));
+                    self.desk().tell(to, refused(Code::NO_SUCH_ROLLOUT, why));
+                }
+            }
+        }
+        for (rollout, bytes) in pictures {
+            let pause = pause_after(bytes.map_or(0, |bytes| bytes.len()));
+            if let Some(driven) = self.rollouts.all.get_mut(&rollout) {
+                driven.show_at = Some(Instant::now() + pause);
             }
         }
     }
@@ -82,18 +113,17 @@ impl Controller {
     /// Answers those who waited for facts that are there, or for too long.
     pub(super) fn wake_watchers(&mut self) {
         let now = Instant::now();
-        let is_due = |watcher: &Watcher| {
-            let known = self.rollouts.all.get(&watcher.rollout);
-            watcher.until <= now
-                || watcher.to.is_gone()
-                || known.is_none_or(|it| it.told().len() > watcher.seen)
-        };
         let all = std::mem::take(&mut self.watchers);
-        let (due, patient): (Vec<_>, Vec<_>) = all.into_iter().partition(is_due);
+        let (due, patient): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|watcher| self.shown_at(watcher) <= now);
         self.watchers = patient;
-        for Watcher { to, rollout, .. } in due {
-            self.answer_with(to, rollout);
-        }
+        self.answer_with(due);
+    }
+
+    /// Returns how long no watcher is answered, as far as is known.
+    pub(super) fn watchers_wait(&self) -> Option<Duration> {
+        let due = self.watchers.iter().map(|watcher| self.shown_at(watcher)).min()?;
+        Some(due.saturating_duration_since(Instant::now()))
     }
 
     /// Answers with the signed wish behind a rollout: to a controller, and to whoever may deploy the service.
@@ -163,7 +193,8 @@ impl Controller {
     /// Returns the object `smgr.rollout.v1`, from the facts that are on the disk.
     pub(super) fn view(&self, rollout: IntentId) -> Option<Value> {
         let driven = self.rollouts.all.get(&rollout)?;
-        let mut view = RolloutView::of(driven.told()).ok().flatten()?;
+        let told: Vec<_> = driven.told().iter().collect();
+        let mut view = RolloutView::at(driven.on_disk()?, &told)?;
         let version = |release: ReleaseId| self.version_of(release);
         view.fleet = Some(self.setup.fleet.to_string());
         view.as_of = Some(self.as_of());
@@ -235,4 +266,51 @@ fn by_json(by: &Actor) -> Value {
         "kind": by.kind, "name": by.name, "note": by.note,
         "key": by.key.map(|key| format!("k-{}", &key.to_string()[..8])),
     })
+}
+
+/// Returns when somebody is answered who has seen so many facts and waits until then, where so many were told, and whether
+/// the rollout stands there or goes on.
+fn due(
+    now: Instant,
+    (seen, until): (usize, Instant),
+    (told, stands): (usize, bool),
+    show_at: Option<Instant>,
+) -> Instant {
+    match show_at {
+        _ if told <= seen => until,
+        // Who has seen nothing is at the begin; and nothing is to come soon where it stands.
+        Some(at) if seen > 0 && !stands => at.min(until),
+        _ => now,
+    }
+}
+
+/// Returns the pause behind a picture of so many bytes.
+fn pause_after(bytes: usize) -> Duration {
+    let milliseconds = (bytes as u64).saturating_mul(1000) / PICTURE_BYTES_PER_SECOND as u64;
+    PICTURE_PAUSE + Duration::from_millis(milliseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_watches_gets_the_first_change_and_the_end_at_once_and_some_pictures_a_second_between() {
+        let now = Instant::now();
+        let (until, next) = (now + Duration::from_secs(3), now + Duration::from_millis(200));
+        let due = |seen, told, stands, show_at| due(now, (seen, until), (told, stands), show_at);
+        assert_eq!(due(0, 5, false, Some(next)), now, "it has no picture");
+        assert_eq!(due(5, 5, false, None), until, "nothing changed");
+        assert_eq!(due(5, 6, false, None), now, "the first change");
+        assert_eq!(due(5, 6, false, Some(next)), next, "the next one");
+        assert_eq!(due(5, 6, true, Some(next)), now, "the end, or a person is awaited");
+        assert_eq!(due(5, 6, false, Some(until + PICTURE_PAUSE)), until, "it asked for no longer");
+    }
+
+    #[test]
+    fn a_large_picture_is_sent_as_often_as_its_bytes_allow() {
+        assert_eq!(pause_after(4_000), PICTURE_PAUSE + Duration::from_millis(3));
+        let large = pause_after(5 * PICTURE_BYTES_PER_SECOND);
+        assert_eq!(large, PICTURE_PAUSE + Duration::from_secs(5));
+    }
 }

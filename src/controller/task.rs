@@ -128,14 +128,18 @@ impl Controller {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.feed_own();
         loop {
-            let wait = self.rollouts_wait(clock::now()).unwrap_or(TICK);
+            let waits = [self.rollouts_wait(clock::now()), self.watchers_wait()];
+            let wait = waits.into_iter().flatten().min().unwrap_or(TICK);
             tokio::select! {
                 wake = wakes.recv() => match wake {
                     None | Some(Wake::Terminate) => break,
                     Some(wake) => self.take(wake),
                 },
                 _ = tick.tick() => self.tick(),
-                () = sleep(wait) => self.tick_rollouts(clock::now()),
+                () = sleep(wait) => {
+                    self.tick_rollouts(clock::now());
+                    self.wake_watchers();
+                }
             }
         }
         self.step_down("it was told to end");
@@ -145,7 +149,7 @@ impl Controller {
         let now = clock::now();
         match wake {
             Wake::Live(events) => self.live(now, events),
-            Wake::Beat(beat) => self.beat(now, beat),
+            Wake::Beats(beats) => beats.into_iter().for_each(|beat| self.beat(now, beat)),
             Wake::Fetched { origin, outcome } => self.fetched(now, &origin, outcome),
             Wake::Call { reply, bytes } => self.called(now, reply, &bytes),
             Wake::Asked(ask, reply) => {

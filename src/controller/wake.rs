@@ -25,8 +25,8 @@ pub(super) type Waker = mpsc::Sender<Wake>;
 pub(super) enum Wake {
     /// Events came live, in the order of the bus.
     Live(Vec<Result<Arrived, Dropped>>),
-    /// A heartbeat came.
-    Beat(Result<Beat, Dropped>),
+    /// Heartbeats came, in the order of the bus.
+    Beats(Vec<Result<Beat, Dropped>>),
     /// A range was fetched, or was not.
     Fetched {
         /// Whose.

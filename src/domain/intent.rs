@@ -49,6 +49,9 @@ pub enum Action {
         /// Its parameters, by name; values reach argv only. No name may stand twice.
         #[serde(deserialize_with = "each_once")]
         params: BTreeMap<String, String>,
+        /// Whether a person said yes to it: some actions want that.
+        #[serde(default, skip_serializing_if = "is_no")]
+        confirmed: bool,
     },
     /// Make the node match its spec files.
     Apply {
@@ -114,6 +117,11 @@ pub enum RolloutCommand {
         /// Whether everything touched goes back first.
         rollback: bool,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_no(flag: &bool) -> bool {
+    !flag
 }
 
 /// Reads a map in which no name stands twice.

@@ -35,6 +35,14 @@ pub enum Rejection {
         /// Which action.
         action: ActionName,
     },
+    /// Nobody said yes to an action that wants it.
+    #[error("`{action}` of {service} is run when a person has said yes to it")]
+    NotConfirmed {
+        /// Which service.
+        service: ServiceId,
+        /// Which action.
+        action: ActionName,
+    },
     /// The action takes no such parameter, or not this value.
     #[error("parameter `{name}`: {why}")]
     BadParameter {
@@ -100,6 +108,7 @@ impl Rejection {
             Self::Ending | Self::Reloading(_) | Self::HandingOver(_) => Code::CONFLICT,
             Self::NoSuchService(_) => Code::NO_SUCH_SERVICE,
             Self::NoSuchAction { .. } => Code::NO_SUCH_ACTION,
+            Self::NotConfirmed { .. } => Code::NOT_CONFIRMED,
             Self::BadParameter { .. } | Self::BadSignal(_) => Code::BAD_PARAMETER,
             Self::MissingParameter(_) => Code::MISSING_PARAMETER,
             Self::NoReload(_) => Code::NO_RELOAD,

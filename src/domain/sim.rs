@@ -229,6 +229,7 @@ impl Fleet {
                 service,
                 action: "clear".parse().expect("a constant name"),
                 params: BTreeMap::new(),
+                confirmed: false,
             },
         };
         let numbered = matches!(action, Action::Start { .. } | Action::Stop { .. });

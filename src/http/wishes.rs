@@ -78,6 +78,9 @@ pub(super) struct Wish {
     /// Parameters of an action, by name.
     #[serde(default)]
     params: BTreeMap<String, String>,
+    /// A person said yes to it, where the action wants that.
+    #[serde(default)]
+    confirmed: bool,
     /// What the caller says of itself, for the history: the address of a CI run. At most 200 bytes.
     #[serde(default)]
     note: String,
@@ -114,8 +117,8 @@ pub(super) async fn service(
     let caller = shared.callers.find(&headers)?;
     let service = service_of(&service)?;
     let action = |service: ServiceId, wish: &Wish| match verb.as_str() {
-        _ if !wish.params.is_empty() => {
-            Err(Problem::new(Code::USAGE, "only actions have parameters"))
+        _ if !wish.params.is_empty() || wish.confirmed => {
+            Err(Problem::new(Code::USAGE, "only actions have parameters and are confirmed"))
         }
         "start" => Ok(Action::Start { service }),
         "stop" => Ok(Action::Stop { service }),
@@ -146,7 +149,9 @@ pub(super) async fn action(
     let asked = Asked::read(query.as_deref(), &headers)?;
     let mut wish = wish_of(body).await?;
     let params = std::mem::take(&mut wish.params);
-    wished(&shared, &caller, asked, (Action::Run { service, action, params }, wish)).await
+    let confirmed = wish.confirmed;
+    wished(&shared, &caller, asked, (Action::Run { service, action, params, confirmed }, wish))
+        .await
 }
 
 /// `POST /v1/intents`: an envelope that somebody signed elsewhere. The signature is what lets it in.

@@ -74,5 +74,8 @@ pub enum SignAction {
         /// Its parameters, NAME=VALUE
         #[arg(value_parser = pair)]
         params: Vec<(String, String)>,
+        /// As for `action run`
+        #[arg(long)]
+        yes: bool,
     },
 }

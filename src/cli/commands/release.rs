@@ -115,7 +115,8 @@ pub(super) async fn plan(
     let args = Deploy { service, file, artifact, release_version, set, select, emergency, waiting };
     let client = fleet(context, &args.service, args.select.as_ref()).await?;
     let client = client.ok_or_else(place::no_fleet)?;
-    let manifest = manifest(context, &args.service.service, &args).await?;
+    let mut manifest = manifest(context, &args.service.service, &args).await?;
+    artifact::name_store(&client, &mut manifest, &args);
     let wanted = rollout::Wanted {
         service: args.service.service,
         manifest,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io::{self, IsTerminal as _};
 use std::time::Instant;
 
 use super::{place, ramp, release};
@@ -56,12 +57,12 @@ pub(super) async fn each(
 pub(super) async fn action(
     context: &Context,
     (selector, over): (&Selector, &Over),
-    (action, params): (ActionName, Vec<(String, String)>),
+    (action, params, confirmed): (ActionName, Vec<(String, String)>, bool),
     waiting: Waiting,
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let service = whole_service(selector)?;
-    let action = Action::Run { service, action, params: self::params(params)? };
+    let action = Action::Run { service, action, params: self::params(params)?, confirmed };
     if let Some(select) = selection(context, selector, over)? {
         return ramp::over(context, (select, over), action, waiting, out).await;
     }
@@ -128,6 +129,9 @@ pub(super) async fn wish_after(
         Ok(heard) => heard,
         Err(interrupted) => return Ok(interrupted.exit()),
     };
+    if let Some(action) = confirmed(&action, &verdicts, out) {
+        return Box::pin(wish_after(context, whom, action, before, waiting, out)).await;
+    }
     let exit = verdicts.exit(waiting.detach);
     if !out.is_text() {
         out.json(&verdicts.json(&signed, waiting.detach));
@@ -149,6 +153,24 @@ pub(super) async fn wish_after(
         out.error(&with_next(context, whom, error, &action).await);
     }
     Ok(exit)
+}
+
+/// Asks whoever sits at a terminal, where no node runs an action without a yes; returns the action with it.
+fn confirmed(action: &Action, verdicts: &Verdicts, out: Out) -> Option<Action> {
+    let wants_yes = |verdict: &Verdict| match verdict {
+        Verdict::Refused(error) => error.code == Code::NOT_CONFIRMED,
+        _ => false,
+    };
+    let is_asked = out.is_text() && io::stdin().is_terminal() && io::stderr().is_terminal();
+    if !is_asked || !verdicts.nodes.values().all(wants_yes) {
+        return None;
+    }
+    let Action::Run { service, action, params, .. } = action.clone() else { return None };
+    let nodes: Vec<_> = verdicts.nodes.keys().map(NodeId::as_str).collect();
+    out.note(&format!("run {action} of {service} on {}? Type yes:", nodes.join(" ")));
+    let mut answer = String::new();
+    let is_yes = io::stdin().read_line(&mut answer).is_ok() && answer.trim() == "yes";
+    is_yes.then_some(Action::Run { service, action, params, confirmed: true })
 }
 
 /// Returns the main processes of a service on the one node that was asked.

@@ -57,9 +57,14 @@ pub(super) async fn sign(context: &Context, args: Sign, out: Out) -> Result<Exit
             let signal = signal.number();
             of(context, &service, |service| Action::Signal { service, signal })?
         }
-        SignWish::Action { command: SignAction::Run { service, action, params } } => {
+        SignWish::Action { command: SignAction::Run { service, action, params, yes } } => {
             let params = service::params(params)?;
-            of(context, &service, |service| Action::Run { service, action, params })?
+            of(context, &service, |service| Action::Run {
+                service,
+                action,
+                params,
+                confirmed: yes,
+            })?
         }
     };
     let is_for_ever = action.generation().is_some();

@@ -322,6 +322,9 @@ codes! {
     NOT_STOPPED = 630, NotReady, "the service did not end",
         "Processes of it are still there, after the stop signal and after KILL. `smgr status SERVICE` shows them; a \
          process in an uninterruptible call of the kernel ends when that returns.";
+    NOT_CONFIRMED = 631, Refused, "the action wants a yes from a person",
+        "Its spec says `confirm = true`. On a terminal the question is asked; elsewhere say `--yes`, and over HTTP \
+         `\"confirmed\": true`.";
 
     RELEASE_RETURNED = 701, RolledBack, "the release did not become healthy, and the node returned",
         "Its processes ended, or were not healthy in time. The service runs again from what it ran from before. \

@@ -79,7 +79,7 @@ impl Turn<'_> {
     /// Asks for the action of a wish; asking again is harmless as long as the keeper lives.
     pub(super) fn start_action(&mut self, intent: IntentId) {
         let Some(record) = self.record(&intent) else { return };
-        let Action::Run { service, action, params } = record.action.clone() else { return };
+        let Action::Run { service, action, params, .. } = record.action.clone() else { return };
         self.promise(Act::StartAction { intent, service, action, params });
     }
 }

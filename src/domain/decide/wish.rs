@@ -220,8 +220,13 @@ impl Turn<'_> {
                 let ready = select(|state| matches!(state, State::Running { .. }), true);
                 if ready.is_empty() { Err(Rejection::NotRunning(id.clone())) } else { Ok(ready) }
             }
-            Action::Run { action, params, .. } => {
+            Action::Run { action, params, confirmed, .. } => {
                 self.check_params(id, action, params)?;
+                let declared = self.spec(id).and_then(|spec| spec.action.get(action));
+                if declared.is_some_and(|declared| declared.confirm) && !confirmed {
+                    let (service, action) = (id.clone(), action.clone());
+                    return Err(Rejection::NotConfirmed { service, action });
+                }
                 Ok(Vec::new())
             }
             Action::Apply { .. }

@@ -4,7 +4,7 @@ mod advance;
 mod command;
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::event::{CheckMeasured, NodeSeen, Planned, RolloutEvent, TakenOver, Why};
 use super::input::{Input, Measure, Observed, Rejection};
@@ -42,6 +42,44 @@ pub struct Opening {
     pub term: u64,
 }
 
+/// The facts that an input leads to: each is decided on the state after the one before.
+#[derive(Debug)]
+pub struct Follows {
+    now: UnixMicros,
+    due: VecDeque<RolloutEvent>,
+    /// How many more may follow.
+    left: usize,
+}
+
+impl Follows {
+    fn new(on: &Rollout, now: UnixMicros, first: Vec<RolloutEvent>) -> Self {
+        // Each node has at most three facts at one moment, each wave and check a few: beyond that something turns in
+        // circles, and what is left waits for the next input.
+        let left = 64 + 4 * (on.members.len() + on.waves.len());
+        Self { now, due: first.into(), left }
+    }
+
+    /// Returns the next fact; it has to be taken into the state before the next call.
+    pub fn next(&mut self, on: &Rollout) -> Option<RolloutEvent> {
+        if let Some(event) = self.due.pop_front() {
+            return Some(event);
+        }
+        let event = on.advance(self.now)?;
+        debug_assert!(self.left > 0, "a rollout turns in circles: {event:?}");
+        self.left = self.left.checked_sub(1)?;
+        Some(event)
+    }
+
+    fn until_the_end(mut self, mut on: Rollout) -> Vec<RolloutEvent> {
+        let mut events = Vec::new();
+        while let Some(event) = self.next(&on) {
+            on.evolve(&event).expect("decided on this state: see the cases of decide");
+            events.push(event);
+        }
+        events
+    }
+}
+
 impl Rollout {
     /// Opens a rollout: its first facts, `rollout.planned` first.
     pub fn open(opening: Opening, now: UnixMicros) -> Vec<RolloutEvent> {
@@ -64,12 +102,31 @@ impl Rollout {
             term,
         };
         let rollout = Self::new(&planned);
-        let mut events = vec![RolloutEvent::Planned(Box::new(planned))];
-        rollout.settle(now, &mut events);
-        events
+        let follows = Follows::new(&rollout, now, Vec::new());
+        let planned = RolloutEvent::Planned(Box::new(planned));
+        std::iter::once(planned).chain(follows.until_the_end(rollout)).collect()
     }
 
-    /// Says what an input leads to. Changes nothing; empty when it is no news.
+    /// Says what an input leads to, up to where nothing follows any more. Changes nothing; empty when it is no news.
+    ///
+    /// It looks ahead on a copy. Whoever takes facts in one by one, as [`Story::decide`](super::Story::decide) does,
+    /// needs none.
+    ///
+    /// # Errors
+    ///
+    /// See [`follows`](Self::follows).
+    pub fn decide(&self, now: UnixMicros, input: &Input) -> Result<Vec<RolloutEvent>, Rejection> {
+        let mut follows = self.follows(now, input)?;
+        Ok(match follows.next(self) {
+            None => Vec::new(),
+            Some(first) => {
+                follows.due.push_front(first);
+                follows.until_the_end(self.clone())
+            }
+        })
+    }
+
+    /// Says what an input leads to, fact by fact. Changes nothing.
     ///
     /// `now` must not be earlier than at the call before; after a start or a change of the lease the first input has
     /// to be [`Input::TakenOver`], or the time without a leader would fail nodes.
@@ -77,48 +134,22 @@ impl Rollout {
     /// # Errors
     ///
     /// A command cannot be taken, or a controller has no right to lead. Nothing else is ever refused.
-    pub fn decide(&self, now: UnixMicros, input: &Input) -> Result<Vec<RolloutEvent>, Rejection> {
-        let mut events = match input {
+    pub fn follows(&self, now: UnixMicros, input: &Input) -> Result<Follows, Rejection> {
+        let first = match input {
             Input::Command { intent, by, command } => {
                 self.command(now, Why::Intent(*intent), by.as_ref(), command)?
             }
             Input::TakenOver { controller, term, grace_ms } => {
                 self.taken_over(now, controller, *term, *grace_ms)?
             }
-            _ if self.verdict().is_some() => return Ok(Vec::new()),
+            _ if self.verdict().is_some() => Vec::new(),
             Input::Node { node, report, .. } => self.report(now, input.cause(), node, report),
             Input::Check { check, wave, number, measure, value } => {
                 self.check(now, check, *wave, *number, *measure, value)
             }
             Input::Tick => Vec::new(),
         };
-        if events.is_empty() && self.advance(now).is_empty() {
-            return Ok(events);
-        }
-        let mut next = self.clone();
-        for event in &events {
-            next.evolve(event).expect("decided on this state: see the cases of decide");
-        }
-        next.settle(now, &mut events);
-        Ok(events)
-    }
-
-    /// Adds what follows without any further input.
-    fn settle(mut self, now: UnixMicros, events: &mut Vec<RolloutEvent>) {
-        // Each node has at most three facts at one moment, each wave and check a few: beyond that something turns in
-        // circles, and what is left waits for the next input.
-        let facts_max = 64 + 4 * (self.members.len() + self.waves.len());
-        for _ in 0..facts_max {
-            let more = self.advance(now);
-            if more.is_empty() {
-                return;
-            }
-            for event in &more {
-                self.evolve(event).expect("decided on this state: see the cases of advance");
-            }
-            events.extend(more);
-        }
-        debug_assert!(false, "a rollout turns in circles: {:?}", events.last());
+        Ok(Follows::new(self, now, first))
     }
 
     fn taken_over(

@@ -1,7 +1,7 @@
 //! What should be under way, as values.
 
 use super::Step;
-use super::event::Verdict;
+use super::event::{RolloutEvent, Verdict};
 use crate::domain::id::{CheckName, NodeId};
 use crate::domain::time::UnixMicros;
 
@@ -37,4 +37,48 @@ pub enum Effect {
         /// The exit code of whoever waits for it.
         exit_code: u8,
     },
+}
+
+/// Whose orders a fact may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concerns<'a> {
+    /// Theirs, or nobody's.
+    Nodes(&'a [NodeId]),
+    /// Those of all targets.
+    All,
+}
+
+impl RolloutEvent {
+    /// Says whose orders it may change: those of all others are after it what they were before.
+    pub fn concerns(&self) -> Concerns<'_> {
+        Concerns::Nodes(match self {
+            Self::NodeStarted(body) => std::slice::from_ref(&body.node),
+            Self::NodeHealthy(body) => std::slice::from_ref(&body.node),
+            Self::NodeFailed(body) => std::slice::from_ref(&body.node),
+            Self::NodeUnreachable(body) => std::slice::from_ref(&body.node),
+            Self::NodeSeen(body) => std::slice::from_ref(&body.node),
+            Self::NodeLost(body) => std::slice::from_ref(&body.node),
+            Self::NodeReturned(body) => std::slice::from_ref(&body.node),
+            Self::ReturnFailed(body) => std::slice::from_ref(&body.node),
+            Self::WaveStarted(body) => &body.nodes,
+            // Another way, or none any more.
+            Self::Planned(_) | Self::RollbackStarted(_) | Self::Stopping(_) | Self::Ended(_) => {
+                return Concerns::All;
+            }
+            Self::Approved(_)
+            | Self::Started(_)
+            | Self::TakenOver(_)
+            | Self::LateJoined(_)
+            | Self::WaveSettled(_)
+            | Self::CheckMeasured(_)
+            | Self::CheckEnded(_)
+            | Self::WavePassed(_)
+            | Self::PromotionAwaited(_)
+            | Self::Promoted(_)
+            | Self::BudgetExceeded(_)
+            | Self::Paused(_)
+            | Self::Resumed(_)
+            | Self::Part(_) => &[],
+        })
+    }
 }

@@ -3,9 +3,7 @@
 use super::Step;
 use super::event::{Breach, CheckMeasured, Paused, RolloutEvent, WaveStarted};
 use super::input::Measure;
-use super::state::{
-    At, CheckRun, Hold, IllegalEvent, Member, NodeState, Owed, Phase, Rollout, number,
-};
+use super::state::{At, CheckRun, Hold, IllegalEvent, NodeState, Owed, Phase, Rollout, number};
 use crate::domain::id::NodeId;
 use crate::domain::time::UnixMicros;
 
@@ -64,11 +62,19 @@ impl Rollout {
             }
             RolloutEvent::WaveStarted(body) => return self.open_wave(body),
             RolloutEvent::NodeStarted(body) => {
-                let until = body.until;
-                self.set(&body.node, NodeState::Started { until })?.away = None;
+                let state = NodeState::Started { until: body.until };
+                self.members.change(&body.node, |it| (it.state, it.away) = (state, None))?;
             }
             RolloutEvent::NodeHealthy(body) => {
-                self.set(&body.node, NodeState::Healthy)?.away = None;
+                let state = NodeState::Healthy;
+                self.members.change(&body.node, |it| (it.state, it.away) = (state, None))?;
+                self.proved_in = self.proved_in.or(match &self.phase {
+                    Phase::Forward(At::Before(next)) => Some(number(*next).saturating_sub(1)),
+                    Phase::Forward(At::Open(wave) | At::Settled { wave, .. }) => {
+                        Some(number(*wave))
+                    }
+                    _ => None,
+                });
                 let full = self.plan.parameters.progress_deadline_ms;
                 match (&mut self.hold, &self.phase) {
                     (Some(hold), _) => hold.progress_left_ms = full,
@@ -81,26 +87,28 @@ impl Rollout {
                 self.set(&body.node, NodeState::Failed { counted, returned: false })?;
             }
             RolloutEvent::NodeUnreachable(body) => {
-                self.members.get_mut(&body.node)?.away = Some(body.until);
+                self.members.change(&body.node, |it| it.away = Some(body.until))?;
             }
             RolloutEvent::NodeSeen(body) => {
-                let member = self.members.get_mut(&body.node)?;
-                member.away = None;
-                member.put_off(body.grace_until);
+                self.members.change(&body.node, |it| {
+                    it.away = None;
+                    it.put_off(body.grace_until);
+                })?;
             }
             RolloutEvent::NodeLost(body) => {
                 let counted = body.counted;
                 self.set(&body.node, NodeState::Lost { counted })?;
             }
             RolloutEvent::NodeReturned(body) => {
-                let member = self.members.get_mut(&body.node)?;
-                member.away = None;
-                member.state = match member.state {
-                    NodeState::Failed { counted, .. } => {
-                        NodeState::Failed { counted, returned: true }
-                    }
-                    _ => NodeState::Returned,
-                };
+                self.members.change(&body.node, |it| {
+                    it.away = None;
+                    it.state = match it.state {
+                        NodeState::Failed { counted, .. } => {
+                            NodeState::Failed { counted, returned: true }
+                        }
+                        _ => NodeState::Returned,
+                    };
+                })?;
             }
             RolloutEvent::ReturnFailed(body) => {
                 self.set(&body.node, NodeState::ReturnFailed)?;
@@ -189,10 +197,8 @@ impl Rollout {
         }
     }
 
-    fn set(&mut self, node: &NodeId, state: NodeState) -> Option<&mut Member> {
-        let member = self.members.get_mut(node)?;
-        member.state = state;
-        Some(member)
+    fn set(&mut self, node: &NodeId, state: NodeState) -> Option<()> {
+        self.members.change(node, |it| it.state = state)
     }
 
     fn open_wave(&mut self, body: &WaveStarted) -> Option<()> {
@@ -218,13 +224,15 @@ impl Rollout {
             _ => return None,
         }
         for node in &body.nodes {
-            let Some(member) = self.members.get_mut(node) else { continue };
-            member.state = match (body.step, member.state) {
-                (Step::Apply, NodeState::NotStarted) => NodeState::Ordered,
-                // It was heard of before its turn: an earlier leader had got further than the log says.
-                (Step::Apply, state) => state,
-                (Step::Return, _) => NodeState::Returning { until: body.until },
-            };
+            self.members.change(node, |it| {
+                it.with = (body.step, body.wave);
+                it.state = match (body.step, it.state) {
+                    (Step::Apply, NodeState::NotStarted) => NodeState::Ordered,
+                    // It was heard of before its turn: an earlier leader had got further than the log says.
+                    (Step::Apply, state) => state,
+                    (Step::Return, _) => NodeState::Returning { until: body.until },
+                };
+            })?;
         }
         Some(())
     }
@@ -258,22 +266,10 @@ impl Rollout {
 
     /// Puts off every deadline that is earlier than `grace_until`.
     fn put_off(&mut self, grace_until: UnixMicros) {
-        self.members.values_mut().for_each(|member| member.put_off(grace_until));
+        self.members.put_off(grace_until);
         self.stands_still_at = self.stands_still_at.map(|at| at.max(grace_until));
         if let Phase::Stopping { until, .. } = &mut self.phase {
             *until = (*until).max(grace_until);
-        }
-    }
-}
-
-impl Member {
-    fn put_off(&mut self, grace_until: UnixMicros) {
-        self.away = self.away.map(|until| until.max(grace_until));
-        match &mut self.state {
-            NodeState::Started { until } | NodeState::Returning { until } => {
-                *until = (*until).max(grace_until);
-            }
-            _ => {}
         }
     }
 }

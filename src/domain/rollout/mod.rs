@@ -12,6 +12,7 @@ mod event;
 mod evolve;
 mod fact;
 mod input;
+mod members;
 mod parameters;
 mod placement;
 mod plan;
@@ -20,8 +21,8 @@ mod story;
 pub mod view;
 mod words;
 
-pub use self::decide::{Opening, SEEN_GRACE_MS, VERDICT_SLACK_MS};
-pub use self::effect::Effect;
+pub use self::decide::{Follows, Opening, SEEN_GRACE_MS, VERDICT_SLACK_MS};
+pub use self::effect::{Concerns, Effect};
 pub use self::event::*;
 pub use self::fact::RolloutFact;
 pub use self::input::{Command, Failure, Input, Measure, NodeReport, Observed, Rejection};

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::event::{Breach, CheckResult, Planned, Verdict};
+use super::members::{Member, Members};
 use super::plan::{Plan, Retry, Wave, WaveKind};
 use super::{Effect, Rejection, ReleaseId, Step};
 use crate::domain::event::Actor;
@@ -18,7 +19,7 @@ pub struct Rollout {
     pub(super) waves: Arc<[Wave]>,
     pub(super) origins: Arc<BTreeMap<String, Origin>>,
     pub(super) asked_by: Option<Actor>,
-    pub(super) members: BTreeMap<NodeId, Member>,
+    pub(super) members: Members,
     pub(super) late: BTreeSet<NodeId>,
     pub(super) phase: Phase,
     pub(super) hold: Option<Hold>,
@@ -27,6 +28,8 @@ pub struct Rollout {
     pub(super) forgiven: Forgiven,
     /// When it stands still; stops while paused, and while it waits for a person.
     pub(super) stands_still_at: Option<UnixMicros>,
+    /// The last wave that had begun when the first node became healthy: later ones can carry its word.
+    pub(super) proved_in: Option<u16>,
     /// How many waves were promoted.
     pub(super) promoted: usize,
     pub(super) controller: NodeId,
@@ -141,18 +144,6 @@ pub(super) struct Forgiven {
     pub(super) checks: BTreeSet<(usize, CheckName)>,
 }
 
-/// One target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Member {
-    /// The wave's number, from 1.
-    pub(super) wave: u16,
-    pub(super) state: NodeState,
-    /// When the rollout goes on without it; present while it is away.
-    pub(super) away: Option<UnixMicros>,
-    /// Whether its failure counts: not when it was not healthy before.
-    pub(super) counts: bool,
-}
-
 /// What a rollout knows of one of its nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeState {
@@ -217,14 +208,13 @@ impl Rollout {
                 .get(node)
                 .is_some_and(|before| before.release.is_some() && !before.healthy)
         };
-        let mut members = BTreeMap::new();
-        for (number, wave) in (1..).zip(&planned.waves) {
-            for node in &wave.nodes {
+        let members = (1..).zip(&planned.waves).flat_map(|(number, wave)| {
+            wave.nodes.iter().map(move |node| {
                 let counts = wave.kind == WaveKind::Canary || !unhealthy(node);
-                let state = NodeState::NotStarted;
-                members.insert(node.clone(), Member { wave: number, state, away: None, counts });
-            }
-        }
+                let (state, with) = (NodeState::NotStarted, (Step::Apply, number));
+                (node.clone(), Member { wave: number, with, state, away: None, counts })
+            })
+        });
         let phase = match plan.parameters.require_approval && !planned.runs_already {
             true => Phase::AwaitingApproval,
             false => Phase::Ready { runs_already: planned.runs_already },
@@ -234,13 +224,14 @@ impl Rollout {
             waves: planned.waves.clone().into(),
             origins: Arc::new(planned.origins.clone()),
             asked_by: planned.by.clone(),
-            members,
+            members: members.collect(),
             late: BTreeSet::new(),
             phase,
             hold: None,
             owed: None,
             forgiven: Forgiven::default(),
             stands_still_at: None,
+            proved_in: None,
             promoted: 0,
             controller: planned.controller.clone(),
             term: planned.term,
@@ -279,6 +270,11 @@ impl Rollout {
     /// Returns what is known of a target.
     pub fn node(&self, node: &NodeId) -> Option<NodeState> {
         self.members.get(node).map(|member| member.state)
+    }
+
+    /// Says whether it went on without a target of which nothing was heard.
+    pub fn has_lost(&self) -> bool {
+        self.members.tally().lost > 0
     }
 
     /// Returns the state's name, as it is printed.
@@ -349,34 +345,56 @@ impl Rollout {
     /// Returns what should be under way. Any controller that holds the events gets the same.
     pub fn effects(&self) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let step = match &self.phase {
-            Phase::Ended(state) => {
-                return vec![Effect::Ended { state: *state, exit_code: state.exit_code() }];
-            }
+        if let Phase::Ended(state) = self.phase {
+            return vec![Effect::Ended { state, exit_code: state.exit_code() }];
+        }
+        let orders = self.members.keys().filter_map(|node| Some((node, self.order_of(node)?)));
+        effects.extend(orders.map(|(node, (step, wave))| {
+            let node = node.clone();
+            Effect::Order { node, step, wave }
+        }));
+        effects.extend(self.due_checks());
+        effects.extend(self.wake_at().map(Effect::WakeAt));
+        effects
+    }
+
+    /// Returns the order that a node should have, and the number of its wave as orders carry it.
+    pub fn order_of(&self, node: &NodeId) -> Option<(Step, u16)> {
+        let member = self.members.get(node)?;
+        let way = match self.phase {
+            Phase::Ended(_) => return None,
             Phase::Back { .. } => Step::Return,
             _ => Step::Apply,
         };
-        // Without a canary the first wave proves the release to the others, and as long as none of its nodes did, the next
-        // one is the first: whoever was to prove it may have stayed away.
-        let is_proved = !self.plan.proofs().is_empty()
-            || self.members.values().any(|member| member.state == NodeState::Healthy);
-        for (node, member) in &self.members {
-            let step = match member.state {
-                NodeState::Ordered | NodeState::Started { .. } if step == Step::Apply => step,
-                NodeState::Lost { .. } => step,
-                NodeState::Returning { .. } => Step::Return,
-                _ => continue,
-            };
-            let wave = if is_proved || step == Step::Return { member.wave } else { 1 };
-            effects.push(Effect::Order { node: node.clone(), step, wave });
+        match member.state {
+            NodeState::Ordered | NodeState::Started { .. } if way == Step::Apply => {
+                Some((way, self.wave_of(member)))
+            }
+            NodeState::Lost { .. } => Some((way, self.wave_of(member))),
+            NodeState::Returning { .. } => Some((Step::Return, member.wave)),
+            _ => None,
         }
+    }
+
+    /// Returns the number of a node's wave as orders carry it. Without a canary the first wave proves the release to the
+    /// others, and as long as none of its nodes did, the next one is the first: whoever was to prove it may have stayed away.
+    fn wave_of(&self, member: &Member) -> u16 {
+        let is_first = self.proved_in.is_none_or(|wave| member.wave <= wave);
+        match self.plan.proofs().is_empty() && is_first {
+            true => 1,
+            false => member.wave,
+        }
+    }
+
+    /// Returns the measurements that are to be made.
+    pub fn due_checks(&self) -> Vec<Effect> {
+        let mut effects = Vec::new();
         if let Some((wave, checks)) = self.open_checks() {
             for (check, run) in checks.iter().filter(|(_, run)| run.result.is_none()) {
                 let (check, number) = (check.clone(), run.taken + 1);
                 effects.push(Effect::RunCheck { check, wave, number, at: run.next_at });
             }
         }
-        effects.extend(self.wake_at().map(Effect::WakeAt));
         effects
     }
 
@@ -406,14 +424,7 @@ impl Rollout {
 
     /// Returns the next deadline.
     pub fn wake_at(&self) -> Option<UnixMicros> {
-        let members =
-            self.members.values().filter_map(|member| match (member.away, member.state) {
-                (Some(until), state) if state.is_under_way() || self.bakes(member) => Some(until),
-                (None, NodeState::Started { until } | NodeState::Returning { until }) => {
-                    Some(until)
-                }
-                _ => None,
-            });
+        let member = self.members.next_deadline(self.baking()).map(|(until, _)| *until);
         let bake = match self.at() {
             Some(At::Settled { bake_until, .. }) => Some(*bake_until),
             _ => None,
@@ -422,16 +433,15 @@ impl Rollout {
             Phase::Stopping { until, .. } => Some(until),
             _ => None,
         };
-        members.chain(bake).chain(stop).chain(self.stands_still_at).min()
+        [member, bake, stop, self.stands_still_at].into_iter().flatten().min()
     }
 
-    /// Says whether a member is healthy in a wave that is not behind.
-    pub(super) fn bakes(&self, member: &Member) -> bool {
-        let current = match &self.phase {
-            Phase::Forward(At::Open(wave) | At::Settled { wave, .. }) => number(*wave),
-            _ => return false,
-        };
-        member.state == NodeState::Healthy && member.wave == current
+    /// Returns the number of the wave that is not behind: its nodes are waited for even when they are healthy.
+    pub(super) fn baking(&self) -> Option<u16> {
+        match self.phase {
+            Phase::Forward(At::Open(wave) | At::Settled { wave, .. }) => Some(number(wave)),
+            _ => None,
+        }
     }
 }
 

@@ -7,9 +7,11 @@
 use std::collections::BTreeMap;
 
 use super::event::RolloutEvent;
+use super::input::{Input, Rejection};
 use super::state::Rollout;
 use super::view::Record;
-use crate::domain::id::NodeId;
+use crate::domain::id::{EventId, NodeId};
+use crate::domain::time::UnixMicros;
 
 /// One rollout, folded from several logs.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +69,29 @@ impl Story {
         if !goes_on || !self.go_on(record) {
             self.fold_anew();
         }
+    }
+
+    /// Lets the rollout take in an input: each fact that follows is written down by `write`, which names it, and is in
+    /// force before the next one is decided. Says how many there were; none where there is no state. What cannot be
+    /// written down ends it: nothing follows from a fact that no log has.
+    ///
+    /// # Errors
+    /// See [`Rollout::follows`].
+    pub fn decide(
+        &mut self,
+        now: UnixMicros,
+        input: &Input,
+        mut write: impl FnMut(&RolloutEvent) -> Option<EventId>,
+    ) -> Result<usize, Rejection> {
+        let Some(state) = &self.state else { return Ok(0) };
+        let mut follows = state.follows(now, input)?;
+        let mut count = 0;
+        while let Some(event) = self.state.as_ref().and_then(|state| follows.next(state)) {
+            let Some(id) = write(&event) else { break };
+            self.take(Record { id, at: now, event });
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// Adds a fact behind all others; says whether it follows.

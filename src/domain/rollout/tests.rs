@@ -2,10 +2,12 @@
 
 mod complaints;
 mod failures;
+mod large;
 mod plans;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::view::Record;
 use super::*;
 use crate::domain::event::{Actor, Exit};
 use crate::domain::id::{CheckName, Digest, EpochId, EventId, Generation, IntentId, NodeId, Seq};
@@ -78,6 +80,10 @@ pub(super) struct Run {
     pub(super) facts: Vec<RolloutEvent>,
     pub(super) now: UnixMicros,
     seq: u64,
+    /// The same rollout, taken in fact by fact.
+    story: Story,
+    /// The orders that are out, changed only where a fact says that it concerns them.
+    out: BTreeMap<NodeId, (Step, u16)>,
 }
 
 impl Run {
@@ -100,22 +106,62 @@ impl Run {
         };
         let facts = Rollout::open(opening, BEGIN);
         let rollout = Rollout::replay(&facts).unwrap().unwrap();
-        Self { rollout, facts, now: BEGIN, seq: 0 }
+        let mut story = Story::default();
+        for (at, event) in facts.iter().enumerate() {
+            story.take(Record { id: id(at), at: BEGIN, event: event.clone() });
+        }
+        let (now, out) = (BEGIN, BTreeMap::new());
+        let mut run = Self { rollout, facts: Vec::new(), now, seq: 0, story, out };
+        run.note(facts);
+        run
+    }
+
+    /// Keeps facts, and brings the orders of those that they concern in line.
+    fn note(&mut self, facts: Vec<RolloutEvent>) {
+        let targets: Vec<NodeId> = self.rollout.plan().targets().cloned().collect();
+        for node in facts.iter().flat_map(|fact| match fact.concerns() {
+            Concerns::Nodes(nodes) => nodes,
+            Concerns::All => &targets,
+        }) {
+            match self.rollout.order_of(node) {
+                Some(order) => drop(self.out.insert(node.clone(), order)),
+                None => drop(self.out.remove(node)),
+            }
+        }
+        let effects = self.rollout.effects().into_iter().filter_map(|effect| match effect {
+            Effect::Order { node, step, wave } => Some((node, (step, wave))),
+            _ => None,
+        });
+        assert_eq!(
+            effects.collect::<BTreeMap<_, _>>(),
+            self.out,
+            "facts concern more than they say"
+        );
+        self.facts.extend(facts);
     }
 
     /// Takes an input and returns the types of the facts that followed.
     pub(super) fn input(&mut self, input: &Input) -> Result<Vec<&'static str>, Rejection> {
-        let events = self.rollout.decide(self.now, input)?;
+        let decided = self.rollout.decide(self.now, input);
+        let mut written = Vec::new();
+        let taken = self.story.decide(self.now, input, |event| {
+            written.push(event.clone());
+            Some(id(self.facts.len() + written.len()))
+        });
+        assert_eq!(taken, decided.as_ref().map(Vec::len).map_err(Clone::clone));
+        let events = decided?;
+        assert_eq!(written, events, "what is taken in fact by fact is not what was foreseen");
         for event in &events {
             self.rollout.evolve(event).unwrap();
         }
         let kinds = events.iter().map(|e| e.kind().strip_prefix("rollout.").unwrap()).collect();
-        self.facts.extend(events);
+        self.note(events);
         assert_eq!(
             Rollout::replay(&self.facts).unwrap().as_ref(),
             Some(&self.rollout),
             "the log is not the state"
         );
+        assert_eq!(self.story.state(), Some(&self.rollout));
         Ok(kinds)
     }
 
@@ -184,6 +230,11 @@ impl Run {
             other => panic!("not ended: {other:?}"),
         }
     }
+}
+
+/// Names the fact with this place in the log of `c1`.
+fn id(at: usize) -> EventId {
+    EventId { origin: node("c1"), epoch: EpochId(1), seq: Seq(at as u64) }
 }
 
 pub(super) fn person(name: &str) -> Actor {

@@ -305,7 +305,11 @@ fn the_largest_node_fits_the_rows_of_a_baseline_and_comes_back_whole() {
     for number in 3..600 {
         let params = BTreeMap::from([("what".to_owned(), "x".repeat(4096))]);
         let action = "cache-clear".parse().unwrap();
-        accept(number, Action::Run { service: service.clone(), action, params }, &[]);
+        accept(
+            number,
+            Action::Run { service: service.clone(), action, params, confirmed: false },
+            &[],
+        );
     }
     let parts = fold::baseline(&node);
     let (broken, restored) = restore(&parts);

@@ -87,6 +87,7 @@ fn run_clear() -> Action {
         service: web(),
         action: clear(),
         params: [("scope".to_owned(), "all".to_owned())].into(),
+        confirmed: false,
     }
 }
 

@@ -54,26 +54,37 @@ fn of_file(source: &str) -> Result<Artifact, CliError> {
     Ok(Artifact { sha256, bytes, format: format_of(source), from: vec![from] })
 }
 
-/// Puts an artifact that is a file here into the store of the fleet, so that nodes on other machines find it too.
+/// Says in the release that an artifact that is a file here is in the store of the fleet too; returns its path and place.
 ///
-/// `file:PATH` is a file that each node has. Without a store the nodes look for the file on their own machines.
-pub(super) async fn share(client: &Client, manifest: &mut Manifest, args: &Deploy, out: Out) {
-    let Some(path) = args.artifact.as_deref().filter(|source| !source.contains(':')) else {
-        return;
-    };
-    let Some(artifact) = manifest.artifact.as_mut().filter(|_| client.is_by_bus()) else { return };
+/// `file:PATH` is a file that each node has. What is said is the same whether it is planned or deployed, as the release
+/// is known by its digest.
+pub(super) fn name_store<'a>(
+    client: &Client,
+    manifest: &mut Manifest,
+    args: &'a Deploy,
+) -> Option<(&'a str, ObjectPlace)> {
+    let path = args.artifact.as_deref().filter(|source| !source.contains(':'))?;
+    let artifact = manifest.artifact.as_mut().filter(|_| client.is_by_bus())?;
     // By its name it is known again what it is, as with a file.
     let name = format!("{}{}", artifact.sha256, suffix_of(artifact.format));
+    let place = client.artifact_place(name);
+    artifact.from.push(place.to_string());
+    Some((path, place))
+}
+
+/// Puts an artifact that is a file here into the store of the fleet, so that nodes on other machines find it too. Without
+/// a store they look for the file on their own machines.
+pub(super) async fn share(client: &Client, manifest: &mut Manifest, args: &Deploy, out: Out) {
+    let Some((path, place)) = name_store(client, manifest, args) else { return };
+    let bytes = manifest.artifact.as_ref().map_or(0, |artifact| artifact.bytes);
     let put = match File::open(path) {
-        Ok(file) => client.put_artifact(&name, artifact.bytes, &mut Blocking(file)).await,
+        Ok(file) => client.put_artifact(&place, bytes, &mut Blocking(file)).await,
         Err(error) => Err(ObjectError::Io(error)),
     };
-    match put {
-        Ok(place) => artifact.from.push(place.to_string()),
-        Err(error) => out.note(&format!(
-            "the artifact is not in the store of the fleet ({error}): each node looks for it at {}",
-            artifact.from.join(", ")
-        )),
+    if let Err(error) = put {
+        out.note(&format!(
+            "the artifact is not in the store of the fleet ({error}): each node looks for the file on its own machine"
+        ));
     }
 }
 

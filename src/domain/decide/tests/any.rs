@@ -42,7 +42,12 @@ fn action(number: u8) -> Action {
         3 => Action::Restart { service },
         4 => Action::Reload { service },
         5 => Action::Signal { service, signal: 10 },
-        6 => Action::Run { service, action: "clear".parse().unwrap(), params: BTreeMap::new() },
+        6 => Action::Run {
+            service,
+            action: "clear".parse().unwrap(),
+            params: BTreeMap::new(),
+            confirmed: false,
+        },
         7 => Action::Apply { services: Vec::new() },
         _ => Action::Shutdown { leave_running: number.is_multiple_of(4) },
     }

@@ -38,7 +38,12 @@ fn signal(signal: i32) -> Action {
 fn clear(params: &[(&str, &str)]) -> Action {
     let params =
         params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Action::Run { service: service("web"), action: "clear".parse().unwrap(), params }
+    Action::Run {
+        service: service("web"),
+        action: "clear".parse().unwrap(),
+        params,
+        confirmed: false,
+    }
 }
 
 fn clearing(idempotent: bool) -> Spec {

@@ -10,57 +10,47 @@ use crate::domain::rollout::event::{
     ReturnFailed, RolloutEvent, Started, Verdict, WavePassed, WaveSettled, WaveStarted, Why,
 };
 use crate::domain::rollout::input::Failure;
+use crate::domain::rollout::members::Member;
 use crate::domain::rollout::parameters::{
     Check, HealthCheck, OnFailure, OnInconclusive, OnUnreachable, Skip,
 };
 use crate::domain::rollout::plan::WaveKind;
-use crate::domain::rollout::state::{
-    At, CheckRun, Member, NodeState, Owed, Phase, Rollout, number,
-};
+use crate::domain::rollout::state::{At, CheckRun, NodeState, Owed, Phase, Rollout, number};
 use crate::domain::time::UnixMicros;
 
 use super::VERDICT_SLACK_MS;
 
 impl Rollout {
-    /// Returns the next facts that follow without any further input; empty when there are none.
-    pub(super) fn advance(&self, now: UnixMicros) -> Vec<RolloutEvent> {
-        let paused = self.hold.is_some();
+    /// Returns the next fact that follows without any further input, if there is one.
+    pub(super) fn advance(&self, now: UnixMicros) -> Option<RolloutEvent> {
         match &self.phase {
-            Phase::Ended(_) | Phase::AwaitingApproval => Vec::new(),
-            Phase::Ready { .. } if paused => Vec::new(),
+            Phase::Ended(_) | Phase::AwaitingApproval => None,
+            Phase::Ready { .. } if self.hold.is_some() => None,
             Phase::Ready { runs_already: true } => {
-                vec![self.end(self.because(self.last()), Verdict::Succeeded, None)]
+                Some(self.end(self.because(self.last()), Verdict::Succeeded, None))
             }
             Phase::Ready { runs_already: false } => {
-                vec![RolloutEvent::Started(Started { cause: self.last() })]
+                Some(RolloutEvent::Started(Started { cause: self.last() }))
             }
             Phase::Stopping { then, until, since } => match self.overdue(now) {
-                Some(event) => vec![event],
-                None if now < *until && self.under_way().next().is_some() => Vec::new(),
-                None => vec![self.end(self.because(Why::Fact(*since)), *then, None)],
+                Some(event) => Some(event),
+                None if now < *until && self.members.tally().under_way > 0 => None,
+                None => Some(self.end(self.because(Why::Fact(*since)), *then, None)),
             },
             Phase::Forward(at) => self
                 .owed(now)
                 .or_else(|| self.overdue(now))
                 .or_else(|| self.breach(now))
-                .or_else(|| self.go_on(now, at))
-                .into_iter()
-                .collect(),
-            Phase::Back { at, then, since, .. } => self
-                .overdue(now)
-                .or_else(|| self.go_back(now, at, *then, *since))
-                .into_iter()
-                .collect(),
+                .or_else(|| self.go_on(now, at)),
+            Phase::Back { at, then, since, .. } => {
+                self.overdue(now).or_else(|| self.go_back(now, at, *then, *since))
+            }
         }
     }
 
     /// Names the cause of what nobody commanded.
     fn because(&self, cause: Why) -> Turn<'static> {
         Turn { cause, by: None, origin: None }
-    }
-
-    fn under_way(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
-        self.members.iter().filter(|(_, member)| member.state.is_under_way())
     }
 
     /// Returns what follows a fact that was written before its consequence.
@@ -82,21 +72,19 @@ impl Rollout {
 
     /// Returns what follows the first deadline of a node that passed.
     fn overdue(&self, now: UnixMicros) -> Option<RolloutEvent> {
-        self.members.iter().find_map(|(node, member)| {
-            let awaited = member.state.is_under_way() || self.bakes(member);
-            match (member.away, member.state) {
-                (Some(until), _) if awaited && now >= until => Some(self.lost(node, member)),
-                (None, NodeState::Started { until }) if now >= until => {
-                    let failure = Failure::of("deadline");
-                    Some(self.fails(Why::Time, node, member, failure))
-                }
-                (None, NodeState::Returning { until }) if now >= until => {
-                    let (cause, node) = (Why::Time, node.clone());
-                    let failure = Failure::of("deadline");
-                    Some(RolloutEvent::ReturnFailed(ReturnFailed { cause, node, failure }))
-                }
-                _ => None,
+        let (until, node) = self.members.next_deadline(self.baking())?;
+        if now < *until {
+            return None;
+        }
+        let member = self.members.get(node).expect("a deadline is that of a target");
+        Some(match (member.away, member.state) {
+            (Some(_), _) => self.lost(node, member),
+            (None, NodeState::Returning { .. }) => {
+                let (cause, node) = (Why::Time, node.clone());
+                let failure = Failure::of("deadline");
+                RolloutEvent::ReturnFailed(ReturnFailed { cause, node, failure })
             }
+            (None, _) => self.fails(Why::Time, node, member, Failure::of("deadline")),
         })
     }
 
@@ -121,21 +109,16 @@ impl Rollout {
     /// Says what went wrong more often than it may, if it was not told yet.
     fn breach(&self, now: UnixMicros) -> Option<RolloutEvent> {
         let parameters = &self.plan.parameters;
-        let targets = self.plan.size();
-        let named = |test: fn(&NodeState) -> bool| -> Vec<NodeId> {
-            let found = self.members.iter().filter(|(_, member)| test(&member.state));
-            found.map(|(node, _)| node.clone()).collect()
-        };
-        let failed = named(|state| matches!(state, NodeState::Failed { counted: true, .. }));
-        let unreachable = named(|state| matches!(state, NodeState::Lost { counted: true }));
+        let targets = self.members.len();
+        let tally = self.members.tally();
         let may_fail = parameters.max_failures.of(targets);
         let may_be_away = parameters.max_unreachable.of(targets);
         let stands_still = self.stands_still_at.is_some_and(|at| now >= at);
         let (breach, allowed, key) = if self.canary_is_broken() && !self.forgiven.canary {
             (Breach::Canary, 0, "canary")
-        } else if failed.len() > may_fail.max(self.forgiven.failed) {
+        } else if tally.failed_counted > may_fail.max(self.forgiven.failed) {
             (Breach::Failures, may_fail, "max_failures")
-        } else if unreachable.len() > may_be_away.max(self.forgiven.unreachable) {
+        } else if tally.lost_counted > may_be_away.max(self.forgiven.unreachable) {
             (Breach::Unreachable, may_be_away, "max_unreachable")
         } else if let Some(name) = self.failed_check() {
             (Breach::Check(name), 0, "check")
@@ -147,16 +130,20 @@ impl Rollout {
         let cause = if breach == Breach::Progress { Why::Time } else { self.last() };
         // One failed canary exceeds the default budget too; that is what people set and look for.
         let (breach, allowed, key) = match breach {
-            Breach::Canary if failed.len() > may_fail => {
+            Breach::Canary if tally.failed_counted > may_fail => {
                 (Breach::Failures, may_fail, "max_failures")
             }
             other => (other, allowed, key),
         };
+        let named = |test: fn(&NodeState) -> bool| -> Vec<NodeId> {
+            let found = self.members.iter().filter(|(_, member)| test(&member.state));
+            found.map(|(node, _)| node.clone()).collect()
+        };
         Some(RolloutEvent::BudgetExceeded(BudgetExceeded {
             cause,
             breach,
-            failed,
-            unreachable,
+            failed: named(|state| matches!(state, NodeState::Failed { counted: true, .. })),
+            unreachable: named(|state| matches!(state, NodeState::Lost { counted: true })),
             allowed: u32::try_from(allowed).unwrap_or(u32::MAX),
             origin: self.origin(key),
         }))
@@ -167,14 +154,9 @@ impl Rollout {
         let Phase::Forward(At::Open(wave) | At::Settled { wave, .. }) = self.phase else {
             return false;
         };
-        let is_broken = |node: &NodeId| {
-            self.members.get(node).is_some_and(|member| {
-                matches!(member.state, NodeState::Failed { .. } | NodeState::Lost { .. })
-            })
-        };
-        self.waves
-            .get(wave)
-            .is_some_and(|wave| wave.kind == WaveKind::Canary && wave.nodes.iter().any(is_broken))
+        let is_canary = self.waves.get(wave).is_some_and(|wave| wave.kind == WaveKind::Canary);
+        let tally = self.members.tally_of((Step::Apply, number(wave)));
+        is_canary && tally.failed + tally.lost > 0
     }
 
     fn failed_check(&self) -> Option<CheckName> {
@@ -228,7 +210,7 @@ impl Rollout {
                     until: now.plus_ms(self.plan.parameters.progress_deadline_ms),
                 })),
                 // Nodes that were lost and came back late reach their verdict first.
-                None if self.under_way().next().is_some() => None,
+                None if self.members.tally().under_way > 0 => None,
                 None => Some(self.end(self.because(self.last()), self.outcome(), None)),
             },
             At::Open(wave) => self.settled(now, *wave, self.plan.parameters.bake_ms, true),
@@ -255,14 +237,10 @@ impl Rollout {
 
     /// Returns how a rollout ends that went through all its waves.
     fn outcome(&self) -> Verdict {
-        let count = |test: fn(NodeState) -> bool| {
-            self.members.values().filter(|member| test(member.state)).count()
-        };
-        let failed = count(|state| matches!(state, NodeState::Failed { .. }));
-        let healthy = count(|state| state == NodeState::Healthy);
-        let may_fail = self.plan.parameters.max_failures.of(self.plan.size());
+        let tally = self.members.tally();
+        let may_fail = self.plan.parameters.max_failures.of(self.members.len());
         // Failures that do not count in the budget still leave the fleet mixed; and silence is no success.
-        match healthy > 0 && failed <= may_fail {
+        match tally.healthy > 0 && tally.failed <= may_fail {
             true => Verdict::Succeeded,
             false => Verdict::Stopped,
         }
@@ -275,10 +253,8 @@ impl Rollout {
         bake_ms: u64,
         checks: bool,
     ) -> Option<RolloutEvent> {
-        let open = |node: &NodeId| {
-            self.members.get(node).is_some_and(|member| member.state.is_under_way())
-        };
-        if self.nodes_of(wave).iter().any(open) {
+        let way = if matches!(self.phase, Phase::Back { .. }) { Step::Return } else { Step::Apply };
+        if self.members.tally_of((way, number(wave))).under_way > 0 {
             return None;
         }
         let emergency = self.waves.first().is_some_and(|wave| wave.kind == WaveKind::Emergency);

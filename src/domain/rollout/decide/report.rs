@@ -7,8 +7,9 @@ use crate::domain::rollout::event::{
     RolloutEvent, Why,
 };
 use crate::domain::rollout::input::{Failure, NodeReport};
+use crate::domain::rollout::members::Member;
 use crate::domain::rollout::parameters::OnUnreachable;
-use crate::domain::rollout::state::{Member, NodeState, Phase, Rollout};
+use crate::domain::rollout::state::{NodeState, Phase, Rollout};
 use crate::domain::time::UnixMicros;
 
 /// Which step of this rollout a report is about.

@@ -23,16 +23,18 @@ impl RolloutView {
         records: impl IntoIterator<Item = &'a Record>,
     ) -> Result<Option<Self>, IllegalEvent> {
         let records: Vec<&Record> = records.into_iter().collect();
-        let Some(rollout) = Rollout::replay(records.iter().map(|record| &record.event))? else {
-            return Ok(None);
-        };
-        let [first, ..] = records.as_slice() else { return Ok(None) };
-        let RolloutEvent::Planned(planned) = &first.event else { return Ok(None) };
+        let rollout = Rollout::replay(records.iter().map(|record| &record.event))?;
+        Ok(rollout.and_then(|rollout| Self::at(&rollout, &records)))
+    }
+
+    /// Makes the view from a state and the events that it is the fold of. `None` when there are none.
+    pub fn at(rollout: &Rollout, records: &[&Record]) -> Option<Self> {
+        let RolloutEvent::Planned(planned) = &records.first()?.event else { return None };
         let mut fold = Fold::new(planned);
-        for record in &records {
+        for record in records {
             fold.take(record);
         }
-        Ok(Some(fold.view(&rollout, planned, &records)))
+        Some(fold.view(rollout, planned, records))
     }
 }
 
