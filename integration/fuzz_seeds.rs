@@ -1,8 +1,11 @@
 //! The fuzzers' targets over their seeds and over mutations of them, so that every run of the tests covers them.
 //!
 //! `SMGR_MUTATIONS` sets how many mutations of each target are tried; the generator's start is fixed, so a failure
-//! comes again. `UPDATE_GOLDEN=1` writes the seeds of frames, notes and proofs anew; those of envelopes, payloads
-//! and bodies are written by the golden vectors of `wire`, those of segments by `golden`.
+//! comes again, and `SMGR_TARGET` which of them. `UPDATE_GOLDEN=1` writes the seeds of frames, notes, proofs and of all that
+//! comes from outside anew; those of envelopes, payloads and bodies are written by the golden vectors of `wire`, those of
+//! segments by `golden`.
+
+mod outside;
 
 #[expect(unreachable_pub, reason = "the targets are a library of their own for the fuzzer")]
 #[path = "../fuzz/src/lib.rs"]
@@ -32,8 +35,8 @@ use smgr::wire::note::{Checkpoint, Ed25519Signer, Note, NoteSigner as _, TlogPro
 /// How many mutations of a target are tried when nobody says otherwise.
 const MUTATIONS: u64 = 2_000;
 
-/// A segment has to be written to a file each time.
-const SLOW: &[&str] = &["segment", "spec"];
+/// Files have to be written each time, or a connection made.
+const SLOW: &[&str] = &["segment", "spec", "archive", "http"];
 
 fn seeds_of(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target)
@@ -45,7 +48,9 @@ fn every_target_survives_its_seeds_and_their_mutations() {
         write_seeds();
     }
     let mutations = std::env::var("SMGR_MUTATIONS").ok().and_then(|text| text.parse().ok());
-    for (name, target) in targets::TARGETS {
+    let only = std::env::var("SMGR_TARGET").ok();
+    let all = targets::TARGETS.iter();
+    for (name, target) in all.filter(|(name, _)| only.as_ref().is_none_or(|only| only == name)) {
         let mut paths: Vec<_> = fs::read_dir(seeds_of(name))
             .unwrap_or_else(|why| panic!("{name} has no seeds: {why}"))
             .map(|entry| entry.unwrap().path())
@@ -121,6 +126,7 @@ fn mutate(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
 }
 
 fn write_seeds() {
+    outside::write_seeds();
     for (kind, name, bytes) in frames() {
         put("frame", name, &[&[kind], bytes.as_slice()].concat());
     }

@@ -284,7 +284,10 @@ fn a_log_of_the_first_version_opens_verifies_and_folds_to_its_state() {
 
     let mut ring = Keyring::default();
     let name = "n1".parse().unwrap();
-    ring.insert(signer().public(), Holder { name, class: KeyClass::Node, grants: Vec::new() });
+    ring.insert(
+        signer().public(),
+        Holder { name, class: KeyClass::Node, grants: Vec::new(), until: None },
+    );
     let judge = |_, row: &[u8]| {
         let sealed = envelope::read(row, ENVELOPE_BYTES_MAX).map_err(|why| why.to_string())?;
         sealed.open(&ring).map(drop).map_err(|why| why.to_string())

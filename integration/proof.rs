@@ -66,6 +66,7 @@ impl Archive {
             name: "n1".parse().unwrap(),
             class: KeyClass::Node,
             grants: vec![],
+            until: None,
         };
         let trust = Trust {
             v: PAYLOAD_VERSION,

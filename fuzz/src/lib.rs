@@ -1,12 +1,18 @@
 //! What is fuzzed: every place where bytes of others become values.
 //!
 //! Each target takes any bytes and must neither panic nor hang, and what it accepts must hold what the type says.
-//! `integration/fuzz_seeds.rs` runs the same functions over `fuzz/seeds` and mutations of them.
+//! `integration/fuzz_seeds.rs` runs the same functions over `fuzz/seeds` and mutations of them, and shows that what they
+//! look for they find.
+
+pub mod archive;
+pub mod http;
+pub mod selector;
 
 use std::ops::ControlFlow;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use smgr::agent::release::archive::unpack;
 use smgr::config::{self, Input, Options, Part};
 use smgr::domain::event::Event;
 use smgr::domain::id::Seq;
@@ -37,6 +43,9 @@ pub const TARGETS: &[Target] = &[
     ("note", note),
     ("proof", proof),
     ("segment", segment),
+    ("selector", selector),
+    ("archive", archive),
+    ("http", http),
 ];
 
 /// An envelope as it comes from the bus, and as a row of a log.
@@ -133,6 +142,24 @@ pub fn segment(data: &[u8]) {
     std::fs::write(epoch.join("00000000000000000001.redb"), data).expect("the disk has room");
     // Any answer is right that comes back.
     let _report = store::verify(dir.path(), &[], &[], |_, _| Ok(()));
+}
+
+/// An expression that selects nodes.
+pub fn selector(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    selector::holds(&text, str::parse);
+}
+
+/// The archive of a release: as it is, and with the sums of its headers mended, without which few changes would be seen.
+pub fn archive(data: &[u8]) {
+    for archive in [data, &archive::mended(data)] {
+        archive::holds(archive, |archive, into, limits| unpack(archive, into, limits));
+    }
+}
+
+/// A request to a controller: raw bytes to the socket on which it serves. `TOKEN` in them is a token that lets in.
+pub fn http(data: &[u8]) {
+    http::Face::get().holds(data);
 }
 
 fn survives<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(bytes: &[u8]) {

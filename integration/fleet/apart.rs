@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::Fleet;
 use super::judge::{Evidence, judge};
+use super::leaders::leader;
 use super::machines::{enrol, nodes};
 use crate::handover::Load;
 use crate::releases::archive;
@@ -113,6 +114,15 @@ impl Apart {
         }
     }
 
+    /// Waits until the last rollout says why it went as it went: the lines of the node are asked for when it is shown.
+    fn is_told(&self, words: &[&str]) {
+        let last = self.last();
+        wait_until("the rollout says why", || {
+            let why = self.fleet.machine.exits(0, &["rollout", "show", &last]);
+            words.iter().all(|word| why.contains(word))
+        });
+    }
+
     /// Returns the name of the rollout that was asked for last.
     fn last(&self) -> String {
         eventually("a controller answers", || {
@@ -139,7 +149,16 @@ impl Apart {
                 }
             }
         }
-        panic!("a rollout does not end:\n{last}");
+        let events = self.fleet.machine.smgr(&["events", "--fleet"]).stdout;
+        let events = String::from_utf8_lossy(&events).into_owned();
+        let about = |line: &&str| line.contains("  lead") || line.contains(" r-");
+        let last_of = |lines: Vec<&str>| lines[lines.len().saturating_sub(60)..].join("\n");
+        let events = last_of(events.lines().filter(about).collect());
+        let said = ["controller-c1", "controller-c2"].map(|service| {
+            let said = self.fleet.machine.smgr(&["logs", service, "--node", "n1"]).stdout;
+            last_of(String::from_utf8_lossy(&said).lines().collect())
+        });
+        panic!("a rollout does not end:\n{last}\n{events}\n{}", said.join("\n\n"));
     }
 
     fn pid_if_any(&self, service: &str) -> Option<u32> {
@@ -157,6 +176,19 @@ impl Apart {
             drop(fs::remove_dir_all(entry.path()));
         }
         self.fleet.machine.smgr(&["start", "nats"]);
+    }
+
+    /// Two controllers that lead at once: one is stuck for longer than its lease while its orders are out, the lease itself
+    /// is lost with the bus, so that it is counted from 1 again, and then the one goes on beside the other.
+    fn two_lead(&self) {
+        let (first, term) = eventually("one leads", || leader(&self.fleet));
+        let stuck = self.fleet.pid(&format!("controller-{first}"));
+        signal(stuck, Signal::STOP);
+        self.wipe_the_bus();
+        eventually("the other one leads", || {
+            leader(&self.fleet).filter(|(name, now)| *name != first && *now > term)
+        });
+        signal(stuck, Signal::CONT);
     }
 
     /// Does one thing that nobody wants, chosen by a number.
@@ -263,12 +295,10 @@ mod heavy {
         // A bad program and a bad configuration go no further than the canary, and why is told.
         let said = apart.deploys(10, "3.0", "echo no such table >&2; exit 3", &[]);
         assert!(said.contains("rolled_back"), "{said}");
-        let why = apart.fleet.machine.exits(0, &["rollout", "show", &apart.last()]);
-        assert!(why.contains("no such table") && why.contains('3'), "{why}");
+        apart.is_told(&["no such table", "3"]);
         let flag = "exec=[\"${release}/bin/web\", \"--no-such-flag\"]";
         apart.deploys(10, "3.1", &serves("3.1"), &["--set", flag]);
-        let why = apart.fleet.machine.exits(0, &["rollout", "show", &apart.last()]);
-        assert!(why.contains("no-such-flag"), "{why}");
+        apart.is_told(&["no-such-flag"]);
         apart.all_run("2.0");
 
         // Two machines cannot be reached for a while in the middle of it.
@@ -290,6 +320,13 @@ mod heavy {
         apart.wipe_the_bus();
         apart.fleet.machine.exits(0, &["rollout", "watch", &rollout]);
         apart.all_run("5.0");
+
+        // Two controllers lead while one is.
+        apart.deploys(0, "5.1", &serves("5.1"), &rest);
+        let rollout = apart.last();
+        apart.two_lead();
+        apart.fleet.machine.exits(0, &["rollout", "watch", &rollout]);
+        apart.all_run("5.1");
 
         chaos(&apart);
 

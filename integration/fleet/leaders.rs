@@ -31,7 +31,7 @@ pub(super) fn fleet_of_two_controllers() -> Fleet {
 }
 
 /// Returns who leads, by the word of the first controller that answers, and in which term.
-fn leader(fleet: &Fleet) -> Option<(String, u64)> {
+pub(super) fn leader(fleet: &Fleet) -> Option<(String, u64)> {
     let ran = fleet.machine.smgr(&["status", "-o", "json"]);
     let status: serde_json::Value = serde_json::from_slice(&ran.stdout).ok()?;
     let leads = &status["controllers"];
@@ -94,4 +94,38 @@ fn a_controller_that_is_killed_comes_back_and_no_term_is_led_twice() {
     terms.dedup();
     assert_eq!(terms.len(), count, "{events}");
     assert!(count >= 4, "{events}");
+}
+
+#[test]
+fn a_rollout_that_a_leader_hears_of_only_later_is_led_to_its_end() {
+    let fleet = fleet_of_two_controllers();
+    let (first, term) = eventually("one leads", || leader(&fleet));
+    let other = if first == "c1" { "c2" } else { "c1" };
+    let service = format!("controller-{other}");
+    fleet.machine.exits(0, &["stop", &service, "--node", "n1"]);
+    let spec = fleet.machine.folder().join("web.toml");
+    let text = "user = \"root\"\nexec = [\"sleep\", \"1000\"]\n[rollout]\nmin_healthy_time = \"100ms\"\nbake_time = \"5s\"\n";
+    fs::write(&spec, text).unwrap();
+    let spec = spec.display().to_string();
+    let line = ["deploy", "web", "-f", &spec, "--release-version", "1", "--select", "*"];
+    fleet.machine.exits(0, &[&line[..], &["--detach"]].concat());
+    // All that it took in: it knows of no rollout, and cannot ask whoever does.
+    fs::remove_dir_all(fleet.folder(other).join("arrivals")).unwrap();
+    let stuck = fleet.pid(&format!("controller-{first}"));
+    signal(stuck, Signal::STOP);
+    fleet.machine.exits(0, &["start", &service, "--node", "n1"]);
+    eventually("the other leads", || {
+        leader(&fleet).filter(|(name, now)| name == other && *now > term)
+    });
+    signal(stuck, Signal::CONT);
+    let state = || {
+        let ran = fleet.machine.smgr(&["rollout", "list", "-o", "json"]);
+        let list: serde_json::Value = serde_json::from_slice(&ran.stdout).ok()?;
+        list["rollouts"][0]["state"].as_str().map(str::to_owned)
+    };
+    wait_until("the rollout ends well", || state().is_some_and(|state| state == "succeeded"));
+    // Whoever led it to its end still says so in its next life, with nobody else to ask.
+    fleet.machine.exits(0, &["stop", &format!("controller-{first}"), "--node", "n1"]);
+    kill_9(fleet.pid(&service));
+    assert_eq!(eventually("it answers again", state), "succeeded");
 }

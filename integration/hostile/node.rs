@@ -280,12 +280,14 @@ fn trust_also(folder: &StateFolder, job: &Signer, former: &Signer) {
             services: Names::Only(vec!["other".parse().unwrap()]),
             nodes: Names::All,
         }],
+        until: None,
     });
     trust.keys.push(TrustedKey {
         key: Digest(former.public().to_bytes()),
         name: "former".parse().unwrap(),
         class: KeyClass::Human,
         grants: trust.keys[0].grants.clone(),
+        until: None,
     });
     trust.revoked.push(former.kid());
     let root = load_key(&KeyName::Root.path(folder)).unwrap();

@@ -88,7 +88,9 @@ impl Agent {
             Act::Stage { service, generation, release, .. } => {
                 self.stage(service, generation, release);
             }
-            Act::ProveRelease { service, generation, pid } => self.prove(service, generation, pid),
+            Act::ProveRelease { service, generation, since, pid } => {
+                self.prove(service, generation, since, pid);
+            }
             Act::PruneReleases { service } => self.prune_releases(&service),
             Act::Answer { intent, reply } => self.promise_answer(intent, reply),
             Act::StopAgent { leave_running } => self.stop_agent(leave_running),

@@ -31,7 +31,7 @@ mod probe;
 mod probes;
 mod queries;
 mod ready;
-pub(crate) mod release;
+pub mod release;
 mod renewal;
 mod services;
 pub mod setup;

@@ -2,7 +2,7 @@
 //!
 //! The core decides; here is what it asks for. Files come and are looked at on threads of their own.
 
-mod archive;
+pub mod archive;
 mod fetch;
 mod place;
 mod tree;
@@ -27,6 +27,7 @@ use crate::domain::node::Node;
 use crate::domain::release::{ReleaseId, Step};
 use crate::domain::spec::Spec;
 use crate::domain::text;
+use crate::domain::time::UnixMicros;
 use crate::ipc::uplink::Ticket;
 use crate::wire::status::BusState;
 
@@ -51,8 +52,8 @@ struct Found {
 /// What the agent has under way for releases.
 #[derive(Debug, Default)]
 pub(super) struct Staging {
-    /// Whose program is being read.
-    proving: BTreeSet<ServiceId>,
+    /// Whose program is being read, and since when it had been well.
+    proving: BTreeSet<(ServiceId, UnixMicros)>,
     /// Whoever waits for the reason why a download came to nothing.
     downloads: BTreeMap<Ticket, mpsc::Sender<String>>,
 }
@@ -137,17 +138,29 @@ impl Agent {
     }
 
     /// Reads what the first process of a release runs, on a thread of its own.
-    pub(super) fn prove(&mut self, service: ServiceId, generation: Generation, pid: Option<u32>) {
-        if !self.staging.proving.insert(service.clone()) {
+    pub(super) fn prove(
+        &mut self,
+        service: ServiceId,
+        generation: Generation,
+        since: UnixMicros,
+        pid: Option<u32>,
+    ) {
+        if !self.staging.proving.insert((service.clone(), since)) {
             return;
         }
         let waker = self.waker.clone();
-        let read = move || {
-            let running = pid.and_then(|pid| running(pid).ok());
-            drop(waker.blocking_send(Wake::Proved { service, generation, running }));
+        let read = {
+            let service = service.clone();
+            move || {
+                let running = pid.and_then(|pid| running(pid).ok());
+                drop(waker.blocking_send(Wake::Proved { service, generation, since, running }));
+            }
         };
         if let Err(why) = std::thread::Builder::new().name("smgr-proof".to_owned()).spawn(read) {
             error!(%why, "no thread can be started to read a program");
+            // What it runs is not known, and nobody asks again.
+            self.staging.proving.remove(&(service.clone(), since));
+            self.inbox.push_back(Input::Proved { service, generation, since, running: None });
         }
     }
 
@@ -155,10 +168,11 @@ impl Agent {
         &mut self,
         service: ServiceId,
         generation: Generation,
+        since: UnixMicros,
         running: Option<Digest>,
     ) {
-        self.staging.proving.remove(&service);
-        self.decide(Input::Proved { service, generation, running });
+        self.staging.proving.remove(&(service.clone(), since));
+        self.decide(Input::Proved { service, generation, since, running });
     }
 
     /// Removes the files that nothing can return to.

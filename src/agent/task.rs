@@ -325,8 +325,8 @@ impl Agent {
             Wake::Ranged(page) => self.ranged(page),
             Wake::Download(download) => self.download(download),
             Wake::Staged(files) => self.files_came(files),
-            Wake::Proved { service, generation, running } => {
-                self.proved(service, generation, running);
+            Wake::Proved { service, generation, since, running } => {
+                self.proved(service, generation, since, running);
             }
             Wake::Expired(expired) => self.retire(expired),
             Wake::Terminate => {

@@ -11,6 +11,7 @@ use super::outlet::Outlet;
 use super::signs::Sign;
 use crate::domain::health::Answer;
 use crate::domain::id::{CheckName, Digest, Generation, InstanceId, RunId, ServiceId};
+use crate::domain::time::UnixMicros;
 use crate::ipc::hello::Hello;
 use crate::ipc::keeper::{FromKeeper, Isolation, Trees};
 use crate::ipc::local::RequestId;
@@ -59,7 +60,12 @@ pub(super) enum Wake {
     /// The files of a release are here, or are not to be had.
     Staged(super::release::Files),
     /// What a service runs was read.
-    Proved { service: ServiceId, generation: Generation, running: Option<Digest> },
+    Proved {
+        service: ServiceId,
+        generation: Generation,
+        since: UnixMicros,
+        running: Option<Digest>,
+    },
     /// Segments of the log that may be dropped.
     Expired(Vec<Expired>),
     /// The process was asked to end.

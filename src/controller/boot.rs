@@ -128,6 +128,8 @@ async fn serve(
         }
     })?;
 
+    rollouts.all_kept();
+
     let connection = Connection::keep(&bus_options(&setup)?).await?;
     links::listen(&connection, names, &trusted, &waker).await?;
     let boot = clock::boot_id()?;

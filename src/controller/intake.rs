@@ -309,6 +309,11 @@ impl Controller {
         self.record(now, Event::LogForked(LogForked { origin, epoch, seq, why }));
     }
 
+    /// Says whether more of a log is being fetched, or is about to be.
+    pub(super) fn is_on_its_way(&self, origin: &NodeId) -> bool {
+        self.lines.get(origin).is_some_and(|line| line.busy)
+    }
+
     pub(super) fn count_dropped(&mut self, why: Dropped) {
         match why {
             Dropped::Unsigned => self.intake.unsigned += 1,

@@ -21,8 +21,8 @@ use crate::domain::id::{Digest, EpochId, EventId, IntentId, NodeId, Seq, Service
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::rollout::view::Record;
 use crate::domain::rollout::{
-    Concerns, Input, NodeReport, Rejection, ReleaseId, Rollout, RolloutEvent, RolloutFact, Story,
-    Wished,
+    Command, Concerns, Input, NodeReport, Rejection, ReleaseId, Rollout, RolloutEvent, RolloutFact,
+    Story, Wished,
 };
 use crate::domain::selector::Selector;
 use crate::domain::time::{Now, UnixMicros};
@@ -221,6 +221,14 @@ impl Rollouts {
         driven.look();
     }
 
+    /// Takes in that every fact is on the disk, since all of them were read from there: in which order the logs were does not
+    /// count.
+    pub(super) fn all_kept(&mut self) {
+        for driven in self.all.values_mut() {
+            driven.keep(driven.story.records().len());
+        }
+    }
+
     /// Returns the rollouts that have not ended.
     pub(super) fn open(&self) -> Vec<IntentId> {
         let open = self.all.iter().filter(|(_, driven)| driven.is_open());
@@ -368,15 +376,42 @@ impl Controller {
         self.orders.begin_anew();
         self.placements.begin_anew();
         for intent in self.rollouts.open() {
-            let controller = self.setup.controller.clone();
-            let lead = Input::TakenOver { controller, term, grace_ms: GRACE_MS };
-            self.drive_on(now, intent, &lead);
-            self.tell_again(now, intent);
+            self.take_over(now, term, intent);
         }
         for intent in self.rollouts.all.keys().copied().collect::<Vec<_>>() {
             self.look_at_orders(intent);
         }
         self.send_orders(now);
+    }
+
+    fn take_over(&mut self, now: Now, term: u64, intent: IntentId) {
+        let controller = self.setup.controller.clone();
+        let lead = Input::TakenOver { controller, term, grace_ms: GRACE_MS };
+        self.drive_on(now, intent, &lead);
+        self.tell_again(now, intent);
+    }
+
+    /// Goes on with rollouts of earlier leaders that were not known when this one began: whoever led before may have been
+    /// out of reach then, or have begun one before it heard that it leads no more.
+    pub(super) fn lead_late(&mut self, now: Now) {
+        let Some(term) = self.leads() else { return };
+        for intent in self.rollouts.open() {
+            let state = self.rollouts.all.get(&intent).and_then(|driven| driven.story.state());
+            let Some(state) = state else { continue };
+            let (leader, of) = state.leader();
+            // While more of its log is on its way it may say that the rollout is over.
+            if of >= term || self.is_on_its_way(leader) {
+                continue;
+            }
+            let newest = self.rollouts.of_service(&state.plan().service).into_iter().next();
+            let newest = newest.map(|(newest, _)| newest).filter(|newest| *newest != intent);
+            info!(rollout = %intent, %leader, term = of, "goes on with what another began");
+            self.take_over(now, term, intent);
+            if let Some(with) = newest {
+                let command = Command::Supersede { with };
+                self.drive_on(now, intent, &Input::Command { intent: with, by: None, command });
+            }
+        }
     }
 
     /// Lets a rollout take in all that its nodes said of it, and which of them are there: nobody may have listened, or

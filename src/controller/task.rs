@@ -188,6 +188,7 @@ impl Controller {
             }
         }
         self.look_at_configured(now);
+        self.lead_late(now);
         self.tick_rollouts(now);
         self.converge(now);
         self.look_at_checks(now);

@@ -67,7 +67,8 @@ struct Turn<'a> {
     reconciling: bool,
     /// Whether that agent has just begun, without a timer.
     agent_is_new: bool,
-    /// The deadline of a release that has passed. A timer counts whole milliseconds, so the clock may not be there yet.
+    /// The deadline of a release that has passed, which its timer says: the clock of the wall may be set meanwhile, by
+    /// decades where a machine has no other.
     passed: UnixMicros,
     /// Whether the node was told to end by this input, or knows the keeper only since it.
     may_end: bool,
@@ -127,8 +128,8 @@ impl<'a> Turn<'a> {
             Input::Staged { service, generation, staged } => {
                 self.staged(&service, generation, staged);
             }
-            Input::Proved { service, generation, running } => {
-                self.proved(&service, generation, running);
+            Input::Proved { service, generation, since, running } => {
+                self.proved(&service, generation, since, running);
             }
             Input::Reconcile(kept) => self.reconcile(kept),
             Input::Shutdown { leave_running } => self.shut_down(leave_running, None, None),
@@ -526,6 +527,16 @@ impl<'a> Turn<'a> {
             // Nobody heard it while a part was away, and a pipe that nobody reads may have held it up: its time to
             // become ready begins anew.
             after_ms = self.spec(&id.service).map_or(after_ms, |spec| spec.ready.timeout.0);
+        }
+        if let Timer::Release(service) = &timer
+            && self.reconciling
+            && let Some(trying) = self.trial(service).and_then(|trial| trial.trying.as_ref())
+        {
+            // So does a trial: the machine may have been off for weeks, and its clock may be another one.
+            after_ms = match trying.held_since {
+                Some(_) => trying.min_healthy_ms,
+                None => trying.healthy_by.ms_since(trying.since),
+            };
         }
         Act::SetTimer { timer, at, after_ms }
     }

@@ -151,6 +151,8 @@ pub enum Act {
         service: ServiceId,
         /// The number of the step; it comes back with the answer.
         generation: Generation,
+        /// Since when it has been well, which comes back as well.
+        since: UnixMicros,
         /// The main process of its first instance, when it has one.
         pid: Option<u32>,
     },

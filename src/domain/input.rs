@@ -334,6 +334,8 @@ pub enum Input {
         service: ServiceId,
         /// The number of the step.
         generation: Generation,
+        /// Since when it had been well, as [`crate::domain::effect::Act::ProveRelease`] named it.
+        since: UnixMicros,
         /// SHA-256 of its program, if that could be read.
         running: Option<Digest>,
     },

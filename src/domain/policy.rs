@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::id::{NodeId, Principal, ServiceId};
 use super::intent::{ActorKind, Verb};
+use super::time::UnixMicros;
 
 /// What kind of key it is; the class decides which kinds of envelope it may sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -143,6 +144,8 @@ pub struct Holder {
     pub class: KeyClass,
     /// What it may do.
     pub grants: Vec<Grant>,
+    /// Until when it may sign; for ever where nothing stands here.
+    pub until: Option<UnixMicros>,
 }
 
 #[cfg(test)]

@@ -36,10 +36,10 @@ pub(super) fn serve(node: &Node, act: &Act) -> Vec<Input> {
             let intent = *intent;
             vec![Input::ActionStarted { intent }, Input::ActionEnded { intent, end }]
         }
-        Act::ProveRelease { service, generation, .. } => {
+        Act::ProveRelease { service, generation, since, .. } => {
             // There is no program to read.
-            let (service, generation) = (service.clone(), *generation);
-            vec![Input::Proved { service, generation, running: None }]
+            let (service, generation, since) = (service.clone(), *generation, *since);
+            vec![Input::Proved { service, generation, since, running: None }]
         }
         Act::Spawn { .. }
         | Act::Acknowledge { .. }

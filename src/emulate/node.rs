@@ -102,6 +102,12 @@ impl EmulatedNode {
         &self.common.fleet
     }
 
+    /// Returns what is folded of its log.
+    #[cfg(test)]
+    pub(super) fn state(&self) -> &Node {
+        &self.node
+    }
+
     pub(super) fn voice(&mut self) -> &mut Voice {
         &mut self.voice
     }

@@ -1,5 +1,7 @@
 //! An emulated node takes and refuses what an agent does, and its log says so.
 
+mod times;
+
 use std::sync::Arc;
 
 use super::node::EmulatedNode;
@@ -40,9 +42,12 @@ fn node() -> (EmulatedNode, Vec<Said>) {
     let everything = Grant { verbs: Names::All, services: Names::All, nodes: Names::All };
     let grants = vec![everything];
     let class = KeyClass::Human;
-    ring.insert(operator().public(), Holder { name: "ana".parse().unwrap(), class, grants });
+    ring.insert(
+        operator().public(),
+        Holder { name: "ana".parse().unwrap(), class, grants, until: None },
+    );
     let (class, grants) = (KeyClass::Node, Vec::new());
-    ring.insert(key().public(), Holder { name: "n1".parse().unwrap(), class, grants });
+    ring.insert(key().public(), Holder { name: "n1".parse().unwrap(), class, grants, until: None });
     let kid = key().kid();
     let fleet = Fleet {
         fleet: "acme".parse().unwrap(),
@@ -120,7 +125,7 @@ fn deploy(now: Now) -> Vec<u8> {
 fn replies(said: &[Said]) -> Vec<Reply> {
     let mut ring = Keyring::default();
     let (class, grants) = (KeyClass::Node, Vec::new());
-    ring.insert(key().public(), Holder { name: "n1".parse().unwrap(), class, grants });
+    ring.insert(key().public(), Holder { name: "n1".parse().unwrap(), class, grants, until: None });
     let answers = said.iter().filter_map(|said| match said {
         Said::Answer(_, bytes) => Some(bytes),
         Said::Told(..) => None,

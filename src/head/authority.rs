@@ -204,12 +204,8 @@ impl Authority {
         }
         let verb = intent.action.verb();
         let service = intent.action.service();
-        // What is desired never expires: its generation says whether it is new.
-        let in_time = match intent.mode {
-            Mode::Once => self.in_time(intent.iat, intent.exp, way, holder.class, now),
-            Mode::Desired => Ok(()),
-        };
-        let objection = in_time
+        let objection = self
+            .intent_in_time(&intent, &holder, way, now)
             .and_then(|()| self.granted(&holder, verb, service))
             .err()
             .map(|(code, why)| refuse(&actor, code, why));
@@ -268,7 +264,8 @@ impl Authority {
         self.addressed(&query.fleet, &query.audience, false)
             .map_err(|why| refuse(Code::WRONG_AUDIENCE, why))?;
         let (verb, service) = verb_of(&query.ask);
-        self.in_time(query.iat, query.exp, way, holder.class, now)
+        might_sign(&holder, query.iat, now)
+            .and_then(|()| self.in_time(query.iat, query.exp, way, holder.class, now))
             .and_then(|()| self.granted(&holder, verb, service))
             .map_err(|(code, why)| refuse(code, why))?;
         Ok(Verified { payload: query, digest, actor, objection: None })
@@ -364,6 +361,22 @@ impl Authority {
         Ok(())
     }
 
+    /// Says whether an intent may be taken at this time. What is desired never expires, as its generation says whether it
+    /// is new; but whoever brings it himself has to have a key that has not ended.
+    fn intent_in_time(
+        &self,
+        intent: &Intent,
+        holder: &Holder,
+        way: Way,
+        now: UnixMicros,
+    ) -> Result<(), (Code, String)> {
+        might_sign(holder, intent.iat, now)?;
+        match intent.mode {
+            Mode::Once => self.in_time(intent.iat, intent.exp, way, holder.class, now),
+            Mode::Desired => Ok(()),
+        }
+    }
+
     fn granted(
         &self,
         holder: &Holder,
@@ -414,6 +427,23 @@ fn fits_mode(intent: &Intent) -> Result<(), (Code, String)> {
             let why = "only releases are desired by intent in this version".to_owned();
             Err((Code::NOT_YET, why))
         }
+    }
+}
+
+/// Says whether a key had not ended when it signed, and when that was found to be so. Only the second is beyond the reach
+/// of whoever has the key.
+fn might_sign(
+    holder: &Holder,
+    signed: UnixMicros,
+    found: UnixMicros,
+) -> Result<(), (Code, String)> {
+    match holder.until {
+        Some(until) if signed > until || found > until.plus_ms(SKEW_MS) => {
+            let late = signed.max(found).ms_since(until);
+            let why = format!("the key of `{}` ended {late} ms before that", holder.name);
+            Err((Code::KEY_OUT_OF_TIME, why))
+        }
+        _ => Ok(()),
     }
 }
 

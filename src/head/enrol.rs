@@ -129,8 +129,13 @@ pub fn enrol(wanted: &Enrolment) -> Result<FleetKeys, MakeKeysError> {
         roster.push(Enrolled { node: name.clone(), kid, labels });
         let here = everything(Names::Only(vec![name.clone()]));
         let root = "root".parse().expect("a constant that is a name");
-        let trusted =
-            |key: &Digest, name, class, grants| TrustedKey { key: *key, name, class, grants };
+        let trusted = |key: &Digest, name, class, grants| TrustedKey {
+            key: *key,
+            name,
+            class,
+            grants,
+            until: None,
+        };
         public.push(trusted(node, principal(name), KeyClass::Node, vec![]));
         public.push(trusted(local, root, KeyClass::Local, here));
     }
@@ -158,6 +163,7 @@ pub fn enrol(wanted: &Enrolment) -> Result<FleetKeys, MakeKeysError> {
             name,
             class,
             grants,
+            until: None,
         })
         .chain(public)
         .collect();
@@ -200,12 +206,16 @@ fn next(
     };
     let all: BTreeMap<Digest, &TrustedKey> = keys.iter().map(|key| (key.key, key)).collect();
     let were: BTreeSet<Digest> = before.keys.iter().map(|key| key.key).collect();
-    // What a job may is what is wanted of it; one that is wanted no more may nothing.
+    // What a job may is what is wanted of it; the key of one that is wanted no more ends, and what it signed until then
+    // still holds for nodes that were away.
+    let wanted_at = wanted.now;
     let kept = |known: &TrustedKey| {
         let wanted = all.get(&known.key).copied();
         match (known.class, wanted) {
             (KeyClass::Ci, Some(wanted)) => wanted.clone(),
-            (KeyClass::Ci, None) => TrustedKey { grants: Vec::new(), ..known.clone() },
+            (KeyClass::Ci, None) => {
+                TrustedKey { until: known.until.or(Some(wanted_at)), ..known.clone() }
+            }
             _ => known.clone(),
         }
     };
@@ -298,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_may_what_is_wanted_of_it_and_nothing_once_it_is_wanted_no_more() {
+    fn a_job_may_what_is_wanted_of_it_and_its_key_ends_once_it_is_wanted_no_more() {
         let temp = tempfile::tempdir().unwrap();
         let mut wanted = enrolment(&temp, &["n1"]);
         let job: Principal = "shop-deploy".parse().unwrap();
@@ -320,8 +330,15 @@ mod tests {
         assert_eq!(enrol(&wanted).unwrap().trust.version, first.trust.version);
         wanted.jobs.insert(job.clone(), vec![restarts.clone(), restarts]);
         assert_eq!(grants_of(&enrol(&wanted).unwrap()).unwrap().len(), 2);
-        wanted.jobs.clear();
-        assert_eq!(grants_of(&enrol(&wanted).unwrap()), Some(vec![]));
+        let until = |keys: &FleetKeys| keys.ring.get(held.kid()).unwrap().1.until;
+        let jobs = std::mem::take(&mut wanted.jobs);
+        wanted.now = UnixMicros(7);
+        let without = enrol(&wanted).unwrap();
+        assert_eq!((until(&without), grants_of(&without).unwrap().len()), (Some(UnixMicros(7)), 2));
+        wanted.now = UnixMicros(9);
+        assert_eq!(until(&enrol(&wanted).unwrap()), Some(UnixMicros(7)), "it ended once");
+        wanted.jobs = jobs;
+        assert_eq!(until(&enrol(&wanted).unwrap()), None);
     }
 
     #[test]

@@ -322,6 +322,7 @@ fn first_trust(owner: &Owner, operator: &Signer, node: &Signer, local: &Signer) 
         name,
         class,
         grants,
+        until: None,
     };
     let node_name = owner.node.as_str().parse().expect("names of nodes and principals are alike");
     let local_name = "root".parse().expect("a constant that is a name");

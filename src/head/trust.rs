@@ -116,7 +116,7 @@ pub fn read_trust(
 pub fn open_trust(bytes: &[u8], root: PublicKey) -> Result<(Trust, Digest), ReadTrustError> {
     let mut roots = Keyring::default();
     let name = "root".parse().expect("a constant that is a name");
-    roots.insert(root, Holder { name, class: KeyClass::Root, grants: vec![] });
+    roots.insert(root, Holder { name, class: KeyClass::Root, grants: vec![], until: None });
     let opened = envelope::read(bytes, TRUST_BYTES_MAX)?.open(&roots)?;
     if opened.kind != Kind::Trust {
         return Err(ReadTrustError::Kind);
@@ -140,7 +140,7 @@ pub fn ring_of(trust: &Trust) -> Result<Keyring, ReadTrustError> {
             return Err(ReadTrustError::Twice(key.kid()));
         }
         let (name, grants) = (entry.name.clone(), entry.grants.clone());
-        ring.insert(key, Holder { name, class: entry.class, grants });
+        ring.insert(key, Holder { name, class: entry.class, grants, until: entry.until });
     }
     trust.revoked.iter().for_each(|kid| ring.remove(*kid));
     Ok(ring)

@@ -15,6 +15,7 @@ use crate::domain::code::Code;
 use crate::domain::id::{Kid, NodeId, Principal, ServiceId};
 use crate::domain::intent::Verb;
 use crate::domain::policy::{Holder, KeyClass, Request, allowed_by};
+use crate::head::clock;
 use crate::head::enrol::job_key;
 use crate::head::folder::StateFolder;
 use crate::head::keyfile::load_key;
@@ -99,7 +100,9 @@ impl Callers {
         let (token, principal) = self
             .token(text)
             .ok_or_else(|| Problem::new(Code::BAD_TOKEN, "there is no such token here"))?;
-        let (signer, holder) = self.held.get(&principal).ok_or_else(|| {
+        let now = clock::now().at;
+        let in_force = |it: &&(Signer, Holder)| it.1.until.is_none_or(|until| now <= until);
+        let (signer, holder) = self.held.get(&principal).filter(in_force).ok_or_else(|| {
             let what = format!("this controller holds no trusted key of `{principal}`");
             Problem::new(Code::BAD_TOKEN, what)
         })?;

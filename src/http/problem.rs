@@ -8,6 +8,7 @@ use crate::cli::error::CliError;
 use crate::cli::json::error::error_json;
 use crate::controller::AskError;
 use crate::domain::code::{Code, ExitCode};
+use crate::domain::text::printable;
 use crate::head::authority::Refusal;
 
 /// Why a request was not carried out. Nothing changed.
@@ -54,7 +55,9 @@ impl Problem {
 }
 
 impl From<CliError> for Problem {
-    fn from(error: CliError) -> Self {
+    fn from(mut error: CliError) -> Self {
+        // It may quote the caller, and somebody's terminal shows it.
+        error.what = printable(&error.what).into_owned();
         Self { status: status_of(error.code), error }
     }
 }

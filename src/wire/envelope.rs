@@ -286,7 +286,7 @@ mod tests {
 
     fn ring(signer: &Signer, class: KeyClass) -> Keyring {
         let mut ring = Keyring::default();
-        let holder = Holder { name: "alice".parse().unwrap(), class, grants: vec![] };
+        let holder = Holder { name: "alice".parse().unwrap(), class, grants: vec![], until: None };
         ring.insert(signer.public(), holder);
         ring
     }

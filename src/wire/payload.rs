@@ -581,4 +581,9 @@ pub struct TrustedKey {
     pub class: KeyClass,
     /// What it may do.
     pub grants: Vec<Grant>,
+    /// Until when it may sign. What was signed and accepted by then holds for ever, so a node that was away takes it from
+    /// a controller later as well; a key that must not count at all is revoked. Left out where there is no end, so that
+    /// older documents keep their bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixMicros>,
 }

@@ -11,18 +11,19 @@ use std::path::{Component, Path, PathBuf};
 
 /// What one archive may come to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub struct Limits {
     /// All files together, in bytes.
-    pub(super) bytes_max: u64,
-    /// Files, folders and links.
-    pub(super) entries_max: usize,
+    pub bytes_max: u64,
+    /// Files, folders and links, those that nobody names but only something below them among them.
+    pub entries_max: usize,
 }
 
 /// A release of 4 GiB fits most disks; more is probably a mistake, or meant to fill them.
-pub(super) const LIMITS: Limits = Limits { bytes_max: 4 << 30, entries_max: 50_000 };
+pub const LIMITS: Limits = Limits { bytes_max: 4 << 30, entries_max: 50_000 };
 
-/// The longest path, and the longest record of names, in bytes.
+/// The longest path, the longest name in one, and the longest record of names, in bytes.
 const PATH_BYTES_MAX: usize = 1024;
+const NAME_BYTES_MAX: usize = 255;
 const RECORD_BYTES_MAX: u64 = 64 * 1024;
 
 /// Deeper trees are made to trip up whoever walks them.
@@ -32,7 +33,7 @@ const BLOCK: usize = 512;
 
 /// Why an archive is not taken.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum UnpackError {
+pub enum UnpackError {
     /// It does not read.
     #[error("the archive is damaged or cut: {0}")]
     Damaged(io::Error),
@@ -95,7 +96,7 @@ struct Unpacker<'a, R> {
 ///
 /// # Errors
 /// The first thing that is wrong. What was unpacked until then is the caller's to remove.
-pub(super) fn unpack(from: impl Read, into: &Path, limits: Limits) -> Result<u64, UnpackError> {
+pub fn unpack(from: impl Read, into: &Path, limits: Limits) -> Result<u64, UnpackError> {
     let mut unpacker = Unpacker { from, into, limits, made: BTreeMap::new(), bytes: 0 };
     unpacker.run()?;
     Ok(unpacker.bytes)
@@ -104,8 +105,9 @@ pub(super) fn unpack(from: impl Read, into: &Path, limits: Limits) -> Result<u64
 impl<R: Read> Unpacker<'_, R> {
     fn run(&mut self) -> Result<(), UnpackError> {
         let mut records = Records::default();
-        let mut seen = false;
-        loop {
+        // An entry has records about it before it; without a bound a few packed bytes would be read for hours.
+        let headers_max = 64 + 4 * self.limits.entries_max;
+        for headers in 0..headers_max {
             let mut block = [0; BLOCK];
             self.from.read_exact(&mut block).map_err(UnpackError::Damaged)?;
             if block.iter().all(|byte| *byte == 0) {
@@ -113,13 +115,12 @@ impl<R: Read> Unpacker<'_, R> {
                 let rest =
                     io::copy(&mut (&mut self.from).take(self.limits.bytes_max), &mut io::sink());
                 rest.map_err(UnpackError::Damaged)?;
-                return match seen {
-                    true => Ok(()),
-                    false => Err(UnpackError::NotTar("it is empty")),
+                return match headers {
+                    0 => Err(UnpackError::NotTar("it is empty")),
+                    _ => Ok(()),
                 };
             }
             let header = header(&block, std::mem::take(&mut records))?;
-            seen = true;
             match header.kind {
                 b'x' => records = self.pax(header.size)?,
                 b'g' => drop(self.record(header.size)?),
@@ -128,6 +129,7 @@ impl<R: Read> Unpacker<'_, R> {
                 _ => self.entry(&header)?,
             }
         }
+        Err(UnpackError::TooMuch(format!("{headers_max} headers")))
     }
 
     fn entry(&mut self, header: &Header) -> Result<(), UnpackError> {
@@ -138,9 +140,6 @@ impl<R: Read> Unpacker<'_, R> {
                 b'5' => Ok(()),
                 _ => Err(refuse("has no name")),
             };
-        }
-        if self.made.len() >= self.limits.entries_max {
-            return Err(UnpackError::TooMuch(format!("{} entries", self.limits.entries_max)));
         }
         if path.components().count() > DEPTH_MAX {
             return Err(refuse("lies too deep"));
@@ -153,30 +152,39 @@ impl<R: Read> Unpacker<'_, R> {
             (b'5', Some(Made::Folder)) => return Ok(()),
             (_, Some(_)) => return Err(refuse("stands twice")),
             (b'0' | 0 | b'7', None) => {
+                self.make(path, Made::File)?;
                 self.file(header, &place)?;
-                self.made.insert(path, Made::File);
             }
             (b'5', None) => {
+                self.make(path, Made::Folder)?;
                 fs::create_dir(&place).map_err(failed)?;
-                self.made.insert(path, Made::Folder);
             }
             (b'2', None) => {
                 let target = inside(&path, &header.link).map_err(refuse)?;
+                self.make(path, Made::Link)?;
                 symlink(target, &place).map_err(failed)?;
-                self.made.insert(path, Made::Link);
             }
             (b'1', None) => {
                 let target = relative(&header.link).map_err(refuse)?;
                 if self.made.get(&target) != Some(&Made::File) {
                     return Err(refuse("is a link to something that is no file before it"));
                 }
+                self.make(path, Made::File)?;
                 fs::hard_link(self.into.join(target), &place).map_err(failed)?;
-                self.made.insert(path, Made::File);
             }
             (b'3' | b'4', None) => return Err(refuse("is a device")),
             (b'6', None) => return Err(refuse("is a FIFO")),
             (_, None) => return Err(refuse("is of a kind that a release may not hold")),
         }
+        Ok(())
+    }
+
+    /// Notes what is made, as long as there may be more of it.
+    fn make(&mut self, path: PathBuf, made: Made) -> Result<(), UnpackError> {
+        if self.made.len() >= self.limits.entries_max {
+            return Err(UnpackError::TooMuch(format!("{} entries", self.limits.entries_max)));
+        }
+        self.made.insert(path, made);
         Ok(())
     }
 
@@ -196,8 +204,8 @@ impl<R: Read> Unpacker<'_, R> {
                 None => {
                     let failed =
                         |source| UnpackError::Write { path: folder.display().to_string(), source };
+                    self.make(folder.to_owned(), Made::Folder)?;
                     fs::create_dir(self.into.join(folder)).map_err(failed)?;
-                    self.made.insert(folder.to_owned(), Made::Folder);
                 }
             }
         }
@@ -332,6 +340,9 @@ fn relative(name: &[u8]) -> Result<PathBuf, &'static str> {
     let mut path = PathBuf::new();
     for part in Path::new(name).components() {
         match part {
+            Component::Normal(part) if part.len() > NAME_BYTES_MAX => {
+                return Err("has too long a name");
+            }
             Component::Normal(part) => path.push(part),
             Component::CurDir => {}
             Component::RootDir | Component::Prefix(_) => return Err("has an absolute path"),

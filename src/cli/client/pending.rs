@@ -219,7 +219,7 @@ mod tests {
         let (name, class) = ("n1".parse().unwrap(), KeyClass::Node);
         ring.insert(
             Signer::from_seed(&[1; 32]).public(),
-            Holder { name, class, grants: Vec::new() },
+            Holder { name, class, grants: Vec::new(), until: None },
         );
         let (sender, receiver) = mpsc::channel(16);
         for bytes in parts {

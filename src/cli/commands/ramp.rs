@@ -58,8 +58,7 @@ pub(super) async fn over(
     let mut ramp = Ramp {
         client: Client::connect(context, &whom).await?,
         action: &action,
-        signed: None,
-        intents: Vec::new(),
+        wishes: Wishes::default(),
         verdicts: Verdicts::default(),
     };
     let began = Instant::now();
@@ -113,10 +112,45 @@ fn tell(action: &Action, verdicts: &Verdicts, (began, detach): (Instant, bool), 
 struct Ramp<'a> {
     client: Client,
     action: &'a Action,
-    /// The wish for as many nodes as it may name, and when it was signed.
+    wishes: Wishes,
+    verdicts: Verdicts,
+}
+
+/// The wishes of a ramp, one after the other: each for as many nodes as it may name, and as long as it is good.
+#[derive(Default)]
+struct Wishes {
+    /// The present one, and when it was signed.
     signed: Option<(Signed, Instant)>,
     intents: Vec<String>,
-    verdicts: Verdicts,
+}
+
+impl Wishes {
+    /// Returns the wish by which a batch is asked. Where another one is needed, it is signed for the batch and as many as
+    /// it may name of those that are left.
+    fn for_batch<'n>(
+        &mut self,
+        now: Instant,
+        batch: &'n [NodeId],
+        left: impl Iterator<Item = &'n NodeId>,
+        sign: impl FnOnce(&[NodeId]) -> Result<Signed, CliError>,
+    ) -> Result<Signed, CliError> {
+        let is_good = |(signed, at): &(Signed, Instant)| {
+            now.duration_since(*at) < SIGNED_AGAIN && names(signed, batch)
+        };
+        let all = match self.signed.take().filter(is_good) {
+            Some(signed) => signed,
+            None => {
+                let left = left.take(NAMED_MAX - batch.len());
+                let nodes: Vec<NodeId> = batch.iter().chain(left).cloned().collect();
+                let signed = sign(&nodes)?;
+                self.intents.push(full_intent(signed.id));
+                (signed, now)
+            }
+        };
+        let wish = Signed { audience: Audience::Nodes(batch.to_vec()), ..all.0.clone() };
+        self.signed = Some(all);
+        Ok(wish)
+    }
 }
 
 impl Ramp<'_> {
@@ -127,33 +161,20 @@ impl Ramp<'_> {
         batch: &[NodeId],
         detach: bool,
     ) -> Result<Verdicts, CliError> {
-        let is_good =
-            |(signed, at): &(Signed, Instant)| at.elapsed() < SIGNED_AGAIN && names(signed, batch);
-        let all = match self.signed.take().filter(is_good) {
-            Some(signed) => signed,
-            None => self.sign(whom, batch)?,
-        };
-        let wish = Signed { audience: Audience::Nodes(batch.to_vec()), ..all.0.clone() };
-        self.signed = Some(all);
+        let asked = &self.verdicts.nodes;
+        let is_left = |node: &&NodeId| !asked.contains_key(*node) && !batch.contains(node);
+        let (client, action) = (&mut self.client, self.action);
+        let sign = |nodes: &[NodeId]| client.wish_for(LIFE, action.clone(), nodes);
+        let left = whom.nodes().filter(is_left);
+        let wish = self.wishes.for_batch(Instant::now(), batch, left, sign)?;
         carry_out(context, whom, &mut self.client, &wish, detach).await
     }
 
-    /// Signs for all nodes that are left, or as many of them as one wish may name.
-    fn sign(&mut self, whom: &Whom, batch: &[NodeId]) -> Result<(Signed, Instant), CliError> {
-        let asked = &self.verdicts.nodes;
-        let is_left = |node: &&NodeId| !asked.contains_key(*node) && !batch.contains(node);
-        let left = whom.nodes().filter(is_left).take(NAMED_MAX - batch.len());
-        let nodes: Vec<NodeId> = batch.iter().chain(left).cloned().collect();
-        let signed = self.client.wish_for(LIFE, self.action.clone(), &nodes)?;
-        self.intents.push(full_intent(signed.id));
-        Ok((signed, Instant::now()))
-    }
-
     fn json(&self, detach: bool) -> Value {
-        let Some((signed, _)) = &self.signed else { return Value::Null };
+        let Some((signed, _)) = &self.wishes.signed else { return Value::Null };
         let mut result = self.verdicts.json(signed, detach);
-        result["intent"] = json!(self.intents.first());
-        result["intents"] = json!(self.intents);
+        result["intent"] = json!(self.wishes.intents.first());
+        result["intents"] = json!(self.wishes.intents);
         result["not_started"] = json!(self.verdicts.nodes_that(|it| *it == Verdict::NotStarted));
         result
     }
@@ -161,4 +182,70 @@ impl Ramp<'_> {
 
 fn names(signed: &Signed, batch: &[NodeId]) -> bool {
     matches!(&signed.audience, Audience::Nodes(nodes) if batch.iter().all(|it| nodes.contains(it)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::{IntentId, Kid};
+    use crate::domain::policy::{Grant, Holder, KeyClass, Kind, Names};
+    use crate::domain::time::UnixMicros;
+    use crate::head::authority::{Authority, Way};
+    use crate::wire::codec;
+    use crate::wire::envelope::seal;
+    use crate::wire::key::{Keyring, Signer};
+    use crate::wire::payload::{Intent, Mode, PAYLOAD_VERSION};
+
+    #[test]
+    fn a_rolling_restart_of_many_hours_asks_each_node_once_by_a_wish_that_is_good_when_it_comes() {
+        const BEGIN: UnixMicros = UnixMicros(1_795_000_000_000_000);
+        let key = Signer::from_seed(&[1; 32]);
+        let mut ring = Keyring::default();
+        let grants = vec![Grant { verbs: Names::All, services: Names::All, nodes: Names::All }];
+        let (name, class) = ("ana".parse().unwrap(), KeyClass::Human);
+        ring.insert(key.public(), Holder { name, class, grants, until: None });
+        let nodes: Vec<NodeId> = (0..300).map(|n| format!("n{n:03}").parse().unwrap()).collect();
+        let gate = |node: &NodeId| {
+            Authority::new("acme".parse().unwrap(), node.clone(), ring.clone(), Vec::<Kid>::new())
+        };
+        let (began, mut wishes, mut number) = (Instant::now(), Wishes::default(), 0_u128);
+        // Two minutes for each.
+        for (at, node) in nodes.iter().enumerate() {
+            let passed = Duration::from_secs(120) * u32::try_from(at).unwrap();
+            let at_node =
+                |passed: Duration| BEGIN.plus_ms(u64::try_from(passed.as_millis()).unwrap());
+            let sign = |nodes: &[NodeId]| {
+                number += 1;
+                let (id, audience) =
+                    (IntentId(number.to_be_bytes()), Audience::Nodes(nodes.to_vec()));
+                let intent = Intent {
+                    v: PAYLOAD_VERSION,
+                    id,
+                    iss: key.kid(),
+                    iat: at_node(passed),
+                    exp: at_node(passed + LIFE),
+                    fleet: "acme".parse().unwrap(),
+                    mode: Mode::Once,
+                    action: Action::Restart { service: "web".parse().unwrap() },
+                    audience: audience.clone(),
+                    note: String::new(),
+                };
+                Ok(Signed {
+                    id,
+                    audience,
+                    bytes: seal(Kind::Intent, &codec::encode(&intent), &key),
+                })
+            };
+            let batch = std::slice::from_ref(node);
+            let wish =
+                wishes.for_batch(began + passed, batch, nodes[at + 1..].iter(), sign).unwrap();
+            assert_eq!(wish.audience, Audience::Nodes(batch.to_vec()));
+            // It may come a minute late.
+            let heard = at_node(passed + Duration::from_secs(60));
+            let judged = gate(node).intent(&wish.bytes, Way::Bus, heard).unwrap();
+            assert_eq!(judged.objection, None, "{node} after {passed:?}");
+        }
+        let hours = 300 * 120 / 3600;
+        assert!(hours == 10 && wishes.intents.len() == 50, "{}", wishes.intents.len());
+    }
 }

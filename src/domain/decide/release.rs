@@ -32,7 +32,7 @@ impl Turn<'_> {
         node.releases().get(service)
     }
 
-    fn trial(&self, service: &ServiceId) -> Option<&Trial> {
+    pub(super) fn trial(&self, service: &ServiceId) -> Option<&Trial> {
         self.releases(service)?.trial.as_deref()
     }
 
@@ -393,23 +393,26 @@ impl Turn<'_> {
     fn judge(&mut self, service: &ServiceId) {
         let Some(trial) = self.trial(service) else { return };
         let Some(trying) = &trial.trying else { return };
-        let now = self.now().max(self.passed);
-        let held = trying.held_since.map(|since| since.plus_ms(trying.min_healthy_ms));
+        let passed = self.passed;
+        let held = trying.held_since.filter(|since| {
+            trying.min_healthy_ms == 0 || since.plus_ms(trying.min_healthy_ms) <= passed
+        });
         if trying.broken.is_some() {
             return self.fail(service);
         }
-        match (trial.step, held.is_some_and(|held| held <= now)) {
-            (Step::Return | Step::Leave, true) => self.returned(service),
-            (Step::Apply, true) => {
+        match (trial.step, held) {
+            (Step::Return | Step::Leave, Some(_)) => self.returned(service),
+            (Step::Apply, Some(since)) => {
                 let generation = trial.generation;
                 let slots = self.service(service).into_iter().flat_map(|known| known.slots());
                 let mains = slots.filter_map(|(index, slot)| Some((index, slot.state.main()?)));
                 let first = mains.map(|(index, main)| (index, main.pid)).next();
                 let pid = first.map(|(_, pid)| pid);
-                self.repair(Act::ProveRelease { service: service.clone(), generation, pid });
+                let service = service.clone();
+                self.repair(Act::ProveRelease { service, generation, since, pid });
             }
-            (_, false) if trying.healthy_by <= now => self.fail(service),
-            (_, false) => {}
+            (_, None) if trying.healthy_by <= passed => self.fail(service),
+            (_, None) => {}
         }
     }
 
@@ -418,6 +421,7 @@ impl Turn<'_> {
         &mut self,
         service: &ServiceId,
         generation: Generation,
+        held: UnixMicros,
         running: Option<Digest>,
     ) {
         let now = self.now();
@@ -425,10 +429,9 @@ impl Turn<'_> {
             return;
         };
         let Some(trying) = &trial.trying else { return };
-        let Some(since) = trying.held_since else { return };
-        // What the timer cuts off is less than a millisecond.
-        let about_now = UnixMicros(now.0.saturating_add(999));
-        if trial.step != Step::Apply || since.plus_ms(trying.min_healthy_ms) > about_now {
+        // It may have been unwell since it was looked at.
+        let Some(since) = trying.held_since.filter(|since| *since == held) else { return };
+        if trial.step != Step::Apply {
             return;
         }
         let (intent, body) = (

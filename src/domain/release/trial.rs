@@ -144,8 +144,10 @@ impl Trial {
     /// Returns when it has to be looked at again.
     pub fn deadline(&self) -> Option<UnixMicros> {
         let trying = self.trying.as_ref()?;
-        let held = trying.held_since.map(|since| since.plus_ms(trying.min_healthy_ms));
-        Some(held.map_or(trying.healthy_by, |held| held.min(trying.healthy_by)))
+        let Some(since) = trying.held_since else { return Some(trying.healthy_by) };
+        let held = since.plus_ms(trying.min_healthy_ms);
+        // It cannot have become well too late, or it had failed by then: the clock was set, or the machine was off.
+        Some(if since <= trying.healthy_by { held.min(trying.healthy_by) } else { held })
     }
 
     /// Says how far it is.
@@ -199,6 +201,8 @@ impl Trying {
         let at_rest = service.instances.get(usize::from(instance.index)).map(|slot| &slot.state);
         let found = match event {
             Event::InstanceExited(_) if at_rest == Some(&State::Completed) => None,
+            // Nobody saw it end, as when the power went: no word against the release, which has to hold anew.
+            Event::InstanceExited(body) if body.exit == Exit::Unknown => None,
             Event::InstanceExited(body) if ours && body.from != StateName::Stopping => {
                 let why = match was_ready {
                     true => "it ended before it was healthy for long enough",

@@ -68,6 +68,13 @@ impl Rollout {
             RolloutEvent::NodeHealthy(body) => {
                 let state = NodeState::Healthy;
                 self.members.change(&body.node, |it| (it.state, it.away) = (state, None))?;
+                self.proved_in = self.proved_in.or(match &self.phase {
+                    Phase::Forward(At::Before(next)) => Some(number(*next).saturating_sub(1)),
+                    Phase::Forward(At::Open(wave) | At::Settled { wave, .. }) => {
+                        Some(number(*wave))
+                    }
+                    _ => None,
+                });
                 let full = self.plan.parameters.progress_deadline_ms;
                 match (&mut self.hold, &self.phase) {
                     (Some(hold), _) => hold.progress_left_ms = full,

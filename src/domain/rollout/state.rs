@@ -28,6 +28,8 @@ pub struct Rollout {
     pub(super) forgiven: Forgiven,
     /// When it stands still; stops while paused, and while it waits for a person.
     pub(super) stands_still_at: Option<UnixMicros>,
+    /// The last wave that had begun when the first node became healthy: later ones can carry its word.
+    pub(super) proved_in: Option<u16>,
     /// How many waves were promoted.
     pub(super) promoted: usize,
     pub(super) controller: NodeId,
@@ -229,6 +231,7 @@ impl Rollout {
             owed: None,
             forgiven: Forgiven::default(),
             stands_still_at: None,
+            proved_in: None,
             promoted: 0,
             controller: planned.controller.clone(),
             term: planned.term,
@@ -365,11 +368,21 @@ impl Rollout {
         };
         match member.state {
             NodeState::Ordered | NodeState::Started { .. } if way == Step::Apply => {
-                Some((way, member.wave))
+                Some((way, self.wave_of(member)))
             }
-            NodeState::Lost { .. } => Some((way, member.wave)),
+            NodeState::Lost { .. } => Some((way, self.wave_of(member))),
             NodeState::Returning { .. } => Some((Step::Return, member.wave)),
             _ => None,
+        }
+    }
+
+    /// Returns the number of a node's wave as orders carry it. Without a canary the first wave proves the release to the
+    /// others, and as long as none of its nodes did, the next one is the first: whoever was to prove it may have stayed away.
+    fn wave_of(&self, member: &Member) -> u16 {
+        let is_first = self.proved_in.is_none_or(|wave| member.wave <= wave);
+        match self.plan.proofs().is_empty() && is_first {
+            true => 1,
+            false => member.wave,
         }
     }
 

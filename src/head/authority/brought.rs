@@ -59,10 +59,7 @@ impl Authority {
             let why = format!("`{}` may not {verb:?}{of} on `{node}`", holder.name);
             return Err(refuse(Code::NOT_GRANTED, why));
         }
-        let in_time = match intent.mode {
-            Mode::Once => self.in_time(intent.iat, intent.exp, Way::Bus, holder.class, now),
-            Mode::Desired => Ok(()),
-        };
+        let in_time = self.intent_in_time(&intent, &holder, Way::Bus, now);
         let objection = in_time.err().map(|(code, why)| refuse(code, why));
         Ok(Verified { payload: intent, digest, actor, objection })
     }
@@ -117,6 +114,7 @@ mod tests {
             name: name.parse().unwrap(),
             class,
             grants: Vec::new(),
+            until: None,
         };
         let key = |seed| crate::wire::key::Signer::from_seed(&[seed; 32]).public();
         std::sync::Arc::make_mut(&mut gate.ring)

@@ -106,6 +106,8 @@ impl Authority {
         if let Some((_, code, why)) = outer.into_iter().find(|(is_wrong, ..)| *is_wrong) {
             return Err(refuse(code, why.to_owned(), None));
         }
+        super::might_sign(&holder, order.iat, order.iat)
+            .map_err(|(code, why)| refuse(code, why, None))?;
         let intent = self.inside(&order).map_err(|(code, why)| refuse(code, why, None))?;
         let wish = intent.payload.action.generation().unwrap_or_default();
         let wish = Some((wish, intent.payload.action.release()));
@@ -152,6 +154,8 @@ impl Authority {
             }
             () => {}
         }
+        // The box may have been away for long: that the key had not ended when a controller took the wish is what counts.
+        super::might_sign(opened.holder, intent.iat, order.verified_at)?;
         fits_mode(&intent)?;
         if intent.mode != Mode::Desired {
             let why = "orders for wishes that run once are not in this version".to_owned();

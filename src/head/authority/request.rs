@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Authority, Open, Refusal, Signed, Verified, Way, actor_of, fits_mode};
+use super::{Authority, Open, Refusal, Signed, Verified, Way, actor_of, fits_mode, might_sign};
 use crate::domain::code::Code;
 use crate::domain::event::Actor;
 use crate::domain::id::{Digest, NodeId, ServiceId};
@@ -62,7 +62,7 @@ impl Authority {
                 return Err(refuse((Code::NOT_YET, why)));
             }
         };
-        let objection = allowed.err().map(refuse);
+        let objection = might_sign(&holder, intent.iat, now).and(allowed).err().map(refuse);
         Ok(Requested { verified: Verified { payload: intent, digest, actor, objection }, targets })
     }
 
@@ -157,7 +157,7 @@ mod tests {
             nodes: Names::Only(nodes),
         };
         let name = "ci".parse().unwrap();
-        let holder = Holder { name, class: KeyClass::Ci, grants: vec![grant] };
+        let holder = Holder { name, class: KeyClass::Ci, grants: vec![grant], until: None };
         std::sync::Arc::make_mut(&mut gate.ring).insert(job().public(), holder);
         let enrolled = |name: &str, env: &str| Enrolled {
             node: name.parse().unwrap(),

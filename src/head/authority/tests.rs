@@ -59,11 +59,16 @@ pub(super) fn gate() -> Authority {
         nodes: Names::Only(vec!["n1".parse().unwrap()]),
     });
     for class in CLASSES {
-        let holder = Holder { name: "somebody".parse().unwrap(), class, grants: grants.to_vec() };
+        let holder = Holder {
+            name: "somebody".parse().unwrap(),
+            class,
+            grants: grants.to_vec(),
+            until: None,
+        };
         ring.insert(key_of(class).public(), holder);
     }
     let name = "eve".parse().unwrap();
-    let holder = Holder { name, class: KeyClass::Human, grants: grants.to_vec() };
+    let holder = Holder { name, class: KeyClass::Human, grants: grants.to_vec(), until: None };
     ring.insert(revoked().public(), holder);
     let revoked = vec![revoked().kid()];
     Authority::new("acme".parse().unwrap(), "n1".parse().unwrap(), ring, revoked)
@@ -465,5 +470,29 @@ fn each_class_is_heard_only_with_its_own_kinds() {
             };
             assert_eq!((as_wish, as_reading), (wish, reading), "{class:?} {kind:?}");
         }
+    }
+}
+
+#[test]
+fn a_key_that_has_ended_asks_for_nothing_any_more() {
+    let ends = |until: UnixMicros| {
+        let mut gate = gate();
+        let ring = std::sync::Arc::make_mut(&mut gate.ring);
+        let (key, holder) = ring.get(alice().kid()).map(|(key, it)| (*key, it.clone())).unwrap();
+        ring.insert(key, Holder { until: Some(until), ..holder });
+        gate
+    };
+    let wish = signed(Kind::Intent, &wish());
+    let reading = signed(Kind::Query, &reading());
+    for (until, code) in [
+        (NOW.plus_ms(1), None),
+        (UnixMicros(NOW.0 - 1), Some(Code::KEY_OUT_OF_TIME)),
+        (UnixMicros(1), Some(Code::KEY_OUT_OF_TIME)),
+    ] {
+        assert_eq!(intent_code(&mut ends(until), &wish, Way::Bus), code, "{until:?}");
+        assert_eq!(intent_code(&mut ends(until), &wish, Way::Local), code, "{until:?}");
+        assert_eq!(query_code(&mut ends(until), &reading), code, "{until:?}");
+        let brought = ends(until).brought(&wish, NOW).unwrap();
+        assert_eq!(brought.objection.map(|refusal| refusal.code), code, "{until:?}");
     }
 }

@@ -124,7 +124,8 @@ fn ring() -> Keyring {
         (samples::controller(), KeyClass::Controller),
     ];
     for (signer, class) in keys {
-        let holder = Holder { name: "somebody".parse().unwrap(), class, grants: Vec::new() };
+        let holder =
+            Holder { name: "somebody".parse().unwrap(), class, grants: Vec::new(), until: None };
         ring.insert(signer.public(), holder);
     }
     ring

@@ -111,7 +111,10 @@ fn one_value_in_two_encodings_is_two_messages() {
     let signer = samples::node_key();
     let mut ring = Keyring::default();
     let name = "n1".parse().unwrap();
-    ring.insert(signer.public(), Holder { name, class: KeyClass::Node, grants: Vec::new() });
+    ring.insert(
+        signer.public(),
+        Holder { name, class: KeyClass::Node, grants: Vec::new(), until: None },
+    );
     let digest = |payload: &[u8]| {
         let sealed = envelope::seal(Kind::Beat, payload, &signer);
         envelope::read(&sealed, ENVELOPE_BYTES_MAX).unwrap().open(&ring).unwrap().digest

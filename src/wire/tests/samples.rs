@@ -160,6 +160,7 @@ pub(in crate::wire) fn trust() -> Trust {
         name: "alice".parse().unwrap(),
         class: KeyClass::Human,
         grants: vec![grant],
+        until: None,
     };
     Trust {
         v: PAYLOAD_VERSION,
@@ -179,6 +180,7 @@ pub(in crate::wire) fn trust_with_roster() -> Trust {
         name: "c1".parse().unwrap(),
         class: KeyClass::Controller,
         grants: Vec::new(),
+        until: None,
     };
     let labels = [("env", "prod"), ("role", "web")];
     let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();

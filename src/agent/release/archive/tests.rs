@@ -3,6 +3,7 @@
 use super::*;
 
 /// One entry as its header says it.
+#[derive(Clone)]
 struct Entry<'a> {
     name: &'a str,
     kind: u8,
@@ -97,8 +98,14 @@ fn too_much_is_refused_before_it_is_written() {
     let big = tar(&[file("a", b"0123456789a")]);
     assert!(matches!(unpack(&big[..], folder.path(), limits), Err(UnpackError::TooMuch(_))));
     assert!(!folder.path().join("a").exists());
-    let many = tar(&[file("a", b""), file("b", b""), file("c", b"")]);
-    assert!(matches!(unpack(&many[..], folder.path(), limits), Err(UnpackError::TooMuch(_))));
+    for many in [vec![file("a", b""), file("b", b""), file("c", b"")], vec![file("d/e/f", b"")]] {
+        let folder = tempfile::tempdir().unwrap();
+        let many = unpack(&tar(&many)[..], folder.path(), limits);
+        assert!(matches!(many, Err(UnpackError::TooMuch(_))), "{many:?}");
+    }
+    let endless = tar(&vec![of_kind("comment", b'g', ""); 2 * 64 + 1]);
+    let endless = unpack(&endless[..], folder.path(), limits);
+    assert!(matches!(endless, Err(UnpackError::TooMuch(_))), "{endless:?}");
 }
 
 #[test]

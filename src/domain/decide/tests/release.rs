@@ -10,7 +10,9 @@ use crate::domain::id::{Digest, Generation};
 use crate::domain::input::{Input, OrderMark, StagedRelease};
 use crate::domain::intent::Action;
 use crate::domain::rejection::Rejection;
+use crate::domain::release::trial::Trial;
 use crate::domain::release::{ReleaseId, Step};
+use crate::domain::time::UnixMicros;
 
 const HEALTHY_MS: u64 = 10_000;
 
@@ -49,10 +51,29 @@ fn replaced(site: &mut Site, run: u64) {
     site.start("web", run);
 }
 
+fn trial(site: &Site) -> &Trial {
+    site.node.releases()[&service("web")].trial.as_ref().unwrap()
+}
+
+/// Lets the next deadline of the release pass; returns since when what is to be proved has been well.
+fn in_time(site: &mut Site) -> Option<UnixMicros> {
+    let at = trial(site).deadline().unwrap();
+    site.tell(Input::Timer { timer: Timer::Release(service("web")), at });
+    site.last.effects.iter().find_map(|effect| match effect.act() {
+        Act::ProveRelease { since, .. } => Some(*since),
+        _ => None,
+    })
+}
+
+fn read(site: &mut Site, generation: u64, since: UnixMicros) {
+    let (service, generation) = (service("web"), Generation(generation));
+    site.tell(Input::Proved { service, generation, since, running: Some(Digest([7; 32])) });
+}
+
 fn proved(site: &mut Site, generation: u64) {
     site.later(HEALTHY_MS);
-    let (service, generation) = (service("web"), Generation(generation));
-    site.tell(Input::Proved { service, generation, running: Some(Digest([7; 32])) });
+    let since = in_time(site).expect("it was well for long enough");
+    read(site, generation, since);
 }
 
 /// A node on which release `a`, of generation 1, is good in run 1.
@@ -100,26 +121,60 @@ fn a_release_is_good_after_its_time_and_the_facts_leave_its_manifest_out() {
     assert_eq!(accepted.unwrap().action, deploy(1, ""));
     staged(&mut site, 1, 11);
     replaced(&mut site, 1);
-    site.later(HEALTHY_MS - 1);
-    site.tell(Input::Proved { service: service("web"), generation: Generation(1), running: None });
-    assert!(outcome(&site).is_none(), "not a millisecond too early");
+    let other = UnixMicros(site.now.0 - 1);
+    read(&mut site, 1, other);
+    assert!(outcome(&site).is_none(), "that was before it was well");
     proved(&mut site, 1);
     assert_eq!(outcome(&site), Some(Outcome::Done { changed: true }));
     assert_eq!(current(&site), Some(ReleaseId::of(b"a")));
 }
 
 #[test]
-fn a_timer_that_comes_a_moment_early_is_not_the_last_one() {
-    let mut site = Site::empty();
-    site.wish(deploy(1, "a"));
-    staged(&mut site, 1, 11);
-    replaced(&mut site, 1);
-    let at = site.node.releases()[&service("web")].trial.as_ref().unwrap().deadline().unwrap();
-    site.now = crate::domain::time::UnixMicros(at.0 - 700);
-    site.tell(Input::Timer { timer: Timer::Release(service("web")), at });
-    let asks = |effect: &Effect| matches!(effect.act(), Act::ProveRelease { .. });
-    assert!(site.last.effects.iter().any(asks), "{:?}", site.last);
-    site.tell(Input::Proved { service: service("web"), generation: Generation(1), running: None });
+fn a_clock_that_is_set_neither_ends_a_trial_nor_holds_it_up() {
+    const YEARS_MS: u64 = 56 * 365 * 24 * 3_600_000;
+    for (set, is_well) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut site = Site::empty();
+        site.later(YEARS_MS);
+        site.wish(deploy(1, "a"));
+        staged(&mut site, 1, 11);
+        if is_well {
+            replaced(&mut site, 1);
+        }
+        // Up, as by the first answer of a time server; or back to the beginning, as without a battery.
+        site.now = UnixMicros(if set { site.now.0 * 2 } else { 0 });
+        read(&mut site, 1, UnixMicros(1));
+        assert!(outcome(&site).is_none() && trial(&site).failure.is_none(), "set {set}");
+        if !is_well {
+            replaced(&mut site, 1);
+            assert!(trial(&site).failure.is_none(), "set {set}");
+        }
+        let since = in_time(&mut site).expect("it was well in its time");
+        read(&mut site, 1, since);
+        assert_eq!(outcome(&site), Some(Outcome::Done { changed: true }));
+    }
+}
+
+#[test]
+fn what_was_on_trial_before_the_machine_was_off_for_weeks_has_its_whole_time_again() {
+    let mut site = with_a();
+    site.wish(deploy(2, "b"));
+    staged(&mut site, 2, 12);
+    replaced(&mut site, 2);
+    site.later(45 * 24 * 3_600_000);
+    let mut met = kept(2, true, Vec::new());
+    met.keeper.boot = crate::domain::id::BootId([9; 16]);
+    site.tell(Input::Reconcile(met));
+    assert!(trial(&site).failure.is_none(), "{:?}", site.events());
+    let timer = site.last.effects.iter().find_map(|effect| match effect.act() {
+        Act::SetTimer { timer: Timer::Release(_), after_ms, .. } => Some(*after_ms),
+        _ => None,
+    });
+    let trying = trial(&site).trying.clone().unwrap();
+    assert_eq!(timer, Some(trying.healthy_by.ms_since(trying.since)));
+    let (run, _) = site.spawned("web").expect("it is wanted");
+    site.start("web", run);
+    proved(&mut site, 2);
+    assert_eq!(current(&site), Some(ReleaseId::of(b"b")));
     assert_eq!(outcome(&site), Some(Outcome::Done { changed: true }));
 }
 

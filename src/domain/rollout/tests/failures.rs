@@ -19,6 +19,25 @@ fn a_rollout_goes_through_canary_and_batches_to_success() {
 }
 
 #[test]
+fn where_the_first_wave_of_a_first_rollout_stayed_away_the_next_one_is_asked_for_no_proof_of_it() {
+    let parameters = Parameters { on_unreachable: OnUnreachable::Skip, ..by_name() };
+    let mut run = Run::of(make(3, None, None, None, parameters));
+    let waves = |run: &Run| -> Vec<(NodeId, u16)> {
+        let effects = run.rollout.effects().into_iter();
+        let orders = effects.filter_map(|effect| match effect {
+            Effect::Order { node, wave, step: Step::Apply } => Some((node, wave)),
+            _ => None,
+        });
+        // A node that is lost is ordered to go with the others when it is back.
+        orders.filter(|(name, _)| *name != node("n1")).collect()
+    };
+    run.report("n1", NodeReport::Unreachable);
+    assert_eq!(waves(&run), [(node("n2"), 1)]);
+    run.healthy("n2");
+    assert_eq!(waves(&run), [(node("n3"), 3)]);
+}
+
+#[test]
 fn a_failed_node_within_the_budget_starts_no_new_node_until_the_others_have_their_verdict() {
     let parameters = Parameters {
         max_failures: Amount::Count(1),

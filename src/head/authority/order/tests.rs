@@ -29,7 +29,7 @@ fn fleet() -> Authority {
     for (signer, name, class, grants) in
         [(&deployer, "ci", KeyClass::Ci, vec![grant]), (&node_key(), "n2", KeyClass::Node, vec![])]
     {
-        let holder = Holder { name: name.parse().unwrap(), class, grants };
+        let holder = Holder { name: name.parse().unwrap(), class, grants, until: None };
         std::sync::Arc::make_mut(&mut gate.ring).insert(signer.public(), holder);
     }
     let enrolled = |node: &str, kid: Kid| Enrolled {
