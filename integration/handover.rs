@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::support::machine::{Machine, python};
+use crate::releases::archive;
+use crate::support::machine::{Machine, is_root, python};
 use crate::support::process::{kill_9, process_state};
 use crate::support::wait::{eventually, wait_until};
 
@@ -220,6 +221,65 @@ fn a_changed_spec_is_handed_over_to_when_the_new_run_is_well_at_a_place_of_its_o
     assert_eq!(site.machine.instance("web")["pid"].as_u64(), Some(u64::from(after)));
     load.none_failed();
     assert_eq!(ask(at).unwrap(), format!("{after} 2"));
+}
+
+#[test]
+fn a_release_that_hangs_behind_the_shared_socket_is_returned_from_and_no_request_fails() {
+    // What ends it: that no run of it is ready in time, or that the release is not healthy by its deadline.
+    for (ready, deadline) in [("1s", "10s"), ("30s", "2s")] {
+        let machine = Machine::new();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let user = if is_root() { "user = \"root\"\n" } else { "" };
+        let spec = machine.folder().join("web.toml");
+        let text = format!(
+            "{user}exec = [\"${{release}}/bin/web\"]\n\
+             [socket.http]\nlisten = \"tcp:127.0.0.1:{port}\"\n\
+             [update]\nmethod = \"handover\"\n[stop]\ntimeout = \"1s\"\n{}\
+             [rollout]\nmin_healthy_time = \"300ms\"\nhealthy_deadline = \"{deadline}\"\n",
+            notifies(ready)
+        );
+        fs::write(&spec, text).unwrap();
+        let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/handover/server.py");
+        let deploy = |code: i32, version: &str| {
+            // A release of its own folder, and in that of the second one a file says that it hangs.
+            let folder = machine.folder().join(version);
+            fs::create_dir(&folder).unwrap();
+            if version == "2.0" {
+                fs::write(folder.join("hang"), "").unwrap();
+            }
+            let script = format!(
+                "export VERSION={version}\nexec {} {} --folder {}",
+                python(),
+                server.display(),
+                folder.display()
+            );
+            let packed = archive(&machine, version, &script).display().to_string();
+            let spec = spec.display().to_string();
+            let line = ["deploy", "web", "-f", &spec, "--artifact", &packed];
+            machine.exits(code, &[&line[..], &["--release-version", version]].concat())
+        };
+        machine.exits(0, &["up", "-d"]);
+        deploy(0, "1.0");
+        let serving = machine.ready("web");
+        let at = SocketAddr::from(([127, 0, 0, 1], port));
+        let load = Load::at(at, CALLERS, || {});
+        let said = deploy(10, "2.0");
+        assert!(said.contains("E0701"), "{said}");
+        wait_until("there is one run", || machine.instance("web")["beside"].is_null());
+        load.none_failed();
+        assert_eq!(ask(at).unwrap(), format!("{serving} 1.0"), "the one that served goes on");
+        let status = machine.instance("web");
+        assert_eq!(status["release"]["version"], "1.0", "{status}");
+        assert_eq!(status["pid"].as_u64(), Some(u64::from(serving)));
+
+        let events = machine.events();
+        let count = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
+        assert_eq!(count("instance.started"), 2, "the second one did begin");
+        assert_eq!(count("instance.ready"), 1, "and was never ready");
+        assert_eq!((count("instance.handed_over"), count("release.returned")), (0, 1));
+        let returned = events.iter().find(|event| event["type"] == "release.returned").unwrap();
+        assert_eq!(returned["data"]["kept_serving"], true, "{returned}");
+    }
 }
 
 #[test]
