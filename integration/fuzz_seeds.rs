@@ -193,6 +193,7 @@ fn to_keeper() -> Vec<(u8, &'static str, Vec<u8>)> {
         notify: true,
         ready_fd: Some(3),
         sockets: Vec::new(),
+        is_errand: false,
         memo: ByteBuf::from(b"memo".to_vec()),
     };
     let claim = Claim { run: run(), pid: 40_102, memo: ByteBuf::from(vec![0xff]) };

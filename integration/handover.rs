@@ -283,6 +283,21 @@ fn a_release_that_hangs_behind_the_shared_socket_is_returned_from_and_no_request
 }
 
 #[test]
+fn what_is_run_beside_a_service_leaves_its_sockets_open() {
+    let errands = "[action.look]\nexec = [\"/bin/true\"]\n\
+        [health.app]\nkind = \"exec\"\nexec = [\"/bin/true\"]\nmin_interval = \"50ms\"\n";
+    let site = Site::new(&format!("{}{errands}", notifies("5s")));
+    let mut before = site.machine.ready("web");
+    let load = Load::on(&site);
+    for _ in 0..2 {
+        site.machine.exits(0, &["action", "run", "web", "look"]);
+        site.machine.exits(0, &["restart", "web"]);
+        before = site.machine.ready_but("web", Some(before));
+    }
+    load.none_failed();
+}
+
+#[test]
 fn a_handover_goes_on_when_agent_and_keeper_are_killed_in_the_middle() {
     for parts in [&["agent"][..], &["keeper"], &["keeper", "agent"]] {
         let site = Site::new(&notifies("60s"));

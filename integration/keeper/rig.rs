@@ -316,6 +316,7 @@ pub(super) fn sh(name: &str, script: &str) -> Spawn {
         notify: false,
         ready_fd: None,
         sockets: Vec::new(),
+        is_errand: false,
         memo: ByteBuf::from(*b"memo"),
     }
 }

@@ -152,6 +152,10 @@ pub struct Spawn {
     /// there are made; those that the slot had and that are not named are closed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sockets: Vec<Listening>,
+    /// Whether it is no run of the slot but a hook, a check or an action beside its runs: it gets none of the sockets of the
+    /// slot and leaves them as they are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_errand: bool,
     /// Comes back with every fact of the run, unread; at most [`MEMO_BYTES_MAX`].
     pub memo: ByteBuf,
 }

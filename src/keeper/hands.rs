@@ -146,10 +146,14 @@ impl Hands {
             let address = self.listen(spawn).map_err(failed(Step::Prepare))?;
             added.push(("NOTIFY_SOCKET", address));
         }
-        let sockets = self
-            .sockets
-            .open(&spawn.slot, &spawn.run, &spawn.sockets, spawn.account.as_ref(), &self.deposit)
-            .map_err(failed(Step::Sockets))?;
+        let account = spawn.account.as_ref();
+        let sockets = match spawn.is_errand {
+            true => Vec::new(),
+            false => self
+                .sockets
+                .open(&spawn.slot, &spawn.run, &spawn.sockets, account, &self.deposit)
+                .map_err(failed(Step::Sockets))?,
+        };
         let prepared = Prepared::of(spawn, &added, self.files)
             .map_err(|why| Unstarted::Refused(Refusal::Invalid(why.to_string())))?;
         let flags = rustix::pipe::PipeFlags::CLOEXEC;

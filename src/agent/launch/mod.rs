@@ -244,7 +244,9 @@ impl Launcher {
         memo: Vec<u8>,
     ) -> Result<Launch, LaunchFault> {
         let process = Process { name, exec, user, params, makes_folder: false };
-        self.process(start, process, memo)
+        let mut launch = self.process(start, process, memo)?;
+        launch.spawn.is_errand = true;
+        Ok(launch)
     }
 
     fn process(
@@ -303,6 +305,7 @@ impl Launcher {
             notify: false,
             ready_fd: None,
             sockets: Vec::new(),
+            is_errand: false,
             memo: ByteBuf::from(memo),
         };
         Ok(Launch { spawn, degraded })
