@@ -1,47 +1,44 @@
 //! A fleet of five machines, each with a network of its own, against everything at once; judged by its logs alone.
 
+#![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+
+mod faults;
+
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use serde_json::Value;
 
 use super::Fleet;
 use super::judge::{Evidence, judge};
-use super::leaders::leader;
 use super::machines::{enrol, nodes};
 use crate::handover::Load;
 use crate::releases::archive;
-use crate::support::machine::{Machine, python};
+use crate::support::machine::{Machine, is_root, python};
 use crate::support::network::{Network, enter};
-use crate::support::process::{kill_9, signal};
 use crate::support::wait::{eventually, wait_until};
 
-/// How many machines.
+/// How many machines the long test has.
 const MACHINES: u8 = 5;
-
-/// How long everything is killed at random; `SMGR_CHAOS_SECONDS` says otherwise.
-const CHAOS: Duration = Duration::from_secs(20);
 
 /// How long a lease holds here, in milliseconds.
 const LEASE_MS: u64 = 3000;
 
-/// Five machines: the first has bus and controllers, the others joined it.
-struct Apart {
-    fleet: Fleet,
+/// Machines at one switch: the first has bus and controllers, the others joined it.
+pub(super) struct Apart {
+    pub(super) fleet: Fleet,
     others: Vec<Machine>,
     spec: String,
     /// Goes last: what the machines end with goes over it.
-    network: Network,
+    pub(super) network: Network,
 }
 
 impl Apart {
-    fn of_five() -> Self {
-        let network = Network::of(MACHINES);
+    pub(super) fn of(machines: u8) -> Self {
+        let network = Network::of(machines);
         let mut fleet = Fleet::new();
         fleet.machine.within(network.path(1));
         let state = fleet.machine.state();
@@ -65,24 +62,38 @@ impl Apart {
             machine.exits(0, &["up", "-d"]);
             machine
         };
-        let others = (2..=MACHINES).map(join).collect();
+        let others = (2..=machines).map(join).collect();
         let spec = spec(&fleet.machine);
         let apart = Self { network, fleet, others, spec };
         apart.all_are_there();
         apart
     }
 
-    fn machine(&self, number: u8) -> &Machine {
+    /// Says aloud why nothing is tested, where this user may make no network; under CI root may.
+    pub(super) fn may_be_made() -> bool {
+        let Err(why) = Network::may_be_made() else { return true };
+        let is_owed = std::env::var_os("CI").is_some() && is_root();
+        assert!(!is_owed, "{why}");
+        eprintln!("skipped: {why}");
+        false
+    }
+
+    fn count(&self) -> u8 {
+        u8::try_from(self.others.len()).unwrap() + 1
+    }
+
+    pub(super) fn machine(&self, number: u8) -> &Machine {
         match number {
             1 => &self.fleet.machine,
             _ => &self.others[usize::from(number) - 2],
         }
     }
 
-    fn all_are_there(&self) {
+    pub(super) fn all_are_there(&self) {
         wait_until("all machines are heard", || {
             let known = nodes(&self.fleet);
-            known.len() == usize::from(MACHINES) && known.iter().all(|(_, reachable)| *reachable)
+            known.len() == usize::from(self.count())
+                && known.iter().all(|(_, reachable)| *reachable)
         });
     }
 
@@ -107,8 +118,16 @@ impl Apart {
         said
     }
 
+    /// Begins a rollout and waits for no more than its name.
+    fn begins(&self, version: &str, more: &[&str]) -> String {
+        let said = self.deploys(0, version, &serves(version), &[more, &["--detach"]].concat());
+        let mut words = said.split(|c: char| c.is_whitespace() || c == ':' || c == ',');
+        let name = words.find(|word| word.starts_with("r-"));
+        name.unwrap_or_else(|| panic!("no rollout is named: {said}")).to_owned()
+    }
+
     fn all_run(&self, version: &str) {
-        for number in 1..=MACHINES {
+        for number in 1..=self.count() {
             let release = self.machine(number).instance("web")["release"].clone();
             assert_eq!(release["version"], version, "n{number}");
         }
@@ -161,70 +180,101 @@ impl Apart {
         panic!("a rollout does not end:\n{last}\n{events}\n{}", said.join("\n\n"));
     }
 
+    /// The negative control of the two that read logs for the test: of another machine's log the state is not that of this
+    /// one, and in a log of which one byte was changed that is found.
+    fn what_is_wrong_is_found(&self) {
+        let copy = self.fleet.machine.folder().join("damaged");
+        let mut cp = Command::new("cp");
+        cp.arg("-r").arg(self.machine(2).state()).arg(&copy);
+        assert!(cp.status().unwrap().success());
+        let epoch = fs::read_dir(copy.join("log")).unwrap().flatten().find(|it| it.path().is_dir());
+        let segment = fs::read_dir(epoch.unwrap().path()).unwrap().flatten().map(|it| it.path());
+        let segment = segment.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+        let mut bytes = fs::read(&segment).unwrap();
+        // A row, not the empty place between two of them.
+        let at = bytes.windows(12).position(|it| it == b"intent.accep").unwrap();
+        bytes[at] ^= 1;
+        fs::write(&segment, bytes).unwrap();
+        let ran = self.machine(2).smgr(&["audit", "verify", copy.to_str().unwrap()]);
+        assert!(!ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+    }
+
+    /// Demands that the logs hold what must always hold; keeps them where they do not.
+    pub(super) fn is_sound(&self, evidence: &Evidence) {
+        let faults = judge(evidence);
+        if !faults.is_empty() {
+            let folder = tempfile::tempdir().unwrap().keep();
+            for number in 1..=self.count() {
+                let mut copy = Command::new("cp");
+                copy.arg("-r").arg(self.machine(number).state());
+                drop(copy.arg(folder.join(format!("n{number}"))).status());
+            }
+            eprintln!("the state folders are kept in {}", folder.display());
+        }
+        assert_eq!(faults, Vec::<String>::new());
+    }
+
+    /// Ends all machines, has each prove its log, and returns what the logs say.
+    pub(super) fn end(&self) -> Evidence {
+        for number in (1..=self.count()).rev() {
+            let machine = self.machine(number);
+            machine.exits(0, &["replay"]);
+            if number == 2 {
+                let other = self.machine(1).state().join("log");
+                let (own, aside) = (machine.state().join("log"), machine.state().join("log.aside"));
+                fs::rename(&own, &aside).unwrap();
+                assert!(
+                    Command::new("cp").arg("-r").args([&other, &own]).status().unwrap().success()
+                );
+                assert!(!machine.smgr(&["replay"]).status.success());
+                fs::remove_dir_all(&own).unwrap();
+                fs::rename(&aside, &own).unwrap();
+            }
+            machine.exits(0, &["down"]);
+            machine.exits(0, &["audit", "verify", machine.state().to_str().unwrap()]);
+        }
+        self.what_is_wrong_is_found();
+        let mut evidence = Evidence::default();
+        for number in 1..=self.count() {
+            evidence.read_node(&format!("n{number}"), self.machine(number).state());
+        }
+        for name in ["c1", "c2"] {
+            evidence.read_controller(name, &self.fleet.folder(name));
+        }
+        for name in ["c1", "c2"] {
+            evidence.read_copies(name, &self.fleet.folder(name));
+        }
+        evidence
+    }
+
     fn pid_if_any(&self, service: &str) -> Option<u32> {
         let ran = self.fleet.machine.smgr(&["status", service, "-o", "json"]);
         let status: Value = serde_json::from_slice(&ran.stdout).ok()?;
         let pid = status["instances"][0]["pid"].as_u64()?;
         u32::try_from(pid).ok().filter(|pid| *pid > 0)
     }
+}
 
-    /// Ends with all that stood in the streams and buckets, as a server does whose disk was wiped.
-    fn wipe_the_bus(&self) {
-        let store = self.fleet.machine.state().join("nats");
-        self.fleet.machine.smgr(&["stop", "nats"]);
-        for entry in fs::read_dir(store).unwrap().flatten() {
-            drop(fs::remove_dir_all(entry.path()));
-        }
-        self.fleet.machine.smgr(&["start", "nats"]);
-    }
-
-    /// Two controllers that lead at once: one is stuck for longer than its lease while its orders are out, the lease itself
-    /// is lost with the bus, so that it is counted from 1 again, and then the one goes on beside the other.
-    fn two_lead(&self) {
-        let (first, term) = eventually("one leads", || leader(&self.fleet));
-        let stuck = self.fleet.pid(&format!("controller-{first}"));
-        signal(stuck, Signal::STOP);
-        self.wipe_the_bus();
-        eventually("the other one leads", || {
-            leader(&self.fleet).filter(|(name, now)| *name != first && *now > term)
-        });
-        signal(stuck, Signal::CONT);
-    }
-
-    /// Does one thing that nobody wants, chosen by a number.
-    fn disturb(&self, number: u64) {
-        let machine = self.machine(u8::try_from(number / 8 % u64::from(MACHINES)).unwrap() + 1);
-        let kill_part = |part| machine.part_if_any(part).into_iter().for_each(kill_9);
-        match number % 8 {
-            0 => kill_part("agent"),
-            1 => kill_part("keeper"),
-            2 => kill_part("uplink"),
-            3 => ["keeper", "agent", "uplink"].into_iter().for_each(kill_part),
-            4 => self.pid_if_any("nats").into_iter().for_each(kill_9),
-            5 => self.pid_if_any("controller-c1").into_iter().for_each(kill_9),
-            6 => self.pid_if_any("controller-c2").into_iter().for_each(kill_9),
-            // For longer than its lease: when it goes on there are two that believe they lead.
-            _ => {
-                let name = if number % 16 == 7 { "controller-c1" } else { "controller-c2" };
-                if let Some(pid) = self.pid_if_any(name) {
-                    signal(pid, Signal::STOP);
-                    thread::sleep(Duration::from_millis(LEASE_MS + 1000));
-                    signal(pid, Signal::CONT);
-                }
-            }
-        }
-    }
+/// Where the action of all machines says that it ran, in a line for each time.
+fn marks(machine: &Machine) -> PathBuf {
+    machine.folder().join("marks")
 }
 
 fn spec(machine: &Machine) -> String {
     let path = machine.folder().join("web.toml");
+    let marks = marks(machine);
+    let action = format!(
+        "[action.mark]\nexec = [\"/bin/sh\", \"-c\", \"echo $$1 >> {}\", \"mark\", \"${{id}}\"]\n\
+         params.id = {{ type = \"string\", pattern = \"^[0-9]+$\" }}\n",
+        marks.display()
+    );
     let text = "user = \"root\"\nexec = [\"${release}/bin/web\"]\n\
         [socket.http]\nlisten = \"tcp:0.0.0.0:8080\"\n\
         [update]\nmethod = \"handover\"\n\
         [ready]\nby = \"notify\"\ntimeout = \"6s\"\n\
         [stop]\ntimeout = \"5s\"\n\
         [rollout]\nmin_healthy_time = \"300ms\"\nhealthy_deadline = \"15s\"\n";
-    fs::write(&path, text).unwrap();
+    fs::write(&path, text.to_owned() + &action).unwrap();
     path.display().to_string()
 }
 
@@ -234,51 +284,16 @@ fn serves(version: &str) -> String {
     format!("export VERSION={version}\nexec {} {} \"$@\"", python(), server.display())
 }
 
-fn chaos_time() -> Duration {
-    let told = std::env::var("SMGR_CHAOS_SECONDS").ok();
-    told.map_or(CHAOS, |seconds| Duration::from_secs(seconds.parse().unwrap()))
-}
-
-/// Kills whatever runs while releases are on their way, each of which ends as it may.
-fn chaos(apart: &Apart) {
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            for round in 0.. {
-                if is_over.load(Ordering::Relaxed) {
-                    break;
-                }
-                let version = format!("6.{round}");
-                apart.deploy(&version, &serves(&version), &["--timeout", "20s"]);
-            }
-        });
-        let until = Instant::now() + chaos_time();
-        let mut number: u64 = 1;
-        while Instant::now() < until {
-            // Knuth's MMIX generator: the same acts each time, at times of their own.
-            number = number
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            apart.disturb(number >> 33);
-            thread::sleep(Duration::from_millis(700));
-        }
-        is_over.store(true, Ordering::Relaxed);
-    });
-}
-
 mod heavy {
+    use super::faults::chaos;
     use super::*;
 
     #[test]
     fn five_machines_serve_on_whatever_happens_and_their_logs_hold_what_must_always_hold() {
-        if let Err(why) = Network::may_be_made() {
-            assert!(
-                std::env::var_os("CI").is_none() || !crate::support::machine::is_root(),
-                "{why}"
-            );
+        if !Apart::may_be_made() {
             return;
         }
-        let apart = Apart::of_five();
+        let apart = Apart::of(MACHINES);
         apart.deploys(0, "1.0", &serves("1.0"), &[]);
         apart.all_run("1.0");
         let loads: Vec<Load> = (1..=MACHINES)
@@ -302,28 +317,21 @@ mod heavy {
         apart.all_run("2.0");
 
         // Two machines cannot be reached for a while in the middle of it.
-        let rest = ["--set", "rollout.bake_time=\"2s\"", "--detach"];
-        apart.deploys(0, "4.0", &serves("4.0"), &rest);
-        for number in [4, 5] {
-            apart.network.plug(number, false);
-        }
-        thread::sleep(Duration::from_secs(5));
-        for number in [4, 5] {
-            apart.network.plug(number, true);
-        }
-        apart.fleet.machine.exits(0, &["rollout", "watch", &apart.last()]);
-        apart.all_run("4.0");
+        let rest = ["--set", "rollout.bake_time=\"2s\""];
+        let cut_off = apart.cuts_two_off(&rest);
 
+        let rest = ["--set", "rollout.bake_time=\"2s\""];
         // The bus forgets everything while a release is on its way.
-        apart.deploys(0, "5.0", &serves("5.0"), &rest);
-        let rollout = apart.last();
+        let rollout = apart.begins("5.0", &rest);
         apart.wipe_the_bus();
         apart.fleet.machine.exits(0, &["rollout", "watch", &rollout]);
         apart.all_run("5.0");
 
+        // The same, while the server runs and more is asked for.
+        apart.loses_no_wish_with_its_streams(&rest);
+
         // Two controllers lead while one is.
-        apart.deploys(0, "5.1", &serves("5.1"), &rest);
-        let rollout = apart.last();
+        let rollout = apart.begins("5.1", &rest);
         apart.two_lead();
         apart.fleet.machine.exits(0, &["rollout", "watch", &rollout]);
         apart.all_run("5.1");
@@ -335,20 +343,15 @@ mod heavy {
         apart.deploys(0, "9.0", &serves("9.0"), &[]);
         apart.all_run("9.0");
         loads.into_iter().for_each(Load::none_failed);
-        for number in (1..=MACHINES).rev() {
-            let machine = apart.machine(number);
-            machine.exits(0, &["replay"]);
-            machine.exits(0, &["down"]);
-            machine.exits(0, &["audit", "verify", machine.state().to_str().unwrap()]);
-        }
-        let mut evidence = Evidence::default();
-        for number in 1..=MACHINES {
-            evidence.read_node(&format!("n{number}"), apart.machine(number).state());
-        }
-        for name in ["c1", "c2"] {
-            evidence.read_controller(name, &apart.fleet.folder(name));
-        }
-        assert!(evidence.led.len() > 1 && evidence.nodes.values().all(|facts| facts.len() > 20));
-        assert_eq!(judge(&evidence), Vec::<String>::new());
+        let evidence = apart.end();
+        let (rollout, nodes) = cut_off;
+        assert!(
+            nodes.iter().any(|node| evidence.missed_halfway(&rollout, node)),
+            "{nodes:?} were missed in {rollout}, and not in its middle"
+        );
+        assert_ne!(evidence.reigns_at_once(), [], "no two led at once");
+        let (facts, turns) = evidence.extent();
+        assert!(facts > 20 && turns > 20, "{facts} facts, {turns} turns");
+        apart.is_sound(&evidence);
     }
 }

@@ -1,5 +1,6 @@
 //! A fleet of several nodes on this machine, with its controllers, against everything that may happen to it.
 
+mod alone;
 mod apart;
 mod artifacts;
 mod checks;
