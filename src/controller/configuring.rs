@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use super::rollouts::Driven;
 use super::task::Controller;
-use super::wishes::configured_in;
 use crate::domain::event::Outcome;
 use crate::domain::id::{IntentId, NodeId, ServiceId};
 use crate::domain::release::Step;
@@ -93,7 +92,7 @@ impl Controller {
         let size = size.batch_of(plan.size());
         let Some(driven) = self.rollouts.all.get_mut(&intent) else { return BTreeMap::new() };
         if driven.configured.is_none() {
-            driven.configured = self.wishes.read(intent).and_then(|wish| configured_in(&wish));
+            driven.configured = self.wishes.configured(intent);
         }
         let Some((select, keys)) = driven.configured.clone() else { return BTreeMap::new() };
         let means = self.authority.enrolled().filter(|(node, labels)| select.matches(node, labels));
