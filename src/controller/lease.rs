@@ -119,6 +119,18 @@ async fn ask(
     }
 }
 
+/// Returns the first term from `least` on that belongs to the controller at this place among so many: each has every so
+/// many-th one.
+///
+/// The step that took the lease counts from 1 again when its bucket is made anew, and whoever led before may not have been
+/// heard yet. Two who know nothing of each other do not lead in one term all the same.
+pub(super) fn own_term(least: u64, place: usize, count: usize) -> u64 {
+    let number = |size: usize| u64::try_from(size).expect("controllers are few");
+    let count = number(count).max(1);
+    let ahead = (number(place) % count + count - least % count) % count;
+    least.saturating_add(ahead)
+}
+
 /// Returns the two ends of the wish to end.
 pub(super) fn ending() -> (watch::Sender<bool>, watch::Receiver<bool>) {
     watch::channel(false)
@@ -127,4 +139,26 @@ pub(super) fn ending() -> (watch::Sender<bool>, watch::Receiver<bool>) {
 /// A queue of the task and its sender.
 pub(super) fn queue() -> (Waker, mpsc::Receiver<Wake>) {
     mpsc::channel(super::wake::QUEUE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_controllers_never_lead_in_one_term_whatever_they_know() {
+        for count in 1..5 {
+            for (one, other) in (0..count).flat_map(|one| (0..one).map(move |it| (one, it))) {
+                let terms = |place| (0..20).map(move |least| own_term(least, place, count));
+                assert!(terms(one).all(|term| terms(other).all(|it| it != term)));
+            }
+            let is_near = |least: u64| {
+                (0..count).all(|place| {
+                    (0..count as u64).contains(&(own_term(least, place, count) - least))
+                })
+            };
+            assert!((0..20).all(is_near));
+        }
+        assert_eq!((own_term(7, 0, 1), own_term(7, 0, 0)), (7, 7));
+    }
 }

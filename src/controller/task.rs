@@ -12,7 +12,7 @@ use super::arrivals::Arrivals;
 use super::bringing::Bringing;
 use super::checks::Measuring;
 use super::intake::Line;
-use super::lease::Standing;
+use super::lease::{Standing, own_term};
 use super::links::Saying;
 use super::orders::Orders;
 use super::own::{OwnState, Which};
@@ -31,7 +31,7 @@ use crate::domain::effect::Act;
 use crate::domain::event::{Actor, Context, Event};
 use crate::domain::id::{Digest, EventId, IntentId, NodeId, Seq};
 use crate::domain::intent::ActorKind;
-use crate::domain::policy::Kind;
+use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::promises::Promised;
 use crate::domain::rollout::NodeReport;
 use crate::domain::time::Now;
@@ -222,10 +222,14 @@ impl Controller {
         }
     }
 
-    /// Begins a term that is higher than any that is known.
+    /// Begins a term that is higher than any that is known, and no other controller's.
     pub(super) fn rise(&mut self, now: Now, taken: u64) {
         let known = [self.own.term, self.term_seen, self.projection.term_max()];
-        let term = known.into_iter().max().unwrap_or(0).saturating_add(1).max(taken);
+        let least = known.into_iter().max().unwrap_or(0).saturating_add(1).max(taken);
+        let all = self.lines.iter().filter(|(_, line)| line.class == KeyClass::Controller);
+        let all: Vec<_> = all.map(|(name, _)| name).collect();
+        let place = all.iter().position(|name| **name == self.setup.controller).unwrap_or(0);
+        let term = own_term(least, place, all.len());
         self.taken = taken;
         self.record(now, Event::ControllerLed(ControllerLed { term }));
         // A term that could be forgotten might be used twice.

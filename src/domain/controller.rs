@@ -13,7 +13,7 @@ use super::time::UnixMicros;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ControllerLed {
-    /// One more than the highest term that it knew of. Every order bears it, and nodes take none of a lower one.
+    /// Higher than every term that it knew of, and of no other controller. Every order bears it, and nodes take none of a lower one.
     pub term: u64,
 }
 
