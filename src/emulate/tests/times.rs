@@ -20,7 +20,7 @@ use crate::domain::rollout::{
     Effect, Input, NodeReport, Observed, Opening, Plan, PlanRequest, Rollout, RolloutEvent, Verdict,
 };
 use crate::domain::time::{Now, UnixMicros};
-use crate::head::authority::{Authority, Way};
+use crate::head::authority::{Authority, Enrolment, Way};
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::key::{Keyring, Signer};
@@ -144,12 +144,13 @@ impl Site {
             trust(&node_key(number), node.as_str(), KeyClass::Node, Vec::new(), None);
             roster.push(Enrolled { node, kid, labels: BTreeMap::new() });
         }
+        let roster = Arc::new(Enrolment::from(roster));
         let common = Arc::new(Fleet {
             fleet: super::fleet(),
             boot: BootId([1; 16]),
             ring: Arc::new(ring.clone()),
             revoked: Vec::new(),
-            roster: roster.clone().into(),
+            roster: roster.clone(),
             trust: TrustChanged { version: 1, digest: Digest([1; 32]) },
             specs: Specs::default(),
             load: Load::default(),
