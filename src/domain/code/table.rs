@@ -353,6 +353,9 @@ codes! {
     RELEASE_GONE = 710, NotFound, "the files of this release are not here any more",
         "Only the last good ones are kept (`release.keep`). Deploy it again with its artifact.";
 
+    WRONG_PROGRAM = 711, RolledBack, "another program runs than the release has",
+        "The process runs a file of another release, or one that was exchanged under it. Look at what `exec` leads to: \
+         `${release}` is the folder of the release itself.";
     NO_SUCH_ROLLOUT = 720, NotFound, "no such rollout",
         "No controller that answers knows a rollout of this name, or more than one begins like it. `smgr rollout list` \
          shows those that are remembered.";

@@ -26,8 +26,6 @@ pub struct PlanRequest<'a> {
     pub generation: Generation,
     /// The release that is wanted.
     pub release: ReleaseId,
-    /// The digest that `/proc/PID/exe` must have, where the release says it.
-    pub running: Option<Digest>,
     /// The last release that succeeded; none at the first rollout of a service.
     pub back_to: Option<ReleaseId>,
     /// Why canary and waves are skipped; signed with the wish.
@@ -102,9 +100,6 @@ pub struct Plan {
     pub generation: Generation,
     /// The release that is wanted.
     pub release: ReleaseId,
-    /// The digest that the running program must have, where the release says it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub running: Option<Digest>,
     /// The release that the way back leads to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back_to: Option<ReleaseId>,
@@ -176,7 +171,6 @@ impl Plan {
             service: request.service.clone(),
             generation: request.generation,
             release: request.release,
-            running: request.running,
             back_to: request.back_to,
             emergency: request.emergency.clone(),
             retry: request.retry.clone(),
@@ -252,7 +246,8 @@ impl Plan {
         put(self.service.as_bytes());
         put(&self.generation.0.to_be_bytes());
         put(&self.release.0.0);
-        put(self.running.as_ref().map_or(&[], |digest| &digest.0));
+        // The place of the running program, which its node alone can judge.
+        put(&[]);
         put(self.back_to.as_ref().map_or(&[], |release| &release.0.0));
         put(if self.emergency.is_some() { b"emergency" } else { b"" });
         put(self.emergency.as_deref().unwrap_or_default().as_bytes());

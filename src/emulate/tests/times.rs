@@ -195,7 +195,6 @@ impl Site {
             service: "web".parse().unwrap(),
             generation: intent.action.generation().unwrap(),
             release,
-            running: None,
             back_to: None,
             emergency: None,
             retry: None,

@@ -110,7 +110,6 @@ impl Enrolment {
             service: service.clone(),
             generation: *generation,
             release,
-            running: None,
             back_to: *back_to,
             emergency: None,
             retry: None,
