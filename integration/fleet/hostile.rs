@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 use smgr::bus::{BusOptions, Connection, Credentials};
+use smgr::controller::setup::ControllerSetup;
 use smgr::domain::id::{Digest, FleetId, NodeId};
 use smgr::domain::policy::{KeyClass, Kind};
 use smgr::domain::release::Step;
@@ -118,7 +119,9 @@ fn no_controller_skips_the_canary_by_calling_each_wave_the_first() {
         };
         envelope::seal(Kind::Order, &codec::encode(&order), &key)
     };
-    let options = a_persons_access(&StateFolder::new(shop.fleet.folder("n1")));
+    let setup = ControllerSetup::read(&c1).unwrap();
+    let mut options = BusOptions::new(setup.urls, InboxPrefix("c1".parse().unwrap()), "hostile");
+    options.credentials = Credentials::read(setup.nkey.unwrap()).unwrap();
     let others = ["n1", "n2", "n3"].into_iter().filter(|node| *node != canary);
     block_on(async {
         let bus = Connection::dial(&options).await.unwrap();
