@@ -22,6 +22,7 @@ mod reports;
 mod rollouts;
 pub mod setup;
 mod shown;
+mod tails;
 mod task;
 pub mod tokens;
 mod verify;

@@ -241,6 +241,7 @@ impl EmulatedNode {
             }
             Ask::Outcome { .. }
             | Ask::Config { .. }
+            | Ask::Beside { .. }
             | Ask::Logs { .. }
             | Ask::Fleet
             | Ask::Rollouts

@@ -106,10 +106,15 @@ pub enum Ask {
     Ping,
     /// What runs, what not, why.
     Status,
-    /// The values of a service's configuration that somebody set, and where, as its files and its release are.
+    /// The effective values of a service's configuration and where each was set, as its files and its release are.
     Config {
         /// Which service.
         service: ServiceId,
+    },
+    /// A text beside the log that an event names by its hash, for controllers: the last lines of an instance that failed.
+    Beside {
+        /// Which.
+        hash: Digest,
     },
     /// The end of a service's log.
     Logs {

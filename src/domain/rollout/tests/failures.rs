@@ -376,11 +376,9 @@ fn deploying_what_runs_already_succeeds_at_once_and_changes_nothing() {
     let plan = plan(3, by_name());
     let on = Observed { release: Some(NEW), healthy: true };
     let before: BTreeMap<_, _> = plan.targets().map(|node| (node.clone(), on.clone())).collect();
-    let run = Run::open(plan.clone(), before.clone(), false);
+    let run = Run::open(plan, before);
     assert_eq!(run.kinds(), ["rollout.planned", "rollout.ended"]);
     assert_eq!((run.ended().exit_code, run.ended().changed), (0, false));
-    let forced = Run::open(plan, before, true);
-    assert_eq!(forced.applies(), ["n1"]);
 }
 
 #[test]

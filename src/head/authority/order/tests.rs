@@ -57,6 +57,7 @@ fn deploy() -> Intent {
             back_to: None,
             emergency: None,
             retry: None,
+            on_conflict: None,
         },
         audience: Audience::Select { selector: "env=prod".to_owned(), roster: Digest([0; 32]) },
         note: String::new(),
@@ -255,6 +256,7 @@ fn no_controller_goes_beyond_the_canary_without_its_word() {
             back_to: None,
             emergency: Some("the site is down".to_owned()),
             retry: None,
+            on_conflict: None,
         },
         ..deploy()
     };
