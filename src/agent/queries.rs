@@ -14,6 +14,7 @@ use super::clock;
 use super::folder::StateFolder;
 use super::local::Caller;
 use super::logs::LogHandle;
+use super::renewal::Pieces;
 use super::task::Agent;
 use super::wake::Wake;
 use crate::config::TOLD_BYTES_MAX;
@@ -80,12 +81,15 @@ pub(super) struct Queries {
     pub(super) keeper: Option<Hello>,
     /// Messages refused since the start.
     pub(super) refused: u64,
+    /// The pieces of a trust document that is on its way.
+    pub(super) pieces: Pieces,
 }
 
 impl Queries {
     pub(super) fn new(state: StateFolder, place: Place) -> Self {
         let log_waits = Arc::new(Semaphore::new(LOG_WAITS_MAX));
-        Self { waiting: Vec::new(), log_waits, state, place, keeper: None, refused: 0 }
+        let pieces = Pieces::default();
+        Self { waiting: Vec::new(), log_waits, state, place, keeper: None, refused: 0, pieces }
     }
 }
 
@@ -118,6 +122,10 @@ impl Agent {
                 refused(Code::UNKNOWN_TYPE, "a controller answers this, and no node".to_owned())
             }
             Ask::Config { service } => return self.configuration(to, cause, service),
+            Ask::Trust(piece) => match self.trust_piece_came(&piece) {
+                Ok(()) => Reply::Pong { version: env!("CARGO_PKG_VERSION").to_owned() },
+                Err(refusal) => refused(refusal.code, refusal.why),
+            },
             Ask::Beside { hash } => match self.launchers.text_beside(&hash) {
                 Some(bytes) if bytes.len() <= BESIDE_BYTES_MAX => {
                     Reply::Piece { bytes: ByteBuf::from(bytes) }

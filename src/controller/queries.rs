@@ -184,6 +184,7 @@ impl Controller {
             Ask::Status
             | Ask::Config { .. }
             | Ask::Beside { .. }
+            | Ask::Trust(_)
             | Ask::Logs { .. }
             | Ask::Outcome { .. } => {
                 let why = "a node answers this; a controller answers for the fleet".to_owned();

@@ -547,21 +547,26 @@ impl Controller {
 
     /// Signs a question to a node or another controller.
     pub(super) fn question(&self, of: &NodeId, ask: Ask) -> Question {
-        let (now, cause) = (clock::now(), random_id());
+        let (cause, sealed) = self.sealed_query(Audience::Nodes(vec![of.clone()]), ask);
+        let to = Callee::node(of.clone()).unwrap_or(Callee::EVERY_NODE);
+        let subject = Subject::Call { fleet: self.setup.fleet.clone(), to };
+        Question { subject, of: of.clone(), cause, sealed }
+    }
+
+    /// Signs a question; returns its id too.
+    pub(super) fn sealed_query(&self, audience: Audience, ask: Ask) -> (IntentId, Vec<u8>) {
+        let (now, id) = (clock::now(), random_id());
         let query = Query {
             v: PAYLOAD_VERSION,
-            id: cause,
+            id,
             iss: self.signer.kid(),
             iat: now.at,
             exp: now.at.plus_ms(GRACE_MS),
             fleet: self.setup.fleet.clone(),
-            audience: Audience::Nodes(vec![of.clone()]),
+            audience,
             ask,
         };
-        let sealed = envelope::seal(Kind::Query, &codec::encode(&query), &self.signer);
-        let to = Callee::node(of.clone()).unwrap_or(Callee::EVERY_NODE);
-        let subject = Subject::Call { fleet: self.setup.fleet.clone(), to };
-        Question { subject, of: of.clone(), cause, sealed }
+        (id, envelope::seal(Kind::Query, &codec::encode(&query), &self.signer))
     }
 
     /// Takes in a signed wish that another controller gave: it has to be the one that was planned.

@@ -242,6 +242,7 @@ impl EmulatedNode {
             Ask::Outcome { .. }
             | Ask::Config { .. }
             | Ask::Beside { .. }
+            | Ask::Trust(_)
             | Ask::Logs { .. }
             | Ask::Fleet
             | Ask::Rollouts

@@ -268,8 +268,8 @@ impl Authority {
             .and_then(|()| self.in_time(query.iat, query.exp, way, holder.class, now))
             .and_then(|()| self.granted(&holder, verb, service))
             .and_then(|()| match query.ask {
-                // It says nothing of the service whose text it is.
-                Ask::Beside { .. } if holder.class != KeyClass::Controller => {
+                // Neither says of which service it is.
+                Ask::Beside { .. } | Ask::Trust(_) if holder.class != KeyClass::Controller => {
                     Err((Code::NOT_GRANTED, "this is for controllers".to_owned()))
                 }
                 _ => Ok(()),
@@ -480,6 +480,7 @@ fn verb_of(ask: &Ask) -> (Verb, Option<&crate::domain::id::ServiceId>) {
         // Whether the wish itself may be read is for the controller, which knows its service.
         Ask::Wish { .. }
         | Ask::Beside { .. }
+        | Ask::Trust(_)
         | Ask::Range { .. }
         | Ask::Outcome { .. }
         | Ask::Arrivals { .. }
