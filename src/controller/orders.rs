@@ -256,6 +256,7 @@ impl Controller {
 
     /// Looks at what ended rollouts still have to order.
     pub(super) fn converge(&mut self, now: Now) {
+        self.placements.forgive(self.ticks);
         let all = self.rollouts.all.iter().filter(|(_, driven)| driven.is_over());
         for intent in all.map(|(intent, _)| *intent).collect::<Vec<_>>() {
             self.look_at_orders(intent);
@@ -390,7 +391,8 @@ impl Controller {
                 let Some(generation) = generation else { return };
                 let failure = Failure { why: format!("[{code}] {why}"), ..Failure::of("refused") };
                 if self.rollouts.all.get(intent).is_some_and(|it| it.has_ended()) {
-                    self.placements.refuse(*intent, node.clone(), failure.why.clone());
+                    let of = (*intent, node.clone());
+                    self.placements.refuse(of, failure.why.clone(), self.ticks);
                 }
                 let report = NodeReport::Failed { generation, failure };
                 let input = Input::Node { node: node.clone(), event: None, report };

@@ -8,7 +8,6 @@ use tracing::warn;
 
 use super::rollouts::Driven;
 use super::task::Controller;
-use super::wishes::wished_in;
 use crate::domain::controller::{PlacementHeld, PlacementOrdered};
 use crate::domain::event::{Context, Event};
 use crate::domain::id::{IntentId, NodeId, ServiceId};
@@ -22,13 +21,16 @@ const LOOK_TICKS: u64 = 5;
 /// How many ticks lie between two questions for a wish that is not here.
 const ASK_TICKS: u64 = 30;
 
+/// How many ticks lie between an order that a node refused and the next one: a grant or an artifact may be there by then.
+const REFUSED_TICKS: u64 = 120;
+
 /// What this controller knows of placement beside the logs. Another one finds the same again.
 #[derive(Debug, Default)]
 pub(super) struct Placements {
     /// What moves, by the wish that it follows from.
     last: BTreeMap<IntentId, Moves>,
-    /// Orders that nodes refused for good, with their words.
-    refused: BTreeMap<(IntentId, NodeId), String>,
+    /// Orders that nodes refused, with their words, and at which tick.
+    refused: BTreeMap<(IntentId, NodeId), (String, u64)>,
 }
 
 impl Placements {
@@ -38,8 +40,13 @@ impl Placements {
     }
 
     /// A node does not take the order of a rollout that is over.
-    pub(super) fn refuse(&mut self, intent: IntentId, node: NodeId, why: String) {
-        self.refused.insert((intent, node), why);
+    pub(super) fn refuse(&mut self, (intent, node): (IntentId, NodeId), why: String, tick: u64) {
+        self.refused.insert((intent, node), (why, tick));
+    }
+
+    /// Lets nodes be asked again that refused long enough ago.
+    pub(super) fn forgive(&mut self, tick: u64) {
+        self.refused.retain(|_, (_, at)| at.saturating_add(REFUSED_TICKS) > tick);
     }
 
     /// Says whether a node did not take the order of a rollout that is over.
@@ -68,7 +75,7 @@ impl Placements {
             }
             Held::Failed(nodes) => {
                 let refused = nodes.iter().find_map(|node| {
-                    let why = self.refused.get(&(intent, node.clone()))?;
+                    let (why, _) = self.refused.get(&(intent, node.clone()))?;
                     Some(format!("; {node}: {why}"))
                 });
                 let refused = refused.unwrap_or_default();
@@ -138,7 +145,7 @@ impl Controller {
     fn wished(&mut self, intent: IntentId) -> Option<Wished> {
         let driven = self.rollouts.all.get_mut(&intent)?;
         if driven.wished.is_none() {
-            driven.wished = self.wishes.read(intent).and_then(|wish| wished_in(&wish));
+            driven.wished = self.wishes.wished(intent);
         }
         if driven.wished.is_none() && self.ticks.is_multiple_of(ASK_TICKS) {
             self.ask_for_wish(intent);

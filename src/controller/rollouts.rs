@@ -16,14 +16,14 @@ use super::links::{self, Question};
 use super::reports::{Reports, Said};
 use super::task::{Controller, Promise, Role};
 use super::wake::Wake;
-use super::wishes::{manifest_in, release_in};
+use super::wishes::{Wishes, manifest_in, release_in};
 use crate::domain::event::{Context, Event};
-use crate::domain::id::{Digest, EpochId, EventId, IntentId, NodeId, Seq, ServiceId};
+use crate::domain::id::{Digest, EpochId, EventId, Generation, IntentId, NodeId, Seq, ServiceId};
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::rollout::view::Record;
 use crate::domain::rollout::{
-    Command, Concerns, Failure, Input, NodeReport, Rejection, ReleaseId, Rollout, RolloutEvent,
-    RolloutFact, Story, Wished,
+    Command, Concerns, Failure, Input, NodeReport, NodeState, Rejection, ReleaseId, Rollout,
+    RolloutEvent, RolloutFact, Story, Verdict, Wished,
 };
 use crate::domain::selector::Selector;
 use crate::domain::time::{Now, UnixMicros};
@@ -40,6 +40,9 @@ const GRACE_MS: u64 = 30_000;
 
 /// Rollouts that have ended and are remembered whole, for `smgr rollout show`.
 const ENDED_MAX: usize = 64;
+
+/// Wishes for one service that stand beside each other, each for other nodes: what is older is forgotten as it ages.
+const STANDING_MAX: usize = 64;
 
 /// One rollout.
 #[derive(Debug, Default)]
@@ -148,6 +151,22 @@ impl Driven {
         concerned
     }
 
+    /// Returns which nodes, and which keys there, the wish behind it is about, as text; a text of its own where it is not here.
+    fn means(&mut self, intent: IntentId, configures: bool, wishes: &Wishes) -> String {
+        let text = match configures {
+            true => {
+                self.configured = self.configured.take().or_else(|| wishes.configured(intent));
+                let configured = self.configured.as_ref();
+                configured.map(|(select, keys)| format!("{select} {keys:?}"))
+            }
+            false => {
+                self.wished = self.wished.take().or_else(|| wishes.wished(intent));
+                self.wished.as_ref().map(|wished| wished.select.to_string())
+            }
+        };
+        text.unwrap_or_else(|| intent.to_string())
+    }
+
     fn look(&mut self) {
         let open = self.story.state().filter(|state| state.verdict().is_none());
         self.wake_at = open.and_then(Rollout::wake_at);
@@ -188,6 +207,15 @@ impl<'a> Pen<'a> {
         // It is one where the last of its pieces stands.
         Some(self.recorder.event_id(Seq(self.next.0 - 1)))
     }
+}
+
+/// What is known of the wishes for one service while those are looked for that stand.
+#[derive(Debug, Default)]
+struct Standing {
+    all: BTreeSet<IntentId>,
+    meant: BTreeSet<String>,
+    /// One says where the service is at all: what is older does not count.
+    is_whole: bool,
 }
 
 /// Whose orders may be others than before.
@@ -244,27 +272,50 @@ impl Rollouts {
         found
     }
 
-    /// Forgets the oldest that have ended, but for the last of each service, to which nodes that were away converge.
-    fn forget(&mut self) {
-        let mut ended: Vec<(UnixMicros, IntentId)> = Vec::new();
-        let mut last: BTreeMap<(ServiceId, bool), (u64, IntentId)> = BTreeMap::new();
-        for (intent, driven) in &self.all {
-            let Some(state) = driven.story.state() else { continue };
-            let of = (state.plan().generation.0, *intent);
-            let plan = state.plan();
-            let known = last.entry((plan.service.clone(), plan.configures)).or_insert(of);
-            *known = (*known).max(of);
-            if state.verdict().is_some() {
-                let at = driven.story.records().last().map(|record| record.at);
-                ended.push((at.unwrap_or_default(), *intent));
-            }
-        }
-        let last: BTreeSet<IntentId> = last.into_values().map(|(_, intent)| intent).collect();
-        ended.sort();
+    /// Forgets the oldest that have ended, but for those whose wishes stand.
+    fn forget(&mut self, wishes: &Wishes) {
+        let ended = self.all.iter().filter(|(_, it)| it.has_ended());
+        let at = |it: &Driven| it.story.records().last().map(|record| record.at);
+        let mut ended: Vec<_> = ended.map(|(intent, it)| (at(it), *intent)).collect();
         let excess = ended.len().saturating_sub(ENDED_MAX);
-        for (_, intent) in ended.into_iter().filter(|(_, it)| !last.contains(it)).take(excess) {
+        if excess == 0 {
+            return;
+        }
+        let stand = self.standing(wishes);
+        ended.sort();
+        for (_, intent) in ended.into_iter().filter(|(_, it)| !stand.contains(it)).take(excess) {
             self.all.remove(&intent);
         }
+    }
+
+    /// Returns those to which nodes converge that were away or join later: the last of each service, and of those before it
+    /// that succeeded the last for each selection, back to one that says where the service is at all.
+    fn standing(&mut self, wishes: &Wishes) -> BTreeSet<IntentId> {
+        let mut newest: Vec<_> = self
+            .all
+            .iter_mut()
+            .filter_map(|(intent, driven)| {
+                let plan = driven.story.state()?.plan();
+                let of = (plan.service.clone(), plan.configures);
+                let generation = plan.generation;
+                Some((std::cmp::Reverse(generation), of, *intent, driven))
+            })
+            .collect();
+        newest.sort_by_key(|(generation, _, intent, _)| (*generation, *intent));
+        let mut stand: BTreeMap<(ServiceId, bool), Standing> = BTreeMap::new();
+        for (_, of, intent, driven) in newest {
+            let known = stand.entry(of.clone()).or_default();
+            let is_last = known.all.is_empty();
+            let verdict = driven.on_disk().and_then(Rollout::verdict);
+            let has_succeeded = verdict == Some(Verdict::Succeeded);
+            let counts = has_succeeded && !known.is_whole && known.all.len() < STANDING_MAX;
+            let is_new = counts && known.meant.insert(driven.means(intent, of.1, wishes));
+            known.is_whole |= has_succeeded && driven.wished.as_ref().is_some_and(Wished::is_whole);
+            if is_last || is_new {
+                known.all.insert(intent);
+            }
+        }
+        stand.into_values().flat_map(|known| known.all).collect()
     }
 }
 
@@ -361,7 +412,7 @@ impl Controller {
         let ended = driven.on_disk().and_then(Rollout::verdict);
         if let Some(verdict) = ended {
             info!(rollout = %intent, state = verdict.as_str(), "a rollout ended");
-            self.rollouts.forget();
+            self.rollouts.forget(&self.wishes);
         }
         match concerned {
             Concerned::Nodes(nodes) => self.look_at_orders_of(intent, nodes),
@@ -427,6 +478,7 @@ impl Controller {
                 let input = Input::Node { node: node.clone(), event: Some(id), report };
                 self.drive_on(now, intent, &input);
             }
+            self.look_at_return(now, intent, node);
             let report = match self.projection.is_lost(node) {
                 true => NodeReport::Unreachable,
                 false if self.projection.is_heard(node, now) => NodeReport::Seen,
@@ -444,6 +496,7 @@ impl Controller {
             Said::Took { intent, step, term } => {
                 if self.leads() == Some(term) {
                     self.orders.taken(&(intent, node.clone(), step));
+                    self.look_at_return(now, intent, node);
                 }
             }
             Said::Reports(report) => {
@@ -461,6 +514,23 @@ impl Controller {
                 }
             }
         }
+    }
+
+    /// Takes in that a node which is to go back has nothing to undo: it took the order and never changed, or was back
+    /// before, and says no more of it.
+    fn look_at_return(&mut self, now: Now, intent: IntentId, node: &NodeId) {
+        let state = self.rollouts.all.get(&intent).and_then(|driven| driven.story.state());
+        let is_awaited =
+            |state: &&Rollout| matches!(state.node(node), Some(NodeState::Returning { .. }));
+        let Some(state) = state.filter(is_awaited) else { return };
+        let plan = state.plan();
+        let generation = Generation(plan.generation.0.saturating_add(1));
+        let known = self.projection.node(node).and_then(|it| it.releases().get(&plan.service));
+        let known = known.filter(|it| it.generation == generation && it.trial.is_none());
+        let to = known.map(|it| it.current.as_ref().map(|mark| mark.release));
+        let Some(to) = to.filter(|to| *to != Some(plan.release)) else { return };
+        let report = NodeReport::Returned { generation, to, took_ms: 0, kept_serving: true };
+        self.drive_on(now, intent, &Input::Node { node: node.clone(), event: None, report });
     }
 
     fn is_of(&self, intent: &IntentId, service: &ServiceId) -> bool {
@@ -574,7 +644,8 @@ impl Controller {
         let state = self.rollouts.all.get(&rollout).and_then(|driven| driven.story.state());
         let planned = state.map(|state| state.plan().release);
         let is_it = planned.is_some() && release_in(bytes, rollout) == planned;
-        // Whether it is signed as it should be is for the nodes to say, each for itself.
+        // The first bytes count, so they have to be somebody's. Whether that one may is for the nodes to say, each for itself.
+        let is_it = is_it && self.authority.is_signed(bytes);
         match is_it.then(|| self.wishes.keep(rollout, bytes)) {
             Some(Ok(())) => {
                 self.orders.hurry(rollout);

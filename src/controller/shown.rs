@@ -69,16 +69,16 @@ impl Controller {
         let watcher = Watcher { to, rollout, seen, until };
         let is_over = self.rollouts.all.get(&rollout).is_some_and(Driven::is_over);
         let waits = wait_ms > 0 && self.watchers.len() < WATCHERS_MAX;
-        if !is_over && waits && self.shown_at(&watcher) > Instant::now() {
+        let now = Instant::now();
+        if !is_over && waits && self.shown_at(now, &watcher) > now {
             self.watchers.push(watcher);
         } else {
             self.answer_with([watcher]);
         }
     }
 
-    /// Returns when a watcher is answered, as far as is known.
-    fn shown_at(&self, watcher: &Watcher) -> Instant {
-        let now = Instant::now();
+    /// Returns when a watcher is answered, as far as is known: `now` where it is at once.
+    fn shown_at(&self, now: Instant, watcher: &Watcher) -> Instant {
         match self.rollouts.all.get(&watcher.rollout) {
             Some(driven) if !watcher.to.is_gone() => {
                 let told = (driven.told().len(), driven.stands());
@@ -115,15 +115,16 @@ impl Controller {
         let now = Instant::now();
         let all = std::mem::take(&mut self.watchers);
         let (due, patient): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|watcher| self.shown_at(watcher) <= now);
+            all.into_iter().partition(|watcher| self.shown_at(now, watcher) <= now);
         self.watchers = patient;
         self.answer_with(due);
     }
 
     /// Returns how long no watcher is answered, as far as is known.
     pub(super) fn watchers_wait(&self) -> Option<Duration> {
-        let due = self.watchers.iter().map(|watcher| self.shown_at(watcher)).min()?;
-        Some(due.saturating_duration_since(Instant::now()))
+        let now = Instant::now();
+        let due = self.watchers.iter().map(|watcher| self.shown_at(now, watcher)).min()?;
+        Some(due.saturating_duration_since(now))
     }
 
     /// Answers with the signed wish behind a rollout: to a controller, and to whoever may deploy the service.

@@ -53,6 +53,16 @@ impl Wishes {
         fs::read(self.path(intent)).ok()
     }
 
+    /// Returns which nodes and keys a wish is about, where it is here and sets some.
+    pub(super) fn configured(&self, intent: IntentId) -> Option<(Selector, BTreeSet<String>)> {
+        self.read(intent).and_then(|wish| configured_in(&wish))
+    }
+
+    /// Returns where a wish wants its service, where it is here and says so.
+    pub(super) fn wished(&self, intent: IntentId) -> Option<Wished> {
+        self.read(intent).and_then(|wish| wished_in(&wish))
+    }
+
     /// Removes the oldest of those that nobody needs, as far as there are too many.
     pub(super) fn prune(&self, is_needed: impl Fn(&IntentId) -> bool) -> io::Result<()> {
         let mut found = Vec::new();
@@ -89,7 +99,7 @@ fn selection_of(intent: &Intent) -> Option<Selector> {
 }
 
 /// Returns which nodes a wish that was verified before is about, and the keys that it sets or sets no more.
-pub(super) fn configured_in(wish: &[u8]) -> Option<(Selector, BTreeSet<String>)> {
+fn configured_in(wish: &[u8]) -> Option<(Selector, BTreeSet<String>)> {
     let intent = intent_in(wish)?;
     let Action::Configure { set, unset, .. } = &intent.action else { return None };
     let keys = set.keys().chain(unset).cloned().collect();
@@ -97,7 +107,7 @@ pub(super) fn configured_in(wish: &[u8]) -> Option<(Selector, BTreeSet<String>)>
 }
 
 /// Returns where a wish that was verified before wants its service.
-pub(super) fn wished_in(wish: &[u8]) -> Option<Wished> {
+fn wished_in(wish: &[u8]) -> Option<Wished> {
     let intent = intent_in(wish)?;
     let select = selection_of(&intent)?;
     let placement = match manifest_in(wish) {

@@ -3,10 +3,12 @@
 //!
 //! These are texts, not truth: what became of a wish stands in the logs of the nodes. Without them a node would refuse
 //! the second wish of one id, and execute nothing.
+//!
+//! Each key has a folder of its own, so that a job that asks without end leaves the others their room.
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -16,7 +18,7 @@ use serde_json::Value;
 
 use super::problem::Problem;
 use crate::domain::code::Code;
-use crate::domain::id::{Digest, IntentId};
+use crate::domain::id::{Digest, IntentId, Kid};
 use crate::domain::rollout::Amount;
 use crate::head::folder::{StateFolder, write_new, write_whole};
 
@@ -26,7 +28,7 @@ const VERSION: u8 = 1;
 /// How long a request is remembered.
 const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// More requests than jobs send in that time: one every 20 s.
+/// More requests than one key signs in that time: one every 20 s.
 const REQUESTS_MAX: usize = 4096;
 
 /// One request.
@@ -85,9 +87,8 @@ impl Requests {
     /// # Errors
     /// When the disk or the permissions refuse.
     pub(super) fn open(folder: &StateFolder) -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
         let folder = folder.root().join("requests");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        private_folder(&folder)?;
         Ok(Self { folder })
     }
 
@@ -96,33 +97,43 @@ impl Requests {
     /// # Errors
     /// When the file is there and cannot be used.
     pub(super) fn get(&self, id: IntentId) -> io::Result<Option<Kept>> {
-        let bytes = match fs::read(self.path(id)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read?,
-        };
-        let kept: Kept = serde_json::from_slice(&bytes)?;
+        let Some(path) = self.find(id)? else { return Ok(None) };
+        let kept: Kept = serde_json::from_slice(&fs::read(path)?)?;
         match kept.v {
             VERSION => Ok(Some(kept)),
             other => Err(io::Error::other(format!("it is of version {other}"))),
         }
     }
 
-    /// Keeps a request, on disk when this returns, unless there is one of this id. Returns the one that is
+    /// Finds a request, whoever signed it.
+    fn find(&self, id: IntentId) -> io::Result<Option<PathBuf>> {
+        for folder in fs::read_dir(&self.folder)? {
+            let path = file_of(&folder?.path(), id);
+            if path.try_exists()? {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Keeps a request that `by` signed, on disk when this returns, unless there is one of this id. Returns the one that is
     /// kept, and whether it is new.
     ///
     /// # Errors
-    /// When too many are kept, or the disk refuses.
-    pub(super) fn keep(&self, id: IntentId, new: Kept) -> Result<(Kept, bool), Problem> {
+    /// When too many of this key are kept, or the disk refuses.
+    pub(super) fn keep(&self, id: IntentId, by: Kid, new: Kept) -> Result<(Kept, bool), Problem> {
         let failed = |error: io::Error| Problem::new(Code::IO, format!("not kept: {error}"));
         if let Some(first) = self.get(id).map_err(failed)? {
             return Ok((first, false));
         }
-        if self.make_room().map_err(failed)? >= REQUESTS_MAX {
-            let what = format!("{REQUESTS_MAX} requests of the last 24 hours are remembered");
+        let folder = self.folder.join(by.to_string());
+        private_folder(&folder).map_err(failed)?;
+        if make_room(&folder).map_err(failed)? >= REQUESTS_MAX {
+            let what = format!("{REQUESTS_MAX} requests of this key in 24 hours are remembered");
             return Err(Problem::new(Code::BUSY, what));
         }
         let text = serde_json::to_vec(&new).map_err(|error| failed(error.into()))?;
-        if write_new(&self.path(id), &text, 0o600).map_err(failed)? {
+        if write_new(&file_of(&folder, id), &text, 0o600).map_err(failed)? {
             return Ok((new, true));
         }
         let first = self.get(id).map_err(failed)?;
@@ -135,28 +146,36 @@ impl Requests {
     /// # Errors
     /// When the disk refuses: a repeat is then answered by the nodes again.
     pub(super) fn finish(&self, id: IntentId, kept: &Kept) -> io::Result<()> {
-        write_whole(&self.path(id), &serde_json::to_vec(kept)?, 0o600)
-    }
-
-    /// Forgets old requests where there are many; returns how many there are.
-    fn make_room(&self) -> io::Result<usize> {
-        let files: Vec<_> = fs::read_dir(&self.folder)?.flatten().collect();
-        if files.len() < REQUESTS_MAX {
-            return Ok(files.len());
+        match self.find(id)? {
+            Some(path) => write_whole(&path, &serde_json::to_vec(kept)?, 0o600),
+            None => Ok(()),
         }
-        let now = SystemTime::now();
-        let is_old = |file: &fs::DirEntry| {
-            let changed = file.metadata().and_then(|about| about.modified());
-            changed.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > KEPT_FOR))
-        };
-        let (old, young): (Vec<_>, Vec<_>) = files.into_iter().partition(is_old);
-        old.iter().try_for_each(|file| fs::remove_file(file.path()))?;
-        Ok(young.len())
     }
+}
 
-    fn path(&self, id: IntentId) -> PathBuf {
-        self.folder.join(format!("{id}.json"))
+fn file_of(folder: &Path, id: IntentId) -> PathBuf {
+    folder.join(format!("{id}.json"))
+}
+
+fn private_folder(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Forgets old requests of a folder where there are many; returns how many there are.
+fn make_room(folder: &Path) -> io::Result<usize> {
+    let files: Vec<_> = fs::read_dir(folder)?.flatten().collect();
+    if files.len() < REQUESTS_MAX {
+        return Ok(files.len());
     }
+    let now = SystemTime::now();
+    let is_old = |file: &fs::DirEntry| {
+        let changed = file.metadata().and_then(|about| about.modified());
+        changed.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > KEPT_FOR))
+    };
+    let (old, young): (Vec<_>, Vec<_>) = files.into_iter().partition(is_old);
+    old.iter().try_for_each(|file| fs::remove_file(file.path()))?;
+    Ok(young.len())
 }
 
 #[cfg(test)]
@@ -171,13 +190,28 @@ mod tests {
         let id = IntentId([7; 16]);
         assert_eq!(requests.get(id).unwrap(), None);
         let (one, other) = (digest_of(b"restart web"), digest_of(b"stop web"));
-        let (mut first, is_new) = requests.keep(id, Kept::new(one, b"signed")).unwrap();
+        let by = |kid: u8| Kid([kid; 16]);
+        let (mut first, is_new) = requests.keep(id, by(1), Kept::new(one, b"signed")).unwrap();
         assert!(is_new);
-        let (again, is_new) = requests.keep(id, Kept::new(other, b"signed later")).unwrap();
+        let (again, is_new) = requests.keep(id, by(2), Kept::new(other, b"signed later")).unwrap();
         assert!(!is_new && again == first && again.is_of(one) && !again.is_of(other));
         assert_eq!(again.envelope().unwrap(), b"signed");
         first.result = Some(serde_json::json!({"exit_code": 0}));
         requests.finish(id, &first).unwrap();
         assert_eq!(requests.get(id).unwrap(), Some(first));
+    }
+    #[test]
+    fn a_key_that_asks_without_end_leaves_the_others_their_room() {
+        let temp = tempfile::tempdir().unwrap();
+        let requests = Requests::open(&StateFolder::new(temp.path())).unwrap();
+        let id = |number: usize| IntentId((number as u128).to_be_bytes());
+        let kept = || Kept::new(digest_of(b"restart web"), b"signed");
+        let (noisy, other) = (Kid([1; 16]), Kid([2; 16]));
+        let folder = requests.folder.join(noisy.to_string());
+        private_folder(&folder).unwrap();
+        (0..REQUESTS_MAX).for_each(|number| fs::write(file_of(&folder, id(number)), "").unwrap());
+        let refused = requests.keep(id(REQUESTS_MAX), noisy, kept()).unwrap_err();
+        assert!(format!("{refused:?}").contains("of this key"), "{refused:?}");
+        assert!(requests.keep(id(REQUESTS_MAX), other, kept()).unwrap().1);
     }
 }

@@ -324,7 +324,8 @@ async fn asked_for(
         return Err(another());
     }
     let requests = shared.requests.clone();
-    let (kept, _) = blocking(move || requests.keep(id, kept)).await??;
+    let by = caller.kid();
+    let (kept, _) = blocking(move || requests.keep(id, by, kept)).await??;
     if !kept.is_of(request) {
         return Err(another());
     }

@@ -187,7 +187,8 @@ pub(super) async fn outcome(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    shared.callers.find(&headers)?.may_read(Verb::Events)?;
+    let caller = shared.callers.find(&headers)?;
+    caller.may_read(Verb::Events)?;
     let asked = Asked::read(query.as_deref(), &headers)?;
     let unknown = || {
         let what = "no such wish was brought by this controller within the last 24 hours";
@@ -197,7 +198,18 @@ pub(super) async fn outcome(
         intent.strip_prefix("i-").unwrap_or(&intent).parse().map_err(|_| unknown())?;
     let requests = shared.requests.clone();
     let kept = blocking(move || requests.get(id)).await?.map_err(unreadable)?;
-    bring(&shared, (id, kept.ok_or_else(unknown)?), asked.wait).await
+    let kept = kept.ok_or_else(unknown)?;
+    if let Some(result) = &kept.result {
+        return Ok(told(id, StatusCode::OK, result));
+    }
+    // To ask the nodes for more of it is to send it again, and to give the next ones their turn.
+    let intent = intent_of(&kept.envelope().map_err(unreadable)?)?;
+    if intent.iss != caller.kid() {
+        for node in &named_in(&intent)? {
+            caller.may(intent.action.verb(), intent.action.service(), node)?;
+        }
+    }
+    bring(&shared, (id, kept), asked.wait).await
 }
 
 /// What stands beside a wish.
@@ -387,7 +399,8 @@ async fn bring(
 ) -> Result<Response, Problem> {
     let requests = shared.requests.clone();
     let request = new.clone();
-    let (mut kept, is_new) = blocking(move || requests.keep(id, request)).await??;
+    let by = intent_of(&new.envelope().map_err(unreadable)?)?.iss;
+    let (mut kept, is_new) = blocking(move || requests.keep(id, by, request)).await??;
     if !kept.is_same_request(&new) {
         return Err(another());
     }
@@ -395,7 +408,7 @@ async fn bring(
         return Ok(told(id, StatusCode::OK, result));
     }
     let bytes = kept.envelope().map_err(unreadable)?;
-    let nodes = audience_of(&bytes)?;
+    let nodes = named_in(&intent_of(&bytes)?)?;
     let until = Instant::now() + wait;
     let turns = match kept.max_parallel.is_empty() {
         true => vec![nodes.clone()],
@@ -518,11 +531,15 @@ async fn call(
     verdict
 }
 
-fn audience_of(bytes: &[u8]) -> Result<Vec<NodeId>, Problem> {
-    let sealed = envelope::read(bytes, ENVELOPE_BYTES_MAX).map_err(unreadable)?;
-    let intent: Intent = codec::decode(sealed.unverified_payload()).map_err(unreadable)?;
-    match intent.audience {
-        Audience::Nodes(nodes) => Ok(nodes),
+/// Reads the intent in an envelope that was verified before it was kept.
+fn intent_of(envelope: &[u8]) -> Result<Intent, Problem> {
+    let sealed = envelope::read(envelope, ENVELOPE_BYTES_MAX).map_err(unreadable)?;
+    codec::decode(sealed.unverified_payload()).map_err(unreadable)
+}
+
+fn named_in(intent: &Intent) -> Result<Vec<NodeId>, Problem> {
+    match &intent.audience {
+        Audience::Nodes(nodes) => Ok(nodes.clone()),
         Audience::All | Audience::Select { .. } => {
             Err(Problem::new(Code::ORDER_NEEDED, "an intent names its nodes"))
         }

@@ -78,7 +78,10 @@ impl Rollout {
                 let full = self.plan.parameters.progress_deadline_ms;
                 match (&mut self.hold, &self.phase) {
                     (Some(hold), _) => hold.progress_left_ms = full,
-                    (None, Phase::Forward(_)) => self.stands_still_at = Some(body.until),
+                    // Where a person is awaited, one that was away and is back starts no deadline.
+                    (None, Phase::Forward(At::Open(_) | At::Settled { .. })) => {
+                        self.stands_still_at = Some(body.until);
+                    }
                     (None, _) => {}
                 }
             }

@@ -127,7 +127,8 @@ impl Placement {
 }
 
 impl Wished {
-    fn is_whole(&self) -> bool {
+    /// Says whether it is for all nodes that the service is placed on, so that no older wish counts.
+    pub fn is_whole(&self) -> bool {
         self.placement.is_whole(&self.select)
     }
 

@@ -6,6 +6,7 @@ use crate::domain::code::Code;
 use crate::domain::id::Principal;
 use crate::domain::policy::{self, KeyClass, Kind};
 use crate::domain::time::UnixMicros;
+use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::payload::{Audience, Intent, Mode, NODES_MAX, PAYLOAD_VERSION};
 
 impl Authority {
@@ -62,6 +63,13 @@ impl Authority {
         let in_time = self.intent_in_time(&intent, &holder, Way::Bus, now);
         let objection = in_time.err().map(|(code, why)| refuse(code, why));
         Ok(Verified { payload: intent, digest, actor, objection })
+    }
+
+    /// Says whether a key of the fleet that was not taken back signed an envelope: all that can be said of one that is old.
+    pub fn is_signed(&self, bytes: &[u8]) -> bool {
+        let sealed = envelope::read(bytes, ENVELOPE_BYTES_MAX).ok();
+        let sealed = sealed.filter(|it| !it.kids().any(|kid| self.revoked.contains(&kid)));
+        sealed.is_some_and(|sealed| sealed.open(&self.ring).is_ok())
     }
 
     /// Says whether what `signer` is answered may go to an inbox of `listener`: his own, or that of a controller, which

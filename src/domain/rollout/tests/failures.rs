@@ -417,6 +417,21 @@ fn without_auto_promote_a_person_lets_it_go_on_behind_the_canary() {
 }
 
 #[test]
+fn a_node_that_is_back_while_a_person_is_awaited_starts_no_deadline() {
+    let health_check = HealthCheck::Manual;
+    let max_unreachable = Amount::Count(1);
+    let mut run = Run::of(plan(3, Parameters { health_check, max_unreachable, ..by_name() }));
+    run.healthy("n1");
+    assert_eq!(run.command(Command::Promote), Ok(vec!["promoted", "wave_started"]));
+    run.report("n2", NodeReport::Unreachable);
+    run.tick(120_000);
+    assert_eq!(run.rollout.state(), "awaiting_promotion");
+    run.report("n2", NodeReport::Seen);
+    run.healthy("n2");
+    assert_eq!(run.tick(86_400_000), [""; 0]);
+}
+
+#[test]
 fn a_wave_bakes_before_the_next_one() {
     let mut run = Run::of(plan(2, Parameters { bake_ms: 60_000, ..by_name() }));
     assert_eq!(run.healthy("n1"), ["node_healthy", "wave_settled"]);
@@ -440,6 +455,19 @@ fn a_failed_canary_is_never_passed_by_pausing_and_resuming() {
     assert_eq!(run.command(Command::Resume), Err(Rejection::CanaryFailed));
     assert_eq!(run.tick(86_400_000), [""; 0]);
     assert!(run.applies().is_empty());
+}
+
+#[test]
+fn a_node_that_went_back_by_itself_is_not_sent_back_again() {
+    let pause = Parameters { on_failure: OnFailure::Pause, ..by_name() };
+    let mut run = Run::of(plan(3, pause));
+    run.healthy("n1");
+    run.fails("n2");
+    run.returned("n2");
+    run.command(Command::Abort { rollback: true }).unwrap();
+    assert_eq!(run.returns(), ["n1"]);
+    run.returned("n1");
+    assert_eq!((run.ended().state, run.ended().exit_code), (Verdict::Aborted, 13));
 }
 
 #[test]
