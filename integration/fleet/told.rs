@@ -297,3 +297,32 @@ fn the_configuration_of_a_service_on_another_node_is_shown_with_the_origin_of_ea
     fleet.machine.exits(4, &["config", "show", "job@n2"]);
     fleet.machine.exits(2, &["config", "show", "web/0@n2"]);
 }
+
+#[test]
+fn a_release_that_passes_the_canary_in_an_emergency_is_alarmed() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let reason = ["--emergency", "checkout is down"];
+    shop.deploy_with(0, "2.0", &good("2"), &reason);
+    let text = shop.fleet.machine.exits(0, &["events", "--fleet", "-o", "json"]);
+    let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let alerts: Vec<_> = events
+        .filter(|it| it["type"].as_str().is_some_and(|it| it.starts_with("alert.")))
+        .collect();
+    let kinds: Vec<_> = alerts.iter().map(|it| (&it["type"], &it["data"]["alert"])).collect();
+    let name = json!("web/emergency");
+    assert_eq!(
+        kinds,
+        [(&json!("alert.fired"), &name), (&json!("alert.resolved"), &name)],
+        "{text}"
+    );
+    let fired = &alerts[0];
+    assert_eq!(
+        (&fired["origin"], &fired["severity"]),
+        (&json!("c1"), &json!("warning")),
+        "{fired}"
+    );
+    let summary = fired["data"]["summary"].as_str().unwrap();
+    assert!(summary.contains("checkout is down"), "{fired}");
+    assert_eq!(fired["by"]["name"], "operator", "{fired}");
+}

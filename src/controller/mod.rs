@@ -4,6 +4,7 @@
 //! signed, and the node looks at that itself. See `docs/controller.md`.
 
 mod access;
+mod alarms;
 mod arrivals;
 mod boot;
 mod bringing;

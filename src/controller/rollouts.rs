@@ -388,10 +388,11 @@ impl Controller {
     }
 
     /// Hands facts that are in force to the log.
-    fn written(&mut self, now: Now, intent: IntentId, facts: Vec<(Context, Event)>) {
+    fn written(&mut self, now: Now, intent: IntentId, mut facts: Vec<(Context, Event)>) {
         if facts.is_empty() {
             return;
         }
+        facts.extend(self.alerts(intent, &facts));
         let last = Seq(self.recorder.next().0 + facts.len() as u64 - 1);
         let last = self.recorder.event_id(last);
         self.rollouts.own = Some((last.epoch, last.seq));
