@@ -326,3 +326,23 @@ fn a_release_that_passes_the_canary_in_an_emergency_is_alarmed() {
     assert!(summary.contains("checkout is down"), "{fired}");
     assert_eq!(fired["by"]["name"], "operator", "{fired}");
 }
+
+#[test]
+fn a_way_back_that_failed_is_alarmed_until_a_release_succeeds() {
+    let shop = Shop::of("[ready]\nby = \"fd\"\nfd = 3\n");
+    let broken = shop.fleet.machine.folder().join("broken");
+    let path = broken.display();
+    let fragile = format!("if [ -e {path} ]; then exit 4; fi\necho ready >&3\nexec sleep 1000");
+    shop.deploy(0, "1.0", &fragile);
+    shop.deploy(12, "2.0", &format!("touch {path}; exit 1"));
+    fs::remove_file(&broken).unwrap();
+    let alerts = || {
+        let text = shop.fleet.machine.exits(0, &["events", "--fleet", "-o", "json"]);
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let own = events.filter(|it| it["data"]["alert"] == "web/rollback-failed");
+        own.map(|it| it["type"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(alerts(), ["alert.fired"]);
+    shop.deploy(0, "3.0", &format!("echo ready >&3\n{}", good("3")));
+    assert_eq!(alerts(), ["alert.fired", "alert.resolved"]);
+}
