@@ -181,7 +181,7 @@ fn a_job_deploys_by_each_form_and_ends_as_the_rollout_does() {
 }
 
 #[test]
-fn a_cancelled_job_leaves_nothing_locked_and_says_how_to_watch_on() {
+fn complaint_13_a_cancelled_job_leaves_nothing_locked_and_says_how_to_watch_on() {
     let jobs = Jobs::of(2);
     assert_eq!(jobs.run(&Form::Shell, "1.0", &good("1")).code, Some(0));
     for (sent, code, version) in [(Signal::INT, 130, "2.0"), (Signal::TERM, 143, "3.0")] {

@@ -7,6 +7,14 @@ use std::process::Stdio;
 use std::thread;
 
 use serde_json::Value;
+use smgr::domain::id::Digest;
+use smgr::domain::policy::{KeyClass, Kind};
+use smgr::head::folder::StateFolder;
+use smgr::head::keyfile::{KeyName, load_key, load_trust};
+use smgr::wire::codec;
+use smgr::wire::envelope::{ENVELOPE_BYTES_MAX, seal};
+use smgr::wire::key::Signer;
+use smgr::wire::payload::{Enrolled, TrustedKey};
 
 use super::Fleet;
 use crate::releases::{archive, good, spec};
@@ -52,6 +60,57 @@ pub(super) fn nodes(fleet: &Fleet) -> Vec<(String, bool)> {
         Some((name, node["reachable"] == true || node["state"] == "ok"))
     };
     nodes.iter().filter_map(of).collect()
+}
+
+#[test]
+fn a_fleet_of_a_thousand_nodes_hears_of_who_joins_and_who_is_removed() {
+    let fleet = open_fleet();
+    let web = Machine::new();
+    enrol(&fleet, &web, "web-1", &["env=prod"]);
+    web.exits(0, &["up", "-d"]);
+    wait_until("the controller knows it", || nodes(&fleet).contains(&("web-1".to_owned(), true)));
+    // As many others, none of which is there.
+    let folder = StateFolder::new(fleet.machine.state());
+    let (mut trust, _) = load_trust(&folder).unwrap();
+    let root = load_key(&KeyName::Root.path(&folder)).unwrap();
+    for n in 0..1_000_u32 {
+        let mut seed = [7; 32];
+        seed[..4].copy_from_slice(&n.to_be_bytes());
+        let key = Signer::from_seed(&seed).public();
+        let name = format!("shop-{n}");
+        trust.keys.push(TrustedKey {
+            key: Digest(key.to_bytes()),
+            name: name.parse().unwrap(),
+            class: KeyClass::Node,
+            grants: Vec::new(),
+            until: None,
+        });
+        let labels = [("env".to_owned(), "shop".to_owned())].into();
+        trust.nodes.push(Enrolled { node: name.parse().unwrap(), kid: key.kid(), labels });
+    }
+    trust.version += 1;
+    let sealed = seal(Kind::Trust, &codec::encode(&trust), &root);
+    assert!(sealed.len() > ENVELOPE_BYTES_MAX, "{} bytes", sealed.len());
+    fs::write(folder.trust(), sealed).unwrap();
+    let version = |machine: &Machine| {
+        let events = machine.events();
+        let changed = events.iter().filter(|event| event["type"] == "trust.changed");
+        changed.filter_map(|event| event["data"]["version"].as_u64()).max()
+    };
+    let comes = |version_min: u64| {
+        for machine in [&fleet.machine, &web] {
+            eventually("both judge by it", || {
+                version(machine).filter(|version| *version >= version_min)
+            });
+        }
+    };
+    let late = Machine::new();
+    enrol(&fleet, &late, "web-2", &["env=prod"]);
+    comes(trust.version + 1);
+    fleet.machine.exits(0, &["node", "remove", "web-2"]);
+    comes(trust.version + 2);
+    let pongs = fleet.machine.exits(0, &["ping", "--node", "web-1"]);
+    assert!(pongs.contains("web-1"), "{pongs}");
 }
 
 #[test]

@@ -376,10 +376,81 @@ fn what_cannot_be_planned_is_refused_and_changes_nothing() {
     let said = shop.fleet.machine.exits(4, &["rollout", "show", "r-00000000"]);
     assert!(said.contains("E0720"), "{said}");
     assert_eq!(shop.list().len(), 1);
-    // A second one waits for the end of the first.
-    shop.begin("2.0", "3s");
+    // Of two at a time the second is refused, unless whoever asks says otherwise.
+    let first = shop.begin("2.0", "60s");
     let said = shop.deploy_with(6, "3.0", &good("3"), &[]);
     assert!(said.contains("E0721"), "{said}");
+    assert!(said.contains(&first) && said.contains("asked for by operator"), "{said}");
+    shop.deploy_with(0, "3.0", &good("3"), &["--on-conflict", "supersede"]);
+    assert_eq!(shop.view(&first)["state"], "superseded");
+    let second = shop.begin("4.0", "1s");
+    let said = shop.deploy_with(0, "5.0", &good("5"), &["--on-conflict", "queue"]);
+    assert!(said.contains("5.0 on 3 of 3 nodes"), "{said}");
+    assert_eq!(shop.view(&second)["state"], "succeeded");
+    let said = shop.deploy_with(2, "6.0", &good("6"), &["--on-conflict", "wait"]);
+    assert!(said.contains("reject, queue or supersede"), "{said}");
+}
+
+#[test]
+fn what_runs_already_is_started_anew_where_somebody_asks_for_it() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let pids = || {
+        ["web@n1", "web@n2", "web@n3"].map(|it| {
+            shop.fleet.machine.json(&["status", it])["instances"][0]["pid"].as_u64().unwrap()
+        })
+    };
+    let before = pids();
+    let said = shop.deploy(0, "1.0", &good("1"));
+    assert!(said.contains("1.0") && said.contains("already runs on 3 nodes"), "{said}");
+    assert!(!said.contains("no way back"), "{said}");
+    assert_eq!((pids(), &shop.last()["changed"]), (before, &false.into()));
+    let said = shop.deploy_with(0, "1.0", &good("1"), &["--force"]);
+    assert!(said.contains("1 canary") && said.contains("1.0 on 3 of 3 nodes"), "{said}");
+    assert!(pids().iter().zip(before).all(|(now, before)| *now != before), "{said}");
+    assert_eq!(shop.last()["changed"], true);
+    let said = shop.deploy_with(2, "1.0", &good("1"), &["--force", "--node", "n1"]);
+    assert!(said.contains("smgr restart web"), "{said}");
+}
+
+#[test]
+fn a_rollback_goes_to_the_last_release_that_succeeded_whatever_failed_since() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    shop.deploy(10, "bad", "exit 1");
+    shop.deploy(0, "2.0", &good("2"));
+    // One that failed and was left where it is, and one that is the present one again.
+    shop.deploy_with(11, "worse", "exit 2", &["--set", "rollout.on_failure=\"stop\""]);
+    shop.deploy_with(0, "2.0", &good("2"), &["--force"]);
+    let said = shop.fleet.machine.exits(0, &["rollback", "web"]);
+    assert!(said.contains("2.0") && said.contains("1.0 on 3 of 3 nodes"), "{said}");
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(shop.runs(node), "1.0");
+    }
+}
+
+#[test]
+fn complaint_05_the_way_back_and_a_restart_need_no_source_of_artifacts() {
+    let shop = Shop::open();
+    let deploy = |code: i32, version: &str, script: &str| {
+        // A path alone would be put into the store of the fleet.
+        let (path, named) = (shop.pack(version, script), ["--release-version", version]);
+        let artifact = format!("file:{path}");
+        let line = ["deploy", "web", "-f", &shop.spec, "--artifact", &artifact];
+        let said = shop.fleet.machine.exits(code, &[&line[..], &named].concat());
+        std::fs::remove_file(path).unwrap();
+        said
+    };
+    deploy(0, "1.0", &good("1"));
+    deploy(10, "bad", "exit 1");
+    assert_eq!(shop.runs("n1"), "1.0", "taken back by the node");
+    deploy(0, "2.0", &good("2"));
+    shop.fleet.machine.exits(0, &["restart", "web@n2"]);
+    shop.fleet.kill_node("n3");
+    shop.fleet.up_again();
+    eventually("n3 is back", || (shop.runs("n3") == "2.0").then_some(()));
+    let said = shop.fleet.machine.exits(0, &["rollback", "web"]);
+    assert!(said.contains("1.0 on 3 of 3 nodes"), "{said}");
 }
 
 #[test]

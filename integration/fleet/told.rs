@@ -5,9 +5,10 @@ use std::fs;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::Fleet;
 use super::rollouts::{Shop, states};
 use crate::releases::good;
-use crate::support::process::signal;
+use crate::support::process::{kill_9, signal};
 use crate::support::wait::{eventually, wait_until};
 
 const BAD: &str = "echo missing DATABASE_URL >&2; exit 1";
@@ -70,7 +71,7 @@ fn what_is_different_on_the_node_that_failed_is_shown_with_the_line_that_says_so
         let all = failure["differences"].as_array().unwrap().iter();
         all.clone().find(|it| it["key"] == key).unwrap_or_else(|| panic!("{key}: {failure}"))
     };
-    assert_eq!((&of("umask")["here"], &of("umask")["there"]), (&json!("0077"), &json!(null)));
+    assert_eq!((&of("umask")["here"], &of("umask")["there"]), (&json!("0077"), &json!("0022")));
     assert_eq!(of("umask")["here_origin"]["line"], 1, "{failure}");
     let mode = of("env.MODE");
     assert_eq!((&mode["here"], &mode["here_origin"]["layer"]), (&json!(null), &json!("node")));
@@ -232,4 +233,116 @@ fn a_node_that_no_controller_reaches_finishes_its_step_and_reports_later() {
     signal(controller, Signal::CONT);
     shop.fleet.machine.exits(0, &["rollout", "watch", &name]);
     assert_eq!(shop.applied(&canary, &generation), 1);
+}
+
+#[test]
+fn why_a_release_failed_is_shown_when_its_node_is_gone_and_the_controller_began_anew() {
+    let shop = Shop::of("[env]\nMODE = \"new\"\n");
+    let by_name = ["--set", "rollout.order=\"name\""];
+    shop.deploy_with(0, "1.0", &good("1"), &by_name);
+    let folder = shop.fleet.folder("n2").join("config/override.d");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("web.toml"), "[env]\nMODE = \"old\"\n").unwrap();
+    let script = "if [ \"$MODE\" = old ]; then\n  for n in $(seq 30); do echo \"line $n\"; done\n  \
+                  echo missing DATABASE_URL >&2; exit 3; fi\nexec sleep 1000";
+    shop.deploy_with(10, "2.0", script, &by_name);
+    let name = shop.last()["rollout"].as_str().unwrap().to_owned();
+    shop.fleet.kill_node("n2");
+    let leader = shop.fleet.pid("controller-c1");
+    kill_9(leader);
+    wait_until("the controller began anew", || shop.fleet.pid("controller-c1") != leader);
+    let view = eventually("somebody leads", || {
+        let ran = shop.fleet.machine.smgr(&["rollout", "show", &name, "-o", "json"]);
+        serde_json::from_slice::<Value>(&ran.stdout).ok().filter(|_| ran.status.success())
+    });
+    let nodes = view["nodes"].as_array().unwrap();
+    let failure = &nodes.iter().find(|it| it["node"] == "n2").unwrap()["failure"];
+    let tail: Vec<_> = failure["log_tail"].as_array().unwrap().iter().collect();
+    assert_eq!(
+        (tail.len(), tail[0], tail[19]),
+        (20, &json!("line 12"), &json!("missing DATABASE_URL"))
+    );
+    let screen = shop.fleet.machine.exits(0, &["rollout", "show", &name]);
+    assert!(screen.contains("missing DATABASE_URL"), "{screen}");
+    shop.fleet.up_again();
+}
+
+#[test]
+fn the_configuration_of_a_service_on_another_node_is_shown_with_the_origin_of_each_value() {
+    let fleet = Fleet::new();
+    fleet.service("n2", "web", "exec = [\"sleep\", \"1000\"]\n[env]\nTOKEN = \"xyzzy\"\n");
+    let folder = fleet.folder("n2").join("config/override.d");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("web.toml"), "umask = \"0077\"\n").unwrap();
+    fleet.up(2);
+    let said = fleet.machine.exits(0, &["config", "show", "web@n2", "--origin", "--hidden"]);
+    for part in ["override.d/web.toml:1 (7)", "services.d/web.toml:", "built-in (1)", "(not told)"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("xyzzy"), "a value of the environment may be a secret: {said}");
+    // Where it is nowhere else, the node need not be named.
+    let shown = fleet.machine.json(&["config", "show", "web", "umask"]);
+    let key = &shown["keys"][0];
+    assert_eq!(
+        (&key["value"], &key["origin"]["layer"]),
+        (&json!("0077"), &json!("node")),
+        "{shown}"
+    );
+    assert_eq!(shown["in_force"], true, "{shown}");
+    fs::write(folder.join("web.toml"), "umask = \"0027\"\n").unwrap();
+    let ran = fleet.machine.smgr(&["config", "show", "web@n2", "umask"]);
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(said.contains("not all of it is in force on n2"), "{said}");
+    fleet.machine.exits(4, &["config", "show", "job@n2"]);
+    fleet.machine.exits(2, &["config", "show", "web/0@n2"]);
+}
+
+#[test]
+fn a_release_that_passes_the_canary_in_an_emergency_is_alarmed() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let reason = ["--emergency", "checkout is down"];
+    shop.deploy_with(0, "2.0", &good("2"), &reason);
+    let text = shop.fleet.machine.exits(0, &["events", "--fleet", "-o", "json"]);
+    let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let alerts: Vec<_> = events
+        .filter(|it| it["type"].as_str().is_some_and(|it| it.starts_with("alert.")))
+        .collect();
+    let kinds: Vec<_> = alerts.iter().map(|it| (&it["type"], &it["data"]["alert"])).collect();
+    let name = json!("web/emergency");
+    assert_eq!(
+        kinds,
+        [(&json!("alert.fired"), &name), (&json!("alert.resolved"), &name)],
+        "{text}"
+    );
+    let fired = &alerts[0];
+    assert_eq!(
+        (&fired["origin"], &fired["severity"]),
+        (&json!("c1"), &json!("warning")),
+        "{fired}"
+    );
+    let summary = fired["data"]["summary"].as_str().unwrap();
+    assert!(summary.contains("checkout is down"), "{fired}");
+    assert_eq!(fired["by"]["name"], "operator", "{fired}");
+}
+
+#[test]
+fn a_way_back_that_failed_is_alarmed_until_a_release_succeeds() {
+    let shop = Shop::of("[ready]\nby = \"fd\"\nfd = 3\n");
+    let broken = shop.fleet.machine.folder().join("broken");
+    let path = broken.display();
+    let fragile = format!("if [ -e {path} ]; then exit 4; fi\necho ready >&3\nexec sleep 1000");
+    shop.deploy(0, "1.0", &fragile);
+    shop.deploy(12, "2.0", &format!("touch {path}; exit 1"));
+    fs::remove_file(&broken).unwrap();
+    let alerts = || {
+        let text = shop.fleet.machine.exits(0, &["events", "--fleet", "-o", "json"]);
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let own = events.filter(|it| it["data"]["alert"] == "web/rollback-failed");
+        own.map(|it| it["type"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(alerts(), ["alert.fired"]);
+    shop.deploy(0, "3.0", &format!("echo ready >&3\n{}", good("3")));
+    assert_eq!(alerts(), ["alert.fired", "alert.resolved"]);
 }

@@ -415,9 +415,13 @@ impl Agent {
         }
         for (_, event) in events {
             if let Event::ReleaseFailed(body) = event
-                && let Some(Some(tail)) = body.instance.as_ref().map(|it| tails.get(it))
+                && let Some(instance) = &body.instance
             {
-                body.tail.clone_from(tail);
+                body.tail = match tails.get(instance) {
+                    Some(tail) => tail.clone(),
+                    // It was too late, and has not ended.
+                    None => self.launchers.keep_lines(&self.logs.handle().tail_now(instance)),
+                };
             }
         }
     }

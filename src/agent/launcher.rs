@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 
-use super::detached::{DetachedStore, Retention};
 use super::folder::StateFolder;
 use super::launch::{Launch, LaunchFault, Launcher, NodeFacts, PATH_DEFAULT, Start};
 use super::logs::LogSetup;
@@ -15,9 +14,10 @@ use super::services::Services;
 use super::setup::NodeSetup;
 use crate::domain::effect::Hook;
 use crate::domain::event::Detached;
-use crate::domain::id::{ActionName, InstanceId, RunId};
+use crate::domain::id::{ActionName, Digest, InstanceId, RunId};
 use crate::domain::spec::{Alert, Spec};
 use crate::domain::template::Template;
+use crate::head::detached::{DetachedStore, Retention};
 use crate::ipc::keeper::{RunName, Spawn};
 
 /// How long the last lines of runs are kept, and how many bytes of them.
@@ -188,6 +188,16 @@ impl Launchers {
         let detached = self.tails.put(lines.join("\n"));
         self.last_words.insert(instance.clone(), lines);
         Some(detached)
+    }
+
+    /// Keeps the last lines of a run that goes on beside the log and returns what stands for them.
+    pub(super) fn keep_lines(&self, lines: &[String]) -> Option<Detached> {
+        self.keep_line(lines.join("\n"))
+    }
+
+    /// Returns a text that an event names, as it lies beside the log.
+    pub(super) fn text_beside(&self, hash: &Digest) -> Option<Vec<u8>> {
+        self.tails.record(hash).ok().flatten()
     }
 
     /// Forgets what was kept of a slot.

@@ -9,7 +9,6 @@ mod answers;
 mod asked;
 mod boot;
 mod channels;
-pub mod detached;
 mod errands;
 mod execute;
 mod farewell;

@@ -1,6 +1,5 @@
 //! Answers readings: status, ranges of the log, lines of services' logs, outcomes. Nothing of it is logged.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,8 +14,10 @@ use super::clock;
 use super::folder::StateFolder;
 use super::local::Caller;
 use super::logs::LogHandle;
+use super::renewal::Pieces;
 use super::task::Agent;
 use super::wake::Wake;
+use crate::config::TOLD_BYTES_MAX;
 use crate::domain::code::Code;
 use crate::domain::id::{EventId, InstanceId, IntentId, Seq, ServiceId};
 use crate::domain::seen::Progress;
@@ -30,6 +31,9 @@ use crate::wire::payload::{Ask, LogWait, Query, Reply};
 /// The most events in one answer to a range, and the most bytes, so that an answer fits a message of the bus.
 const RANGE_EVENTS_MAX: u32 = 1000;
 const RANGE_BYTES_MAX: usize = 48 * 1024;
+
+/// The longest text beside the log that is given out: 20 lines that were cut where they are too long.
+const BESIDE_BYTES_MAX: usize = 48 * 1024;
 
 /// Askers that wait for the next event: beyond it they are answered at once and ask again.
 const WAITING_MAX: usize = 256;
@@ -77,12 +81,15 @@ pub(super) struct Queries {
     pub(super) keeper: Option<Hello>,
     /// Messages refused since the start.
     pub(super) refused: u64,
+    /// The pieces of a trust document that is on its way.
+    pub(super) pieces: Pieces,
 }
 
 impl Queries {
     pub(super) fn new(state: StateFolder, place: Place) -> Self {
         let log_waits = Arc::new(Semaphore::new(LOG_WAITS_MAX));
-        Self { waiting: Vec::new(), log_waits, state, place, keeper: None, refused: 0 }
+        let pieces = Pieces::default();
+        Self { waiting: Vec::new(), log_waits, state, place, keeper: None, refused: 0, pieces }
     }
 }
 
@@ -115,6 +122,17 @@ impl Agent {
                 refused(Code::UNKNOWN_TYPE, "a controller answers this, and no node".to_owned())
             }
             Ask::Config { service } => return self.configuration(to, cause, service),
+            Ask::Trust(piece) => match self.trust_piece_came(&piece) {
+                Ok(()) => Reply::Pong { version: env!("CARGO_PKG_VERSION").to_owned() },
+                Err(refusal) => refused(refusal.code, refusal.why),
+            },
+            Ask::Beside { hash } => match self.launchers.text_beside(&hash) {
+                Some(bytes) if bytes.len() <= BESIDE_BYTES_MAX => {
+                    Reply::Piece { bytes: ByteBuf::from(bytes) }
+                }
+                Some(_) => refused(Code::TOO_LARGE, "it is too long for an answer".to_owned()),
+                None => refused(Code::EXPIRED, format!("the text {hash} is not here any more")),
+            },
             Ask::Logs { service, index, lines, wait } => {
                 return self.lines(to, cause, &service, index, lines, wait);
             }
@@ -210,8 +228,7 @@ impl Agent {
         });
     }
 
-    /// Tells which values of a service somebody set, as its files and its release are. Those of the environment may be
-    /// secrets: of them only the place is told.
+    /// Tells the effective values of a service and where each was set, as its files and its release are.
     fn configuration(&mut self, to: ReplyTo, cause: IntentId, service: ServiceId) {
         if !self.node.services().contains_key(&service) {
             let reply =
@@ -220,19 +237,23 @@ impl Agent {
         }
         let (read, waker) = (self.services.reading_of(&self.node, service), self.waker.clone());
         tokio::task::spawn_blocking(move || {
-            let Some(set) = read() else {
-                let why = "its files cannot be read: smgr check says why".to_owned();
-                let reply = refused(Code::BAD_TOML, why);
-                let page = Page { to, cause, part: 0, last: true, reply };
-                drop(waker.blocking_send(Wake::Ranged(page))); // Only an agent that ends takes none.
-                return;
+            let told = match read() {
+                None => Err((Code::BAD_TOML, "its files cannot be read: smgr check says why")),
+                Some(told) => {
+                    let bytes = serde_json::to_vec(&told).expect("invariant: texts are JSON");
+                    let fits = bytes.len() <= TOLD_BYTES_MAX;
+                    fits.then_some(bytes).ok_or((Code::TOO_LARGE, "it is too long to be told"))
+                }
             };
-            let told = set.iter().map(|(key, it)| {
-                let value = (!key.starts_with("env.")).then(|| it.json());
-                (key, serde_json::json!({"value": value, "origin": it.origin}))
-            });
-            let told: BTreeMap<_, _> = told.collect();
-            let bytes = serde_json::to_vec(&told).expect("invariant: a map of texts is JSON");
+            let bytes = match told {
+                Ok(bytes) => bytes,
+                Err((code, why)) => {
+                    let reply = refused(code, why.to_owned());
+                    let page = Page { to, cause, part: 0, last: true, reply };
+                    drop(waker.blocking_send(Wake::Ranged(page))); // Only an agent that ends takes none.
+                    return;
+                }
+            };
             let pieces = bytes.chunks(RANGE_BYTES_MAX);
             let count = pieces.len();
             for (part, piece) in pieces.enumerate() {

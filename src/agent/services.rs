@@ -12,14 +12,14 @@ use super::answers::ReplyTo;
 use super::authority::Way;
 use super::folder::StateFolder;
 use super::history::RETENTION;
-use super::origins::{self, Origins, Set};
+use super::origins::{self, Origins};
 use super::overrides::{self, SetBy};
 use super::release::{self, Refused, Releases};
 use super::setup::NodeSetup;
 use super::task::Agent;
 use super::texts::{Reading, Texts};
 use super::wake::Wake;
-use crate::config::{self, Loaded, LoadedService, Mistake, Options, Part, Roots};
+use crate::config::{self, Loaded, LoadedService, Mistake, Options, Part, Roots, Told};
 use crate::domain::code::Code;
 use crate::domain::id::{Digest, Generation, IntentId, ServiceId};
 use crate::domain::input::Input;
@@ -184,12 +184,12 @@ impl Services {
         kept.map_err(|why| Refused::new(Code::IO, format!("what is set cannot be kept: {why}")))
     }
 
-    /// Returns the same for another thread to do, about one service: the values that somebody set.
+    /// Returns the same for another thread to do, about one service: its effective values, as far as they may be told.
     pub(super) fn reading_of(
         &self,
         node: &Node,
         service: ServiceId,
-    ) -> impl FnOnce() -> Option<Set> + Send + 'static {
+    ) -> impl FnOnce() -> Option<Told> + Send + 'static {
         let known = node.releases().iter();
         let in_force: Vec<(ServiceId, ReleaseId)> = known
             .filter_map(|(service, it)| Some((service.clone(), it.current.as_ref()?.release)))
@@ -203,7 +203,8 @@ impl Services {
             });
             let options = Options { releases: layers.chain(set).collect(), ..options };
             let mut loaded = config::load(&roots, &options, Some(writer)).ok()?;
-            loaded.services.remove(&service).map(|found| found.set())
+            let found = loaded.services.remove(&service)?;
+            Some(Told::new(found.digest, found.effective))
         }
     }
 

@@ -19,7 +19,7 @@ use super::fleet::NODES_MAX;
 use super::selector::{Scope, Selector};
 use crate::domain::code::Code;
 use crate::domain::id::{ActionName, Digest, NodeId, Principal, ServiceId};
-use crate::domain::rollout::{Amount, InvalidAmount};
+use crate::domain::rollout::{Amount, InvalidAmount, OnConflict};
 use crate::domain::selector::Selector as NodeSelector;
 use crate::domain::signal::Signal;
 
@@ -397,8 +397,19 @@ pub struct Deploy {
     /// Without canary and waves, on all nodes at once; the reason is signed with the wish
     #[arg(long, value_name = "REASON")]
     pub emergency: Option<String>,
+    /// Start it anew, wave by wave, also where exactly this runs already
+    #[arg(long)]
+    pub force: bool,
+    /// While another rollout of the service is under way: `reject`, `queue` or `supersede` [default: `rollout.on_conflict`]
+    #[arg(long, value_name = "WHAT", value_parser = on_conflict)]
+    pub on_conflict: Option<OnConflict>,
     #[command(flatten)]
     pub waiting: Waiting,
+}
+
+fn on_conflict(text: &str) -> Result<OnConflict, String> {
+    let known = OnConflict::WORDS.iter().find(|(word, _)| *word == text);
+    known.map(|(_, what)| *what).ok_or_else(|| "it is reject, queue or supersede".to_owned())
 }
 
 /// What to look ahead at.

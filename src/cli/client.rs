@@ -20,8 +20,9 @@ use super::session::alive;
 use super::wish::{Caller, Signed};
 use crate::agent::setup::NodeSetup;
 use crate::bus::{ObjectError, ObjectPlace, artifact_bucket_name, copy_object, put_artifact};
+use crate::config::{TOLD_BYTES_MAX, Told};
 use crate::domain::code::Code;
-use crate::domain::id::{FleetId, NodeId};
+use crate::domain::id::{FleetId, NodeId, ServiceId};
 use crate::domain::intent::Action;
 use crate::domain::policy::{KeyClass, Kind};
 use crate::head::keyfile::load_trust;
@@ -283,6 +284,39 @@ impl Client {
             }
         }
         refused.map_or(Ok(None), Err)
+    }
+
+    /// Asks a node for the effective configuration of a service.
+    ///
+    /// # Errors
+    /// When the node cannot be reached, refuses, or does not tell all of it in time.
+    pub async fn configuration(
+        context: &Context,
+        node: &NodeId,
+        service: &ServiceId,
+    ) -> Result<Told, CliError> {
+        let mut client = Self::connect(context, &Whom::new(context, [node.clone()])).await?;
+        let mut pending = client.ask(Ask::Config { service: service.clone() }).await?;
+        let mut whole = Vec::new();
+        while let Some(answer) = pending.next().await? {
+            match answer.reply {
+                Reply::Piece { bytes } if whole.len() + bytes.len() <= TOLD_BYTES_MAX => {
+                    whole.extend_from_slice(&bytes);
+                }
+                Reply::Refused { code, why } => {
+                    let code = code.parse().unwrap_or(Code::INTERNAL);
+                    return Err(CliError::new(code, why).at(node.to_string()));
+                }
+                _ => break,
+            }
+        }
+        if !pending.missing().is_empty() {
+            let what = format!("no answer from {node}");
+            return Err(CliError::new(Code::AGENT_UNREACHABLE, what));
+        }
+        serde_json::from_slice(&whole).map_err(|error| {
+            CliError::caused(Code::INTERNAL, "the answer of a node does not read", &error)
+        })
     }
 
     /// Connects to the bus of a fleet; nothing when this machine is all there is.

@@ -38,7 +38,7 @@ fn parsed(key: &Key, value: &str) -> Typed {
 /// An effective value, where it comes from, and what it hides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effective {
-    /// The value, as TOML.
+    /// The value, as TOML; empty where it is not told.
     pub value: String,
     /// Where it was set.
     pub origin: Origin,

@@ -19,6 +19,7 @@ mod read;
 mod reference;
 mod shared;
 mod source;
+mod told;
 mod write;
 
 pub use assemble::{
@@ -32,6 +33,7 @@ pub use mistake::{Mark, Mistake, json, render, render_warnings};
 pub use node::{NodeConfig, NodeDefaults, load_node, parse_node};
 pub use pattern::alert_set;
 pub use reference::{node_schema, project_schema, service_schema, spec_help, spec_markdown};
+pub use told::{TOLD_BYTES_MAX, Told};
 pub use write::{
     Command, TEMPLATE, json_value, service_text, with_settings, write_new, write_service_file,
 };

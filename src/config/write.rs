@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{Array, DocumentMut, value};
 
+use super::keys::{self, Found, Key, Kind};
 use super::mistake::Mistake;
 use crate::domain::code::Code;
 use crate::domain::template::Template;
@@ -93,8 +94,11 @@ fn write_durably(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Returns a value that is written as TOML as programs read it; what is none is a text.
+/// Returns a value that is written as TOML as programs read it; what is none is a text, and what is not told is null.
 pub fn json_value(toml: &str) -> serde_json::Value {
+    if toml.is_empty() {
+        return serde_json::Value::Null;
+    }
     let document = format!("value = {toml}").parse::<toml_edit::DocumentMut>();
     let value = document.as_ref().ok().and_then(|document| document.get("value")?.as_value());
     value.map_or_else(|| toml.into(), to_json)
@@ -114,7 +118,8 @@ fn to_json(value: &toml_edit::Value) -> serde_json::Value {
     }
 }
 
-/// Returns a spec with keys changed, each written `log.max_size` with a value as TOML, or else as a text.
+/// Returns a spec with keys changed, each written `log.max_size` with a value as TOML, or else as a text; of a key that
+/// takes a text the value need not be in quotes.
 ///
 /// # Errors
 /// When the spec is no TOML, or a key leads through something that is no block.
@@ -134,14 +139,46 @@ pub fn with_settings(text: &str, settings: &[(String, String)]) -> Result<String
             let shown = || format!("`{key}`: `{name}` is no block");
             table = block.as_table_like_mut().ok_or_else(shown)?;
         }
-        let value = value.parse().unwrap_or_else(|_| toml_edit::Value::from(value.as_str()));
+        let text = || toml_edit::Value::from(value.as_str());
+        let value = match value.parse() {
+            Ok(toml) if toml_edit::Value::is_str(&toml) || !takes_text(key) => toml,
+            _ => text(),
+        };
         table.insert(last, toml_edit::Item::Value(value));
     }
     Ok(document.to_string())
 }
 
+/// Says whether a key takes a text and nothing else.
+fn takes_text(key: &str) -> bool {
+    let path: Vec<&str> = key.split('.').collect();
+    matches!(
+        keys::find(keys::SERVICE, &path),
+        Found::Key(Key { kind: Kind::Text | Kind::Template | Kind::Path, .. })
+    )
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_key_that_takes_a_text_takes_it_without_quotes() {
+        let set = |key: &str, value: &str| {
+            with_settings("", &[(key.to_owned(), value.to_owned())]).unwrap()
+        };
+        for (value, written) in [
+            ("1", "\"1\""),
+            ("\"1\"", "\"1\""),
+            ("true", "\"true\""),
+            ("[1]", "\"[1]\""),
+            ("", "\"\""),
+            ("a b", "\"a b\""),
+        ] {
+            assert_eq!(set("env.X", value), format!("[env]\nX = {written}\n"));
+        }
+        assert_eq!(set("instances", "2"), "instances = 2\n");
+        assert_eq!(set("exec", "[\"a\"]"), "exec = [\"a\"]\n");
+    }
+
     use proptest::prelude::*;
 
     use super::*;

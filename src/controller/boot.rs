@@ -25,6 +25,7 @@ use super::placement::Placements;
 use super::projection::Projection;
 use super::rollouts::Rollouts;
 use super::setup::ControllerSetup;
+use super::tails::Tails;
 use super::task::{Controller, Role};
 use super::verify::Trusted;
 use super::wake::{Wake, Waker};
@@ -167,6 +168,7 @@ async fn serve(
         placements: Placements::default(),
         measuring: Measuring::new(),
         watchers: Vec::new(),
+        tails: Tails::of(&folder)?,
         connection: connection.clone(),
         setup,
     };

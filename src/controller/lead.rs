@@ -10,10 +10,10 @@ use crate::domain::event::Outcome;
 use crate::domain::id::{Generation, IntentId, NodeId, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand, Verb};
 use crate::domain::release::ReleaseId;
-use crate::domain::rollout::view::{kind_of, rollout_name};
+use crate::domain::rollout::view::{kind_of, rfc3339, rollout_name};
 use crate::domain::rollout::{
     Command, Input, NodeReport, Observed, OnConflict, Opening, Parameters, Plan, PlanError,
-    PlanRequest, Rejection, Retry, Rollout, RolloutFact, Why,
+    PlanRequest, Rejection, Retry, Rollout, RolloutEvent, RolloutFact, Why,
 };
 use crate::domain::text;
 use crate::domain::time::Now;
@@ -38,6 +38,7 @@ struct Asked<'a> {
     back_to: Option<ReleaseId>,
     emergency: Option<&'a String>,
     retry: Option<IntentId>,
+    on_conflict: Option<OnConflict>,
 }
 
 impl<'a> Asked<'a> {
@@ -50,17 +51,25 @@ impl<'a> Asked<'a> {
                 back_to: None,
                 emergency: None,
                 retry: None,
+                on_conflict: None,
             }),
-            Action::Deploy { service, generation, release, back_to, emergency, retry } => {
-                Ok(Self {
-                    service,
-                    generation: *generation,
-                    release: ReleaseId::of(release),
-                    back_to: *back_to,
-                    emergency: emergency.as_ref(),
-                    retry: *retry,
-                })
-            }
+            Action::Deploy {
+                service,
+                generation,
+                release,
+                back_to,
+                emergency,
+                retry,
+                on_conflict,
+            } => Ok(Self {
+                service,
+                generation: *generation,
+                release: ReleaseId::of(release),
+                back_to: *back_to,
+                emergency: emergency.as_ref(),
+                retry: *retry,
+                on_conflict: *on_conflict,
+            }),
             Action::Remove { service, generation } => Ok(Self {
                 service,
                 generation: *generation,
@@ -68,6 +77,7 @@ impl<'a> Asked<'a> {
                 back_to: None,
                 emergency: None,
                 retry: None,
+                on_conflict: None,
             }),
             _ => Err((Code::INTERNAL, "it is not about where a service is to be".into())),
         }
@@ -173,7 +183,7 @@ impl Controller {
         bytes: &[u8],
     ) -> Result<Word, Refused> {
         let Verified { payload: intent, actor, .. } = wish;
-        let Asked { service, generation, release: id, back_to, emergency, retry } =
+        let Asked { service, generation, release: id, back_to, emergency, retry, on_conflict } =
             Asked::of(intent.id, &intent.action)?;
         if bytes.len() + ORDER_BYTES_MAX > ENVELOPE_BYTES_MAX {
             let why = format!("with {} bytes it does not fit an order", bytes.len());
@@ -221,7 +231,6 @@ impl Controller {
                 reason: emergency.cloned().unwrap_or_default(),
                 origins: parameters.origins.clone(),
                 before,
-                force: false,
                 controller: self.setup.controller.clone(),
                 term,
             },
@@ -232,7 +241,8 @@ impl Controller {
                 .map_err(|why| (Code::NO_PLAN, format!("over {} nodes: {why}", targets.len())))?;
         }
         self.keep_wish(intent.id, bytes)?;
-        self.make_room(now, service, intent.id, parameters.on_conflict)?;
+        let on_conflict = on_conflict.unwrap_or(parameters.on_conflict);
+        self.make_room(now, service, intent.id, on_conflict)?;
         let event = self.open_rollout(now, intent.id, service, events);
         for node in away {
             let report = NodeReport::Unreachable;
@@ -341,15 +351,26 @@ impl Controller {
                 }
                 // Whoever asked waits for the end of it and asks again: nothing is kept for those who went away.
                 OnConflict::Reject | OnConflict::Queue => {
+                    let begun = self.begun(other).unwrap_or_default();
                     let name = rollout_name(other);
-                    return Err((
-                        Code::ROLLOUT_UNDER_WAY,
-                        format!("{name} of {service} is under way"),
-                    ));
+                    let why = format!("{name} of {service} is under way{begun}");
+                    return Err((Code::ROLLOUT_UNDER_WAY, why));
                 }
             }
         }
         Ok(())
+    }
+
+    /// Says who asked for a rollout, and when.
+    fn begun(&self, rollout: IntentId) -> Option<String> {
+        let first = self.rollouts.all.get(&rollout)?.story.records().first()?;
+        let RolloutEvent::Planned(planned) = &first.event else { return None };
+        let since = rfc3339(first.at);
+        Some(match &planned.by {
+            Some(by) if by.note.is_empty() => format!(" since {since}, asked for by {}", by.name),
+            Some(by) => format!(" since {since}, asked for by {} ({})", by.name, by.note),
+            None => format!(" since {since}"),
+        })
     }
 
     /// Returns what runs on a node, as its log tells it.

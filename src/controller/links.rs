@@ -36,6 +36,15 @@ pub(super) enum Saying {
     Answer(Inbox, Vec<u8>),
 }
 
+/// A signed question, and where it goes.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) subject: Subject,
+    pub(super) of: NodeId,
+    pub(super) cause: IntentId,
+    pub(super) sealed: Vec<u8>,
+}
+
 /// Listens to events, heartbeats and calls, for as long as the connection lives.
 ///
 /// # Errors
@@ -202,30 +211,31 @@ pub(super) async fn order(
     drop(waker.send(Wake::Ordered(key, heard)).await);
 }
 
-/// Asks another controller for the signed wish behind a rollout and tells the task what came.
-pub(super) async fn wish(
+/// Asks a node or another controller for something that comes in pieces; nothing when it did not come whole, in time and
+/// with no more than so many bytes.
+pub(super) async fn whole(
     connection: Connection,
-    subject: Subject,
-    (controller, cause, query): (NodeId, IntentId, Vec<u8>),
-    rollout: IntentId,
+    Question { subject, of, cause, sealed }: Question,
     trusted: Arc<Trusted>,
-    waker: Waker,
-) {
-    let Ok(mut answers) = connection.request(&subject, query, FETCH_WITHIN).await else { return };
+    bytes_max: usize,
+) -> Option<Vec<u8>> {
+    let mut answers = connection.request(&subject, sealed, FETCH_WITHIN).await.ok()?;
     let mut whole = Vec::new();
     let mut next = 0;
     while let Ok(Some(bytes)) = answers.next().await {
-        let Ok(answer) = trusted.answer(&bytes, &controller, cause) else { continue };
+        let Ok(answer) = trusted.answer(&bytes, &of, cause) else { continue };
         match answer.reply {
-            Reply::Piece { bytes } if answer.part == next => {
+            Reply::Piece { bytes }
+                if answer.part == next && whole.len() + bytes.len() <= bytes_max =>
+            {
                 next += 1;
                 whole.extend_from_slice(&bytes);
                 if answer.last {
-                    drop(waker.send(Wake::Wish(rollout, whole)).await);
-                    return;
+                    return Some(whole);
                 }
             }
-            _ => return,
+            _ => return None,
         }
     }
+    None
 }

@@ -4,6 +4,7 @@
 //! signed, and the node looks at that itself. See `docs/controller.md`.
 
 mod access;
+mod alarms;
 mod arrivals;
 mod boot;
 mod bringing;
@@ -22,6 +23,7 @@ mod reports;
 mod rollouts;
 pub mod setup;
 mod shown;
+mod tails;
 mod task;
 pub mod tokens;
 mod verify;

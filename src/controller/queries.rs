@@ -181,7 +181,12 @@ impl Controller {
                 self.show_rollout(to, &name, (seen, wait_ms));
             }
             Ask::Wish { rollout } => self.show_wish(to, asker, rollout),
-            Ask::Status | Ask::Config { .. } | Ask::Logs { .. } | Ask::Outcome { .. } => {
+            Ask::Status
+            | Ask::Config { .. }
+            | Ask::Beside { .. }
+            | Ask::Trust(_)
+            | Ask::Logs { .. }
+            | Ask::Outcome { .. } => {
                 let why = "a node answers this; a controller answers for the fleet".to_owned();
                 self.desk().tell(to, refused(Code::UNKNOWN_TYPE, why));
             }

@@ -12,24 +12,25 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::intake::random_id;
-use super::links;
+use super::links::{self, Question};
 use super::reports::{Reports, Said};
 use super::task::{Controller, Promise, Role};
+use super::wake::Wake;
 use super::wishes::{Wishes, manifest_in, release_in};
 use crate::domain::event::{Context, Event};
 use crate::domain::id::{Digest, EpochId, EventId, Generation, IntentId, NodeId, Seq, ServiceId};
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::rollout::view::Record;
 use crate::domain::rollout::{
-    Command, Concerns, Input, NodeReport, NodeState, Rejection, ReleaseId, Rollout, RolloutEvent,
-    RolloutFact, Story, Verdict, Wished,
+    Command, Concerns, Failure, Input, NodeReport, NodeState, Rejection, ReleaseId, Rollout,
+    RolloutEvent, RolloutFact, Story, Verdict, Wished,
 };
 use crate::domain::selector::Selector;
 use crate::domain::time::{Now, UnixMicros};
 use crate::head::clock;
 use crate::head::recorder::Recorder;
 use crate::wire::codec;
-use crate::wire::envelope;
+use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::parts::{self, Joiner};
 use crate::wire::payload::{Ask, Audience, Body, EventRecord, PAYLOAD_VERSION, Query};
 use crate::wire::subject::{Callee, Subject};
@@ -387,10 +388,11 @@ impl Controller {
     }
 
     /// Hands facts that are in force to the log.
-    fn written(&mut self, now: Now, intent: IntentId, facts: Vec<(Context, Event)>) {
+    fn written(&mut self, now: Now, intent: IntentId, mut facts: Vec<(Context, Event)>) {
         if facts.is_empty() {
             return;
         }
+        facts.extend(self.alerts(intent, &facts));
         let last = Seq(self.recorder.next().0 + facts.len() as u64 - 1);
         let last = self.recorder.event_id(last);
         self.rollouts.own = Some((last.epoch, last.seq));
@@ -499,6 +501,11 @@ impl Controller {
                 }
             }
             Said::Reports(report) => {
+                if let NodeReport::Failed { failure: Failure { tail: Some(tail), .. }, .. } =
+                    &report
+                {
+                    self.want_tail(node, tail);
+                }
                 let mut open = self.rollouts.open();
                 open.retain(|intent| self.is_of(intent, &heard.service));
                 for intent in open {
@@ -593,29 +600,44 @@ impl Controller {
             .iter()
             .filter(|(name, line)| line.class == KeyClass::Controller && *name != own);
         for (controller, _) in others {
-            let now = clock::now();
-            let id = random_id();
-            let query = Query {
-                v: PAYLOAD_VERSION,
-                id,
-                iss: self.signer.kid(),
-                iat: now.at,
-                exp: now.at.plus_ms(GRACE_MS),
-                fleet: self.setup.fleet.clone(),
-                audience: Audience::Nodes(vec![controller.clone()]),
-                ask: Ask::Wish { rollout },
-            };
-            let sealed = envelope::seal(Kind::Query, &codec::encode(&query), &self.signer);
-            let to = Callee::node(controller.clone()).unwrap_or(Callee::EVERY_NODE);
-            tokio::spawn(links::wish(
+            let question = self.question(controller, Ask::Wish { rollout });
+            let waker = self.waker.clone();
+            let asked = links::whole(
                 self.connection.clone(),
-                Subject::Call { fleet: self.setup.fleet.clone(), to },
-                (controller.clone(), id, sealed),
-                rollout,
+                question,
                 self.trusted.clone(),
-                self.waker.clone(),
-            ));
+                ENVELOPE_BYTES_MAX,
+            );
+            tokio::spawn(async move {
+                if let Some(wish) = asked.await {
+                    drop(waker.send(Wake::Wish(rollout, wish)).await);
+                }
+            });
         }
+    }
+
+    /// Signs a question to a node or another controller.
+    pub(super) fn question(&self, of: &NodeId, ask: Ask) -> Question {
+        let (cause, sealed) = self.sealed_query(Audience::Nodes(vec![of.clone()]), ask);
+        let to = Callee::node(of.clone()).unwrap_or(Callee::EVERY_NODE);
+        let subject = Subject::Call { fleet: self.setup.fleet.clone(), to };
+        Question { subject, of: of.clone(), cause, sealed }
+    }
+
+    /// Signs a question; returns its id too.
+    pub(super) fn sealed_query(&self, audience: Audience, ask: Ask) -> (IntentId, Vec<u8>) {
+        let (now, id) = (clock::now(), random_id());
+        let query = Query {
+            v: PAYLOAD_VERSION,
+            id,
+            iss: self.signer.kid(),
+            iat: now.at,
+            exp: now.at.plus_ms(GRACE_MS),
+            fleet: self.setup.fleet.clone(),
+            audience,
+            ask,
+        };
+        (id, envelope::seal(Kind::Query, &codec::encode(&query), &self.signer))
     }
 
     /// Takes in a signed wish that another controller gave: it has to be the one that was planned.

@@ -213,6 +213,7 @@ impl Controller {
             let said = |event| self.rollouts.reports.failed_at(&view.service, &event);
             link.at = event.and_then(said).map(At);
         }
+        self.add_tails(&mut view);
         let mut value = serde_json::to_value(&view).ok()?;
         if let Value::Object(object) = &mut value {
             if let Some(by) = view.asked.by.as_ref() {

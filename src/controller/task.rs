@@ -22,6 +22,7 @@ use super::queries::{Asker, Waiting};
 use super::rollouts::Rollouts;
 use super::setup::ControllerSetup;
 use super::shown::Watcher;
+use super::tails::Tails;
 use super::verify::Trusted;
 use super::wake::{Wake, Waker};
 use super::wishes::Wishes;
@@ -121,6 +122,7 @@ pub(super) struct Controller {
     pub(super) placements: Placements,
     pub(super) measuring: Measuring,
     pub(super) watchers: Vec<Watcher>,
+    pub(super) tails: Tails,
 }
 
 impl Controller {
@@ -165,6 +167,7 @@ impl Controller {
             Wake::Ordered(key, heard) => self.ordered(now, &key, heard),
             Wake::Measured(of, found) => self.measured(now, &of, found),
             Wake::Wish(rollout, bytes) => self.wish_came(now, rollout, &bytes),
+            Wake::Tail(hash, record) => self.tail_came(&hash, record.as_deref()),
             Wake::Lease(standing) => self.lease(now, standing),
             Wake::Connected => self.catch_up_all(),
             Wake::Terminate => {}
@@ -197,6 +200,7 @@ impl Controller {
         self.send_receipts(now);
         self.tire(Instant::now());
         self.retry_fetches();
+        self.ask_for_tails();
         if self.ticks.is_multiple_of(BEAT_TICKS) {
             self.own_beat(now);
             self.bring_trust(now);

@@ -7,7 +7,7 @@ use super::lease::Standing;
 use super::orders::{OrderHeard, OrderKey};
 use super::own::Which;
 use super::verify::{Arrived, Dropped, Fetched};
-use crate::domain::id::{IntentId, NodeId};
+use crate::domain::id::{Digest, IntentId, NodeId};
 use crate::domain::rollout::Measure;
 use crate::store::LogNotice;
 use crate::wire::payload::{Ask, Beat, Reply};
@@ -47,6 +47,8 @@ pub(super) enum Wake {
     Ordered(OrderKey, OrderHeard),
     /// Another controller gave the signed wish behind a rollout.
     Wish(IntentId, Vec<u8>),
+    /// The last lines of an instance that failed came from its node, or did not.
+    Tail(Digest, Option<Vec<u8>>),
     /// A check was measured.
     Measured(Measurement, (Measure, String)),
     /// One of the logs has news.

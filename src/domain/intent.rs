@@ -9,6 +9,7 @@ use super::id::{ActionName, Generation, IntentId, ServiceId};
 use super::origin::Layer;
 use super::overrides::{ConfigChanged, text_of};
 use super::release::ReleaseId;
+use super::rollout::OnConflict;
 use super::time::UnixMicros;
 
 /// What is wanted. Commands wish, events tell.
@@ -78,6 +79,9 @@ pub enum Action {
         /// The earlier rollout of the same release that it goes on with: what passed there is not done again.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry: Option<IntentId>,
+        /// What follows when another rollout of the service is under way; absent: as the spec says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        on_conflict: Option<OnConflict>,
     },
     /// Take a service from the node, and keep it so.
     Remove {

@@ -71,6 +71,16 @@ pub struct Manifest {
     pub spec: String,
     /// What it runs, when that does not stand on the node already.
     pub artifact: Option<Artifact>,
+    /// When somebody asked that what runs already is started anew: this makes it another release of the same content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<UnixMicros>,
+}
+
+impl Manifest {
+    /// Says whether another release has the same content.
+    pub fn is_like(&self, other: &Self) -> bool {
+        Self { again: other.again, ..self.clone() } == *other
+    }
 }
 
 /// The files of a release.

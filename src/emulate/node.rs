@@ -241,6 +241,8 @@ impl EmulatedNode {
             }
             Ask::Outcome { .. }
             | Ask::Config { .. }
+            | Ask::Beside { .. }
+            | Ask::Trust(_)
             | Ask::Logs { .. }
             | Ask::Fleet
             | Ask::Rollouts

@@ -96,6 +96,7 @@ fn deploy(now: Now) -> Vec<u8> {
         file: "web.toml".to_owned(),
         spec: "exec = [\"/bin/sleep\", \"9\"]\nrollout.min_healthy_time = \"10ms\"\n".to_owned(),
         artifact: None,
+        again: None,
     };
     let release = codec::encode(&manifest);
     let generation = Generation(1);
@@ -114,6 +115,7 @@ fn deploy(now: Now) -> Vec<u8> {
             back_to: None,
             emergency: None,
             retry: None,
+            on_conflict: None,
         },
         audience: Audience::Nodes(vec![name()]),
         note: String::new(),

@@ -276,6 +276,13 @@ impl Authority {
         might_sign(&holder, query.iat, now)
             .and_then(|()| self.in_time(query.iat, query.exp, way, holder.class, now))
             .and_then(|()| self.granted(&holder, verb, service))
+            .and_then(|()| match query.ask {
+                // Neither says of which service it is.
+                Ask::Beside { .. } | Ask::Trust(_) if holder.class != KeyClass::Controller => {
+                    Err((Code::NOT_GRANTED, "this is for controllers".to_owned()))
+                }
+                _ => Ok(()),
+            })
             .map_err(|(code, why)| refuse(code, why))?;
         Ok(Verified { payload: query, digest, actor, objection: None })
     }
@@ -481,6 +488,8 @@ fn verb_of(ask: &Ask) -> (Verb, Option<&crate::domain::id::ServiceId>) {
         Ask::Logs { service, .. } => (Verb::Logs, Some(service)),
         // Whether the wish itself may be read is for the controller, which knows its service.
         Ask::Wish { .. }
+        | Ask::Beside { .. }
+        | Ask::Trust(_)
         | Ask::Range { .. }
         | Ask::Outcome { .. }
         | Ask::Arrivals { .. }

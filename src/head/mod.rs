@@ -4,6 +4,7 @@
 pub mod account;
 pub mod authority;
 pub mod clock;
+pub mod detached;
 pub mod enrol;
 pub mod folder;
 pub mod http;

@@ -383,8 +383,10 @@ async fn intent_of(access: &Access, deploy: Deploy) -> Result<(Mode, Action, Aud
     let known = Known::of(&service, &nodes, (&rows, &fleet(access).await?));
     let back_to = known.good.iter().copied().find(|good| *good != release);
     let generation = known.next;
-    let (emergency, retry) = (None, None);
-    let action = Action::Deploy { service, generation, release: bytes, back_to, emergency, retry };
+    let (emergency, retry, on_conflict) = (None, None, None);
+    let release = bytes;
+    let action =
+        Action::Deploy { service, generation, release, back_to, emergency, retry, on_conflict };
     let audience = Audience::Select { selector: select.to_string(), roster: trust.roster_digest() };
     Ok((Mode::Desired, action, audience))
 }
@@ -404,7 +406,8 @@ async fn manifest_of(access: &Access, deploy: Deploy, rows: &[Value]) -> Result<
                 Ok::<_, Problem>(Artifact { sha256, bytes, format, from: vec![url] })
             });
             let (v, file) = (MANIFEST_VERSION, format!("{service}.toml"));
-            Ok(Manifest { v, service, version, file, spec, artifact: artifact.transpose()? })
+            let artifact = artifact.transpose()?;
+            Ok(Manifest { v, service, version, file, spec, artifact, again: None })
         }
         (None, Some(spec)) => {
             let what = format!("the spec has {} bytes, more than {SPEC_BYTES_MAX}", spec.len());

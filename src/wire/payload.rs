@@ -106,11 +106,19 @@ pub enum Ask {
     Ping,
     /// What runs, what not, why.
     Status,
-    /// The values of a service's configuration that somebody set, and where, as its files and its release are.
+    /// The effective values of a service's configuration and where each was set, as its files and its release are.
     Config {
         /// Which service.
         service: ServiceId,
     },
+    /// A text beside the log that an event names by its hash, for controllers: the last lines of an instance that failed.
+    Beside {
+        /// Which.
+        hash: Digest,
+    },
+    /// Of a controller to nodes: a piece of a trust document that is too long for one message. What it says counts when all
+    /// pieces are there and the root key signed the whole.
+    Trust(TrustPiece),
     /// The end of a service's log.
     Logs {
         /// Which service.
@@ -173,6 +181,41 @@ pub enum Ask {
         /// At most this many.
         events_max: u32,
     },
+}
+
+/// A piece of the envelope of a trust document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct TrustPiece {
+    /// The version of the document.
+    pub version: u64,
+    /// SHA-256 of the whole envelope.
+    pub digest: Digest,
+    /// Its place among the pieces, from 0.
+    pub part: u16,
+    /// How many there are.
+    pub parts: u16,
+    /// The bytes.
+    #[cfg_attr(test, schemars(with = "String", extend("contentEncoding" = "base64")))]
+    pub bytes: ByteBuf,
+}
+
+/// The bytes of an envelope in one piece: with what a query says beside them they fit a message.
+pub const TRUST_PIECE_BYTES: usize = 48 * 1024;
+
+impl TrustPiece {
+    /// Cuts the envelope of a document.
+    pub fn cut(version: u64, envelope: &[u8]) -> Vec<Self> {
+        let digest = digest_of(envelope);
+        let pieces = envelope.chunks(TRUST_PIECE_BYTES);
+        let parts = u16::try_from(pieces.len()).expect("invariant: a trust document is capped");
+        let piece = |(part, bytes): (u16, &[u8])| {
+            let bytes = ByteBuf::from(bytes.to_vec());
+            Self { version, digest, part, parts, bytes }
+        };
+        (0..).zip(pieces).map(piece).collect()
+    }
 }
 
 /// How long an answer may wait for lines that the asker does not have.

@@ -29,11 +29,21 @@ pub(super) struct Shown {
     pub(super) tail: Tail,
     /// How much was consumed of each pipe.
     pub(super) consumed: Places,
+    /// Where the lines of a run begin of which the log thread has not heard yet; `tail` is of the run before.
+    begins: Option<Places>,
     /// Those who are told when the next lines are written, as long as they wait.
     waiting: Vec<Weak<Notify>>,
 }
 
 impl Shown {
+    /// Takes the lines of the run before, where those of the next one begin.
+    pub(super) fn turn(&mut self, from: Option<Places>) -> Vec<String> {
+        if from.is_none() || self.begins == from {
+            self.begins = None;
+        }
+        self.tail.take()
+    }
+
     /// Tells those who wait for lines.
     pub(super) fn announce(&mut self) {
         for notify in self.waiting.drain(..).filter_map(|waiting| waiting.upgrade()) {
@@ -48,6 +58,7 @@ impl Face {
             setup: Arc::new(setup),
             tail: Tail::default(),
             consumed: [0; 2],
+            begins: None,
             waiting: Vec::new(),
         };
         Self { pipes: [stdout, stderr], shown: Mutex::new(shown) }
@@ -70,12 +81,20 @@ impl Face {
     fn last_lines(&self, scratch: &mut Scratch, bytes: &mut Vec<u8>) -> Vec<String> {
         let shown = self.lock();
         let keep = usize::from(shown.setup.spec.tail_lines);
-        let mut tail = shown.tail.clone();
+        let mut tail = match shown.begins {
+            // Nothing of the run was consumed.
+            Some(from) if (0..2).all(|at| shown.consumed[at] <= from[at]) => Tail::default(),
+            Some(_) | None => shown.tail.clone(),
+        };
         let mut pieces = Vec::new();
-        for pipe in &self.pipes {
+        for (at, pipe) in self.pipes.iter().enumerate() {
             pieces.clear();
             // A pipe that cannot be read is told by the log thread; here it only has no lines.
             if let Ok(Some(_)) = scratch.look(pipe, bytes) {
+                let before =
+                    shown.begins.map_or(0, |from| from[at].saturating_sub(shown.consumed[at]));
+                let before = usize::try_from(before).unwrap_or(usize::MAX).min(bytes.len());
+                bytes.drain(..before);
                 lines::split(bytes, shown.setup.max_line(), Rest::Line, &mut pieces);
             }
             for piece in &pieces[pieces.len().saturating_sub(keep)..] {
@@ -105,6 +124,15 @@ impl Faces {
 
     pub(super) fn remove(&self, slot: &InstanceId) {
         self.lock().faces.remove(slot);
+    }
+
+    /// Says that what is written to a slot from here on is of another run, and returns the places behind all before.
+    pub(super) fn begin(&self, slot: &InstanceId) -> Places {
+        let from = self.ends(slot);
+        if let Some(face) = self.lock().faces.get(slot) {
+            face.lock().begins = Some(from);
+        }
+        from
     }
 
     /// Returns the last lines of a slot's present run, oldest first; none for an unknown slot.

@@ -241,7 +241,7 @@ impl LogHandle {
     ///
     /// What is in the pipes belongs to the run before; its unfinished last line ends here.
     pub fn mark_run(&self, slot: InstanceId, run: RunId) -> Result<(), LogBusy> {
-        let from = self.faces.ends(&slot);
+        let from = self.faces.begin(&slot);
         self.queue.push(Command::MarkRun { slot, run, from })
     }
 

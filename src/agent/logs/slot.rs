@@ -178,8 +178,8 @@ impl Slot {
     }
 
     /// Says that lines from here on belong to `run`.
-    pub(super) fn mark_run(&mut self, run: RunId) {
-        let lines = self.face.lock().tail.take();
+    pub(super) fn mark_run(&mut self, run: RunId, from: Option<Places>) {
+        let lines = self.face.lock().turn(from);
         self.before = self.run.replace(run).map(|before| (before, lines));
         self.watch = None;
     }

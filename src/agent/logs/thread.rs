@@ -224,7 +224,7 @@ impl Worker {
             Command::MarkRun { slot, run, from } => match self.names.get(&slot).copied() {
                 Some(number) => {
                     self.work_through(number, true, Extent::To(from));
-                    self.with(number, |slot, _, _| slot.mark_run(run));
+                    self.with(number, |slot, _, _| slot.mark_run(run, Some(from)));
                 }
                 None => drop(self.early.insert(slot, Early { run, ready: None })),
             },
@@ -299,7 +299,7 @@ impl Worker {
                 let early = self.early.remove(&id);
                 let mut slot = Slot::new(id, face, now);
                 if let Some(Early { run, ready }) = early {
-                    slot.mark_run(run);
+                    slot.mark_run(run, None);
                     // The pipes are as new as the run: all that is in them is its own.
                     ready.into_iter().for_each(|pattern| slot.watch(run, pattern, [0; 2]));
                 }

@@ -12,7 +12,7 @@ use crate::domain::selector::Selector as NodeSelector;
 /// What to do with the configuration.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Show every effective value of a service, as the files say
+    /// Show every effective value of a service, as the files of its node say
     Show(ConfigShow),
     /// Check spec files and change nothing, as `smgr check`
     Check {
@@ -64,7 +64,7 @@ pub struct ConfigSet {
 /// Which configuration.
 #[derive(Clone, Debug, Args)]
 pub struct ConfigShow {
-    /// SERVICE
+    /// SERVICE, or SERVICE@NODE
     pub service: Selector,
     /// Only these keys, and those in these blocks
     pub keys: Vec<String>,

@@ -1,7 +1,8 @@
-//! config show, plan: the effective configuration of this machine's services, and how it would change.
+//! config show, plan: the effective configuration of services, here and on other nodes, and how this machine's would change.
 
 use serde_json::{Value, json};
 
+use super::place;
 use crate::cli::args::ConfigShow;
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, not_up};
@@ -14,7 +15,7 @@ use crate::config::{Effective, Loaded, LoadedService, json_value};
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{NodeId, ServiceId};
 
-/// Shows every effective value of a service, as the files say.
+/// Shows every effective value of a service, as the files of its node say.
 pub(super) async fn show(
     context: &Context,
     args: &ConfigShow,
@@ -24,10 +25,18 @@ pub(super) async fn show(
         return Err(CliError::not_yet("`smgr config show --at`"));
     }
     let service = &args.service.service;
-    whole_service_here(context, &args.service)?;
-    let sources = specs::sources_here(context)?;
-    let loaded = specs::load(context, &sources, &context.service_logs(), "nothing was shown")?;
-    let found = described(&loaded, service)?;
+    whole_service(&args.service)?;
+    let elsewhere = node_of(context, &args.service).await?;
+    let (effective, spec) = match &elsewhere {
+        Some(node) => {
+            let told = Client::configuration(context, node, service).await?;
+            (told.keys, told.spec)
+        }
+        None => {
+            let found = here(context, service)?;
+            (found.effective, found.digest.to_string())
+        }
+    };
     let wanted = |key: &str| {
         let inside = |block: &String| {
             key.strip_prefix(block.as_str())
@@ -36,12 +45,13 @@ pub(super) async fn show(
         args.keys.is_empty() || args.keys.iter().any(inside)
     };
     let values: Vec<(&String, &Effective)> =
-        found.effective.iter().filter(|(key, _)| wanted(key)).collect();
+        effective.iter().filter(|(key, _)| wanted(key)).collect();
     if values.is_empty() {
         let what = format!("`{service}` has no value for {}", args.keys.join(", "));
         return Err(CliError::new(Code::USAGE, what).next("smgr help spec"));
     }
-    let in_force = in_force(context, service, found).await;
+    let there = elsewhere.as_ref().map(|node| format!(" on {node}")).unwrap_or_default();
+    let in_force = is_in_force(context, elsewhere, service, &spec).await;
     if !out.is_text() {
         out.json_pretty(&document(service, &values, in_force));
         return Ok(ExitCode::Done);
@@ -49,15 +59,49 @@ pub(super) async fn show(
     out.data(&screen::effective::effective(&values, args.origin, args.hidden, width()));
     if in_force == Some(false) {
         out.note(&format!(
-            "note: not all of it is in force: smgr plan {service}, smgr apply {service}"
+            "note: not all of it is in force{there}: smgr plan {service}, smgr apply {service}"
         ));
     }
     Ok(ExitCode::Done)
 }
 
+/// Returns the other node on which a service is meant; this machine is `None`.
+async fn node_of(context: &Context, selector: &Selector) -> Result<Option<NodeId>, CliError> {
+    let mut named = selector.node.iter().chain(&context.global.nodes);
+    let node = match (named.next(), named.next()) {
+        (Some(node), None) => Some(node.clone()),
+        (Some(_), Some(_)) => {
+            return Err(CliError::new(Code::USAGE, "a configuration is of one node: name one"));
+        }
+        (None, _) => match here(context, &selector.service) {
+            // What is not here may be elsewhere.
+            Err(error) if error.code == Code::NO_SUCH_SERVICE => {
+                place::of(context, Some(selector), "config show").await?
+            }
+            Ok(_) | Err(_) => None,
+        },
+    };
+    Ok(match (node, context.own_node()) {
+        (Some(node), Ok(own)) if node == own => None,
+        (node, _) => node,
+    })
+}
+
+/// Returns a service as the files of this machine describe it.
+fn here(context: &Context, service: &ServiceId) -> Result<LoadedService, CliError> {
+    let sources = specs::sources_here(context)?;
+    let mut loaded = specs::load(context, &sources, &context.service_logs(), "nothing was shown")?;
+    described(&loaded, service)?;
+    Ok(loaded.services.remove(service).expect("invariant: it was found"))
+}
+
 /// Refuses one instance of a service, and a service of another node.
 pub(super) fn whole_service_here(context: &Context, selector: &Selector) -> Result<(), CliError> {
     only_here(context, selector.node.as_ref())?;
+    whole_service(selector)
+}
+
+fn whole_service(selector: &Selector) -> Result<(), CliError> {
     let service = &selector.service;
     match selector.index {
         None => Ok(()),
@@ -90,16 +134,18 @@ pub(super) fn document(
     })
 }
 
-/// Says whether what the files say is what the node runs by; `None` where no node answers.
-pub(super) async fn in_force(
+/// Says whether what the files say is what the node runs by, or this machine; `None` where no node answers.
+pub(super) async fn is_in_force(
     context: &Context,
+    node: Option<NodeId>,
     service: &ServiceId,
-    found: &LoadedService,
+    spec: &str,
 ) -> Option<bool> {
-    let mut client = Client::connect(context, &Whom::default()).await.ok()?;
+    let whom = node.map_or_else(Whom::default, |node| Whom::new(context, [node]));
+    let mut client = Client::connect(context, &whom).await.ok()?;
     let status = launch::status(&mut client).await?;
     let known = status.services.iter().find(|it| it.service == *service);
-    Some(known.is_some_and(|known| known.spec == found.digest))
+    Some(known.is_some_and(|known| known.spec.to_string() == spec))
 }
 
 /// Shows what an apply would do.

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::config::{described, document, in_force, only_here, whole_service_here};
+use super::config::{described, document, is_in_force, only_here, whole_service_here};
 use crate::agent::setup::SpecSources;
 use crate::cli::args::ConfigSet;
 use crate::cli::context::{Context, short};
@@ -128,7 +128,8 @@ pub(super) async fn set(
         let is_set = |key: &str| args.settings.iter().any(|(set, _)| set == key);
         let found = described(&changed, service)?;
         let values: Vec<_> = found.effective.iter().filter(|(key, _)| is_set(key)).collect();
-        out.json_pretty(&document(service, &values, in_force(context, service, found).await));
+        let in_force = is_in_force(context, None, service, &found.digest.to_string()).await;
+        out.json_pretty(&document(service, &values, in_force));
         return Ok(ExitCode::Done);
     }
     tell(context, service, &path, out).await?;

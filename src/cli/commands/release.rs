@@ -15,6 +15,7 @@ use crate::cli::launch;
 use crate::cli::out::Out;
 use crate::cli::screen::release::{named, of_manifest};
 use crate::cli::selector::Selector;
+use crate::cli::time::now;
 use crate::config::{self, Part};
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{Generation, ServiceId};
@@ -78,12 +79,18 @@ async fn wanted(context: &Context, args: Deploy, out: Out) -> Result<Wanted, Cli
             back_to: None,
             emergency: args.emergency,
             retry: None,
+            on_conflict: args.on_conflict,
         };
         return Ok(Wanted::OfFleet(Box::new(client), wanted));
     }
-    if args.emergency.is_some() {
-        let why = "--emergency is about the waves of a fleet, and this is one node";
+    if args.emergency.is_some() || args.on_conflict.is_some() {
+        let why =
+            "--emergency and --on-conflict are about rollouts over a fleet, and this is one node";
         return Err(CliError::new(Code::USAGE, why));
+    }
+    if args.force {
+        let why = "--force is about rollouts over a fleet, and this is one node";
+        return Err(CliError::new(Code::USAGE, why).next(format!("smgr restart {}", args.service)));
     }
     let mut client = Client::connect(context, &whom).await?;
     let known = known(&mut client, &service).await?;
@@ -95,6 +102,7 @@ async fn wanted(context: &Context, args: Deploy, out: Out) -> Result<Wanted, Cli
         back_to: None,
         emergency: None,
         retry: None,
+        on_conflict: None,
     };
     Ok(Wanted::OfNode { whom, action, before: before(known.as_ref()) })
 }
@@ -112,7 +120,18 @@ pub(super) async fn plan(
     };
     let service = Selector::service(service.clone());
     let waiting = Waiting::default();
-    let args = Deploy { service, file, artifact, release_version, set, select, emergency, waiting };
+    let args = Deploy {
+        service,
+        file,
+        artifact,
+        release_version,
+        set,
+        select,
+        emergency,
+        force: false,
+        on_conflict: None,
+        waiting,
+    };
     let client = fleet(context, &args.service, args.select.as_ref()).await?;
     let client = client.ok_or_else(place::no_fleet)?;
     let mut manifest = manifest(context, &args.service.service, &args).await?;
@@ -124,6 +143,7 @@ pub(super) async fn plan(
         back_to: None,
         emergency: args.emergency,
         retry: None,
+        on_conflict: None,
     };
     rollout::plan(context, client, wanted, out).await
 }
@@ -170,6 +190,7 @@ pub(super) async fn rollback(
         back_to: None,
         emergency: None,
         retry: None,
+        on_conflict: None,
     };
     let before = before(known.as_ref());
     wish_after(context, &whom, action, before.as_deref(), waiting, out).await
@@ -324,6 +345,7 @@ async fn manifest(
         file: file.unwrap_or("spec.toml").to_owned(),
         spec,
         artifact,
+        again: args.force.then(now),
     })
 }
 
@@ -350,6 +372,7 @@ mod tests {
             back_to: None,
             emergency: None,
             retry: None,
+            on_conflict: None,
         };
         let error = CliError::new(Code::RELEASE_RETURNED, "it ended before it was ready (exit 1)");
         let error = told(error, &action, Some("1.0 (4f1c9a7b)"));

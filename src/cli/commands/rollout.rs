@@ -44,6 +44,8 @@ pub(super) struct Wanted {
     pub(super) emergency: Option<String>,
     /// The rollout that it goes on with.
     pub(super) retry: Option<IntentId>,
+    /// What follows when another one is under way, where that is not for the spec to say.
+    pub(super) on_conflict: Option<OnConflict>,
 }
 
 /// Asks the controllers for a rollout, and goes with it to its end.
@@ -104,6 +106,7 @@ struct Ready {
     back_to: Option<ReleaseId>,
     emergency: Option<String>,
     retry: Option<IntentId>,
+    on_conflict: Option<OnConflict>,
     placement: Placement,
     next: Generation,
     fleet: FleetStatus,
@@ -117,7 +120,7 @@ impl Ready {
         client: &mut Client,
         wanted: Wanted,
     ) -> Result<Self, CliError> {
-        let Wanted { service, manifest, select, back_to, emergency, retry } = wanted;
+        let Wanted { service, manifest, select, back_to, emergency, retry, on_conflict } = wanted;
         let release = ReleaseId::of(&codec::encode(&manifest));
         let rollouts = config::rollouts_of(config::release_layer(release, manifest.clone()))
             .map_err(|mistakes| crate::cli::specs::mistaken(&mistakes, "nothing was deployed"))?;
@@ -145,6 +148,7 @@ impl Ready {
             back_to,
             emergency,
             retry,
+            on_conflict,
             placement,
             next,
             fleet,
@@ -153,7 +157,7 @@ impl Ready {
     }
 
     fn waits_its_turn(&self) -> bool {
-        self.parameters.on_conflict == OnConflict::Queue
+        self.on_conflict.unwrap_or(self.parameters.on_conflict) == OnConflict::Queue
     }
 
     fn audience(&self) -> Audience {
@@ -169,6 +173,7 @@ impl Ready {
             back_to: self.back_to,
             emergency: self.emergency.clone(),
             retry: self.retry,
+            on_conflict: self.on_conflict,
         }
     }
 }
@@ -208,8 +213,7 @@ pub(super) async fn rollback(
         .next("smgr rollout list")
     };
     let present = good.next().ok_or_else(none)?;
-    let earlier = good.find(|row| row["release"] != present["release"]).ok_or_else(none)?;
-    let manifest = manifest_of(&mut client, earlier).await?;
+    let manifest = earlier(&mut client, present, good).await?.ok_or_else(none)?;
     let select = match select {
         Some(select) => select,
         None => {
@@ -220,8 +224,38 @@ pub(super) async fn rollback(
     };
     let back_to = release_of(present);
     let select = Some(select);
-    let wanted = Wanted { service, manifest, select, back_to, emergency: None, retry: None };
+    let wanted = Wanted {
+        service,
+        manifest,
+        select,
+        back_to,
+        emergency: None,
+        retry: None,
+        on_conflict: None,
+    };
     deploy(context, client, wanted, waiting, out).await
+}
+
+/// Returns the first of the releases whose content is another than that of the present one: a release that was only started
+/// anew is no way back.
+async fn earlier<'r>(
+    client: &mut Client,
+    present: &Value,
+    good: impl Iterator<Item = &'r Value>,
+) -> Result<Option<Manifest>, CliError> {
+    let mut others = good.filter(|row| row["release"] != present["release"]).peekable();
+    if others.peek().is_none() {
+        return Ok(None);
+    }
+    // One whose wish is not remembered any more is another one as far as anybody knows.
+    let own = manifest_of(client, present).await.ok();
+    for row in others {
+        let manifest = manifest_of(client, row).await?;
+        if !own.as_ref().is_some_and(|own| own.is_like(&manifest)) {
+            return Ok(Some(manifest));
+        }
+    }
+    Ok(None)
 }
 
 /// Returns the selection that means these nodes: the one of `[placement]` where it is the same, so that nodes which join
@@ -382,6 +416,7 @@ async fn retry(
         back_to: None,
         emergency: None,
         retry: Some(id_of(&view)?),
+        on_conflict: None,
     };
     deploy(context, client, wanted, waiting, out).await
 }

@@ -69,9 +69,10 @@ fn numbered(origin: &Origin) -> String {
 
 /// Returns a value in one line.
 fn line(toml: &str) -> String {
-    match toml.contains('\n') {
-        true => plain(&json_value(toml)),
-        false => toml.to_owned(),
+    match toml {
+        "" => "(not told)".to_owned(),
+        _ if toml.contains('\n') => plain(&json_value(toml)),
+        _ => toml.to_owned(),
     }
 }
 

@@ -214,6 +214,7 @@ mod tests {
             back_to: None,
             emergency: None,
             retry: None,
+            on_conflict: None,
         };
         assert_eq!(
             text(&deploy, &[("n1", done(true))], &[], 3_500),

@@ -253,7 +253,9 @@ pub fn change(view: &Value) -> String {
         false => format!("no way back: {}", word(&back["reason"])),
     };
     let service = word(&view["service"]);
+    let runs_already = view["state"] == "succeeded" && view["changed"] == false;
     match word(&view["kind"]) {
+        "deploy" if runs_already => return format!("{service}  {to} already runs on {nodes}\n"),
         "remove" => return format!("{service}  is taken from {nodes}\n"),
         "configure" => return format!("{service}  is configured on {nodes}\n"),
         _ => {}

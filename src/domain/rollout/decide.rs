@@ -34,8 +34,6 @@ pub struct Opening {
     pub origins: BTreeMap<String, Origin>,
     /// What runs where.
     pub before: BTreeMap<NodeId, Observed>,
-    /// Whether nodes that run the release already are restarted.
-    pub force: bool,
     /// Who leads.
     pub controller: NodeId,
     /// In which term.
@@ -83,11 +81,11 @@ impl Follows {
 impl Rollout {
     /// Opens a rollout: its first facts, `rollout.planned` first.
     pub fn open(opening: Opening, now: UnixMicros) -> Vec<RolloutEvent> {
-        let Opening { plan, by, reason, origins, before, force, controller, term } = opening;
+        let Opening { plan, by, reason, origins, before, controller, term } = opening;
         let runs = |node: &NodeId| {
             before.get(node).is_some_and(|node| node.healthy && node.release == Some(plan.release))
         };
-        let runs_already = !force && plan.targets().all(runs);
+        let runs_already = plan.targets().all(runs);
         let planned = Planned {
             cause: Why::Intent(plan.intent),
             digest: plan.digest(),

@@ -132,7 +132,6 @@ impl World {
             reason: String::new(),
             origins: BTreeMap::new(),
             before,
-            force: false,
             controller: node("c1"),
             term: 1,
         };

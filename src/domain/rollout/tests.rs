@@ -112,17 +112,16 @@ impl Run {
     pub(super) fn of(plan: Plan) -> Self {
         let healthy = Observed { release: plan.back_to, healthy: true };
         let before = plan.targets().map(|node| (node.clone(), healthy.clone())).collect();
-        Self::open(plan, before, false)
+        Self::open(plan, before)
     }
 
-    pub(super) fn open(plan: Plan, before: BTreeMap<NodeId, Observed>, force: bool) -> Self {
+    pub(super) fn open(plan: Plan, before: BTreeMap<NodeId, Observed>) -> Self {
         let opening = Opening {
             plan,
             by: Some(person("alice")),
             reason: String::new(),
             origins: BTreeMap::new(),
             before,
-            force,
             controller: node("c1"),
             term: 1,
         };

@@ -14,7 +14,7 @@ pub use self::fold::kind_of;
 use super::event::{RolloutEvent, Why};
 use super::plan::WaveKind;
 use super::{Amount, HealthCheck, OnFailure, ReleaseId};
-use crate::domain::event::{Actor, Exit};
+use crate::domain::event::{Actor, Detached, Exit};
 use crate::domain::id::{EventId, NodeId, ServiceId};
 use crate::domain::origin::Origin;
 use crate::domain::time::UnixMicros;
@@ -327,6 +327,9 @@ pub struct FailureView {
     pub event: Option<String>,
     /// Its last lines; filled in by the controller.
     pub log_tail: Vec<String>,
+    /// What stands for them in the event.
+    #[serde(skip)]
+    pub tail: Option<Detached>,
     /// The node it is compared with; filled in by the controller.
     pub differs_from: Option<NodeId>,
     /// What its configuration has different; filled in by the controller.

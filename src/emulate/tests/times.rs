@@ -103,6 +103,7 @@ fn wish(generation: u8, rollout: &str, iat: UnixMicros) -> (Intent, Manifest) {
         file: "web.toml".to_owned(),
         spec: format!("exec = [\"/bin/sleep\", \"9\"]\n[rollout]\n{rollout}"),
         artifact: None,
+        again: None,
     };
     let intent = Intent {
         v: PAYLOAD_VERSION,
@@ -119,6 +120,7 @@ fn wish(generation: u8, rollout: &str, iat: UnixMicros) -> (Intent, Manifest) {
             back_to: None,
             emergency: None,
             retry: None,
+            on_conflict: None,
         },
         audience: Audience::Select { selector: "*".to_owned(), roster: ROSTER },
         note: String::new(),
@@ -217,7 +219,6 @@ impl Site {
             reason: String::new(),
             origins: BTreeMap::new(),
             before,
-            force: false,
             controller: self.leader.parse().unwrap(),
             term: self.term,
         };

@@ -190,6 +190,7 @@ mod tests {
                 back_to: None,
                 emergency: None,
                 retry: None,
+                on_conflict: None,
             },
             audience,
             note: String::new(),

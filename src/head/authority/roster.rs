@@ -142,6 +142,7 @@ mod tests {
             file: "web.toml".to_owned(),
             spec: "exec = [\"/bin/sleep\", \"9\"]\n".to_owned(),
             artifact: None,
+            again: None,
         });
         Intent {
             v: PAYLOAD_VERSION,
@@ -158,6 +159,7 @@ mod tests {
                 back_to: None,
                 emergency: None,
                 retry: None,
+                on_conflict: None,
             },
             audience: Audience::Select { selector: "*".to_owned(), roster: Digest([0; 32]) },
             note: String::new(),

@@ -201,6 +201,7 @@ fn manifest() -> Manifest {
             format: ArtifactFormat::TarGz,
             from: vec!["http://ci.internal/web-2.5.0.tar.gz".to_owned()],
         }),
+        again: None,
     }
 }
 
@@ -215,6 +216,7 @@ pub(in crate::wire) fn deploy() -> Intent {
             back_to: Some(ReleaseId(Digest([0xcc; 32]))),
             emergency: None,
             retry: None,
+            on_conflict: None,
         },
         audience: Audience::Select {
             selector: "env=prod,role=web".to_owned(),

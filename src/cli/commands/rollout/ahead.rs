@@ -99,7 +99,6 @@ fn view_of(ready: &Ready) -> Result<Value, CliError> {
         reason: String::new(),
         origins: ready.parameters.origins.clone(),
         before: observed(ready),
-        force: false,
         controller: controller.clone(),
         term: 1,
     };

@@ -1,6 +1,6 @@
 //! What the nodes themselves add to a rollout: the last lines of what failed there, and what is different there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -8,8 +8,9 @@ use crate::cli::client::{Client, Whom};
 use crate::cli::context::Context;
 use crate::cli::follow::cri;
 use crate::cli::time::{instant, now};
+use crate::config::Effective;
 use crate::domain::id::{NodeId, ServiceId};
-use crate::domain::origin::Origin;
+use crate::domain::origin::{Layer, Origin};
 use crate::domain::time::UnixMicros;
 use crate::wire::payload::{Ask, Reply};
 
@@ -32,7 +33,11 @@ pub(super) async fn add_tails(context: &Context, view: &mut Value) {
     let ended_at: Vec<(Value, UnixMicros)> = links
         .filter_map(|it| Some((it["event"].clone(), instant(it["at"].as_str()?, now())?)))
         .collect();
-    for node in view["nodes"].as_array_mut().into_iter().flatten() {
+    let nodes = view["nodes"].as_array_mut().into_iter().flatten();
+    // A controller has them already, unless the node could not be asked in time.
+    let is_told =
+        |node: &Value| node["failure"]["log_tail"].as_array().is_some_and(|it| !it.is_empty());
+    for node in nodes.filter(|node| !is_told(node)) {
         let (Some(name), Some(ended)) = (node["node"].as_str(), node["ended_at"].as_str()) else {
             continue;
         };
@@ -67,56 +72,42 @@ pub(super) async fn add_differences(context: &Context, view: &mut Value) {
     let (tried, others): (Vec<_>, Vec<_>) = well.partition(|it| !it["healthy_at"].is_null());
     let mut there = None;
     for node in tried.into_iter().chain(others).take(ASKED_MAX).filter_map(name) {
-        if let Some(set) = set_of(context, node.clone(), &service).await {
-            there = Some((node, set));
+        if let Ok(told) = Client::configuration(context, &node, &service).await {
+            there = Some((node, told.keys));
             break;
         }
     }
     let Some((other, there)) = there else { return };
     let failed = view["nodes"].as_array_mut().into_iter().flatten();
     for node in failed.filter(|node| !node["failure"].is_null()).take(ASKED_MAX) {
-        let Some(set) = node["node"].as_str().and_then(|name| name.parse().ok()) else { continue };
-        let Some(here) = set_of(context, set, &service).await else { continue };
+        let Some(failed) = name(node) else { continue };
+        let Ok(here) = Client::configuration(context, &failed, &service).await else { continue };
         node["failure"]["differs_from"] = json!(other);
-        node["failure"]["differences"] = json!(differences(&here, &there));
+        node["failure"]["differences"] = json!(differences(&here.keys, &there));
     }
 }
 
-/// Values that somebody set, by key: `{value, origin}`.
-type Set = serde_json::Map<String, Value>;
-
-async fn set_of(context: &Context, node: NodeId, service: &ServiceId) -> Option<Set> {
-    let mut client = Client::connect(context, &Whom::new(context, [node])).await.ok()?;
-    let mut pending = client.ask(Ask::Config { service: service.clone() }).await.ok()?;
-    let mut whole = Vec::new();
-    while let Some(answer) = pending.next().await.ok()? {
-        if let Reply::Piece { bytes } = answer.reply {
-            whole.extend_from_slice(&bytes);
-        }
-    }
-    pending.missing().is_empty().then_some(())?;
-    serde_json::from_slice(&whole).ok()
-}
+/// Effective values by key.
+type Keys = BTreeMap<String, Effective>;
 
 /// Returns the keys that are not set alike. What only their releases say differs when they run different ones.
-fn differences(here: &Set, there: &Set) -> Vec<Value> {
-    let built_in = json!({"value": null, "origin": Origin::built_in()});
-    let of = |set: &Set, key: &String| set.get(key).unwrap_or(&built_in).clone();
+fn differences(here: &Keys, there: &Keys) -> Vec<Value> {
+    let none = Effective { value: String::new(), origin: Origin::built_in(), hides: Vec::new() };
     let keys: BTreeSet<&String> = here.keys().chain(there.keys()).collect();
-    let is_of_release =
-        |it: &Value| matches!(it["origin"]["layer"].as_str(), Some("release" | "built_in"));
-    let pairs = keys.into_iter().map(|key| (key, of(here, key), of(there, key)));
+    let is_of_release = |it: &Effective| matches!(it.origin.layer, Layer::Release | Layer::BuiltIn);
+    let pairs = keys
+        .into_iter()
+        .map(|key| (key, here.get(key).unwrap_or(&none), there.get(key).unwrap_or(&none)));
     let differs = pairs.filter(|(_, here, there)| {
         // A value that is not told is another one where it was set elsewhere.
-        let hidden = here["value"].is_null() && there["value"].is_null();
-        let is_another =
-            here["value"] != there["value"] || hidden && here["origin"] != there["origin"];
+        let hidden = here.value.is_empty() && there.value.is_empty();
+        let is_another = here.json() != there.json() || hidden && here.origin != there.origin;
         is_another && !(is_of_release(here) && is_of_release(there))
     });
     let told = differs.map(|(key, here, there)| {
         json!({
-            "key": key, "here": here["value"], "here_origin": here["origin"],
-            "there": there["value"], "there_origin": there["origin"],
+            "key": key, "here": here.json(), "here_origin": here.origin,
+            "there": there.json(), "there_origin": there.origin,
         })
     });
     told.collect()

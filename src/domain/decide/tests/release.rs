@@ -24,6 +24,7 @@ fn deploy(generation: u64, release: &str) -> Action {
         back_to: None,
         emergency: None,
         retry: None,
+        on_conflict: None,
     }
 }
 

@@ -1,4 +1,5 @@
-//! One test for each complaint that users of other tools have made most often, as far as the core shows it.
+//! One test for each complaint that users of other tools have made most often, as far as the core shows it. The others are in
+//! `integration/fleet`, under the same names.
 
 use super::*;
 
@@ -77,7 +78,7 @@ fn complaint_07_a_broken_fleet_is_replaced_first_and_waits_for_no_health() {
     for name in ["n4", "n5"] {
         before.insert(node(name), Observed { release: Some(OLD), healthy: false });
     }
-    let mut run = Run::open(plan, before, false);
+    let mut run = Run::open(plan, before);
     run.healthy("n1");
     assert_eq!(run.applies(), ["n4", "n5"], "both at once, ahead of the healthy ones");
     assert_eq!(run.fails("n4"), ["node_failed"], "it was not healthy before: no budget is spent");
@@ -106,7 +107,7 @@ fn complaint_09_a_good_canary_goes_on_although_what_runs_is_bad() {
     let plan = plan(3, by_name());
     let sick = Observed { release: Some(OLD), healthy: false };
     let before = plan.targets().map(|node| (node.clone(), sick.clone())).collect();
-    let mut run = Run::open(plan, before, false);
+    let mut run = Run::open(plan, before);
     run.healthy("n1");
     run.healthy("n2");
     run.healthy("n3");
@@ -159,15 +160,6 @@ fn complaint_12_success_is_what_runs_and_silence_has_a_deadline() {
     assert!(run.report("n1", old_image).contains(&"node_failed"), "well, but on the old one");
     let mut run = Run::of(plan(2, by_name()));
     assert!(run.tick(600_000).contains(&"budget_exceeded"), "nothing was ever heard");
-}
-
-#[test]
-fn complaint_13_a_watcher_that_goes_away_leaves_nothing_locked() {
-    // There is no input for a watcher: nothing that a client does or stops doing, but for a signed command, is one.
-    let mut run = Run::of(plan(2, by_name()));
-    run.healthy("n1");
-    run.healthy("n2");
-    assert_eq!(run.ended().state, Verdict::Succeeded);
 }
 
 #[test]

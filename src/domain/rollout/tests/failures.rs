@@ -47,11 +47,11 @@ fn without_a_canary_sick_nodes_prove_nothing_and_nobody_follows_them_unproved() 
         .targets()
         .map(|name| (name.clone(), if is_sick(name) { sick.clone() } else { well.clone() }))
         .collect();
-    let mut run = Run::open(plan.clone(), before.clone(), false);
+    let mut run = Run::open(plan.clone(), before.clone());
     assert_eq!(run.applies(), ["n1"], "no sick node comes before the one that has to prove it");
     run.healthy("n1");
     assert_eq!(run.applies(), ["n4"], "but then they come");
-    let mut run = Run::open(plan, before, false);
+    let mut run = Run::open(plan, before);
     assert!(run.fails("n1").contains(&"budget_exceeded"), "its failure is in no budget");
     assert!(run.applies().is_empty());
 }
@@ -404,11 +404,9 @@ fn deploying_what_runs_already_succeeds_at_once_and_changes_nothing() {
     let plan = plan(3, by_name());
     let on = Observed { release: Some(NEW), healthy: true };
     let before: BTreeMap<_, _> = plan.targets().map(|node| (node.clone(), on.clone())).collect();
-    let run = Run::open(plan.clone(), before.clone(), false);
+    let run = Run::open(plan, before);
     assert_eq!(run.kinds(), ["rollout.planned", "rollout.ended"]);
     assert_eq!((run.ended().exit_code, run.ended().changed), (0, false));
-    let forced = Run::open(plan, before, true);
-    assert_eq!(forced.applies(), ["n1"]);
 }
 
 #[test]

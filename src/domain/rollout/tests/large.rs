@@ -21,7 +21,6 @@ impl Large {
             reason: String::new(),
             origins: BTreeMap::new(),
             before,
-            force: false,
             controller: node("c1"),
             term: 1,
         };

@@ -295,6 +295,7 @@ impl FailureView {
                 Why::Intent(_) | Why::Fact(_) | Why::Time => None,
             },
             log_tail: Vec::new(),
+            tail: failure.tail.clone(),
             differs_from: None,
             differences: Vec::new(),
         }

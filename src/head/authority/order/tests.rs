@@ -60,6 +60,7 @@ fn manifest() -> Vec<u8> {
         file: "web.toml".to_owned(),
         spec: "exec = [\"/bin/sleep\", \"9\"]\n[rollout]\norder = \"name\"\n".to_owned(),
         artifact: None,
+        again: None,
     })
 }
 
@@ -79,6 +80,7 @@ fn deploy() -> Intent {
             back_to: None,
             emergency: None,
             retry: None,
+            on_conflict: None,
         },
         audience: Audience::Select { selector: "env=prod".to_owned(), roster: Digest([0; 32]) },
         note: String::new(),
@@ -278,6 +280,7 @@ fn no_controller_goes_beyond_the_canary_without_its_word() {
             back_to: None,
             emergency: Some("the site is down".to_owned()),
             retry: None,
+            on_conflict: None,
         },
         ..deploy()
     };

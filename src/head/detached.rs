@@ -14,11 +14,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
-use sha2::{Digest as _, Sha256};
 
 use crate::domain::event::Detached;
 use crate::domain::id::Digest;
 use crate::wire::codec;
+use crate::wire::key::digest_of;
 
 /// What may wait for the disk, in bytes; beyond it texts are lost, their hashes are not.
 const WAITING_BYTES_MAX: usize = 16 << 20;
@@ -123,17 +123,17 @@ impl DetachedStore {
         getrandom::fill(&mut salt).expect("the kernel gives random bytes since it booted");
         let hash = salted(&salt, &text);
         let detached = Detached { hash, bytes: text.len() as u64 };
-        let mut waiting = self.shared.lock();
-        if waiting.bytes + text.len() > WAITING_BYTES_MAX {
-            waiting.lost += 1;
-            return detached;
-        }
-        waiting.bytes += text.len();
-        let record = Arc::new(Record { salt: ByteBuf::from(salt), text });
-        waiting.texts.insert(hash, record.clone());
-        waiting.jobs.push_back(Job { hash, record });
-        self.shared.wake.notify_one();
+        self.shared.put(hash, Record { salt: ByteBuf::from(salt), text });
         detached
+    }
+
+    /// Takes in a text that another log's event names, as its store gave it out. Does not wait for the disk.
+    ///
+    /// # Errors
+    /// When it is not the one that the event names.
+    pub fn keep(&self, hash: &Digest, record: &[u8]) -> Result<(), GetDetachedError> {
+        self.shared.put(*hash, read(hash, record)?);
+        Ok(())
     }
 
     /// Returns a text, or `None` when it is no longer kept. Reads a file of the text's size.
@@ -141,14 +141,23 @@ impl DetachedStore {
         if let Some(record) = self.shared.lock().texts.get(hash) {
             return Ok(Some(record.text.clone()));
         }
-        let bytes = match fs::read(self.shared.path(hash)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(GetDetachedError::Read { hash: *hash, source }),
-            Ok(bytes) => bytes,
-        };
-        match codec::decode::<Record>(&bytes) {
-            Ok(record) if salted(&record.salt, &record.text) == *hash => Ok(Some(record.text)),
-            Ok(_) | Err(_) => Err(GetDetachedError::Altered { hash: *hash }),
+        let bytes = self.bytes(hash)?;
+        bytes.map(|bytes| Ok(read(hash, &bytes)?.text)).transpose()
+    }
+
+    /// The same with its salt, for another store to [`keep`](Self::keep).
+    pub fn record(&self, hash: &Digest) -> Result<Option<Vec<u8>>, GetDetachedError> {
+        if let Some(record) = self.shared.lock().texts.get(hash) {
+            return Ok(Some(codec::encode(&**record)));
+        }
+        self.bytes(hash)
+    }
+
+    fn bytes(&self, hash: &Digest) -> Result<Option<Vec<u8>>, GetDetachedError> {
+        match fs::read(self.shared.path(hash)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(GetDetachedError::Read { hash: *hash, source }),
+            Ok(bytes) => Ok(Some(bytes)),
         }
     }
 
@@ -184,6 +193,19 @@ impl Drop for DetachedStore {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, hash: Digest, record: Record) {
+        let mut waiting = self.lock();
+        if waiting.bytes + record.text.len() > WAITING_BYTES_MAX {
+            waiting.lost += 1;
+            return;
+        }
+        waiting.bytes += record.text.len();
+        let record = Arc::new(record);
+        waiting.texts.insert(hash, record.clone());
+        waiting.jobs.push_back(Job { hash, record });
+        self.wake.notify_one();
     }
 
     fn path(&self, hash: &Digest) -> PathBuf {
@@ -249,8 +271,15 @@ impl Shared {
     }
 }
 
+fn read(hash: &Digest, bytes: &[u8]) -> Result<Record, GetDetachedError> {
+    match codec::decode::<Record>(bytes) {
+        Ok(record) if salted(&record.salt, &record.text) == *hash => Ok(record),
+        Ok(_) | Err(_) => Err(GetDetachedError::Altered { hash: *hash }),
+    }
+}
+
 fn salted(salt: &[u8], text: &str) -> Digest {
-    Digest(Sha256::new().chain_update(salt).chain_update(text).finalize().into())
+    digest_of(&[salt, text.as_bytes()].concat())
 }
 
 /// Removes texts that are too old, and the oldest of those that are too many.
@@ -307,6 +336,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
         assert_ne!(store.put("secret").hash, store.put("secret").hash);
+    }
+
+    #[test]
+    fn another_store_takes_a_text_only_as_its_event_names_it() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [one, other] = dirs.each_ref().map(|dir| store(dir.path()));
+        let (kept, second) = (one.put("FATAL"), one.put("another"));
+        let record = one.record(&kept.hash).unwrap().unwrap();
+        assert!(other.keep(&second.hash, &record).is_err());
+        assert_eq!(other.get(&second.hash).unwrap(), None);
+        other.keep(&kept.hash, &record).unwrap();
+        drop((one, other));
+        assert_eq!(store(dirs[1].path()).get(&kept.hash).unwrap().as_deref(), Some("FATAL"));
     }
 
     #[test]
