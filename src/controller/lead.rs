@@ -39,6 +39,7 @@ struct Asked<'a> {
     emergency: Option<&'a String>,
     retry: Option<IntentId>,
     on_conflict: Option<OnConflict>,
+    rollback: bool,
 }
 
 impl<'a> Asked<'a> {
@@ -52,6 +53,7 @@ impl<'a> Asked<'a> {
                 emergency: None,
                 retry: None,
                 on_conflict: None,
+                rollback: false,
             }),
             Action::Deploy {
                 service,
@@ -61,6 +63,7 @@ impl<'a> Asked<'a> {
                 emergency,
                 retry,
                 on_conflict,
+                rollback,
             } => Ok(Self {
                 service,
                 generation: *generation,
@@ -69,6 +72,7 @@ impl<'a> Asked<'a> {
                 emergency: emergency.as_ref(),
                 retry: *retry,
                 on_conflict: *on_conflict,
+                rollback: *rollback,
             }),
             Action::Remove { service, generation } => Ok(Self {
                 service,
@@ -78,6 +82,7 @@ impl<'a> Asked<'a> {
                 emergency: None,
                 retry: None,
                 on_conflict: None,
+                rollback: false,
             }),
             _ => Err((Code::INTERNAL, "it is not about where a service is to be".into())),
         }
@@ -183,8 +188,16 @@ impl Controller {
         bytes: &[u8],
     ) -> Result<Word, Refused> {
         let Verified { payload: intent, actor, .. } = wish;
-        let Asked { service, generation, release: id, back_to, emergency, retry, on_conflict } =
-            Asked::of(intent.id, &intent.action)?;
+        let Asked {
+            service,
+            generation,
+            release: id,
+            back_to,
+            emergency,
+            retry,
+            on_conflict,
+            rollback,
+        } = Asked::of(intent.id, &intent.action)?;
         if bytes.len() + ORDER_BYTES_MAX > ENVELOPE_BYTES_MAX {
             let why = format!("with {} bytes it does not fit an order", bytes.len());
             return Err((Code::TOO_LARGE, why));
@@ -195,7 +208,8 @@ impl Controller {
                 let manifest =
                     check_manifest(service, release).map_err(|why| (Code::BAD_MANIFEST, why))?;
                 let layer = config::release_layer(id, manifest);
-                (targets, config::rollouts_of(layer).map_err(mistaken)?.parameters)
+                let parameters = config::rollouts_of(layer).map_err(mistaken)?.parameters;
+                (targets, parameters.on_the_way(rollback))
             }
             _ => self.holders(service, targets)?,
         };

@@ -82,6 +82,9 @@ pub enum Action {
         /// What follows when another rollout of the service is under way; absent: as the spec says.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         on_conflict: Option<OnConflict>,
+        /// Whether it goes back to what succeeded before: by the rules of `[rollback]`, without canary and waits.
+        #[serde(default, skip_serializing_if = "is_no")]
+        rollback: bool,
     },
     /// Take a service from the node, and keep it so.
     Remove {

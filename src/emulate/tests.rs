@@ -116,6 +116,7 @@ fn deploy(now: Now) -> Vec<u8> {
             emergency: None,
             retry: None,
             on_conflict: None,
+            rollback: false,
         },
         audience: Audience::Nodes(vec![name()]),
         note: String::new(),

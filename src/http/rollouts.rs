@@ -385,8 +385,16 @@ async fn intent_of(access: &Access, deploy: Deploy) -> Result<(Mode, Action, Aud
     let generation = known.next;
     let (emergency, retry, on_conflict) = (None, None, None);
     let release = bytes;
-    let action =
-        Action::Deploy { service, generation, release, back_to, emergency, retry, on_conflict };
+    let action = Action::Deploy {
+        service,
+        generation,
+        release,
+        back_to,
+        emergency,
+        retry,
+        on_conflict,
+        rollback: false,
+    };
     let audience = Audience::Select { selector: select.to_string(), roster: trust.roster_digest() };
     Ok((Mode::Desired, action, audience))
 }

@@ -80,6 +80,7 @@ async fn wanted(context: &Context, args: Deploy, out: Out) -> Result<Wanted, Cli
             emergency: args.emergency,
             retry: None,
             on_conflict: args.on_conflict,
+            rollback: false,
         };
         return Ok(Wanted::OfFleet(Box::new(client), wanted));
     }
@@ -103,6 +104,7 @@ async fn wanted(context: &Context, args: Deploy, out: Out) -> Result<Wanted, Cli
         emergency: None,
         retry: None,
         on_conflict: None,
+        rollback: false,
     };
     Ok(Wanted::OfNode { whom, action, before: before(known.as_ref()) })
 }
@@ -144,6 +146,7 @@ pub(super) async fn plan(
         emergency: args.emergency,
         retry: None,
         on_conflict: None,
+        rollback: false,
     };
     rollout::plan(context, client, wanted, out).await
 }
@@ -191,6 +194,7 @@ pub(super) async fn rollback(
         emergency: None,
         retry: None,
         on_conflict: None,
+        rollback: false,
     };
     let before = before(known.as_ref());
     wish_after(context, &whom, action, before.as_deref(), waiting, out).await
@@ -373,6 +377,7 @@ mod tests {
             emergency: None,
             retry: None,
             on_conflict: None,
+            rollback: false,
         };
         let error = CliError::new(Code::RELEASE_RETURNED, "it ended before it was ready (exit 1)");
         let error = told(error, &action, Some("1.0 (4f1c9a7b)"));

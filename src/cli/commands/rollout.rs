@@ -46,6 +46,8 @@ pub(super) struct Wanted {
     pub(super) retry: Option<IntentId>,
     /// What follows when another one is under way, where that is not for the spec to say.
     pub(super) on_conflict: Option<OnConflict>,
+    /// Whether it goes back to a release that succeeded.
+    pub(super) rollback: bool,
 }
 
 /// Asks the controllers for a rollout, and goes with it to its end.
@@ -107,6 +109,7 @@ struct Ready {
     emergency: Option<String>,
     retry: Option<IntentId>,
     on_conflict: Option<OnConflict>,
+    rollback: bool,
     placement: Placement,
     next: Generation,
     fleet: FleetStatus,
@@ -120,7 +123,8 @@ impl Ready {
         client: &mut Client,
         wanted: Wanted,
     ) -> Result<Self, CliError> {
-        let Wanted { service, manifest, select, back_to, emergency, retry, on_conflict } = wanted;
+        let Wanted { service, manifest, select, back_to, emergency, retry, on_conflict, rollback } =
+            wanted;
         let release = ReleaseId::of(&codec::encode(&manifest));
         let rollouts = config::rollouts_of(config::release_layer(release, manifest.clone()))
             .map_err(|mistakes| crate::cli::specs::mistaken(&mistakes, "nothing was deployed"))?;
@@ -137,7 +141,7 @@ impl Ready {
         let targets: Vec<NodeId> = nodes.iter().cloned().collect();
         let known = Known::of(&service, &targets, (&rows, &fleet));
         let back_to = back_to.or_else(|| known.good.iter().copied().find(|good| *good != release));
-        let (parameters, next) = (rollouts.parameters, known.next);
+        let (parameters, next) = (rollouts.parameters.on_the_way(rollback), known.next);
         Ok(Self {
             service,
             manifest,
@@ -149,6 +153,7 @@ impl Ready {
             emergency,
             retry,
             on_conflict,
+            rollback,
             placement,
             next,
             fleet,
@@ -174,6 +179,7 @@ impl Ready {
             emergency: self.emergency.clone(),
             retry: self.retry,
             on_conflict: self.on_conflict,
+            rollback: self.rollback,
         }
     }
 }
@@ -232,6 +238,7 @@ pub(super) async fn rollback(
         emergency: None,
         retry: None,
         on_conflict: None,
+        rollback: true,
     };
     deploy(context, client, wanted, waiting, out).await
 }
@@ -417,6 +424,7 @@ async fn retry(
         emergency: None,
         retry: Some(id_of(&view)?),
         on_conflict: None,
+        rollback: false,
     };
     deploy(context, client, wanted, waiting, out).await
 }

@@ -246,11 +246,13 @@ fn action(action: &Action) -> Value {
             json!({"services": services.iter().map(|it| it.as_str()).collect::<Vec<_>>()})
         }
         Action::Shutdown { leave_running } => json!({"leave_running": leave_running}),
-        Action::Deploy { generation, back_to, emergency, retry, on_conflict, .. } => json!({
-            "generation": generation.0, "back_to": back_to.map(|it| digest(&it.0)),
-            "emergency": emergency, "retry": retry.map(|it| it.to_string()),
-            "on_conflict": on_conflict,
-        }),
+        Action::Deploy { generation, back_to, emergency, retry, on_conflict, rollback, .. } => {
+            json!({
+                "generation": generation.0, "back_to": back_to.map(|it| digest(&it.0)),
+                "emergency": emergency, "retry": retry.map(|it| it.to_string()),
+                "on_conflict": on_conflict, "rollback": rollback,
+            })
+        }
         Action::Rollout { rollout, command, .. } => json!({
             "rollout": rollout.to_string(), "command": command,
         }),

@@ -215,6 +215,7 @@ mod tests {
             emergency: None,
             retry: None,
             on_conflict: None,
+            rollback: false,
         };
         assert_eq!(
             text(&deploy, &[("n1", done(true))], &[], 3_500),

@@ -404,6 +404,29 @@ impl Parameters {
         }
     }
 
+    /// Returns them for a wish that goes back to what succeeded before, where it is one: as `[rollback]` says, and nobody
+    /// has to agree a second time.
+    #[must_use]
+    pub fn on_the_way(self, back: bool) -> Self {
+        if !back {
+            return self;
+        }
+        let leaves_out = |what: Skip| self.rollback.skip.contains(&what);
+        let (canary, bake_ms, checks) = (
+            if leaves_out(Skip::Canary) { Amount::Count(0) } else { self.canary },
+            if leaves_out(Skip::Bake) { 0 } else { self.bake_ms },
+            if leaves_out(Skip::Checks) { BTreeMap::new() } else { self.checks.clone() },
+        );
+        Self {
+            canary,
+            bake_ms,
+            checks,
+            max_parallel: self.rollback.max_parallel.clone(),
+            require_approval: false,
+            ..self
+        }
+    }
+
     /// Says what is wrong with the values together.
     ///
     /// # Errors

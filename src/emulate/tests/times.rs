@@ -121,6 +121,7 @@ fn wish(generation: u8, rollout: &str, iat: UnixMicros) -> (Intent, Manifest) {
             emergency: None,
             retry: None,
             on_conflict: None,
+            rollback: false,
         },
         audience: Audience::Select { selector: "*".to_owned(), roster: ROSTER },
         note: String::new(),

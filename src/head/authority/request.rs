@@ -191,6 +191,7 @@ mod tests {
                 emergency: None,
                 retry: None,
                 on_conflict: None,
+                rollback: false,
             },
             audience,
             note: String::new(),

@@ -77,14 +77,15 @@ impl Enrolment {
     }
 
     fn find_first(&self, wish: &Intent) -> Result<First, (Code, String)> {
-        let Action::Deploy { service, generation, release, back_to, .. } = &wish.action else {
+        let Action::Deploy { service, generation, release, back_to, rollback, .. } = &wish.action
+        else {
             return Err((Code::INTERNAL, "it brings no release".to_owned()));
         };
         let manifest = check_manifest(service, release).map_err(|why| (Code::BAD_MANIFEST, why))?;
         let release = ReleaseId::of(release);
         let rollouts = config::rollouts_of(config::release_layer(release, manifest));
         let parameters = match rollouts {
-            Ok(rollouts) => rollouts.parameters,
+            Ok(rollouts) => rollouts.parameters.on_the_way(*rollback),
             Err(mistakes) => {
                 let first = mistakes.into_iter().next();
                 let why = first.map_or_else(String::new, |mistake| mistake.what);
@@ -160,6 +161,7 @@ mod tests {
                 emergency: None,
                 retry: None,
                 on_conflict: None,
+                rollback: false,
             },
             audience: Audience::Select { selector: "*".to_owned(), roster: Digest([0; 32]) },
             note: String::new(),

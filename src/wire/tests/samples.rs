@@ -217,6 +217,7 @@ pub(in crate::wire) fn deploy() -> Intent {
             emergency: None,
             retry: None,
             on_conflict: None,
+            rollback: false,
         },
         audience: Audience::Select {
             selector: "env=prod,role=web".to_owned(),

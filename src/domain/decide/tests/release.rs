@@ -25,6 +25,7 @@ fn deploy(generation: u64, release: &str) -> Action {
         emergency: None,
         retry: None,
         on_conflict: None,
+        rollback: false,
     }
 }
 

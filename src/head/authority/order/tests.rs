@@ -81,6 +81,7 @@ fn deploy() -> Intent {
             emergency: None,
             retry: None,
             on_conflict: None,
+            rollback: false,
         },
         audience: Audience::Select { selector: "env=prod".to_owned(), roster: Digest([0; 32]) },
         note: String::new(),
@@ -281,6 +282,7 @@ fn no_controller_goes_beyond_the_canary_without_its_word() {
             emergency: Some("the site is down".to_owned()),
             retry: None,
             on_conflict: None,
+            rollback: false,
         },
         ..deploy()
     };
