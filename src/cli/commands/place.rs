@@ -35,8 +35,12 @@ pub(super) async fn of(
         || global.bus.is_some()
         || global.via != Via::Auto;
     let service = &selector.service;
-    if is_told || !is_of_fleet(context) || is_here(context, service).await {
+    if is_told || !is_of_fleet(context) {
         return Ok(selector.node.clone());
+    }
+    if is_here(context, service).await {
+        say_where(context, service, verb).await;
+        return Ok(None);
     }
     let out = Out { form: global.output };
     match elsewhere(context, service, out).await.as_slice() {
@@ -52,6 +56,39 @@ pub(super) async fn of(
                 .next(format!("smgr {verb} {service}@{}", names[0])))
         }
     }
+}
+
+/// Says that this machine alone is meant, where other nodes have the service too, and how to mean them.
+pub(super) async fn say_where(context: &Context, service: &ServiceId, verb: &str) {
+    let Ok(own) = context.own_node() else { return };
+    let mut others = having(context, service).await;
+    others.retain(|node| *node != own);
+    let Some(first) = others.first() else { return };
+    let names: Vec<&str> = others.iter().map(NodeId::as_str).collect();
+    let all = match verb {
+        "history" | "rollback" | "config show" => String::new(),
+        _ => format!("; all of them: smgr {verb} {service} --select '*'"),
+    };
+    let out = Out { form: context.global.output };
+    out.note(&format!(
+        "this is {own} alone; {service} is on {} too: smgr {verb} {service}@{first}{all}",
+        names.join(" ")
+    ));
+}
+
+/// Returns the nodes of the fleet that have a service, as a controller knows them; none where none is asked in time.
+pub(super) async fn having(context: &Context, service: &ServiceId) -> Vec<NodeId> {
+    let ask = async {
+        let mut client = Client::of_controllers(context).await.ok()??;
+        super::fleet::ask(&mut client).await.ok()?
+    };
+    if !is_of_fleet(context) {
+        return Vec::new();
+    }
+    let fleet = timeout(NODES_WITHIN, Box::pin(ask)).await.ok().flatten();
+    let nodes = fleet.into_iter().flat_map(|fleet| fleet.nodes);
+    let told = nodes.filter_map(|node| node.status);
+    told.filter(|status| has(status, service)).map(|status| status.node.clone()).collect()
 }
 
 /// Returns the selected nodes of the fleet that have a service, and those of which no controller can say.
@@ -93,7 +130,8 @@ pub(crate) fn matching(trust: &Trust, select: &NodeSelector) -> Result<BTreeSet<
         trust.nodes.iter().map(|it| (it.node.clone(), it.labels.clone())).collect();
     select.select(&roster).map_err(|error| match error {
         SelectError::NothingMatches { .. } => CliError::from_error(Code::EMPTY_SELECTION, &error)
-            .hint("see the nodes and their labels: smgr status -o json"),
+            .hint("see the nodes and their labels: smgr status -o json")
+            .hint("how they get them: smgr help placement"),
         SelectError::NoSuchNode(_) => CliError::from_error(Code::NO_SUCH_NODE, &error),
     })
 }
@@ -134,7 +172,7 @@ async fn elsewhere(context: &Context, service: &ServiceId, out: Out) -> Vec<Node
         return found;
     }
     // What began a moment ago may not have reached a controller.
-    gather(context, &mut client, out).await.map_or_else(|_| Vec::new(), |(told, _)| of(told))
+    gather(context, &mut client, out).await.map_or_else(|_| Vec::new(), |told| of(told.nodes))
 }
 
 fn has(node: &NodeStatus, service: &ServiceId) -> bool {

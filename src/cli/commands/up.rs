@@ -52,6 +52,7 @@ const QUIET: Duration = Duration::from_millis(200);
 pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode, CliError> {
     if let Some(mut wanted) = Fleet::wanted(context, args.fleet)? {
         wanted.listen = args.listen.or(wanted.listen);
+        wanted.label(&args.labels)?;
         if args.set_up_only {
             return fleet::set_up(context, &wanted, out);
         }
@@ -63,6 +64,10 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
             "a single node has no controller, which serves HTTP",
         )
         .hint("smgr up --nodes 1 --http 7465"));
+    }
+    if !args.labels.is_empty() {
+        return Err(CliError::new(Code::USAGE, "a single node is selected by nobody")
+            .hint("a fleet has labels: smgr up --nodes 3 --label env=prod"));
     }
     if args.listen.is_some() {
         return Err(CliError::new(Code::USAGE, "a single node has nobody to listen for").hint(

@@ -95,7 +95,7 @@ pub(super) async fn up(
         return Err(already_up(alive.pid()));
     }
     if is_alive[0] && Fleet::read(context)?.as_ref() != Some(fleet) {
-        return Err(CliError::new(Code::ALREADY_UP, "the fleet runs with other members")
+        return Err(CliError::new(Code::ALREADY_UP, "the fleet runs with other members or labels")
             .hint("it takes in new ones at its next start")
             .next("smgr down"));
     }
