@@ -19,11 +19,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::machine::{Machine, is_root};
 use crate::support::nats;
-use crate::support::process::{kill_9, process_state, processes_with};
+use crate::support::process::{kill_9, process_state, processes_with, signal};
 use crate::support::wait::{eventually, wait_until};
 
 /// A fleet in a folder of its own; everything it starts ends with it.
@@ -94,6 +95,15 @@ impl Fleet {
             let is_over = |pid: &u32| matches!(process_state(*pid), None | Some('Z'));
             killed.iter().all(is_over) && parts().next().is_none()
         });
+    }
+
+    /// Sends a signal to the agent of a node.
+    fn signal_agent(&self, node: &str, to_send: Signal) {
+        let folder = self.folder(node).display().to_string();
+        let agents = processes_with(&folder).into_iter();
+        let mut agents = agents.filter(|(_, line)| line.contains(" agent "));
+        let (pid, _) = agents.next().expect("its agent runs");
+        signal(pid, to_send);
     }
 
     /// Returns the ids of all events in the order in which they reached the controller, log by log.

@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::rollouts::Shop;
+use super::rollouts::{Shop, states};
 use crate::releases::good;
 use crate::support::wait::{eventually, wait_until};
 
@@ -164,4 +164,21 @@ fn what_is_set_for_a_part_of_the_fleet_reaches_all_of_it_and_the_node_that_was_a
         assert_eq!(value(node), json!([]), "{node}");
     }
     assert!(set(0, "config show web env.MODE").contains("\"fast\""));
+}
+
+#[test]
+fn a_value_that_breaks_a_service_stops_at_the_first_node_and_the_exit_code_is_told() {
+    let shop = Shop::of("[env]\nMODE = \"fast\"\n");
+    let script = good("1").replacen('\n', "\n[ \"$MODE\" = off ] && exit 4\n", 1);
+    shop.deploy(0, "1.0", &script);
+    let line = ["config", "set", "web", "env.MODE=off", "--select", "*"];
+    let said = shop.fleet.machine.exits(11, &line);
+    assert!(said.contains("code 4"), "{said}");
+    let view = shop.last();
+    let failed: Vec<_> = states(&view).into_iter().filter(|(_, state)| state == "failed").collect();
+    let [(node, _)] = failed.as_slice() else { panic!("{view}") };
+    let nodes = view["nodes"].as_array().unwrap().iter();
+    let failure = &nodes.clone().find(|it| it["node"] == node.as_str()).unwrap()["failure"];
+    assert_eq!(failure["exit"]["code"], 4, "{view}");
+    assert_eq!(failure["instance"], format!("web/0@{node}"), "{view}");
 }

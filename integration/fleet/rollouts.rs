@@ -312,6 +312,37 @@ fn a_paused_rollout_touches_no_further_node_until_it_is_resumed() {
 }
 
 #[test]
+fn a_node_that_was_stuck_and_never_changed_is_back_at_once_when_its_rollout_is_aborted() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let name = shop.begin("2.0", "4s");
+    let view = shop.view(&name);
+    let second = view["plan"]["waves"][1]["nodes"][0].as_str().unwrap();
+    shop.fleet.signal_agent(second, Signal::STOP);
+    wait_until("it was ordered", || {
+        states(&shop.view(&name)).contains(&(second.to_owned(), "starting".to_owned()))
+    });
+    shop.fleet.machine.exits(0, &["rollout", "abort", &name]);
+    wait_until("the canary is back", || {
+        states(&shop.view(&name)).iter().any(|(_, state)| state == "rolled_back")
+    });
+    shop.fleet.signal_agent(second, Signal::CONT);
+    // With 12 a person would be told that something is to be done there.
+    shop.fleet.machine.exits(13, &["rollout", "watch", &name]);
+    assert!(["n1", "n2", "n3"].iter().all(|node| shop.runs(node) == "1.0"));
+}
+
+#[test]
+fn what_smgr_needs_for_itself_is_not_replaced_by_a_release() {
+    let shop = Shop::open();
+    let artifact = shop.pack("1.0", &good("1"));
+    let line = ["deploy", "nats", "-f", &shop.spec, "--artifact", &artifact, "--select", "name=n1"];
+    let said = shop.fleet.machine.exits(11, &line);
+    assert!(said.contains("E0337"), "{said}");
+    shop.fleet.machine.exits(0, &["status", "nats"]);
+}
+
+#[test]
 fn a_node_that_was_away_converges_to_what_is_desired_when_it_is_back() {
     let shop = Shop::open();
     shop.deploy(0, "1.0", &good("1"));

@@ -153,6 +153,10 @@ impl Agent {
             let why = format!("the history cannot be written: {why}");
             return Err(refused(Code::LOG_UNAVAILABLE, why));
         }
+        if !seen && let Some(service) = self.own_part(&intent.action) {
+            let why = format!("{service} is part of smgr itself on this node");
+            return Err(refused(Code::PART_OF_SMGR, why));
+        }
         // The core has no regular expressions, so the patterns of parameters are checked here.
         if let Action::Run { service, action, params, .. } = &intent.action
             && !seen
@@ -194,6 +198,19 @@ impl Agent {
             self.recorder.promise(Promise::Accepted(intent.id, accepted));
         }
         Ok(())
+    }
+
+    /// Returns the service that an action would replace, take away or set otherwise, where smgr made it for itself: a fleet
+    /// without its bus or its controllers could not take that back.
+    fn own_part<'a>(&self, action: &'a Action) -> Option<&'a ServiceId> {
+        let (Action::Deploy { service, .. }
+        | Action::Remove { service, .. }
+        | Action::Configure { service, .. }) = action
+        else {
+            return None;
+        };
+        let made = self.setup.specs.vendor.as_ref()?.join(format!("{service}.toml"));
+        made.exists().then_some(service)
     }
 
     /// On a full disk the owner of the machine can still stop and restart.

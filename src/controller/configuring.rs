@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use super::rollouts::Driven;
 use super::task::Controller;
 use crate::domain::event::Outcome;
-use crate::domain::id::{IntentId, NodeId, ServiceId};
+use crate::domain::id::{InstanceId, IntentId, NodeId, ServiceId};
+use crate::domain::instance::State;
 use crate::domain::release::Step;
 use crate::domain::rollout::{Amount, Failure, Input, NodeReport, NodeState, Plan};
 use crate::domain::seen::Progress;
-use crate::domain::time::Now;
+use crate::domain::time::{Now, UnixMicros};
 
 impl Controller {
     /// Lets rollouts of what was set take in how far their nodes are.
@@ -45,6 +46,11 @@ impl Controller {
         let record = self.projection.node(node).and_then(|it| it.seen().get(&plan.intent));
         let outcome = record.map(|record| &record.progress).filter(|_| waits);
         match outcome {
+            Some(Progress::Executed { outcome: Outcome::Done { .. }, at })
+                if let Some(failure) = self.broken(node, &plan.service, *at) =>
+            {
+                vec![NodeReport::Failed { generation, failure }]
+            }
             Some(Progress::Executed { outcome: Outcome::Done { .. }, .. }) => {
                 let begun = (!is_begun).then_some(NodeReport::Applied { generation });
                 let healthy = NodeReport::Healthy {
@@ -67,6 +73,27 @@ impl Controller {
             }
             Some(Progress::Open(_)) | None => Vec::new(),
         }
+    }
+
+    /// Returns how a run ended that should be up, where one did since then.
+    fn broken(&self, node: &NodeId, service: &ServiceId, since: UnixMicros) -> Option<Failure> {
+        let known = self.projection.node(node).and_then(|it| it.services().get(service))?;
+        let wanted = known.slots().filter(|(index, _)| known.wants(*index));
+        let mut down =
+            wanted.filter(|(_, it)| matches!(it.state, State::Backoff { .. } | State::Failed));
+        down.find_map(|(index, slot)| {
+            let last = slot.last.as_ref().filter(|last| last.at >= since)?;
+            let result = serde_json::to_value(last.result).ok()?.as_str()?.to_owned();
+            let process = last.process.as_ref();
+            Some(Failure {
+                instance: Some(InstanceId { service: service.clone(), index }),
+                why: "it ended after the change".to_owned(),
+                exit: process.map(|process| process.exit),
+                ran_ms: process.map(|process| process.ran_ms),
+                phase: "starting".to_owned(),
+                ..Failure::of(&result)
+            })
+        })
     }
 
     /// Says whether whatever is wanted of a service is up, by the spec that is in force.

@@ -389,6 +389,10 @@ impl Controller {
         if let Some(first) = driven.story.records().iter().find(by_it) {
             return Ok(Word::Promised(Reply::Accepted { event: first.id.clone() }));
         }
+        // Whoever led it to its end.
+        if let Some(verdict) = state.verdict() {
+            return Err(rejected(&Rejection::Ended(verdict.as_str())));
+        }
         let last = driven.story.records().last().map(|record| record.id.clone());
         let command = match command {
             RolloutCommand::Pause => Command::Pause,

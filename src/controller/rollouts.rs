@@ -17,12 +17,12 @@ use super::reports::{Reports, Said};
 use super::task::{Controller, Promise, Role};
 use super::wishes::{Wishes, manifest_in, release_in};
 use crate::domain::event::{Context, Event};
-use crate::domain::id::{Digest, EpochId, EventId, IntentId, NodeId, Seq, ServiceId};
+use crate::domain::id::{Digest, EpochId, EventId, Generation, IntentId, NodeId, Seq, ServiceId};
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::rollout::view::Record;
 use crate::domain::rollout::{
-    Command, Concerns, Input, NodeReport, Rejection, ReleaseId, Rollout, RolloutEvent, RolloutFact,
-    Story, Verdict, Wished,
+    Command, Concerns, Input, NodeReport, NodeState, Rejection, ReleaseId, Rollout, RolloutEvent,
+    RolloutFact, Story, Verdict, Wished,
 };
 use crate::domain::selector::Selector;
 use crate::domain::time::{Now, UnixMicros};
@@ -477,6 +477,7 @@ impl Controller {
                 let input = Input::Node { node: node.clone(), event: Some(id), report };
                 self.drive_on(now, intent, &input);
             }
+            self.look_at_return(now, intent, node);
             let report = match self.projection.is_lost(node) {
                 true => NodeReport::Unreachable,
                 false if self.projection.is_heard(node, now) => NodeReport::Seen,
@@ -494,6 +495,7 @@ impl Controller {
             Said::Took { intent, step, term } => {
                 if self.leads() == Some(term) {
                     self.orders.taken(&(intent, node.clone(), step));
+                    self.look_at_return(now, intent, node);
                 }
             }
             Said::Reports(report) => {
@@ -506,6 +508,23 @@ impl Controller {
                 }
             }
         }
+    }
+
+    /// Takes in that a node which is to go back has nothing to undo: it took the order and never changed, or was back
+    /// before, and says no more of it.
+    fn look_at_return(&mut self, now: Now, intent: IntentId, node: &NodeId) {
+        let state = self.rollouts.all.get(&intent).and_then(|driven| driven.story.state());
+        let is_awaited =
+            |state: &&Rollout| matches!(state.node(node), Some(NodeState::Returning { .. }));
+        let Some(state) = state.filter(is_awaited) else { return };
+        let plan = state.plan();
+        let generation = Generation(plan.generation.0.saturating_add(1));
+        let known = self.projection.node(node).and_then(|it| it.releases().get(&plan.service));
+        let known = known.filter(|it| it.generation == generation && it.trial.is_none());
+        let to = known.map(|it| it.current.as_ref().map(|mark| mark.release));
+        let Some(to) = to.filter(|to| *to != Some(plan.release)) else { return };
+        let report = NodeReport::Returned { generation, to, took_ms: 0, kept_serving: true };
+        self.drive_on(now, intent, &Input::Node { node: node.clone(), event: None, report });
     }
 
     fn is_of(&self, intent: &IntentId, service: &ServiceId) -> bool {

@@ -139,7 +139,7 @@ pub(super) async fn remove(
     if !path.exists() {
         if context.folder.internal_services().join(format!("{service}.toml")).exists() {
             let what = format!("{service} is part of smgr itself, and goes with it");
-            return Err(CliError::new(Code::CONFLICT, what).next("smgr down"));
+            return Err(CliError::new(Code::PART_OF_SMGR, what).next("smgr down"));
         }
         if let Some(removed) = super::release::remove(context, &service, waiting, out).await {
             return removed;

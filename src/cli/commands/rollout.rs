@@ -508,6 +508,7 @@ fn service_of(row: &Value) -> Result<ServiceId, CliError> {
 
 /// Returns the release of a line of the list, or of the whole object.
 fn release_of(row: &Value) -> Option<ReleaseId> {
+    (row["kind"] == "deploy").then_some(())?;
     let text = row["release"].as_str().or_else(|| row["to"]["digest"].as_str())?;
     Some(ReleaseId(text.strip_prefix("sha256:")?.parse().ok()?))
 }

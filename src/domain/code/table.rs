@@ -153,6 +153,9 @@ codes! {
     MEMBERSHIP = 336, Refused, "the fleet cannot take this node in as asked",
         "The name or a key belongs to another node, this state folder belongs to one already, or the bus of the fleet \
          listens on the loopback alone.";
+    PART_OF_SMGR = 337, Refused, "this service is part of smgr itself",
+        "Its bus and its controllers are services of the node that runs them. No release takes their place, and they go \
+         with `smgr down`.";
 
     FILE_UNREADABLE = 401, Invalid, "a file cannot be read",
         "It is missing, or this user may not read it.";

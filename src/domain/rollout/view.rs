@@ -299,6 +299,9 @@ pub struct NodeView {
     pub ended_at: Option<At>,
     /// Whether the earlier release never stopped serving.
     pub old_kept_serving: Option<bool>,
+    /// What it went back to, which is what was good there before: not the same on each node where they differed.
+    #[serde(skip)]
+    pub(super) returned_to: Option<Sha256>,
     /// How long its way back took.
     pub rollback_ms: Option<u64>,
     /// Why it failed.

@@ -12,14 +12,17 @@ use crate::cli::out::{Out, width};
 use crate::cli::plan::{changes, changes_json};
 use crate::cli::screen::ahead::{Against, ahead_text};
 use crate::cli::time::now;
+use crate::cli::view::{Readiness, readiness};
 use crate::config::{self, Options};
 use crate::domain::code::{Code, ExitCode};
+use crate::domain::event::{Desired, StateName};
 use crate::domain::id::{EpochId, EventId, IntentId, NodeId, Seq, ServiceId};
 use crate::domain::release::{Manifest, ReleaseId};
 use crate::domain::rollout::view::{Record, RolloutView};
 use crate::domain::rollout::{Observed, Opening, Plan, PlanRequest, Rollout};
 use crate::domain::selector::Roster;
 use crate::wire::codec;
+use crate::wire::status::InstanceStatus;
 
 /// Shows what a deploy would do, and does nothing.
 pub(in crate::cli::commands) async fn plan(
@@ -123,11 +126,21 @@ fn observed(ready: &Ready) -> BTreeMap<NodeId, Observed> {
     let of = |known: &crate::wire::status::FleetNode| {
         let status = known.status.as_ref()?;
         let runs = status.releases.iter().find(|it| it.service == ready.service);
-        let healthy = runs.is_none_or(|it| it.state == "good");
+        // As a controller sees it, or the waves would be others.
+        let is_wanted =
+            |it: &&InstanceStatus| it.service == ready.service && it.desired != Desired::Stopped;
+        let mut wanted = status.instances.iter().filter(is_wanted).peekable();
+        let is_up = wanted.peek().is_some() && wanted.all(is_up);
+        let healthy = runs.is_none_or(|it| it.state == "good") && is_up;
         let release = runs.and_then(|it| it.release).map(ReleaseId);
         Some((known.node.clone(), Observed { release, healthy }))
     };
     ready.fleet.nodes.iter().filter(|it| ready.nodes.contains(&it.node)).filter_map(of).collect()
+}
+
+fn is_up(instance: &InstanceStatus) -> bool {
+    let rests = [StateName::Inactive, StateName::Completed, StateName::Failed];
+    readiness(instance) == Readiness::Yes || rests.contains(&instance.state)
 }
 
 fn away(ready: &Ready) -> BTreeSet<NodeId> {

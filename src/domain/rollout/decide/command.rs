@@ -130,7 +130,14 @@ impl Rollout {
         let state = |node: &NodeId| self.members.get(node).map(|member| member.state);
         let reached = |node: &&NodeId| {
             state(node).is_some_and(|state| {
-                is_touched(state) && !matches!(state, NodeState::Lost { .. } | NodeState::Returned)
+                // One that went back by itself is there already, and takes no second order for it.
+                let is_back = matches!(
+                    state,
+                    NodeState::Lost { .. }
+                        | NodeState::Returned
+                        | NodeState::Failed { returned: true, .. }
+                );
+                is_touched(state) && !is_back
             })
         };
         let of = |failing: bool| {

@@ -460,6 +460,19 @@ fn a_failed_canary_is_never_passed_by_pausing_and_resuming() {
 }
 
 #[test]
+fn a_node_that_went_back_by_itself_is_not_sent_back_again() {
+    let pause = Parameters { on_failure: OnFailure::Pause, ..by_name() };
+    let mut run = Run::of(plan(3, pause));
+    run.healthy("n1");
+    run.fails("n2");
+    run.returned("n2");
+    run.command(Command::Abort { rollback: true }).unwrap();
+    assert_eq!(run.returns(), ["n1"]);
+    run.returned("n1");
+    assert_eq!((run.ended().state, run.ended().exit_code), (Verdict::Aborted, 13));
+}
+
+#[test]
 fn a_person_may_resume_past_a_failed_node_and_the_next_failure_pauses_again() {
     let pause = Parameters { on_failure: OnFailure::Pause, ..by_name() };
     let mut run = Run::of(plan(4, pause));

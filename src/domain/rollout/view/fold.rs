@@ -122,6 +122,7 @@ impl Fold {
                     node.ended_at = at;
                     node.rollback_ms = Some(body.took_ms);
                     node.old_kept_serving = Some(body.kept_serving);
+                    node.returned_to = body.to.map(Sha256);
                 }
             }
             RolloutEvent::LateJoined(body) => {
@@ -203,13 +204,12 @@ impl Fold {
 
     /// Says what each node and each wave is called in the end.
     fn settle_states(&mut self, rollout: &Rollout) {
-        let back = rollout.plan().back_to.map(Sha256);
         for (name, node) in &mut self.nodes {
             let Some(state) = rollout.node(name) else {
                 node.state = "late_join";
                 continue;
             };
-            let was_healthy = node.healthy_at.is_some();
+            let (was_healthy, back) = (node.healthy_at.is_some(), node.returned_to);
             let new = match kind_of(rollout.plan()) {
                 "deploy" => Some(Sha256(rollout.plan().release)),
                 "remove" => None,
@@ -274,6 +274,7 @@ impl NodeView {
             healthy_at: None,
             ended_at: None,
             old_kept_serving: None,
+            returned_to: None,
             rollback_ms: None,
             failure: None,
         }
