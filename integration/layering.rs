@@ -11,8 +11,9 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     ("bus", &["bus", "wire", "domain"], &["async_nats", "tokio"]),
     ("ipc", &["ipc", "wire", "domain"], &["rustix", "libc", "tokio"]),
     ("keeper", &["keeper", "ipc", "wire", "domain"], &["rustix", "libc"]),
-    // What the two heads have in common; both ask servers over HTTP whether they are well.
-    ("head", &["head", "domain", "wire", "store", "ipc"], &["rustix", "tokio"]),
+    // What the two heads have in common; both ask servers over HTTP whether they are well. Who goes first with a release
+    // follows from what its spec says about rollouts.
+    ("head", &["head", "domain", "wire", "store", "ipc", "config"], &["rustix", "tokio"]),
     (
         "agent",
         &["agent", "head", "domain", "wire", "store", "ipc", "config"],

@@ -27,11 +27,16 @@ pub(crate) fn spec(machine: &Machine, more: &str) -> String {
 
 /// Packs a script as `bin/web`.
 pub(crate) fn archive(machine: &Machine, name: &str, script: &str) -> PathBuf {
+    packed(machine, name, format!("#!/bin/sh\n{script}\n").as_bytes())
+}
+
+/// Packs a program as `bin/web`.
+fn packed(machine: &Machine, name: &str, bytes: &[u8]) -> PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = machine.folder().join(format!("{name}.d"));
     fs::create_dir_all(folder.join("bin")).unwrap();
     let program = folder.join("bin/web");
-    fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::write(&program, bytes).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let packed = machine.folder().join(format!("{name}.tar.gz"));
     let mut tar = Command::new("tar");
@@ -135,6 +140,34 @@ fn a_bad_binary_is_left_again_by_the_node_itself() {
     deploy(&machine, 10, "2.0", &two, &deaf);
     machine.ready("web");
     assert_eq!(release(&machine)["version"], "1.0");
+}
+
+#[test]
+fn a_release_that_still_runs_the_program_of_the_one_before_has_failed() {
+    let machine = up();
+    let own = spec(&machine, "").replace("web.toml", "own.toml");
+    let text = fs::read_to_string(machine.folder().join("web.toml")).unwrap();
+    let text = text.replace("/bin/web\"]", "/bin/web\", \"1000\"]");
+    fs::write(&own, &text).unwrap();
+    let mut program = fs::read("/bin/sleep").unwrap();
+    let one = packed(&machine, "one", &program).display().to_string();
+    program.extend(b"two");
+    let two = packed(&machine, "two", &program).display().to_string();
+    deploy(&machine, 0, "1.0", &one, &own);
+    let first = machine.ready("web");
+    let program = fs::read_link(format!("/proc/{first}/exe")).unwrap().display().to_string();
+
+    let fixed = own.replace("own.toml", "fixed.toml");
+    fs::write(&fixed, text.replace("${release}/bin/web", &program)).unwrap();
+    let said = deploy(&machine, 10, "2.0", &two, &fixed);
+    assert!(said.contains("it runs bin/web of "), "{said}");
+    let events = machine.events();
+    let failed = events.iter().find(|event| event["type"] == "release.failed").unwrap();
+    assert_eq!(failed["data"]["code"], "E0711", "{failed}");
+    machine.ready_but("web", Some(first));
+    assert_eq!(release(&machine)["version"], "1.0");
+    deploy(&machine, 0, "2.0", &two, &own);
+    assert_eq!(release(&machine)["version"], "2.0");
 }
 
 #[test]

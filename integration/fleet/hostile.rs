@@ -1,19 +1,40 @@
-//! What anybody may publish on the bus is looked at before it counts.
+//! What anybody may publish on the bus is looked at before it counts, whoever it is: a controller as well.
 
+use std::fs;
+use std::time::Duration;
+
+use serde_bytes::ByteBuf;
 use smgr::bus::{BusOptions, Connection, Credentials};
-use smgr::domain::id::{FleetId, NodeId};
+use smgr::controller::setup::ControllerSetup;
+use smgr::domain::id::{Digest, FleetId, NodeId};
 use smgr::domain::policy::{KeyClass, Kind};
+use smgr::domain::release::Step;
+use smgr::head::clock;
 use smgr::head::folder::StateFolder;
 use smgr::head::keyfile::{KeyName, load_key, load_trust};
 use smgr::wire::codec;
 use smgr::wire::envelope;
 use smgr::wire::key::Signer;
-use smgr::wire::payload::EventRecord;
-use smgr::wire::subject::{InboxPrefix, Scope, Subject};
+use smgr::wire::payload::{Answer, EventRecord, Order, PAYLOAD_VERSION, Reply};
+use smgr::wire::subject::{Callee, InboxPrefix, Scope, Subject};
 
 use super::Fleet;
+use super::leaders::leader;
+use super::rollouts::Shop;
+use crate::releases::good;
 use crate::support::block_on;
 use crate::support::wait::wait_until;
+
+/// Returns how whoever runs the fleet reaches its bus.
+fn a_persons_access(node: &StateFolder) -> BusOptions {
+    let (_, ring) = load_trust(node).unwrap();
+    let people = ring.iter().map(|(_, holder)| holder);
+    let person = people.into_iter().find(|holder| holder.class == KeyClass::Human).unwrap();
+    let setup = smgr::agent::setup::NodeSetup::read(node).unwrap().bus.unwrap();
+    let mut options = BusOptions::new(setup.urls, InboxPrefix(person.name.clone()), "stranger");
+    options.credentials = Credentials::read(setup.operator_nkey.unwrap()).unwrap();
+    options
+}
 
 #[test]
 fn an_event_by_a_stranger_or_in_anothers_name_is_dropped_and_counted() {
@@ -40,12 +61,7 @@ fn an_event_by_a_stranger_or_in_anothers_name_is_dropped_and_counted() {
     let neighbour = load_key(&KeyName::Node.path(&n2)).unwrap();
     let foreign = envelope::seal(Kind::Event, &forged, &neighbour);
 
-    let (_, ring) = load_trust(&n1).unwrap();
-    let people = ring.iter().map(|(_, holder)| holder);
-    let person = people.into_iter().find(|holder| holder.class == KeyClass::Human).unwrap();
-    let setup = smgr::agent::setup::NodeSetup::read(&n1).unwrap().bus.unwrap();
-    let mut options = BusOptions::new(setup.urls, InboxPrefix(person.name.clone()), "stranger");
-    options.credentials = Credentials::read(setup.operator_nkey.unwrap()).unwrap();
+    let options = a_persons_access(&n1);
     block_on(async {
         let bus = Connection::dial(&options).await.unwrap();
         let (fleet, origin): (FleetId, NodeId) = ("local".parse().unwrap(), "n1".parse().unwrap());
@@ -67,4 +83,64 @@ fn an_event_by_a_stranger_or_in_anothers_name_is_dropped_and_counted() {
         assert_eq!(before[..], after[..before.len()]);
     }
     fleet.all_arrives(&["n1", "n2"]);
+}
+
+#[test]
+fn no_controller_skips_the_canary_by_calling_each_wave_the_first() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let waits = ["--set", "rollout.require_approval=true", "--detach"];
+    shop.deploy_with(0, "2.0", &good("2"), &waits);
+    let view = shop.last();
+    let canary = view["plan"]["waves"][0]["nodes"][0].as_str().unwrap().to_owned();
+
+    // The controller's own key, and the wish that somebody may well have signed.
+    let c1 = StateFolder::new(shop.fleet.folder("c1"));
+    let key = load_key(&KeyName::Controller.path(&c1)).unwrap();
+    let wishes = fs::read_dir(c1.root().join("wishes")).unwrap().map(|entry| entry.unwrap().path());
+    let newest = wishes.max_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());
+    let wish = fs::read(newest.unwrap()).unwrap();
+    let (_, term) = leader(&shop.fleet).unwrap();
+    let sealed = |node: &str, wave: u16| {
+        let order = Order {
+            v: PAYLOAD_VERSION,
+            iss: key.kid(),
+            iat: clock::now().at,
+            fleet: "local".parse().unwrap(),
+            node: node.parse().unwrap(),
+            intent: ByteBuf::from(wish.clone()),
+            step: Step::Apply,
+            plan: Digest([9; 32]),
+            term,
+            controller: "c1".parse().unwrap(),
+            verified_at: clock::now().at,
+            wave,
+            canary: Vec::new(),
+        };
+        envelope::seal(Kind::Order, &codec::encode(&order), &key)
+    };
+    let setup = ControllerSetup::read(&c1).unwrap();
+    let mut options = BusOptions::new(setup.urls, InboxPrefix("c1".parse().unwrap()), "hostile");
+    options.credentials = Credentials::read(setup.nkey.unwrap()).unwrap();
+    let others = ["n1", "n2", "n3"].into_iter().filter(|node| *node != canary);
+    block_on(async {
+        let bus = Connection::dial(&options).await.unwrap();
+        for (node, wave) in others.clone().flat_map(|node| [(node, 1), (node, 2)]) {
+            let to = Callee::node(node.parse().unwrap()).unwrap();
+            let subject = Subject::Call { fleet: "local".parse().unwrap(), to };
+            let within = Duration::from_secs(10);
+            let mut answers = bus.request(&subject, sealed(node, wave), within).await.unwrap();
+            let answer = answers.next().await.unwrap().expect("it is refused, not ignored");
+            let answer = envelope::read(&answer, answer.len()).unwrap();
+            let answer: Answer = codec::decode(answer.unverified_payload()).unwrap();
+            let Reply::Refused { code, why } = answer.reply else { panic!("{node}: {answer:?}") };
+            assert_eq!(code, "E0333", "{why}");
+            assert!(wave > 1 || why.ends_with(&format!("to 1 of 3 nodes: {canary}")), "{why}");
+        }
+    });
+    for node in others {
+        assert_eq!(shop.runs(node), "1.0");
+        let events = shop.events(node);
+        assert!(events.iter().any(|it| it["type"] == "release.refused"), "{node} says who tried");
+    }
 }

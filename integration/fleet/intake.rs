@@ -1,5 +1,8 @@
 //! Nothing that a node recorded is missed by the controller, whoever dies meanwhile, and nothing is taken twice.
 
+use std::fs;
+use std::path::Path;
+
 use super::Fleet;
 use crate::support::process::kill_9;
 use crate::support::wait::{eventually, wait_until};
@@ -105,4 +108,62 @@ fn a_node_that_is_silent_is_told_to_be_unreachable_and_named_by_ping() {
     fleet.machine.exits(0, &["up", "-d"]);
     wait_until("it is heard again", || fleet.status()["as_of"]["complete"] == true);
     fleet.all_arrives(&["n1", "n2", "n3"]);
+}
+
+/// Copies a folder as a backup does.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let place = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &place),
+            false => drop(fs::copy(entry.path(), place).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn a_node_whose_disk_was_set_back_hears_it_from_a_controller_and_begins_anew() {
+    let fleet = Fleet::new();
+    fleet.service("n2", "web", SLEEP);
+    fleet.up(2);
+    fleet.all_arrives(&["n1", "n2"]);
+    let (log, backup) = (fleet.folder("n2").join("log"), fleet.machine.folder().join("backup"));
+    fleet.kill_node("n2");
+    copy(&log, &backup);
+    fleet.up_again();
+    for _ in 0..3 {
+        fleet.machine.exits(0, &["restart", "web@n2"]);
+    }
+    fleet.all_arrives(&["n1", "n2"]);
+    fleet.kill_node("n2");
+    fs::remove_dir_all(&log).unwrap();
+    copy(&backup, &log);
+    fleet.up_again();
+    let epochs = || -> Option<Vec<serde_json::Value>> {
+        let ran = fleet.machine.smgr(&["events", "--node", "n2", "-o", "json"]);
+        let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let events = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let opened = |event: &serde_json::Value| event["type"] == "log.opened";
+        Some(events.filter(opened).collect())
+    };
+    eventually("it begins anew", || {
+        let last = epochs()?.pop()?;
+        (last["data"]["reason"] == "witness_ahead").then_some(())
+    });
+    // It goes on from there, and the controller with it.
+    eventually("it takes wishes", || {
+        fleet.machine.smgr(&["restart", "web@n2"]).status.success().then_some(())
+    });
+    let new = || -> Option<String> {
+        let last = epochs()?.pop()?;
+        last["id"].as_str().map(str::to_owned)
+    };
+    let new = new().unwrap();
+    eventually("the controller has the new epoch", || {
+        fleet.ids_if_any(&["events", "--fleet"])?.contains(&new).then_some(())
+    });
+    assert_eq!(epochs().unwrap().len(), 1, "no epoch after another");
+    let said = fleet.machine.exits(0, &["events", "--fleet"]);
+    assert!(said.contains("the log of n2 is not the one that was here"), "{said}");
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::alarm::Alarm;
-use super::authority::Authority;
+use super::authority::{Authority, Enrolment};
 use super::execute::exit_of;
 use super::folder::StateFolder;
 use super::history::{self, Epoch};
@@ -83,7 +83,7 @@ async fn serve(options: AgentOptions) -> anyhow::Result<()> {
     services.write_down_set(&node);
     let mut authority =
         Authority::new(setup.fleet.clone(), setup.node.clone(), ring, trust.revoked.clone());
-    authority.enrol(trust.nodes.clone());
+    authority.enrol(Enrolment::from(trust.nodes.clone()));
     authority.raise_floor(epoch.last_at);
     let incarnation = Incarnation::draw();
     let bus = setup.bus.as_ref().map(|bus| bus_config(bus, &setup)).transpose()?;

@@ -11,6 +11,7 @@ use super::folder::StateFolder;
 use super::setup::NodeSetup;
 use super::task::{Agent, Promise};
 use super::wake::{Wake, Waker};
+use super::witness;
 use crate::domain::event::{Context, EpochReason, Event, LogRetired, Predecessor};
 use crate::domain::id::{EpochId, IntentId, Seq, ServiceId};
 use crate::domain::input::Decision;
@@ -78,7 +79,7 @@ pub(super) fn open(
 pub(super) fn fold(opened: Opened, state: &StateFolder) -> anyhow::Result<(Log, Node, Epoch)> {
     let log = match opened {
         Opened::NeedsEpoch(vacant) => return begin_after(vacant),
-        Opened::Continues(log) if log.appended().1 == Seq(0) => return begin_empty(log),
+        Opened::Continues(log) if log.appended().1 == Seq(0) => return begin_empty(log, state),
         Opened::Continues(log) => log,
     };
     let mut node = Node::default();
@@ -133,7 +134,7 @@ fn begin_after(vacant: Vacant) -> anyhow::Result<(Log, Node, Epoch)> {
 }
 
 /// Goes on with an epoch whose first event was never written, on the state at the end of the epoch before.
-fn begin_empty(log: Log) -> anyhow::Result<(Log, Node, Epoch)> {
+fn begin_empty(log: Log, state: &StateFolder) -> anyhow::Result<(Log, Node, Epoch)> {
     let mut node = Node::default();
     let Some(before) = log.predecessor() else {
         let last_at = clock::now().at;
@@ -143,7 +144,7 @@ fn begin_empty(log: Log) -> anyhow::Result<(Log, Node, Epoch)> {
     let mut fold = Fold::new(&mut node);
     log.replay_predecessor(|at, row| fold.row(at.seq, row))?;
     let epoch = Epoch {
-        begins: Some(EpochReason::Integrity),
+        begins: Some(witness::reason(state, before)),
         predecessor: Some(predecessor_of(before)),
         ..Epoch::going_on(fold.last_at)
     };

@@ -45,6 +45,7 @@ mod uplink_link;
 mod voice;
 mod wake;
 mod wishes;
+mod witness;
 
 use crate::head::{authority, clock, folder, keyfile, recorder, trust};
 

@@ -349,15 +349,20 @@ fn page_after(
         let end = log.range(from, limits, |_, row| {
             rows.push(ByteBuf::from(row.to_vec()));
             ControlFlow::Continue(())
-        })?;
-        if !rows.is_empty() || !matches!(end, RangeEnd::EpochOver { .. }) {
-            return Ok((from, rows));
-        }
+        });
+        let lost = match end {
+            Ok(RangeEnd::EpochOver { .. }) if rows.is_empty() => None,
+            // Its files were set aside, or this disk was set back to before it: what follows on it is here.
+            Err(lost @ ReadError::UnknownEpoch(_)) => Some(lost),
+            Ok(_) => return Ok((from, rows)),
+            Err(why) => return Err(why),
+        };
         let epochs = log.reader().epochs()?;
-        let next = epochs.iter().skip_while(|known| known.epoch != from.epoch).nth(1);
-        match next {
-            Some(next) => from = first_of(next),
-            None => return Ok((from, rows)),
+        let mut kept = epochs.iter().filter(|known| !known.segments.is_empty());
+        match (kept.find(|known| known.epoch > from.epoch), lost) {
+            (Some(next), _) => from = first_of(next),
+            (None, Some(why)) => return Err(why),
+            (None, None) => return Ok((from, rows)),
         }
     }
 }

@@ -5,11 +5,10 @@
 pub mod archive;
 mod fetch;
 mod place;
+mod proof;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io;
 use std::sync::mpsc;
 
 use tracing::{error, warn};
@@ -17,6 +16,7 @@ use tracing::{error, warn};
 pub(crate) use self::fetch::ARTIFACT_BYTES_MAX;
 pub(super) use self::fetch::{Download, Refused};
 pub(crate) use self::place::Releases;
+use self::proof::Wanted;
 use super::task::Agent;
 use super::wake::{Wake, Waker};
 use crate::config::{self, Input as SpecInput, release_layer};
@@ -149,10 +149,14 @@ impl Agent {
             return;
         }
         let waker = self.waker.clone();
+        let spec = self.services.specs().get(&service);
+        let artifact = spec.and_then(|spec| spec.release.as_ref()?.artifact.clone());
+        let folder = self.services.releases().of(&service);
+        let wanted = artifact.map(|artifact| Wanted { folder, artifact });
         let read = {
             let service = service.clone();
             move || {
-                let running = pid.and_then(|pid| running(pid).ok());
+                let running = pid.map_or(Ok(None), |pid| proof::running(pid, wanted.as_ref()));
                 drop(waker.blocking_send(Wake::Proved { service, generation, since, running }));
             }
         };
@@ -160,7 +164,7 @@ impl Agent {
             error!(%why, "no thread can be started to read a program");
             // What it runs is not known, and nobody asks again.
             self.staging.proving.remove(&(service.clone(), since));
-            self.inbox.push_back(Input::Proved { service, generation, since, running: None });
+            self.inbox.push_back(Input::Proved { service, generation, since, running: Ok(None) });
         }
     }
 
@@ -169,7 +173,7 @@ impl Agent {
         service: ServiceId,
         generation: Generation,
         since: UnixMicros,
-        running: Option<Digest>,
+        running: Result<Option<Digest>, String>,
     ) {
         self.staging.proving.remove(&(service.clone(), since));
         self.decide(Input::Proved { service, generation, since, running });
@@ -234,11 +238,6 @@ fn files(
     let Some(artifact) = &manifest.artifact else { return Ok(Found::default()) };
     let seal = fetch::stage(releases, service, artifact, waker)?;
     Ok(Found { artifact: Some(artifact.sha256), tree: seal.tree(), bytes: seal.bytes })
-}
-
-/// Returns the digest of the program that a process runs.
-fn running(pid: u32) -> io::Result<Digest> {
-    tree::digest_of(&mut File::open(format!("/proc/{pid}/exe"))?)
 }
 
 /// Says in an event, in a line, what is wrong with the spec of a release.

@@ -64,7 +64,7 @@ pub(super) enum Wake {
         service: ServiceId,
         generation: Generation,
         since: UnixMicros,
-        running: Option<Digest>,
+        running: Result<Option<Digest>, String>,
     },
     /// Segments of the log that may be dropped.
     Expired(Vec<Expired>),

@@ -51,7 +51,12 @@ impl Agent {
                     self.refuse(now, refusal, &to);
                 }
             }
-            Kind::Intent | Kind::Answer | Kind::Event | Kind::Beat | Kind::Receipt => {
+            Kind::Receipt => {
+                if let Err(refusal) = self.receipt_came(now, bytes, way) {
+                    self.refuse(now, refusal, &to);
+                }
+            }
+            Kind::Intent | Kind::Answer | Kind::Event | Kind::Beat => {
                 match self.authority.intent(bytes, way, now.at) {
                     Ok(verified) => {
                         let to = self.own_inbox(to, &verified.actor.name);

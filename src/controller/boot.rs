@@ -33,7 +33,7 @@ use crate::bus::{BusOptions, BusState, Connection, Credentials};
 use crate::domain::event::{Context, Event, LogOpened, PartStarted};
 use crate::domain::id::{BootId, NodeId};
 use crate::domain::policy::KeyClass;
-use crate::head::authority::Authority;
+use crate::head::authority::{Authority, Enrolment};
 use crate::head::folder::StateFolder;
 use crate::head::keyfile::{self, KeyName};
 use crate::head::recorder::Recorder;
@@ -137,7 +137,7 @@ async fn serve(
     let roster = trust.roster_digest();
     let mut authority =
         Authority::new(fleet.clone(), name.clone(), trusted.ring.clone(), trust.revoked);
-    authority.enrol(trust.nodes);
+    authority.enrol(Enrolment::from(trust.nodes));
     let mut controller = Controller {
         trusted,
         authority,

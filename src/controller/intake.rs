@@ -162,7 +162,14 @@ impl Controller {
                 }
             }
             // Ahead, or behind: what was set back says so when it is asked.
-            _ => self.is_missing(told),
+            mark => {
+                let is_behind =
+                    mark.is_some_and(|mark| (beat.epoch, beat.seq) < (mark.epoch, mark.seq()));
+                if is_behind {
+                    self.remind(now, &beat.origin);
+                }
+                self.is_missing(told);
+            }
         }
     }
 

@@ -203,7 +203,6 @@ impl Controller {
             service: service.clone(),
             generation,
             release: id,
-            running: None,
             back_to,
             emergency: emergency.cloned(),
             retry,

@@ -314,11 +314,16 @@ impl Controller {
         let plan = state.plan();
         let digest = digest.unwrap_or_else(|| plan.digest());
         let verified_at = driven.told().first().map(|record| record.at).unwrap_or_default();
-        let needs_proof = wave > 1 && *step == Step::Apply && plan.emergency.is_none();
+        // Where the canary of an earlier rollout stands for one of its own, no node goes first.
+        let is_retried = plan.retry.as_ref().is_some_and(|retry| !retry.canary.is_empty());
+        let needs_proof =
+            (wave > 1 || is_retried) && *step == Step::Apply && plan.emergency.is_none();
         let canary = match needs_proof {
             true => self.rollouts.reports.proofs(plan, node),
             false => Vec::new(),
         };
+        // Where no other node has a word, as when the only one that is meant matches again, it may be one that goes first.
+        let wave = if needs_proof && canary.is_empty() { 1 } else { wave };
         let order = Order {
             v: PAYLOAD_VERSION,
             iss: self.signer.kid(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_bytes::ByteBuf;
 
+use crate::domain::code::Code;
 use crate::domain::event::Event;
 use crate::domain::id::{EventId, Generation, IntentId, NodeId, ServiceId};
 use crate::domain::release::{Phase, ReleaseFailed, ReleaseId, Step};
@@ -208,6 +209,7 @@ fn failure(body: &ReleaseFailed) -> Failure {
             .ok()
             .and_then(|name| name.as_str().map(str::to_owned))
             .unwrap_or_default(),
+        (None, _) if body.code == Code::WRONG_PROGRAM.to_string() => "wrong_program".to_owned(),
         (None, Phase::Staging) => "not_staged".to_owned(),
         (None, Phase::Starting | Phase::Holding) => "deadline".to_owned(),
     };

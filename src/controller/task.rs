@@ -44,7 +44,7 @@ use crate::wire::envelope;
 use crate::wire::key::Signer;
 use crate::wire::payload::{Beat, PAYLOAD_VERSION, Receipt, Reply};
 use crate::wire::status::Intake;
-use crate::wire::subject::{Inbox, Scope, Subject, event_kind};
+use crate::wire::subject::{Callee, Inbox, Scope, Subject, event_kind};
 
 /// How often what falls due without a wake is looked at: silent nodes, receipts, late facts.
 const TICK: Duration = Duration::from_secs(1);
@@ -358,20 +358,33 @@ impl Controller {
                 self.receipts.insert(origin, durable);
                 continue;
             }
-            let Some(mark) = self.arrivals.mark(&origin) else { continue };
-            let receipt = Receipt {
-                v: PAYLOAD_VERSION,
-                controller: self.setup.controller.clone(),
-                origin: origin.clone(),
-                epoch: mark.epoch,
-                size: mark.seq().0,
-                root: mark.frontier.root(),
-                at: now.at,
-            };
-            let sealed = envelope::seal(Kind::Receipt, &codec::encode(&receipt), &self.signer);
+            let Some(receipt) = self.receipt(now, &origin) else { continue };
             let fleet = self.setup.fleet.clone();
-            self.say(Saying::Tell(Subject::Receipt { fleet, origin }, sealed.into()));
+            self.say(Saying::Tell(Subject::Receipt { fleet, origin }, receipt));
         }
+    }
+
+    /// Tells a node that more of its log is here than there: its disk was set back, and it has to begin anew.
+    pub(super) fn remind(&self, now: Now, origin: &NodeId) {
+        let Some(receipt) = self.receipt(now, origin) else { return };
+        let Ok(to) = Callee::node(origin.clone()) else { return };
+        let subject = Subject::Call { fleet: self.setup.fleet.clone(), to };
+        self.say(Saying::Tell(subject, receipt));
+    }
+
+    /// Signs how far a log is here.
+    fn receipt(&self, now: Now, origin: &NodeId) -> Option<Arc<[u8]>> {
+        let mark = self.arrivals.mark(origin)?;
+        let receipt = Receipt {
+            v: PAYLOAD_VERSION,
+            controller: self.setup.controller.clone(),
+            origin: origin.clone(),
+            epoch: mark.epoch,
+            size: mark.seq().0,
+            root: mark.frontier.root(),
+            at: now.at,
+        };
+        Some(envelope::seal(Kind::Receipt, &codec::encode(&receipt), &self.signer).into())
     }
 
     fn own_beat(&mut self, now: Now) {

@@ -338,8 +338,8 @@ pub enum Input {
         generation: Generation,
         /// Since when it had been well, as [`crate::domain::effect::Act::ProveRelease`] named it.
         since: UnixMicros,
-        /// SHA-256 of its program, if that could be read.
-        running: Option<Digest>,
+        /// SHA-256 of its program, if that could be read; or in words why that is not the one of the release.
+        running: Result<Option<Digest>, String>,
     },
     /// Agent and keeper met: the first input of an agent, and one for each keeper that follows.
     Reconcile(Kept),

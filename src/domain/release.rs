@@ -240,7 +240,7 @@ pub struct ReleaseFailed {
     pub step: Step,
     /// How far it had come.
     pub phase: Phase,
-    /// The error code that says why: `E0701`.
+    /// The error code that says why: `E0701`, and `E0711` where another program ran than the release has.
     pub code: String,
     /// In words.
     pub why: String,

@@ -39,7 +39,7 @@ pub(super) fn serve(node: &Node, act: &Act) -> Vec<Input> {
         Act::ProveRelease { service, generation, since, .. } => {
             // There is no program to read.
             let (service, generation, since) = (service.clone(), *generation, *since);
-            vec![Input::Proved { service, generation, since, running: None }]
+            vec![Input::Proved { service, generation, since, running: Ok(None) }]
         }
         Act::Spawn { .. }
         | Act::Acknowledge { .. }

@@ -34,8 +34,8 @@ use tracing::debug;
 use crate::bus::{BusOptions, DialError};
 use crate::domain::event::TrustChanged;
 use crate::domain::id::{BootId, FleetId, Kid, NodeId};
+use crate::head::authority::Enrolment;
 use crate::wire::key::{Keyring, Signer};
-use crate::wire::payload::Enrolled;
 use crate::wire::subject::InboxPrefix;
 
 /// Nodes that connect at the same time: more of them would wait for one another in the server's queue.
@@ -53,7 +53,7 @@ pub struct Fleet {
     /// Those that are not any more.
     pub revoked: Vec<Kid>,
     /// The nodes that root enrolled.
-    pub roster: Arc<[Enrolled]>,
+    pub roster: Arc<Enrolment>,
     /// The trust document that says so.
     pub trust: TrustChanged,
     /// The specs of the releases that nodes were asked to run.

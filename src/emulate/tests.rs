@@ -54,7 +54,7 @@ fn node() -> (EmulatedNode, Vec<Said>) {
         boot: BootId([1; 16]),
         ring: Arc::new(ring),
         revoked: Vec::new(),
-        roster: vec![Enrolled { node: name(), kid, labels: Default::default() }].into(),
+        roster: Arc::new(vec![Enrolled { node: name(), kid, labels: Default::default() }].into()),
         trust: TrustChanged { version: 1, digest: Digest([1; 32]) },
         specs: Specs::default(),
         load: Load::default(),

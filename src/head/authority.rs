@@ -7,6 +7,7 @@
 mod brought;
 mod order;
 mod request;
+mod roster;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -26,12 +27,11 @@ use crate::domain::time::UnixMicros;
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX, EnvelopeError};
 use crate::wire::key::{Keyring, PublicKey};
-use crate::wire::payload::{
-    Ask, Audience, Enrolled, Intent, Mode, NODES_MAX, PAYLOAD_VERSION, Query, Trust,
-};
+use crate::wire::payload::{Ask, Audience, Intent, Mode, NODES_MAX, PAYLOAD_VERSION, Query, Trust};
 
 pub use order::{OrderRefusal, VerifiedOrder};
 pub use request::Requested;
+pub use roster::Enrolment;
 
 /// How far two clocks may differ, in milliseconds.
 pub const SKEW_MS: u64 = 30_000;
@@ -51,6 +51,10 @@ const BURST: f64 = 2000.0;
 
 /// The messages of each way that are known again when they are repeated: a few seconds of a key at its full rate.
 const REPEATS_KNOWN: usize = 8192;
+
+/// Rosters before the one in force that are known until the process ends: of the nodes that are admitted while a wish is
+/// obeyed each makes another one.
+const ROSTERS_KNOWN: usize = 8;
 
 /// By which way a message came. A wish is judged the same on all of them, but their floods are kept apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,7 +131,9 @@ pub struct Authority {
     ring: Arc<Keyring>,
     revoked: Vec<Kid>,
     /// The nodes that root enrolled.
-    roster: Arc<[Enrolled]>,
+    roster: Arc<Enrolment>,
+    /// Those of the trust documents before, the last one first: wishes name them that were signed by these.
+    earlier: VecDeque<Arc<Enrolment>>,
     buckets: BTreeMap<(Way, Kid), Bucket>,
     repeats: BTreeMap<Way, Repeats>,
     /// The highest time that the log knows: a clock below it is wrong.
@@ -145,7 +151,8 @@ impl Authority {
         let ring = ring.into();
         let floor = UnixMicros::default();
         let (buckets, repeats) = (BTreeMap::new(), BTreeMap::new());
-        Self { fleet, node, ring, revoked, roster: Arc::default(), buckets, repeats, floor }
+        let (roster, earlier) = Default::default();
+        Self { fleet, node, ring, revoked, roster, earlier, buckets, repeats, floor }
     }
 
     /// Checks a trust document that somebody brought: whoever did, it is the root key that counts.
@@ -163,7 +170,9 @@ impl Authority {
     pub fn renew(&mut self, ring: Keyring, trust: Trust) {
         self.ring = ring.into();
         self.revoked = trust.revoked;
-        self.roster = trust.nodes.into();
+        let roster = Arc::new(Enrolment::from(trust.nodes));
+        self.earlier.push_front(std::mem::replace(&mut self.roster, roster));
+        self.earlier.truncate(ROSTERS_KNOWN);
     }
 
     /// Raises the time below which this machine's clock is known to be wrong.

@@ -39,6 +39,11 @@ impl StateFolder {
         self.specs().join("trust.smgr")
     }
 
+    /// Returns the receipt by which a controller showed that this log had been set back, kept as evidence.
+    pub fn witnessed(&self) -> PathBuf {
+        self.specs().join("witnessed.receipt")
+    }
+
     /// Returns the public root key that this node was told to trust, as a line of hex.
     pub fn root_pin(&self) -> PathBuf {
         self.root.join("root.pub")

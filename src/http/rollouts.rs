@@ -39,7 +39,7 @@ use crate::domain::release::{Artifact, MANIFEST_VERSION, Manifest, ReleaseId, SP
 use crate::domain::rollout::view::rollout_name;
 use crate::domain::selector::Selector;
 use crate::domain::text;
-use crate::head::authority::Way;
+use crate::head::authority::{Enrolment, Way};
 use crate::head::clock;
 use crate::head::keyfile::load_trust;
 use crate::wire::codec;
@@ -300,7 +300,7 @@ fn signed(
     let trust = trust_of(&shared.access)?;
     let mut gate = shared.gate();
     let roster = trust.roster_digest();
-    gate.enrol(trust.nodes);
+    gate.enrol(Enrolment::from(trust.nodes));
     // A word about a rollout is granted or not by who leads it, which knows its nodes.
     if let Action::Rollout { .. } = intent.action {
         return Ok(Kept::new(request, &bytes));

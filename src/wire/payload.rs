@@ -525,8 +525,13 @@ impl Trust {
     pub fn roster_digest(&self) -> Digest {
         let mut nodes = self.nodes.clone();
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
-        digest_of(&codec::encode(&nodes))
+        roster_digest(&nodes)
     }
+}
+
+/// Returns the digest of the nodes of a trust document, which stand in the order of their names.
+pub fn roster_digest(nodes: &[Enrolled]) -> Digest {
+    digest_of(&codec::encode(&nodes))
 }
 
 /// One node's step of an intent, signed by a controller. A wish: read strictly.
@@ -559,8 +564,8 @@ pub struct Order {
     pub verified_at: UnixMicros,
     /// Of which wave of the plan, from 1.
     pub wave: u16,
-    /// From wave 2 on: the envelopes of the events by which the nodes of the first wave told their verdict, at most
-    /// [`CANARY_MAX`].
+    /// For all but the nodes that go first: the envelopes of the events by which other nodes told that the release is
+    /// healthy there, at most [`CANARY_MAX`].
     #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub canary: Vec<ByteBuf>,
 }

@@ -29,7 +29,7 @@ impl Releases {
         Self { root }
     }
 
-    fn of(&self, service: &ServiceId) -> PathBuf {
+    pub(super) fn of(&self, service: &ServiceId) -> PathBuf {
         self.root.join(service.as_str())
     }
 

@@ -125,7 +125,7 @@ fn prepare(context: &Context, args: &Emulate, bus: &Bus) -> Result<(Arc<Fleet>, 
         boot,
         ring: Arc::new(ring),
         revoked: trust.revoked,
-        roster: trust.nodes.into(),
+        roster: Arc::new(trust.nodes.into()),
         trust: TrustChanged { version: trust.version, digest },
         specs: emulate::Specs::default(),
         load: Load {

@@ -143,8 +143,11 @@ codes! {
     RETURNED = 332, Refused, "this wish was taken back here",
         "After the return no apply of the same wish is taken. Deploy again: that is a new wish.";
     CANARY_UNPROVEN = 333, Refused, "the canary wave has not been proved healthy",
-        "From wave 2 on an order carries the signed results of the canary nodes for this release, and each has to be \
-         healthy. Only a wish that says `--emergency` passes without.";
+        "A node takes a release as one of the first only where that is its turn by what was signed: as one of the canary, \
+         or of the first batch where there is no canary. To any other an order carries the signed words of nodes where \
+         the release became healthy, and each word that it carries has to be such a one: one of a failure refuses the \
+         order, whatever others say. Only a wish that says `--emergency` passes without. Where the roster has changed \
+         since the wish was signed, deploy anew.";
     BAD_TOKEN = 334, NotAuthorised, "no such bearer token",
         "The controller knows tokens by their SHA-256. This one was never made here, was taken back, or stands for a key \
          that is not trusted any more. `smgr token create --as JOB` makes one.";
@@ -355,6 +358,9 @@ codes! {
     RELEASE_GONE = 710, NotFound, "the files of this release are not here any more",
         "Only the last good ones are kept (`release.keep`). Deploy it again with its artifact.";
 
+    WRONG_PROGRAM = 711, RolledBack, "another program runs than the release has",
+        "The process runs a file of another release, or one that was exchanged under it. Look at what `exec` leads to: \
+         `${release}` is the folder of the release itself.";
     NO_SUCH_ROLLOUT = 720, NotFound, "no such rollout",
         "No controller that answers knows a rollout of this name, or more than one begins like it. `smgr rollout list` \
          shows those that are remembered.";

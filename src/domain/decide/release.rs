@@ -399,7 +399,7 @@ impl Turn<'_> {
             trying.min_healthy_ms == 0 || since.plus_ms(trying.min_healthy_ms) <= passed
         });
         if trying.broken.is_some() {
-            return self.fail(service);
+            return self.fail(service, None);
         }
         match (trial.step, held) {
             (Step::Return | Step::Leave, Some(_)) => self.returned(service),
@@ -412,7 +412,7 @@ impl Turn<'_> {
                 let service = service.clone();
                 self.repair(Act::ProveRelease { service, generation, since, pid });
             }
-            (_, None) if trying.healthy_by <= passed => self.fail(service),
+            (_, None) if trying.healthy_by <= passed => self.fail(service, None),
             (_, None) => {}
         }
     }
@@ -423,7 +423,7 @@ impl Turn<'_> {
         service: &ServiceId,
         generation: Generation,
         held: UnixMicros,
-        running: Option<Digest>,
+        running: Result<Option<Digest>, String>,
     ) {
         let now = self.now();
         let Some(trial) = self.trial(service).filter(|trial| trial.generation == generation) else {
@@ -435,6 +435,10 @@ impl Turn<'_> {
         if trial.step != Step::Apply {
             return;
         }
+        let running = match running {
+            Ok(running) => running,
+            Err(why) => return self.fail(service, Some(why)),
+        };
         let (intent, body) = (
             trial.intent,
             ReleaseHealthy {
@@ -476,8 +480,9 @@ impl Turn<'_> {
         mains.peek().is_some() && mains.all(|main| main.started_at < at)
     }
 
-    /// Writes down that a release failed, and begins the return where there is one.
-    fn fail(&mut self, service: &ServiceId) {
+    /// Writes down that a release failed, and begins the return where there is one; `wrong` says which program runs where
+    /// that is why.
+    fn fail(&mut self, service: &ServiceId, wrong: Option<String>) {
         let Some(trial) = self.trial(service).cloned() else { return };
         let Some(trying) = &trial.trying else { return };
         let returns = trial.step == Step::Apply && trial.back.is_some();
@@ -490,7 +495,9 @@ impl Turn<'_> {
                 false => "not all instances were healthy in time".to_owned(),
             }
         };
-        let why = broken.as_ref().map_or_else(late, |broken| broken.why.clone());
+        let found = if wrong.is_some() { Code::WRONG_PROGRAM } else { code };
+        let why =
+            wrong.or_else(|| broken.as_ref().map(|broken| broken.why.clone())).unwrap_or_else(late);
         let why = text::brief(why, text::WHY_BYTES_MAX);
         let exit = broken.as_ref().and_then(|broken| broken.exit);
         let body = ReleaseFailed {
@@ -498,7 +505,7 @@ impl Turn<'_> {
             release: trial.release,
             step: trial.step,
             phase: trial.phase(),
-            code: code.to_string(),
+            code: found.to_string(),
             why: why.clone(),
             instance: broken.as_ref().map(|broken| broken.instance.clone()),
             result: broken.as_ref().and_then(|broken| broken.result),

@@ -226,26 +226,34 @@ impl Rollout {
     }
 }
 
-/// Draws the nodes that are not healthy forward, into a wave of their own behind the canary: waiting for health that
-/// they do not have would hold up what might cure them, and taking them away takes nothing away.
+/// Draws the nodes that are not healthy forward, into a wave of their own behind those that have to prove the release:
+/// waiting for health that they do not have would hold up what might cure them, and taking them away takes nothing away.
 fn drawn_forward(plan: &Plan, before: &BTreeMap<NodeId, Observed>) -> Vec<Wave> {
     let sick = |node: &NodeId| {
         before.get(node).is_some_and(|before| before.release.is_some() && !before.healthy)
     };
-    let mut waves = Vec::new();
-    let mut drawn = Vec::new();
+    // Behind a canary everybody has its word, as the nodes of a retry have. Where all may go first, these do.
+    let unproved = match plan.unproved_max() {
+        first if plan.canary().is_empty() && first < plan.size() => first,
+        _ => 0,
+    };
+    let (mut waves, mut drawn) = (Vec::new(), Vec::new());
+    let (mut at, mut passed) = (0, 0);
     for wave in &plan.waves {
         let (sick, well): (Vec<_>, Vec<_>) = match wave.kind {
-            WaveKind::Batch => wave.nodes.iter().cloned().partition(sick),
-            _ => (Vec::new(), wave.nodes.clone()),
+            WaveKind::Batch if passed >= unproved => wave.nodes.iter().cloned().partition(sick),
+            _ => {
+                at += 1;
+                (Vec::new(), wave.nodes.clone())
+            }
         };
+        passed += wave.nodes.len();
         drawn.extend(sick);
         if !well.is_empty() {
             waves.push(Wave { kind: wave.kind, nodes: well });
         }
     }
     if !drawn.is_empty() {
-        let at = usize::from(waves.first().is_some_and(|wave| wave.kind == WaveKind::Canary));
         waves.insert(at, Wave { kind: WaveKind::Unhealthy, nodes: drawn });
     }
     waves

@@ -406,7 +406,7 @@ pub enum Breach {
     Failures,
     /// Nodes are away.
     Unreachable,
-    /// A canary is not healthy: no budget allows that.
+    /// A canary is not healthy, or without one none of the nodes that go first: no budget allows that.
     Canary,
     /// A check failed.
     Check(CheckName),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::ReleaseId;
+use super::first::bound;
 use super::parameters::{Amount, InvalidParameters, OnUnreachable, Order, Parameters};
 use crate::domain::id::{Digest, Generation, IntentId, NodeId, ServiceId};
 use crate::domain::selector::Roster;
@@ -25,8 +26,6 @@ pub struct PlanRequest<'a> {
     pub generation: Generation,
     /// The release that is wanted.
     pub release: ReleaseId,
-    /// The digest that `/proc/PID/exe` must have, where the release says it.
-    pub running: Option<Digest>,
     /// The last release that succeeded; none at the first rollout of a service.
     pub back_to: Option<ReleaseId>,
     /// Why canary and waves are skipped; signed with the wish.
@@ -39,10 +38,19 @@ pub struct PlanRequest<'a> {
     pub roster: &'a Roster,
     /// The digest of the signed roster.
     pub roster_digest: Digest,
-    /// Nodes that nobody hears of: where absence is no obstacle they are no canaries, which have to tell something.
+    /// Nodes that nobody hears of: where absence is no obstacle others are the canaries, which have to tell something, as
+    /// far as [`may_go_first`](super::may_go_first) lets them.
     pub away: &'a BTreeSet<NodeId>,
     /// What the service says about its rollouts.
     pub parameters: &'a Parameters,
+}
+
+impl<'a> PlanRequest<'a> {
+    /// Returns what nodes are spread by.
+    fn zone(&self, node: &NodeId) -> Option<&'a str> {
+        let label = self.parameters.spread_by.as_ref()?;
+        self.roster.get(node)?.get(label).map(String::as_str)
+    }
 }
 
 /// The earlier rollout of the same release that a rollout goes on with.
@@ -92,9 +100,6 @@ pub struct Plan {
     pub generation: Generation,
     /// The release that is wanted.
     pub release: ReleaseId,
-    /// The digest that the running program must have, where the release says it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub running: Option<Digest>,
     /// The release that the way back leads to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back_to: Option<ReleaseId>,
@@ -150,14 +155,9 @@ impl Plan {
         {
             return Err(PlanError::NotEnrolled(node.clone()));
         }
-        let zone = |node: &NodeId| {
-            let label = parameters.spread_by.as_ref()?;
-            request.roster.get(node)?.get(label).map(String::as_str)
-        };
-        let ordered = ordered(request);
         let waves = match &request.emergency {
-            Some(_) => vec![Wave { kind: WaveKind::Emergency, nodes: ordered }],
-            None => waves(request, spread(ordered, zone), zone),
+            Some(_) => vec![Wave { kind: WaveKind::Emergency, nodes: ordered(request) }],
+            None => waves(request, in_order(request), |node| request.zone(node)),
         };
         if waves.len() >= usize::from(u16::MAX) {
             return Err(PlanError::TooManyWaves(waves.len()));
@@ -171,7 +171,6 @@ impl Plan {
             service: request.service.clone(),
             generation: request.generation,
             release: request.release,
-            running: request.running,
             back_to: request.back_to,
             emergency: request.emergency.clone(),
             retry: request.retry.clone(),
@@ -247,7 +246,8 @@ impl Plan {
         put(self.service.as_bytes());
         put(&self.generation.0.to_be_bytes());
         put(&self.release.0.0);
-        put(self.running.as_ref().map_or(&[], |digest| &digest.0));
+        // The place of the running program, which its node alone can judge.
+        put(&[]);
         put(self.back_to.as_ref().map_or(&[], |release| &release.0.0));
         put(if self.emergency.is_some() { b"emergency" } else { b"" });
         put(self.emergency.as_deref().unwrap_or_default().as_bytes());
@@ -268,6 +268,11 @@ impl Plan {
         }
         Digest(hash.finalize().into())
     }
+}
+
+/// Returns the targets in the order in which they go, as far as that follows from what was signed.
+pub(super) fn in_order(request: &PlanRequest<'_>) -> Vec<NodeId> {
+    spread(ordered(request), |node| request.zone(node))
 }
 
 /// Sorts the targets as `order` says.
@@ -320,8 +325,9 @@ fn waves<'a>(
     };
     if canaries > 0 {
         if parameters.on_unreachable == OnUnreachable::Skip {
-            // A stable sort: apart from that the order stays.
-            nodes.sort_by_key(|node| request.away.contains(node));
+            // A stable sort: apart from that the order stays. A node that lies further behind would not go first.
+            let first = bound(parameters, true, targets);
+            nodes[..first].sort_by_key(|node| request.away.contains(node));
         }
         let rest = nodes.split_off(canaries.min(targets));
         waves.push(Wave { kind: WaveKind::Canary, nodes });

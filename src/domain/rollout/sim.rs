@@ -8,7 +8,7 @@ mod agent;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::agent::{Agent, Fate, Order};
-use super::tests::{GENERATION, NEW, OLD, make, names, node};
+use super::tests::{GENERATION, NEW, OLD, first, make, names, node};
 use super::*;
 use crate::domain::id::{IntentId, NodeId};
 use crate::domain::sim::rng::Rng;
@@ -26,6 +26,8 @@ struct Switches {
     return_wins: bool,
     /// A node demands the canary's signed results; without them a hostile controller orders what it likes.
     canary_proofs: bool,
+    /// A node does not go first because a hostile controller says so.
+    own_turn: bool,
     /// A new leader puts off the deadlines that passed while nobody led.
     grace: bool,
     /// A failure is heard as what it is.
@@ -37,6 +39,7 @@ impl Switches {
         dedup: true,
         return_wins: true,
         canary_proofs: true,
+        own_turn: true,
         grace: true,
         hears_failures: true,
     };
@@ -61,6 +64,8 @@ struct World {
     scene: Scene,
     switches: Switches,
     agents: BTreeMap<NodeId, Agent>,
+    /// The nodes that take the release without the word of another.
+    first: BTreeSet<NodeId>,
     orders: Vec<(NodeId, Order)>,
     reports: Vec<(NodeId, NodeReport)>,
     /// The leader's durable log, and the leader itself while one lives.
@@ -109,6 +114,7 @@ impl World {
         let parameters = parameters(&mut rng, scene);
         let back_to = (rng.below(8) > 0).then_some(OLD);
         let emergency = (rng.below(10) == 0).then_some("down");
+        let first = first(NODES, back_to, &parameters).into_iter().collect();
         let plan = make(NODES, back_to, emergency, None, parameters);
         let calm = scene == Scene::OnlyControllers;
         let agents = names(NODES).into_iter().map(|name| {
@@ -139,6 +145,7 @@ impl World {
             scene,
             switches,
             agents,
+            first,
             orders,
             reports,
             log,
@@ -188,13 +195,25 @@ impl World {
                 if step == Step::Apply && wave > 1 && !proven {
                     return Err(format!("the canary was skipped for {node}"));
                 }
+                let has_word = || {
+                    let mut others = self.agents.iter().filter(|(other, _)| **other != node);
+                    others.any(|(_, agent)| agent.was_healthy())
+                };
+                let is_hurried = leader.plan().emergency.is_some();
+                let is_taken = match wave {
+                    1 => self.first.contains(&node),
+                    _ => has_word(),
+                };
+                if step == Step::Apply && !is_taken && !is_hurried {
+                    return Err(format!("{node} would refuse an honest order of wave {wave}"));
+                }
                 self.orders.push((node, Order { step, term, proven }));
             }
         }
-        if !self.switches.canary_proofs {
+        if !self.switches.canary_proofs || !self.switches.own_turn {
             // A hostile controller, held back by nothing but the nodes.
-            let order = Order { step: Step::Apply, term: self.term, proven: true };
-            self.orders.push((names(NODES)[self.rng.below(NODES as u64) as usize].clone(), order));
+            let to = names(NODES)[self.rng.below(NODES as u64) as usize].clone();
+            self.orders.push((to, Order { step: Step::Apply, term: self.term, proven: false }));
         }
         Ok(())
     }
@@ -206,14 +225,15 @@ impl World {
         let at = at % self.orders.len();
         let (node, order) = self.orders.swap_remove(at);
         let canary: Vec<_> = self.plan().canary().to_vec();
-        let is_first = canary.contains(&node) || canary.is_empty();
+        let is_first = canary.is_empty() || self.first.contains(&node);
         let canary_held = canary.iter().all(|node| self.agents[node].was_healthy());
         let agent = self.agents.get_mut(&node).expect("enrolled");
         if agent.away {
             return Ok(());
         }
         let before = agent.applied;
-        let proven = order.proven || is_first;
+        // A hostile controller says of every order that it is of the first wave.
+        let proven = order.proven || is_first || !self.switches.own_turn;
         agent.take(self.now, &Order { proven, ..order }, self.switches);
         if agent.applied > before && !is_first && !canary_held {
             return Err(format!("{node} changed before the canary was healthy"));
@@ -495,10 +515,11 @@ fn a_thousand_fleets_keep_the_invariants_of_rollouts() {
 
 #[test]
 fn with_a_check_switched_off_some_fleet_breaks() {
-    let off: [(&str, Switches); 5] = [
+    let off: [(&str, Switches); 6] = [
         ("dedup", Switches { dedup: false, ..Switches::ON }),
         ("return_wins", Switches { return_wins: false, ..Switches::ON }),
         ("canary_proofs", Switches { canary_proofs: false, ..Switches::ON }),
+        ("own_turn", Switches { own_turn: false, ..Switches::ON }),
         ("grace", Switches { grace: false, ..Switches::ON }),
         ("hears_failures", Switches { hears_failures: false, ..Switches::ON }),
     ];

@@ -56,7 +56,6 @@ pub(super) fn make(
         service: "web".parse().unwrap(),
         generation: GENERATION,
         release: NEW,
-        running: Some(EXE),
         back_to,
         emergency: emergency.map(str::to_owned),
         retry,
@@ -67,6 +66,29 @@ pub(super) fn make(
         parameters: &parameters,
     })
     .unwrap()
+}
+
+/// Returns the nodes that may take the release of such a wish unproved.
+pub(super) fn first(
+    nodes: usize,
+    back_to: Option<ReleaseId>,
+    parameters: &Parameters,
+) -> Vec<NodeId> {
+    let roster = roster(nodes);
+    may_go_first(&PlanRequest {
+        intent: IntentId([9; 16]),
+        service: "web".parse().unwrap(),
+        generation: GENERATION,
+        release: NEW,
+        back_to,
+        emergency: None,
+        retry: None,
+        targets: &roster.keys().cloned().collect(),
+        roster: &roster,
+        roster_digest: Digest([5; 32]),
+        away: &BTreeSet::new(),
+        parameters,
+    })
 }
 
 pub(super) fn by_name() -> Parameters {

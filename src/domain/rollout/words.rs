@@ -166,7 +166,7 @@ impl BudgetExceeded {
                 let away = number(self.unreachable.len(), "unreachable node");
                 format!("{away} > max_unreachable {}", self.allowed)
             }
-            Breach::Canary => "the canary is not healthy".to_owned(),
+            Breach::Canary => "those that go first are not healthy".to_owned(),
             Breach::Check(name) => format!("check {name} does not pass"),
             Breach::Progress => "no node became healthy within progress_deadline".to_owned(),
         }

@@ -17,10 +17,12 @@ use crate::domain::intent::Action;
 use crate::domain::policy::{Grant, Holder, KeyClass, Kind, Names};
 use crate::domain::release::{MANIFEST_VERSION, Manifest, ReleaseId, Step};
 use crate::domain::rollout::{
-    Effect, Input, NodeReport, Observed, Opening, Plan, PlanRequest, Rollout, RolloutEvent, Verdict,
+    Effect, Input, Known, Moves, NodeReport, Observed, Opening, Plan, PlanRequest, Rollout,
+    RolloutEvent, Verdict, Wished,
 };
+use crate::domain::selector::Selector;
 use crate::domain::time::{Now, UnixMicros};
-use crate::head::authority::{Authority, Way};
+use crate::head::authority::{Authority, Enrolment, Way};
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::key::{Keyring, Signer};
@@ -85,6 +87,8 @@ struct Site {
 #[derive(Clone)]
 struct Driven {
     wish: Vec<u8>,
+    /// Where it wants the service.
+    wished: Wished,
     accepted_at: UnixMicros,
     facts: Vec<RolloutEvent>,
     state: Rollout,
@@ -144,12 +148,13 @@ impl Site {
             trust(&node_key(number), node.as_str(), KeyClass::Node, Vec::new(), None);
             roster.push(Enrolled { node, kid, labels: BTreeMap::new() });
         }
+        let roster = Arc::new(Enrolment::from(roster));
         let common = Arc::new(Fleet {
             fleet: super::fleet(),
             boot: BootId([1; 16]),
             ring: Arc::new(ring.clone()),
             revoked: Vec::new(),
-            roster: roster.clone().into(),
+            roster: roster.clone(),
             trust: TrustChanged { version: 1, digest: Digest([1; 32]) },
             specs: Specs::default(),
             load: Load::default(),
@@ -186,7 +191,8 @@ impl Site {
         let requested = self.gate.request(&wish, Way::Bus, (accepted_at, ROSTER)).unwrap();
         assert!(requested.verified.objection.is_none(), "{:?}", requested.verified.objection);
         let release = intent.action.release().unwrap();
-        let parameters = rollouts_of(release_layer(release, manifest)).unwrap().parameters;
+        let rollouts = rollouts_of(release_layer(release, manifest)).unwrap();
+        let parameters = rollouts.parameters;
         let away = self.machines.iter().filter(|(_, machine)| machine.is_away);
         let away: BTreeSet<NodeId> = away.map(|(name, _)| name.clone()).collect();
         let plan = Plan::new(&PlanRequest {
@@ -194,7 +200,6 @@ impl Site {
             service: "web".parse().unwrap(),
             generation: intent.action.generation().unwrap(),
             release,
-            running: None,
             back_to: None,
             emergency: None,
             retry: None,
@@ -218,7 +223,14 @@ impl Site {
         };
         let facts = Rollout::open(opening, accepted_at);
         let state = Rollout::replay(&facts).unwrap().unwrap();
-        let mut driven = Driven { wish, accepted_at, facts, state };
+        let wished = Wished {
+            intent: intent.id,
+            generation: intent.action.generation().unwrap(),
+            release: Some(release),
+            select: Selector::every(),
+            placement: rollouts.placement,
+        };
+        let mut driven = Driven { wish, wished, accepted_at, facts, state };
         for node in away {
             let report = NodeReport::Unreachable;
             self.drive(&mut driven, &Input::Node { node, event: None, report });
@@ -258,6 +270,36 @@ impl Site {
         let passed_ms = self.passed_ms;
         let machine = self.machines.get_mut(to).unwrap();
         machine.node.hear(machine.now(passed_ms), &order, inbox);
+    }
+
+    /// Does what a controller does for wishes that succeeded: looks who lacks what they want, and orders it there. Returns
+    /// whom it ordered what.
+    fn place(&mut self, stand: &[&Driven]) -> Vec<(Generation, NodeId, Step)> {
+        let chain = Wished::chain(stand.iter().map(|driven| driven.wished.clone()).collect());
+        let mut ordered = Vec::new();
+        for (of, wish) in chain.iter().enumerate() {
+            let driven = stand.iter().find(|driven| driven.wished == *wish).unwrap();
+            let web = "web".parse().unwrap();
+            let nodes = self.gate.enrolled().map(|(node, labels)| {
+                let machine = &self.machines[node];
+                let folded = machine.node.state();
+                let known = Known {
+                    labels,
+                    releases: folded.releases().get(&web),
+                    is_there: folded.services().contains_key(&web),
+                    is_away: machine.is_away,
+                    target: driven.state.node(node),
+                };
+                (node, known)
+            });
+            let places = Wished::places(&chain, of, nodes);
+            let moves = Moves::of(&places, &driven.state.plan().parameters);
+            for (node, step) in moves.orders() {
+                self.bring(driven, node, (step, 2));
+                ordered.push((wish.generation, node.clone(), step));
+            }
+        }
+        ordered
     }
 
     /// Takes in what all machines said; returns what it means for a rollout.
@@ -487,11 +529,17 @@ fn a_machine_that_was_away_for_45_days_runs_what_is_desired_now_though_the_key_e
     assert_eq!(site.complete(&mut driven, |_, _| ()), Verdict::Succeeded);
     assert!(site.passed_ms < KEY_MS, "the job was done while its key was good");
 
+    assert_eq!(
+        site.place(&[&first, &missed, &driven]),
+        [],
+        "nothing is ordered of a node that is away"
+    );
     site.passed_ms += 45 * DAY_MS;
     site.machine(3).is_away = false;
-    // As a controller does for a node that was lost when the last rollout of the service ended.
-    site.bring(&driven, &name_of(3), (Step::Apply, 2));
+    let ordered = site.place(&[&first, &missed, &driven]);
+    assert_eq!(ordered, [(Generation(5), name_of(3), Step::Apply)]);
     site.an_hour_passes();
+    assert_eq!(site.place(&[&first, &missed, &driven]), [], "it has what is desired");
     let machine = site.machine(3);
     assert_eq!((machine.runs(), machine.refused.as_slice()), (desired, &[][..]));
     assert_eq!(machine.applied, [Generation(1), Generation(5)], "not what it missed");

@@ -7,7 +7,7 @@ use crate::domain::id::Principal;
 use crate::domain::policy::{self, KeyClass, Kind};
 use crate::domain::time::UnixMicros;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
-use crate::wire::payload::{Audience, Intent, Mode, NODES_MAX, PAYLOAD_VERSION};
+use crate::wire::payload::{Audience, Intent, Mode, NODES_MAX, PAYLOAD_VERSION, Receipt};
 
 impl Authority {
     /// Checks an intent for others: all that needs no history, the grants for each node that it names. Its age is left
@@ -63,6 +63,33 @@ impl Authority {
         let in_time = self.intent_in_time(&intent, &holder, Way::Bus, now);
         let objection = in_time.err().map(|(code, why)| refuse(code, why));
         Ok(Verified { payload: intent, digest, actor, objection })
+    }
+
+    /// Checks a controller's receipt for the log of this node.
+    ///
+    /// # Errors
+    /// The first check that failed.
+    pub fn receipt(&mut self, bytes: &[u8], way: Way) -> Result<Receipt, Refusal> {
+        let Open { payload: receipt, kid, holder, .. } =
+            self.open::<Receipt>(bytes, Kind::Receipt, way)?;
+        let refuse = |code: Code, why: &str| Refusal {
+            code,
+            why: why.to_owned(),
+            signed: Some(Signed { id: None, actor: actor_of(&holder, kid) }),
+        };
+        let is_its_own = holder.name.as_str() == receipt.controller.as_str();
+        match () {
+            () if receipt.v != PAYLOAD_VERSION => {
+                Err(refuse(Code::BAD_PAYLOAD, "its payload is of another version"))
+            }
+            () if holder.class != KeyClass::Controller || !is_its_own => {
+                Err(refuse(Code::WRONG_ISSUER, "only controllers give receipts, each its own"))
+            }
+            () if receipt.origin != self.node => {
+                Err(refuse(Code::WRONG_AUDIENCE, "it is for the log of another node"))
+            }
+            () => Ok(receipt),
+        }
     }
 
     /// Says whether a key of the fleet that was not taken back signed an envelope: all that can be said of one that is old.

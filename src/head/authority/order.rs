@@ -1,15 +1,16 @@
 //! The gate for orders: a controller may only bring what a person or a job signed, to a node that it is meant for, and
-//! beyond the canary only with the canary's own word.
+//! to those that do not go first only with another node's own word.
 //!
 //! What needs history (terms, plans, returns) is the core's to say, since it is folded from the log.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Authority, Open, Refusal, SKEW_MS, Signed, Verified, Way, actor_of, fits_mode};
+use super::{
+    Authority, Enrolment, Open, Refusal, SKEW_MS, Signed, Verified, Way, actor_of, fits_mode,
+};
 use crate::domain::code::Code;
 use crate::domain::event::{Actor, Event};
-use crate::domain::id::{Generation, IntentId, NodeId};
+use crate::domain::id::{Digest, Generation, IntentId, NodeId};
 use crate::domain::input::OrderMark;
 use crate::domain::intent::Action;
 use crate::domain::policy::Kind;
@@ -19,8 +20,11 @@ use crate::domain::text;
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::payload::{
-    Audience, Body, CANARY_MAX, Enrolled, EventRecord, Intent, Mode, Order, PAYLOAD_VERSION,
+    Audience, Body, CANARY_MAX, EventRecord, Intent, Mode, Order, PAYLOAD_VERSION,
 };
+
+/// How many of the nodes that go first a refusal names.
+const NAMED_MAX: usize = 4;
 
 /// An order that passed every check that needs no history.
 #[derive(Clone, Debug)]
@@ -68,7 +72,7 @@ impl From<Refusal> for OrderRefusal {
 
 impl Authority {
     /// Takes in which nodes root enrolled: whose word of a canary counts, and by which labels nodes are selected.
-    pub fn enrol(&mut self, nodes: impl Into<Arc<[Enrolled]>>) {
+    pub fn enrol(&mut self, nodes: impl Into<Arc<Enrolment>>) {
         self.roster = nodes.into();
     }
 
@@ -113,7 +117,7 @@ impl Authority {
         let wish = Some((wish, intent.payload.action.release()));
         let id = Some(intent.payload.id);
         self.covers(&order, &intent.payload)
-            .and_then(|()| self.proved(&order, &intent.payload))
+            .and_then(|()| self.proved(&order, &intent))
             .map_err(|(code, why)| OrderRefusal { wish, ..refuse(code, why, id) })?;
         let mark = OrderMark {
             step: order.step,
@@ -193,7 +197,7 @@ impl Authority {
 
     /// Says whether the selection of an intent does not mean this node, as root enrolled it.
     fn is_left_out(&self, audience: &Audience) -> Result<(), (Code, String)> {
-        let is_known = self.roster.iter().any(|enrolled| enrolled.node == self.node);
+        let is_known = self.roster.get(&self.node).is_some();
         let means = match audience {
             Audience::Select { selector, .. } => self.is_selected(selector)?,
             Audience::Nodes(_) | Audience::All => true,
@@ -207,25 +211,28 @@ impl Authority {
     fn is_selected(&self, selector: &str) -> Result<bool, (Code, String)> {
         let selector: Selector =
             selector.parse().map_err(|error| (Code::BAD_SELECTOR, format!("{error}")))?;
-        let own = self.roster.iter().find(|enrolled| enrolled.node == self.node);
+        let own = self.roster.get(&self.node);
         Ok(own.is_some_and(|own| selector.matches(&own.node, &own.labels)))
     }
 
-    /// Says whether the canary may be gone beyond.
+    /// Says whether this node may take the release: it is of those that go first, or another node proved it.
     ///
     /// Which nodes the canary has, stands in the plan, of which a node knows the digest alone. So at least one other
-    /// node has to say in its own signed words that exactly this release became healthy there, and whatever else is
-    /// carried has to be such a verdict too.
-    fn proved(&self, order: &Order, intent: &Intent) -> Result<(), (Code, String)> {
+    /// node has to say in its own signed words that exactly this release became healthy there, and each word that is
+    /// carried has to be such a one: behind a canary that failed no rollout goes on, whatever others say.
+    fn proved(&self, order: &Order, wish: &Verified<Intent>) -> Result<(), (Code, String)> {
+        let intent = &wish.payload;
         let Action::Deploy { service, generation, emergency, retry, .. } = &intent.action else {
             return Ok(());
         };
-        if order.wave < 2 || order.step != Step::Apply || emergency.is_some() {
+        if order.step != Step::Apply || emergency.is_some() {
             return Ok(());
         }
+        if order.wave == 1 && order.canary.is_empty() {
+            return self.goes_first(wish);
+        }
         let unproven = |why: String| (Code::CANARY_UNPROVEN, why);
-        let release = intent.action.release();
-        let mut healthy: BTreeSet<NodeId> = BTreeSet::new();
+        let mut is_proved = false;
         for bytes in &order.canary {
             let (record, event) = self.word_of_a_node(bytes).map_err(unproven)?;
             let told = match &event {
@@ -233,27 +240,59 @@ impl Authority {
                 Event::ReleaseFailed(body) => Some((body.generation, body.release, false)),
                 _ => None,
             };
+            // Whoever signs that it goes on with an earlier rollout lets that one's canary count.
+            let is_meant = |of| of == *generation || retry.is_some() && of < *generation;
+            let release = intent.action.release();
+            let is_about_it = record.service.as_ref() == Some(service);
+            let told = told
+                .filter(|(of, which, _)| is_about_it && is_meant(*of) && Some(*which) == release);
             let origin = &record.origin;
             match told {
-                Some((of, which, is_healthy))
-                    // Whoever signs that it goes on with an earlier rollout lets that one's canary count.
-                    if (of == *generation || retry.is_some() && of < *generation)
-                        && Some(which) == release
-                        && record.service.as_ref() == Some(service) =>
-                {
-                    healthy.extend(is_healthy.then(|| origin.clone()));
+                Some((.., true)) => is_proved |= *origin != self.node,
+                Some((.., false)) => {
+                    return Err(unproven(format!("{origin} says that the release failed there")));
                 }
-                _ => return Err(unproven(format!("{origin} says nothing of this release"))),
+                None => return Err(unproven(format!("{origin} says nothing of this release"))),
             }
         }
-        healthy.remove(&self.node);
-        match healthy.is_empty() {
-            false => Ok(()),
-            true => Err(unproven(format!(
+        match is_proved {
+            true => Ok(()),
+            false => Err(unproven(format!(
                 "it is of wave {} and carries no node's word that the release is healthy",
                 order.wave
             ))),
         }
+    }
+
+    /// Says whether this node is one of those that may go first, whatever the controller says of it.
+    fn goes_first(&self, wish: &Verified<Intent>) -> Result<(), (Code, String)> {
+        let named = |roster: &Digest| {
+            let mut known = std::iter::once(&self.roster).chain(&self.earlier);
+            known.find(|known| known.digest() == *roster)
+        };
+        // A plan is made from the roster that the wish names; one that is not known any more was much like this one.
+        let roster = match &wish.payload.audience {
+            Audience::Select { roster, .. } => named(roster),
+            Audience::Nodes(_) | Audience::All => Some(&self.roster),
+        };
+        let hint =
+            if roster.is_none() { "; the roster is another one since: deploy anew" } else { "" };
+        let roster = roster.unwrap_or(&self.roster);
+        let first = roster.first(wish.digest, &wish.payload)?;
+        if first.nodes.contains(&self.node) {
+            return Ok(());
+        }
+        let names: Vec<&str> = first.nodes.iter().map(NodeId::as_str).take(NAMED_MAX).collect();
+        let more = if first.nodes.len() > NAMED_MAX { ", …" } else { "" };
+        Err((
+            Code::CANARY_UNPROVEN,
+            format!(
+                "it carries no node's word that the release is healthy, and without one it may go to {} of {} nodes: {}{more}{hint}",
+                first.nodes.len(),
+                first.of,
+                names.join(", "),
+            ),
+        ))
     }
 
     /// Opens an event by the key that the roster has for its node.
@@ -268,7 +307,7 @@ impl Authority {
         }
         let record: EventRecord =
             codec::decode(opened.payload).map_err(|error| format!("a result: {error}"))?;
-        let enrolled = self.roster.iter().find(|enrolled| enrolled.node == record.origin);
+        let enrolled = self.roster.get(&record.origin);
         if enrolled.is_none_or(|enrolled| enrolled.kid != opened.kid) {
             return Err(format!("a result of {} is not signed by its key", record.origin));
         }

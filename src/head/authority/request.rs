@@ -91,7 +91,7 @@ impl Authority {
 
     /// The same where they stand, for whoever looks often.
     pub fn enrolled(&self) -> impl Iterator<Item = (&NodeId, &BTreeMap<String, String>)> {
-        self.roster.iter().map(|enrolled| (&enrolled.node, &enrolled.labels))
+        self.roster.labelled()
     }
 
     /// Returns the nodes that a wish means: never none.
@@ -131,6 +131,7 @@ impl Authority {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Enrolment;
     use super::super::tests::{NOW, gate};
     use super::*;
     use crate::domain::id::{Generation, IntentId, Kid};
@@ -164,7 +165,8 @@ mod tests {
             kid: Kid([1; 16]),
             labels: [("env".to_owned(), env.to_owned())].into(),
         };
-        gate.enrol(vec![enrolled("n1", "prod"), enrolled("n2", "prod"), enrolled("n3", "test")]);
+        let nodes = vec![enrolled("n1", "prod"), enrolled("n2", "prod"), enrolled("n3", "test")];
+        gate.enrol(Enrolment::from(nodes));
         gate
     }
 

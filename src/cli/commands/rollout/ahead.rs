@@ -85,7 +85,6 @@ fn view_of(ready: &Ready) -> Result<Value, CliError> {
         service: ready.service.clone(),
         generation: ready.next,
         release: release(&ready.manifest),
-        running: None,
         back_to: ready.back_to,
         emergency: ready.emergency.clone(),
         retry: None,

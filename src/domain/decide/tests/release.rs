@@ -67,13 +67,38 @@ fn in_time(site: &mut Site) -> Option<UnixMicros> {
 
 fn read(site: &mut Site, generation: u64, since: UnixMicros) {
     let (service, generation) = (service("web"), Generation(generation));
-    site.tell(Input::Proved { service, generation, since, running: Some(Digest([7; 32])) });
+    site.tell(Input::Proved { service, generation, since, running: Ok(Some(Digest([7; 32]))) });
 }
 
 fn proved(site: &mut Site, generation: u64) {
     site.later(HEALTHY_MS);
     let since = in_time(site).expect("it was well for long enough");
     read(site, generation, since);
+}
+
+#[test]
+fn complaint_12_a_release_whose_process_runs_another_program_has_failed_however_healthy_it_is() {
+    let mut site = with_a();
+    site.wish(deploy(3, "b"));
+    staged(&mut site, 3, 12);
+    replaced(&mut site, 2);
+    site.later(HEALTHY_MS);
+    let since = in_time(&mut site).expect("it was well for long enough");
+    let why = "it runs bin/web of another release".to_owned();
+    let (web, generation) = (service("web"), Generation(3));
+    site.tell(Input::Proved { service: web, generation, since, running: Err(why.clone()) });
+    let failed = site.last.events.iter().find_map(|(_, event)| match event {
+        Event::ReleaseFailed(body) => Some(body.clone()),
+        _ => None,
+    });
+    let failed = failed.expect("it failed");
+    assert_eq!((failed.code, failed.why), (Code::WRONG_PROGRAM.to_string(), why));
+    assert!(failed.returns);
+    assert_eq!(asks_to_stage(&site), Some((Step::Return, Some(ReleaseId::of(b"a")))));
+    assert_eq!(
+        trial(&site).failure.as_ref().map(|it| it.why.as_str()),
+        Some("it runs bin/web of another release")
+    );
 }
 
 /// A node on which release `a`, of generation 1, is good in run 1.

@@ -135,18 +135,30 @@ impl Rollout {
             }
             other => (other, allowed, key),
         };
+        Some(self.exceeded(cause, breach, allowed, key))
+    }
+
+    fn exceeded(&self, cause: Why, breach: Breach, allowed: usize, key: &str) -> RolloutEvent {
         let named = |test: fn(&NodeState) -> bool| -> Vec<NodeId> {
             let found = self.members.iter().filter(|(_, member)| test(&member.state));
             found.map(|(node, _)| node.clone()).collect()
         };
-        Some(RolloutEvent::BudgetExceeded(BudgetExceeded {
+        RolloutEvent::BudgetExceeded(BudgetExceeded {
             cause,
             breach,
             failed: named(|state| matches!(state, NodeState::Failed { counted: true, .. })),
             unreachable: named(|state| matches!(state, NodeState::Lost { counted: true })),
             allowed: u32::try_from(allowed).unwrap_or(u32::MAX),
             origin: self.origin(key),
-        }))
+        })
+    }
+
+    /// Says whether no node has proved the release, and those of the wave with this index would not take it unproved.
+    fn lacks_proof(&self, next: usize) -> bool {
+        let before = self.waves.iter().take(next).map(|wave| wave.nodes.len()).sum::<usize>();
+        self.plan.proofs().is_empty()
+            && self.proved_in.is_none()
+            && before >= self.plan.unproved_max()
     }
 
     /// Says whether a canary has a bad verdict, or none and is away.
@@ -200,6 +212,9 @@ impl Rollout {
                 _ if self.needs_promotion(*next) => {
                     let (cause, wave) = (self.last(), number(next - 1));
                     Some(RolloutEvent::PromotionAwaited(PromotionAwaited { cause, wave }))
+                }
+                Some(_) if self.lacks_proof(*next) => {
+                    Some(self.exceeded(self.last(), Breach::Canary, 0, "canary"))
                 }
                 Some(wave) => Some(RolloutEvent::WaveStarted(WaveStarted {
                     cause: self.last(),

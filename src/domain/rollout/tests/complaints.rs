@@ -142,15 +142,21 @@ fn complaint_11_an_unreachable_node_counts_and_a_whole_failed_wave_ends_nothing_
 
 #[test]
 fn complaint_12_success_is_what_runs_and_silence_has_a_deadline() {
+    // That a process runs another program is found by its node: see the core of nodes, and what their agents look at.
+    let other_program = Failure { phase: "holding".to_owned(), ..Failure::of("wrong_program") };
+    let mut run = Run::of(plan(2, by_name()));
+    run.report("n1", NodeReport::Applied { generation: GENERATION });
+    let report = NodeReport::Failed { generation: GENERATION, failure: other_program };
+    assert!(run.report("n1", report).contains(&"rollback_started"));
     let mut run = Run::of(plan(2, by_name()));
     let old_image = NodeReport::Healthy {
         generation: GENERATION,
-        release: NEW,
-        running: Some(Digest([8; 32])),
+        release: OLD,
+        running: Some(EXE),
         ready_ms: 1,
         held_ms: 10_000,
     };
-    assert!(run.report("n1", old_image).contains(&"node_failed"));
+    assert!(run.report("n1", old_image).contains(&"node_failed"), "well, but on the old one");
     let mut run = Run::of(plan(2, by_name()));
     assert!(run.tick(600_000).contains(&"budget_exceeded"), "nothing was ever heard");
 }

@@ -38,6 +38,34 @@ fn where_the_first_wave_of_a_first_rollout_stayed_away_the_next_one_is_asked_for
 }
 
 #[test]
+fn without_a_canary_sick_nodes_prove_nothing_and_nobody_follows_them_unproved() {
+    let plan = make(5, None, None, None, by_name());
+    let sick = Observed { release: Some(OLD), healthy: false };
+    let well = Observed { release: Some(OLD), healthy: true };
+    let is_sick = |name: &NodeId| ["n1", "n4"].contains(&name.as_str());
+    let before: BTreeMap<_, _> = plan
+        .targets()
+        .map(|name| (name.clone(), if is_sick(name) { sick.clone() } else { well.clone() }))
+        .collect();
+    let mut run = Run::open(plan.clone(), before.clone(), false);
+    assert_eq!(run.applies(), ["n1"], "no sick node comes before the one that has to prove it");
+    run.healthy("n1");
+    assert_eq!(run.applies(), ["n4"], "but then they come");
+    let mut run = Run::open(plan, before, false);
+    assert!(run.fails("n1").contains(&"budget_exceeded"), "its failure is in no budget");
+    assert!(run.applies().is_empty());
+}
+
+#[test]
+fn no_person_resumes_past_those_that_go_first_before_one_is_healthy() {
+    let pause = Parameters { on_failure: OnFailure::Pause, ..by_name() };
+    let mut run = Run::of(make(3, None, None, None, pause));
+    assert!(run.fails("n1").contains(&"paused"));
+    assert!(run.command(Command::Resume).unwrap().contains(&"paused"), "n2 would refuse");
+    assert!(run.applies().is_empty());
+}
+
+#[test]
 fn a_failed_node_within_the_budget_starts_no_new_node_until_the_others_have_their_verdict() {
     let parameters = Parameters {
         max_failures: Amount::Count(1),

@@ -14,9 +14,15 @@ prop_compose! {
         max_parallel in proptest::collection::vec(amounts(), 1..4),
         spread in any::<bool>(),
         order in prop_oneof![Just(Order::Name), Just(Order::StableHash), Just(Order::Shuffle)],
+        on_unreachable in prop_oneof![
+            Just(OnUnreachable::Wait), Just(OnUnreachable::Skip), Just(OnUnreachable::Fail),
+        ],
+        max_failures in prop_oneof![Just(Amount::Count(0)), amounts()],
+        max_unreachable in prop_oneof![Just(Amount::Count(0)), amounts()],
     ) -> Parameters {
         let spread_by = spread.then(|| "zone".to_owned());
-        Parameters { canary, max_parallel, spread_by, order, ..Parameters::default() }
+        let budgets = Parameters { max_failures, max_unreachable, ..Parameters::default() };
+        Parameters { canary, max_parallel, spread_by, order, on_unreachable, ..budgets }
     }
 }
 
@@ -63,6 +69,58 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn each_node_that_a_plan_puts_into_its_first_wave_may_go_first(
+        nodes in 1usize..60, parameters in parameters(), has_earlier in any::<bool>(),
+        away in proptest::collection::btree_set(1usize..60, 0..50),
+    ) {
+        let back_to = has_earlier.then_some(OLD);
+        let away = away.into_iter().map(|number| node(&format!("n{number}"))).collect();
+        let plan = plan_while(nodes, 9, (back_to, &away), parameters.clone());
+        let first = first(nodes, back_to, &parameters);
+        prop_assert_eq!(first.len(), plan.unproved_max());
+        for node in &plan.waves[0].nodes {
+            prop_assert!(first.contains(node), "{node} is not of {first:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_canary_whole_waves_may_go_first_and_as_many_as_the_budgets_can_make_necessary(
+        nodes in 1usize..60, parameters in parameters(),
+    ) {
+        let (first, plan) = (first(nodes, None, &parameters), make(nodes, None, None, None, parameters.clone()));
+        let budget = parameters.max_failures.of(nodes) + match parameters.on_unreachable {
+            OnUnreachable::Wait => parameters.max_unreachable.of(nodes),
+            OnUnreachable::Skip => nodes,
+            OnUnreachable::Fail => 0,
+        };
+        let mut before = 0;
+        for wave in &plan.waves {
+            let may = wave.nodes.iter().filter(|node| first.contains(node)).count();
+            prop_assert!(may == 0 || may == wave.nodes.len());
+            prop_assert!(may > 0 || before > budget, "{before} nodes can fail within {budget}");
+            before += wave.nodes.len();
+        }
+    }
+}
+
+#[test]
+fn of_ten_thousand_nodes_no_more_may_go_first_than_the_canary_has() {
+    let of = |given: Parameters| first(10_000, Some(OLD), &given).len();
+    let skip = Parameters { on_unreachable: OnUnreachable::Skip, ..Parameters::default() };
+    assert_eq!(of(Parameters::default()), 1);
+    assert_eq!(of(Parameters { canary: Amount::Count(3), ..Parameters::default() }), 3);
+    assert_eq!(of(Parameters { max_failures: Amount::ALL, ..Parameters::default() }), 1);
+    assert_eq!(of(Parameters { max_unreachable: Amount::ALL, ..Parameters::default() }), 1);
+    assert_eq!(of(skip.clone()), 17, "those that are away are passed over");
+    assert_eq!(of(Parameters { max_unreachable: Amount::Count(40), ..skip }), 41);
+    let first = |given: Parameters| first(10_000, None, &given).len();
+    assert_eq!(first(Parameters::default()), 1, "the first batch");
+    let one = Parameters { max_failures: Amount::Count(1), ..Parameters::default() };
+    assert_eq!(first(one), 2_501, "one may fail, and then a quarter is next");
+}
+
 #[test]
 fn the_first_rollout_of_a_service_has_no_canary() {
     let plan = make(4, None, None, None, by_name());
@@ -78,15 +136,19 @@ fn sizes_are_shares_of_all_targets_and_the_last_one_repeats() {
 }
 
 /// Plans the wish of a number over all of so many nodes, of which some are away.
-fn plan_while(nodes: usize, intent: u8, away: &BTreeSet<NodeId>, parameters: Parameters) -> Plan {
+fn plan_while(
+    nodes: usize,
+    intent: u8,
+    (back_to, away): (Option<ReleaseId>, &BTreeSet<NodeId>),
+    parameters: Parameters,
+) -> Plan {
     let roster = roster(nodes);
     let plan = Plan::new(&PlanRequest {
         intent: IntentId([intent; 16]),
         service: "web".parse().unwrap(),
         generation: GENERATION,
         release: NEW,
-        running: None,
-        back_to: Some(OLD),
+        back_to,
         emergency: None,
         retry: None,
         targets: &roster.keys().cloned().collect(),
@@ -101,7 +163,12 @@ fn plan_while(nodes: usize, intent: u8, away: &BTreeSet<NodeId>, parameters: Par
 #[test]
 fn a_stable_hash_is_the_same_at_every_rollout_and_a_shuffle_is_not() {
     let order = |order, intent| {
-        let plan = plan_while(30, intent, &BTreeSet::new(), Parameters { order, ..by_name() });
+        let plan = plan_while(
+            30,
+            intent,
+            (Some(OLD), &BTreeSet::new()),
+            Parameters { order, ..by_name() },
+        );
         (plan.targets().cloned().collect::<Vec<_>>(), plan.seed)
     };
     assert_eq!(order(Order::StableHash, 1), order(Order::StableHash, 2));
@@ -113,7 +180,7 @@ fn a_stable_hash_is_the_same_at_every_rollout_and_a_shuffle_is_not() {
 fn where_absence_is_no_obstacle_the_canary_is_a_node_that_is_there() {
     let canary = |on_unreachable, away: &[&str]| {
         let away = away.iter().map(|name| node(name)).collect();
-        let plan = plan_while(4, 9, &away, Parameters { on_unreachable, ..by_name() });
+        let plan = plan_while(4, 9, (Some(OLD), &away), Parameters { on_unreachable, ..by_name() });
         assert_eq!(plan.size(), 4);
         plan.canary()[0].to_string()
     };
@@ -153,7 +220,6 @@ fn nothing_selected_or_not_enrolled_is_no_plan() {
             service: "web".parse().unwrap(),
             generation: GENERATION,
             release: NEW,
-            running: None,
             back_to: None,
             emergency: None,
             retry: None,

@@ -7,11 +7,12 @@ use super::*;
 use crate::domain::event::Context;
 use crate::domain::id::{BootId, Digest, EpochId, EventId, Kid, Seq};
 use crate::domain::policy::{Grant, Holder, KeyClass, Names};
-use crate::domain::release::{Phase, ReleaseFailed, ReleaseHealthy};
+use crate::domain::release::{MANIFEST_VERSION, Manifest, Phase, ReleaseFailed, ReleaseHealthy};
 use crate::domain::time::Now;
 use crate::wire::codec::encode;
 use crate::wire::envelope::seal;
 use crate::wire::key::Signer;
+use crate::wire::payload::{Enrolled, Trust};
 
 fn controller() -> Signer {
     key_of(KeyClass::Controller)
@@ -23,6 +24,11 @@ fn node_key() -> Signer {
 
 /// A gate that knows alice, who may deploy, the controller `somebody`, and the node n2 beside its own.
 fn fleet() -> Authority {
+    with_nodes(&[])
+}
+
+/// The same gate, which knows more nodes.
+fn with_nodes(more: &[&str]) -> Authority {
     let mut gate = gate();
     let grant = Grant { verbs: Names::All, services: Names::All, nodes: Names::All };
     let deployer = Signer::from_seed(&[22; 32]);
@@ -32,13 +38,29 @@ fn fleet() -> Authority {
         let holder = Holder { name: name.parse().unwrap(), class, grants, until: None };
         std::sync::Arc::make_mut(&mut gate.ring).insert(signer.public(), holder);
     }
-    let enrolled = |node: &str, kid: Kid| Enrolled {
-        node: node.parse().unwrap(),
-        kid,
-        labels: [("env".to_owned(), "prod".to_owned())].into(),
-    };
-    gate.enrol(vec![enrolled("n1", Kid([1; 16])), enrolled("n2", node_key().kid())]);
+    let nodes: Vec<_> = ["n2", "n1"].iter().chain(more).map(|name| enrolled(name)).collect();
+    gate.enrol(Enrolment::from(nodes));
     gate
+}
+
+fn enrolled(name: &str) -> Enrolled {
+    Enrolled {
+        node: name.parse().unwrap(),
+        kid: if name == "n2" { node_key().kid() } else { Kid([1; 16]) },
+        labels: [("env".to_owned(), "prod".to_owned())].into(),
+    }
+}
+
+/// A release whose nodes go one after the other by their names.
+fn manifest() -> Vec<u8> {
+    encode(&Manifest {
+        v: MANIFEST_VERSION,
+        service: "web".parse().unwrap(),
+        version: "1".to_owned(),
+        file: "web.toml".to_owned(),
+        spec: "exec = [\"/bin/sleep\", \"9\"]\n[rollout]\norder = \"name\"\n".to_owned(),
+        artifact: None,
+    })
 }
 
 fn deploy() -> Intent {
@@ -53,7 +75,7 @@ fn deploy() -> Intent {
         action: Action::Deploy {
             service: "web".parse().unwrap(),
             generation: Generation(42),
-            release: b"manifest".to_vec(),
+            release: manifest(),
             back_to: None,
             emergency: None,
             retry: None,
@@ -217,7 +239,7 @@ fn each_order_that_goes_beyond_is_refused_by_its_own_code() {
 fn no_controller_goes_beyond_the_canary_without_its_word() {
     let failed = Event::ReleaseFailed(ReleaseFailed {
         generation: Generation(42),
-        release: ReleaseId::of(b"manifest"),
+        release: ReleaseId::of(&manifest()),
         step: Step::Apply,
         phase: Phase::Starting,
         code: "E0701".to_owned(),
@@ -229,15 +251,16 @@ fn no_controller_goes_beyond_the_canary_without_its_word() {
         tail: None,
         returns: true,
     });
-    let good = healthy(42, b"manifest");
+    let good = healthy(42, &manifest());
     let key = node_key();
     for (what, canary, is_taken) in [
         ("no word", vec![], false),
         ("a good word", vec![word("n2", &good, &key)], true),
-        ("a good and a bad one", vec![word("n2", &good, &key), word("n2", &failed, &key)], true),
+        ("a good and a bad one", vec![word("n2", &good, &key), word("n2", &failed, &key)], false),
+        ("a bad and a good one", vec![word("n2", &failed, &key), word("n2", &good, &key)], false),
         ("a bad one alone", vec![word("n2", &failed, &key)], false),
         ("of another release", vec![word("n2", &healthy(42, b"other"), &key)], false),
-        ("of another generation", vec![word("n2", &healthy(41, b"manifest"), &key)], false),
+        ("of another generation", vec![word("n2", &healthy(41, &manifest()), &key)], false),
         ("in another node's name", vec![word("n3", &good, &key)], false),
         ("by the controller", vec![word("n2", &good, &controller())], false),
         ("by another node's key", vec![word("n2", &good, &key_of(KeyClass::Node))], false),
@@ -251,7 +274,7 @@ fn no_controller_goes_beyond_the_canary_without_its_word() {
         action: Action::Deploy {
             service: "web".parse().unwrap(),
             generation: Generation(42),
-            release: b"manifest".to_vec(),
+            release: manifest(),
             back_to: None,
             emergency: Some("the site is down".to_owned()),
             retry: None,
@@ -262,6 +285,63 @@ fn no_controller_goes_beyond_the_canary_without_its_word() {
     assert_eq!(code(&Order { wave: 2, step: Step::Return, ..order() }), None);
     let many = vec![word("n2", &good, &key); CANARY_MAX + 1];
     assert_eq!(code(&Order { wave: 2, canary: many, ..order() }), Some(Code::BAD_PAYLOAD));
+}
+
+#[test]
+fn a_node_goes_first_where_its_turn_is_first_and_nowhere_because_a_controller_says_so() {
+    let back_to = |back_to: Option<ReleaseId>, emergency: Option<&str>| {
+        let mut intent = deploy();
+        if let Action::Deploy { back_to: before, emergency: why, .. } = &mut intent.action {
+            (*before, *why) = (back_to, emergency.map(str::to_owned));
+        }
+        Order { intent: inside(&intent), ..order() }
+    };
+    let first_release = back_to(None, None);
+    let second_release = back_to(Some(ReleaseId(Digest([3; 32]))), None);
+    for order in [&first_release, &second_release] {
+        assert_eq!(code(order), None, "n1 is the first by name");
+        let bytes = seal(Kind::Order, &encode(order), &controller());
+        let mut gate = with_nodes(&["n0"]);
+        let refused = gate.order(&bytes, Way::Bus).unwrap_err();
+        assert_eq!(refused.refusal.code, Code::CANARY_UNPROVEN);
+        let why = "without one it may go to 1 of 3 nodes: n0";
+        assert!(refused.refusal.why.contains(why), "{}", refused.refusal.why);
+        assert_eq!(refused.about, Some((Step::Apply, 3)), "the history says who tried");
+        let good = word("n2", &healthy(42, &manifest()), &node_key());
+        let proved = Order { canary: vec![good], ..order.clone() };
+        let bytes = seal(Kind::Order, &encode(&proved), &controller());
+        assert!(gate.order(&bytes, Way::Bus).is_ok(), "with a word it is no matter of turns");
+    }
+    let hurried = back_to(None, Some("the site is down"));
+    let back = Order { step: Step::Return, ..second_release };
+    for order in [hurried, back] {
+        let bytes = seal(Kind::Order, &encode(&order), &controller());
+        assert!(with_nodes(&["n0"]).order(&bytes, Way::Bus).is_ok());
+    }
+}
+
+#[test]
+fn a_turn_is_that_of_the_roster_that_the_wish_names() {
+    let mut gate = with_nodes(&[]);
+    let audience =
+        Audience::Select { selector: "env=prod".to_owned(), roster: gate.roster.digest() };
+    let order = Order { intent: inside(&Intent { audience, ..deploy() }), ..order() };
+    let bytes = seal(Kind::Order, &encode(&order), &controller());
+    let trust = Trust {
+        v: PAYLOAD_VERSION,
+        version: 2,
+        fleet: "acme".parse().unwrap(),
+        issued: NOW,
+        keys: Vec::new(),
+        revoked: Vec::new(),
+        nodes: ["n0", "n1", "n2"].map(enrolled).into(),
+    };
+    gate.renew((*gate.ring).clone(), trust.clone());
+    assert!(gate.order(&bytes, Way::Bus).is_ok(), "n0 joined when the wish was signed already");
+    let ring = (*gate.ring).clone();
+    (0..9).for_each(|_| gate.renew(ring.clone(), trust.clone()));
+    let refused = gate.order(&bytes, Way::Bus).unwrap_err();
+    assert!(refused.refusal.why.ends_with("deploy anew"), "{}", refused.refusal.why);
 }
 
 #[test]
