@@ -1,6 +1,7 @@
 //! Where a service is when its node was not named: on this machine, else on the one other node of the fleet that has it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tokio::time::timeout;
 
@@ -18,6 +19,9 @@ use crate::domain::selector::{Roster, SelectError, Selector as NodeSelector};
 use crate::head::keyfile::load_trust;
 use crate::wire::payload::Trust;
 use crate::wire::status::NodeStatus;
+
+/// How long a command for this node waits to say which others have the service too.
+const SAID_WITHIN: Duration = Duration::from_millis(500);
 
 /// Returns the node that a selector names, or else the one on which the service was found; `None` is this machine.
 ///
@@ -61,7 +65,12 @@ pub(super) async fn of(
 /// Says that this machine alone is meant, where other nodes have the service too, and how to mean them.
 pub(super) async fn say_where(context: &Context, service: &ServiceId, verb: &str) {
     let Ok(own) = context.own_node() else { return };
-    let mut others = having(context, service).await;
+    let having = timeout(SAID_WITHIN, Box::pin(having(context, service))).await;
+    let mut others = having.unwrap_or_default();
+    if others.is_empty() {
+        let out = Out { form: context.global.output };
+        out.note(&format!("this is {own} alone; no controller says who else has {service}"));
+    }
     others.retain(|node| *node != own);
     let Some(first) = others.first() else { return };
     let names: Vec<&str> = others.iter().map(NodeId::as_str).collect();

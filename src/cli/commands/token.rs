@@ -101,7 +101,7 @@ fn list(controllers: &[Member], out: Out) -> Result<ExitCode, CliError> {
     }
     match out.is_text() {
         true if rows.is_empty() => {
-            out.line("there is no token; make one: smgr token create --as JOB")
+            out.line("there is no token; make one: smgr token create --as JOB");
         }
         true => out.data(&text),
         false => out.document(&json!({"schema": "smgr.tokens.v1", "tokens": rows}), "tokens"),

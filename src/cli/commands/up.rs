@@ -487,10 +487,7 @@ pub(super) async fn shut_down_here(
     context: &Context,
     deadline: tokio::time::Instant,
 ) -> Result<(), CliError> {
-    match Fleet::read(context)? {
-        Some(wanted) => fleet::shut_down_all(context, &wanted, Some(deadline)).await,
-        None => shut_down(context).await,
-    }
+    fleet::shut_down_all(context, Some(deadline)).await
 }
 
 /// Asks the agent to end its services and itself; the keeper where the agent does not answer.
