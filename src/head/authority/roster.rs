@@ -122,3 +122,64 @@ impl Enrolment {
         Ok(First { nodes: nodes.into_iter().collect(), of: targets.len() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::domain::id::{Generation, IntentId, Kid};
+    use crate::domain::release::{MANIFEST_VERSION, Manifest};
+    use crate::domain::time::UnixMicros;
+    use crate::wire::codec;
+    use crate::wire::payload::{Mode, PAYLOAD_VERSION};
+
+    fn wish(number: u8) -> Intent {
+        let release = codec::encode(&Manifest {
+            v: MANIFEST_VERSION,
+            service: "web".parse().unwrap(),
+            version: number.to_string(),
+            file: "web.toml".to_owned(),
+            spec: "exec = [\"/bin/sleep\", \"9\"]\n".to_owned(),
+            artifact: None,
+        });
+        Intent {
+            v: PAYLOAD_VERSION,
+            id: IntentId([number; 16]),
+            iss: Kid([1; 16]),
+            iat: UnixMicros(0),
+            exp: UnixMicros(0),
+            fleet: "acme".parse().unwrap(),
+            mode: Mode::Desired,
+            action: Action::Deploy {
+                service: "web".parse().unwrap(),
+                generation: Generation(number.into()),
+                release,
+                back_to: None,
+                emergency: None,
+                retry: None,
+            },
+            audience: Audience::Select { selector: "*".to_owned(), roster: Digest([0; 32]) },
+            note: String::new(),
+        }
+    }
+
+    #[test]
+    fn ten_thousand_nodes_of_one_process_find_out_once_who_goes_first() {
+        let enrolled = |number| Enrolled {
+            node: format!("n{number}").parse().unwrap(),
+            kid: Kid([1; 16]),
+            labels: BTreeMap::new(),
+        };
+        let roster = Enrolment::from((0..10_000).map(enrolled).collect::<Vec<_>>());
+        assert!((0..10_000).all(|number| roster.get(&enrolled(number).node).is_some()));
+        let (one, two) = (wish(1), wish(2));
+        let of = |number, wish| roster.first(Digest([number; 32]), wish).unwrap();
+        let first = of(1, &one);
+        assert_eq!((first.nodes.len(), first.of), (1, 10_000));
+        let begin = Instant::now();
+        assert!((0..10_000).all(|_| Arc::ptr_eq(&of(1, &one), &first)));
+        assert!(begin.elapsed() < Duration::from_secs(1), "each order was planned anew");
+        assert!(!Arc::ptr_eq(&of(2, &two), &first), "of another wish others may be the first");
+    }
+}
