@@ -46,7 +46,7 @@ pub(super) async fn logs(
         Some(_) if !named.is_empty() => return Err(place::named_and_selected()),
         Some(select) => place::selected(context, &selector.service, select).await?,
         None if named.is_empty() && is_plain(context) => {
-            place::having(context, &selector.service).await
+            place::having(context, &selector.service).await.unwrap_or_default()
         }
         None => named.into_iter().cloned().collect(),
     };

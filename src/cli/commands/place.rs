@@ -64,13 +64,16 @@ pub(super) async fn of(
 
 /// Says that this machine alone is meant, where other nodes have the service too, and how to mean them.
 pub(super) async fn say_where(context: &Context, service: &ServiceId, verb: &str) {
-    let Ok(own) = context.own_node() else { return };
-    let having = timeout(SAID_WITHIN, Box::pin(having(context, service))).await;
-    let mut others = having.unwrap_or_default();
-    if others.is_empty() {
-        let out = Out { form: context.global.output };
-        out.note(&format!("this is {own} alone; no controller says who else has {service}"));
+    if !is_of_fleet(context) {
+        return;
     }
+    let Ok(own) = context.own_node() else { return };
+    let out = Out { form: context.global.output };
+    let having = timeout(SAID_WITHIN, Box::pin(having(context, service))).await;
+    let Some(mut others) = having.ok().flatten() else {
+        out.note(&format!("this is {own} alone; no controller says who else has {service}"));
+        return;
+    };
     others.retain(|node| *node != own);
     let Some(first) = others.first() else { return };
     let names: Vec<&str> = others.iter().map(NodeId::as_str).collect();
@@ -78,26 +81,24 @@ pub(super) async fn say_where(context: &Context, service: &ServiceId, verb: &str
         "history" | "rollback" | "config show" => String::new(),
         _ => format!("; all of them: smgr {verb} {service} --select '*'"),
     };
-    let out = Out { form: context.global.output };
     out.note(&format!(
         "this is {own} alone; {service} is on {} too: smgr {verb} {service}@{first}{all}",
         names.join(" ")
     ));
 }
 
-/// Returns the nodes of the fleet that have a service, as a controller knows them; none where none is asked in time.
-pub(super) async fn having(context: &Context, service: &ServiceId) -> Vec<NodeId> {
+/// Returns the nodes of the fleet that have a service, as a controller knows them; `None` where none is asked in time.
+pub(super) async fn having(context: &Context, service: &ServiceId) -> Option<Vec<NodeId>> {
+    if !is_of_fleet(context) {
+        return None;
+    }
     let ask = async {
         let mut client = Client::of_controllers(context).await.ok()??;
         super::fleet::ask(&mut client).await.ok()?
     };
-    if !is_of_fleet(context) {
-        return Vec::new();
-    }
-    let fleet = timeout(NODES_WITHIN, Box::pin(ask)).await.ok().flatten();
-    let nodes = fleet.into_iter().flat_map(|fleet| fleet.nodes);
-    let told = nodes.filter_map(|node| node.status);
-    told.filter(|status| has(status, service)).map(|status| status.node.clone()).collect()
+    let fleet = timeout(NODES_WITHIN, Box::pin(ask)).await.ok()??;
+    let told = fleet.nodes.into_iter().filter_map(|node| node.status);
+    Some(told.filter(|status| has(status, service)).map(|status| status.node.clone()).collect())
 }
 
 /// Returns the selected nodes of the fleet that have a service, and those of which no controller can say.
