@@ -171,7 +171,7 @@ fn a_project_that_was_changed_is_applied_before_anything_of_it_is_started() {
     assert_eq!(started(&machine, 2), "old\nnew\n");
     let history = machine.exits(0, &["history", "web"]);
     let last = history.lines().rev().find(|line| line.contains("  started ")).unwrap();
-    assert!(history.contains("  spec changed  ") && last.ends_with(" (up)"), "{history}");
+    assert!(history.contains("  config applied  ") && last.ends_with(" (up)"), "{history}");
     machine.exits(0, &["down"]);
     // What is as the files say needs no wish.
     let before = machine.exits(0, &["events"]).matches("apply accepted").count();

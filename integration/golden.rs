@@ -95,6 +95,7 @@ fn history() -> Vec<(Context, Event)> {
         instances: 2,
         desired: Desired::Running,
         keeps: None,
+        keys: Vec::new(),
     };
     let accepted = IntentAccepted {
         intent: INTENT,

@@ -78,7 +78,7 @@ fn an_apply_restarts_exactly_what_an_override_makes_it_restart() {
 
     machine.file("override.d/web.toml", "[env]\nPLACE = \"here\"\n");
     machine.file("override.d/worker.toml", "[stop]\ntimeout = \"1s\"\n");
-    let plan = machine.exits(0, &["plan"]);
+    let plan = machine.exits(20, &["plan"]);
     let over = config(&machine, "override.d/web.toml");
     assert!(plan.contains("  web  changed: it restarts\n"), "{plan}");
     assert!(
@@ -102,14 +102,14 @@ fn an_apply_restarts_exactly_what_an_override_makes_it_restart() {
     assert_eq!(machine.ready("worker"), worker);
     assert_eq!(machine.instance("web")["overridden_keys"], json!(["env.PLACE"]));
     assert_eq!(machine.instance("worker")["overridden_keys"], json!(["stop.timeout"]));
-    assert!(machine.exits(0, &["status", "web"]).contains("here: env.PLACE"));
+    assert!(machine.exits(0, &["status", "web"]).contains("changed     env.PLACE"));
 
     // What is in force is known after a new start as well, and the files may say something else by then.
     machine.exits(0, &["down"]);
     machine.exits(0, &["up", "-d"]);
     assert_eq!(machine.instance("web")["overridden_keys"], json!(["env.PLACE"]));
     fs::remove_file(&over).unwrap();
-    let plan = machine.exits(0, &["plan", "web"]);
+    let plan = machine.exits(20, &["plan", "web"]);
     assert!(plan.contains("env.PLACE  \"here\" → \"host\""), "{plan}");
     machine.exits(0, &["apply", "web"]);
     assert_eq!(machine.instance("web")["overridden_keys"], json!([]));
@@ -318,7 +318,7 @@ fn a_group_without_a_file_is_only_a_name_and_a_file_without_a_group_is_a_warning
     fs::rename(folder.join("shop.toml"), folder.join("shpo.toml")).unwrap();
     let said = machine.exits(0, &["check"]);
     assert!(said.contains("shpo.toml") && said.contains("did you mean `shop`?"), "{said}");
-    let plan = machine.exits(0, &["plan"]);
+    let plan = machine.exits(20, &["plan"]);
     assert!(plan.contains("stop.timeout  \"2s\" → \"3s\""), "{plan}");
     machine.file("groups.d/shop.toml", "[stop]\ntimeout = 5\n");
     let said = machine.exits(8, &["check"]);

@@ -102,7 +102,14 @@ impl Story {
             spec.restart.limit = u32::MAX; // Each of them crashes once a second for hours.
             story.specs.insert(service.clone(), Arc::new(spec));
             let origin = format!("services.d/{service}.toml");
-            story.tell(Input::SpecAdopted { service, digest, origin, intent: None, keeps: None });
+            story.tell(Input::SpecAdopted {
+                service,
+                digest,
+                origin,
+                intent: None,
+                keeps: None,
+                keys: Vec::new(),
+            });
             story.started(number);
         }
         story

@@ -3,6 +3,7 @@
 
     smgr sign --for 10m action run shop cache-clear zone=img --node n1 > wish       # where the key is
     publish.py --as ana --server nats://127.0.0.1:4222 wish                         # in the job
+    publish.py --as operator --nkey ~/.local/state/smgr/keys/operator.nk wish       # at the bus of `smgr up`
 
 Nodes judge the signature, so whoever runs this can do what the wish says, once, and nothing else. The same bytes may
 be sent any number of times: a node carries them out at most once and answers again with the first outcome, so a job
@@ -18,6 +19,7 @@ Exit codes, as of smgr where there is one: 0 as asked, 2 usage, 5 nobody listens
 import argparse
 import asyncio
 import base64
+import hashlib
 import json
 import secrets
 import sys
@@ -93,19 +95,83 @@ def payload_of(envelope):
     return kind, unpack(payload)[0]
 
 
+class NKey:
+    """The key of a user of NATS, as `smgr up` makes one: Ed25519 by RFC 8032, slow and enough for one nonce."""
+
+    P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
+    D = -121665 * pow(121666, -1, P) % P
+
+    def __init__(self, path):
+        text = open(path).read().strip()
+        raw = base64.b32decode(text + "=" * (-len(text) % 8))
+        self.kind, self.seed = (raw[0] & 7) << 5 | raw[1] >> 3, raw[2:34]
+        y = 4 * pow(5, -1, self.P) % self.P
+        x = pow((y * y - 1) * pow(self.D * y * y + 1, -1, self.P), (self.P + 3) // 8, self.P)
+        if (x * x * (self.D * y * y + 1) - y * y + 1) % self.P:
+            x = x * pow(2, (self.P - 1) // 4, self.P) % self.P
+        x = self.P - x if x & 1 else x
+        self.base = (x, y, 1, x * y % self.P)
+        if len(raw) != 36 or raw[34:] != self.checksum(raw[:34]):
+            raise ValueError(f"{path} holds no seed of an NKey")
+
+    @staticmethod
+    def checksum(data):
+        crc = 0
+        for byte in data:
+            crc ^= byte << 8
+            for _ in range(8):
+                crc = (crc << 1 ^ 0x1021 if crc & 0x8000 else crc << 1) & 0xFFFF
+        return crc.to_bytes(2, "little")
+
+    def times(self, number):
+        sum, double = (0, 1, 1, 0), self.base
+        while number:
+            sum = self.plus(sum, double) if number & 1 else sum
+            double, number = self.plus(double, double), number >> 1
+        inverse = pow(sum[2], -1, self.P)
+        x, y = sum[0] * inverse % self.P, sum[1] * inverse % self.P
+        return (y | (x & 1) << 255).to_bytes(32, "little")
+
+    def plus(self, one, other):
+        a = (one[1] - one[0]) * (other[1] - other[0])
+        b = (one[1] + one[0]) * (other[1] + other[0])
+        c, d = 2 * one[3] * other[3] * self.D, 2 * one[2] * other[2]
+        e, f, g, h = b - a, d - c, d + c, b + a
+        return e * f % self.P, g * h % self.P, f * g % self.P, e * h % self.P
+
+    def words(self, nonce):
+        """Returns what CONNECT says of the key."""
+
+        def number(*parts):
+            return int.from_bytes(hashlib.sha512(b"".join(parts)).digest(), "little")
+
+        whole = hashlib.sha512(self.seed).digest()
+        secret = int.from_bytes(whole[:32], "little") & (1 << 254) - 8 | 1 << 254
+        public = self.times(secret)
+        once = number(whole[32:], nonce) % self.L
+        point = self.times(once)
+        proof = (once + number(point, public, nonce) * secret) % self.L
+        named = bytes([self.kind]) + public
+        name = base64.b32encode(named + self.checksum(named)).decode().rstrip("=")
+        signature = base64.urlsafe_b64encode(point + proof.to_bytes(32, "little"))
+        return {"nkey": name, "sig": signature.decode().rstrip("=")}
+
+
 class Plain:
     """The few words of the NATS protocol that this needs, for where no client library is installed."""
 
     @classmethod
-    async def connect(cls, server):
+    async def connect(cls, server, key=None):
         self, url = cls(), urlsplit(server)
         if url.scheme != "nats":
             raise OSError("without nats-py only nats://[USER:PASSWORD@]HOST:PORT is spoken")
         self.reader, self.writer = await asyncio.open_connection(url.hostname, url.port or 4222)
-        await self.reader.readline()
+        info = json.loads((await self.reader.readline()).removeprefix(b"INFO "))
         words = {"verbose": False, "headers": True, "no_responders": True}
         if url.username:
             words |= {"user": unquote(url.username), "pass": unquote(url.password or "")}
+        if key:
+            words |= key.words(info["nonce"].encode())
         self.writer.write(f"CONNECT {json.dumps(words)}\r\n".encode())
         return self
 
@@ -207,7 +273,10 @@ async def carry(wish, intent, options):
             await news.wait()
             news.clear()
 
-    bus = await (Library if nats else Plain).connect(options.server)
+    if options.nkey:
+        bus = await Plain.connect(options.server, NKey(options.nkey))
+    else:
+        bus = await (Library if nats else Plain).connect(options.server)
     await bus.subscribe(f"{inbox}.*", took)
     for name, subject in subjects.items():
         await bus.publish(subject, wish, f"{inbox}.{name}")
@@ -228,6 +297,7 @@ def main():
     option = parser.add_argument
     option("wish", help="a file with what `smgr sign` printed, base64 or not; - is stdin")
     option("--server", default="nats://127.0.0.1:4222", help="the bus: nats://USER:PASSWORD@HOST:PORT")
+    option("--nkey", metavar="FILE", help="the seed of the bus user, where the bus knows users by NKeys")
     option("--as", dest="principal", required=True, metavar="NAME", help="who signed; only this name's inbox is answered")
     option("--timeout", type=float, default=120, metavar="SECONDS", help="how long to wait; nothing is cancelled then")
     options = parser.parse_args()

@@ -148,3 +148,32 @@ fn the_logs_of_several_nodes_are_one_in_the_order_of_time() {
     assert!(said.contains("no answer from n2") && said.contains("hello from n3"), "{said}");
     fleet.up_again();
 }
+
+#[test]
+fn without_a_selection_logs_are_those_of_all_nodes_and_a_verb_is_for_this_one_which_it_says() {
+    let fleet = fleet("");
+    let said = fleet.machine.exits(0, &["restart", "web"]);
+    assert!(said.contains("this is n1 alone; web is on n2 n3 too"), "{said}");
+    assert!(said.contains("all of them: smgr restart web --select '*'"), "{said}");
+    assert_eq!(["n1", "n2"].map(|node| fleet.count(node, "instance.started")), [2, 1]);
+    let said = fleet.machine.exits(0, &["history", "nats"]);
+    assert!(!said.contains("alone"), "{said}");
+    let lines = fleet.machine.exits(0, &["logs", "web"]);
+    assert!(["n1", "n2", "n3"].iter().all(|it| lines.contains(&format!("hello from {it}"))));
+}
+
+#[test]
+fn what_is_wrong_in_fleet_json_keeps_nobody_from_ending_the_fleet() {
+    let fleet = Fleet::new();
+    let labels = ["--label", "env=prod", "--label", "n2:zone=b"];
+    fleet.machine.exits(0, &[&["up", "--nodes", "2", "-d"][..], &labels].concat());
+    let status = fleet.status();
+    assert_eq!(status["nodes"][1]["labels"], json!({"env": "prod", "zone": "b"}), "{status}");
+    let path = fleet.machine.state().join("fleet.json");
+    let mut wrong: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    wrong["jobs"] =
+        json!({"ci": [{"verbs": {"only": ["explode"]}, "services": "all", "nodes": "all"}]});
+    std::fs::write(&path, wrong.to_string()).unwrap();
+    assert!(fleet.machine.exits(0, &["token", "list"]).contains("there is no token"));
+    fleet.machine.exits(0, &["down"]);
+}

@@ -112,7 +112,9 @@ fn a_plan_shows_the_waves_what_changes_for_whom_and_the_way_back_and_does_nothin
         let line = ["plan", "web", "-f", &shop.spec, "--artifact", &artifact];
         let named = ["--release-version", version];
         let line = [&line[..], &named[..], more].concat();
-        (shop.fleet.machine.exits(0, &line), shop.fleet.machine.json(&line))
+        let document = shop.fleet.machine.json(&line);
+        let exit = if document["changed"] == false { 0 } else { 20 };
+        (shop.fleet.machine.exits(exit, &line), document)
     };
     let (text, document) = plan("1.0", &[]);
     assert!(text.contains("new → 1.0 on 3 nodes") && text.contains("no way back"), "{text}");

@@ -2,7 +2,7 @@
 //!
 //! Nothing is decided by it, so it is not synced and no event names it. A lost one is made again by the next apply.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +74,17 @@ pub(super) fn change(specs: &Path, change: impl FnOnce(&mut Origins)) {
 pub(super) fn overridden(set: &Set) -> Vec<String> {
     let keys = set.iter().filter(|(_, it)| it.is_overridden());
     keys.map(|(key, _)| key.clone()).collect()
+}
+
+/// So many keys are named of those that an apply changes.
+const KEYS_NAMED_MAX: usize = 64;
+
+/// Returns the keys that are not set alike.
+pub(super) fn differ(before: &Set, after: &Set) -> Vec<String> {
+    let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let value = |set: &Set, key: &String| set.get(key).map(|it| it.value.clone());
+    let differs = keys.into_iter().filter(|key| value(before, key) != value(after, key));
+    differs.take(KEYS_NAMED_MAX).cloned().collect()
 }
 
 fn path(specs: &Path) -> PathBuf {

@@ -286,6 +286,17 @@ impl Services {
         }
     }
 
+    /// Returns for each of these which keys change against what is in force; none where nothing is, or it is not known.
+    fn changed_keys(&self, found: &[(&ServiceId, &LoadedService)]) -> Vec<Vec<String>> {
+        let origins = Origins::read(self.texts.folder());
+        let changed = |(service, found): &(&ServiceId, &LoadedService)| {
+            let before = self.in_force.get(*service).filter(|it| it.digest != found.digest);
+            let before = before.and_then(|it| origins.of(service, it.digest));
+            before.map(|before| origins::differ(before, &found.set())).unwrap_or_default()
+        };
+        found.iter().map(changed).collect()
+    }
+
     /// Puts specs into force whose texts were kept.
     fn adopt(&mut self, found: &[(&ServiceId, &LoadedService)]) {
         if found.is_empty() {
@@ -421,11 +432,13 @@ impl Agent {
             before.filter(|(before, _)| before.change_to(&found.spec) != Change::Restart)
         });
         let keeps: Vec<_> = keeps.map(|before| before.map(|(_, digest)| digest)).collect();
+        let keys = self.services.changed_keys(&all);
         self.services.keep(&all);
         self.services.adopt(&all);
-        for ((service, found), keeps) in found.into_iter().zip(keeps) {
+        for (((service, found), keeps), keys) in found.into_iter().zip(keeps).zip(keys) {
             let (digest, origin) = (found.digest, found.origin.to_string());
-            self.inbox.push_back(Input::SpecAdopted { service, digest, origin, intent, keeps });
+            let input = Input::SpecAdopted { service, digest, origin, intent, keeps, keys };
+            self.inbox.push_back(input);
         }
     }
 

@@ -20,7 +20,7 @@ use super::selector::{Scope, Selector};
 use crate::domain::code::Code;
 use crate::domain::id::{ActionName, Digest, NodeId, Principal, ServiceId};
 use crate::domain::rollout::{Amount, InvalidAmount, OnConflict};
-use crate::domain::selector::Selector as NodeSelector;
+use crate::domain::selector::{Selector as NodeSelector, is_word};
 use crate::domain::signal::Signal;
 
 /// Verbs whose names are taken and whose function comes in a later version.
@@ -332,7 +332,7 @@ pub enum RolloutArgs {
         exit_code: bool,
     },
     /// Wait for the end of one, and exit as it does
-    #[command(alias = "wait")]
+    #[command(visible_alias = "wait")]
     Watch {
         /// Which
         name: String,
@@ -461,6 +461,28 @@ fn metrics_address(text: &str) -> Result<SocketAddr, String> {
     address.ok_or_else(|| "an address is IP:PORT, such as 127.0.0.1:9464, or a port".to_owned())
 }
 
+/// Something that is said of nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// Of this one alone; absent: of all.
+    pub node: Option<NodeId>,
+    /// What kind of thing.
+    pub key: String,
+    /// What.
+    pub value: String,
+}
+
+fn label(text: &str) -> Result<Label, String> {
+    let (node, pair) = text.split_once(':').map_or((None, text), |(node, it)| (Some(node), it));
+    let node = node.map(str::parse).transpose().map_err(|error| format!("{error}"))?;
+    match pair.split_once('=') {
+        Some((key, value)) if is_word(key) && is_word(value) => {
+            Ok(Label { node, key: key.to_owned(), value: value.to_owned() })
+        }
+        _ => Err("a label is written env=prod, or n2:zone=b for one node".to_owned()),
+    }
+}
+
 /// Start smgr here.
 #[derive(Clone, Debug, Args)]
 pub struct Up {
@@ -470,6 +492,9 @@ pub struct Up {
     /// A fleet of this many nodes on this machine
     #[arg(long = "nodes", value_name = "N", value_parser = nodes)]
     pub fleet: Option<u16>,
+    /// What is said of the nodes of the fleet, by which they are selected, from its next start on: of all, or of one
+    #[arg(long = "label", value_name = "[NODE:]KEY=VALUE", value_parser = label)]
+    pub labels: Vec<Label>,
     /// Make the keys and set-ups of the fleet and end; its parts are started elsewhere, by the lines that are printed
     #[arg(long, requires = "fleet", conflicts_with_all = ["detach", "http", "listen"])]
     pub set_up_only: bool,
@@ -558,8 +583,8 @@ pub struct Events {
     /// Go on with what happens from here on
     #[arg(short, long)]
     pub follow: bool,
-    /// After this cursor, or since this time or age
-    #[arg(long, value_name = "CURSOR|TIME")]
+    /// After this cursor, or since this time or age; `now` leaves out all that has happened
+    #[arg(long, value_name = "CURSOR|TIME|now")]
     pub since: Option<String>,
     /// About this service
     #[arg(long)]
@@ -704,49 +729,101 @@ pub fn tree() -> clap::Command {
 /// When it was not understood, or names what this version does not have.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, CliError> {
     let args: Vec<_> = args.into_iter().collect();
+    let path = path(&args);
     if let Some(cli) = Part::parse(&args) {
         return Ok(Parsed::Command(Box::new(cli)));
     }
     let mut matches = match tree().try_get_matches_from(args) {
         Ok(matches) => matches,
-        Err(error) => return refused(&error),
+        Err(error) => return refused(&error, &path),
     };
     if let Some(name) = matches.subcommand_name().filter(|name| RESERVED.contains(name)) {
         return Err(CliError::not_yet(&format!("`smgr {name}`")));
     }
     match Cli::from_arg_matches_mut(&mut matches) {
         Ok(cli) => Ok(Parsed::Command(Box::new(cli))),
-        Err(error) => refused(&error),
+        Err(error) => refused(&error, &path),
     }
 }
 
-fn refused(error: &clap::Error) -> Result<Parsed, CliError> {
-    use clap::error::ErrorKind;
+/// Returns the names of the commands that a line has, outermost first.
+fn path(args: &[OsString]) -> Vec<String> {
+    let mut tree = Cli::command();
+    let mut path = Vec::new();
+    for word in args.iter().skip(1).filter_map(|word| word.to_str()) {
+        let found = tree.get_subcommands().find(|it| it.get_name() == word && !it.is_hide_set());
+        if let Some(found) = found.cloned() {
+            path.push(word.to_owned());
+            tree = found;
+        }
+    }
+    path
+}
+
+/// Returns the command of the tree with these names.
+pub fn command(path: &[impl AsRef<str>]) -> Option<clap::Command> {
+    let mut found = tree();
+    // So that its usage says what it takes.
+    found.build();
+    for name in path {
+        found = found.find_subcommand(name.as_ref())?.clone();
+    }
+    Some(found)
+}
+
+fn refused(error: &clap::Error, path: &[String]) -> Result<Parsed, CliError> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
     let text = error.render().to_string();
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return Ok(Parsed::Text(text));
+    }
+    let next = match path {
+        [] => "smgr --help".to_owned(),
+        path => format!("smgr help {}", path.join(" ")),
+    };
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let names = visible(path).join(", ");
+        let what = format!("`smgr {}` is followed by one of: {names}", path.join(" "));
+        return Err(CliError::new(Code::USAGE, what).next(next));
     }
     let mut paragraphs = text.split("\n\n").map(str::trim).filter(|text| !text.is_empty());
     let what = paragraphs.next().unwrap_or_default().trim_start_matches("error: ");
     let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut hints = Vec::new();
-    let mut next = "smgr --help".to_owned();
-    for paragraph in paragraphs {
-        for line in paragraph.lines().map(str::trim) {
-            if let Some(tip) = line.strip_prefix("tip: ") {
-                hints.push(tip.to_owned());
-            } else if let Some(usage) = line.strip_prefix("Usage: ") {
-                hints.push(format!("usage: {usage}"));
-            } else if let Some(rest) = line.strip_prefix("For more information, try '") {
-                next = rest.trim_end_matches("'.").to_owned();
-            }
-        }
+    let meant = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(meant)) => Some(meant.as_str()),
+        _ => None,
+    };
+    if let Some(near) = meant.and_then(|meant| nearest(&visible(path), meant)) {
+        hints.push(format!("did you mean `{near}`?"));
     }
-    if next == "--help" {
-        next = "smgr --help".to_owned();
+    for line in paragraphs.flat_map(str::lines).map(str::trim) {
+        if let Some(tip) = line.strip_prefix("tip: ").filter(|_| meant.is_none()) {
+            hints.push(tip.to_owned());
+        } else if let Some(usage) = line.strip_prefix("Usage: ") {
+            hints.push(format!("usage: {usage}"));
+        }
     }
     let error = CliError::new(Code::USAGE, what).next(next);
     Err(hints.into_iter().fold(error, CliError::hint))
+}
+
+/// Returns the names of the commands in a command, those left out that are not for people.
+fn visible(path: &[String]) -> Vec<String> {
+    let mut tree = Cli::command();
+    for name in path {
+        tree = tree.find_subcommand(name).cloned().unwrap_or(tree);
+    }
+    let shown = tree.get_subcommands().filter(|it| !it.is_hide_set());
+    shown.map(|it| it.get_name().to_owned()).collect()
+}
+
+/// Returns the name that is meant most probably: two mistakes away at most, and the longer one of two.
+fn nearest(names: &[String], meant: &str) -> Option<String> {
+    let near = names.iter().map(|name| (strsim::osa_distance(name, meant), name));
+    let near = near.filter(|(distance, _)| *distance <= 2);
+    near.min_by_key(|(distance, name)| (*distance, usize::MAX - name.len()))
+        .map(|(_, name)| name.clone())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -811,6 +888,21 @@ mod tests {
         let error = read("smgr statsu").unwrap_err();
         assert_eq!(error.code, Code::USAGE);
         assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("status")), "{error:?}");
+        let error = read("smgr restat web").unwrap_err();
+        assert!(error.hint.is_some_and(|hint| hint.starts_with("did you mean `restart`?")));
+        let hint = read("smgr agnet").unwrap_err().hint.unwrap_or_default();
+        assert!(!hint.contains("emulate"), "{hint}");
+    }
+
+    #[test]
+    fn a_command_of_commands_says_which_there_are() {
+        for (line, some) in [("smgr node", "admit"), ("smgr rollout", "retry")] {
+            let error = read(line).unwrap_err();
+            assert!(error.what.contains(some), "{error:?}");
+            assert_eq!(error.next_command(), line.replacen("smgr", "smgr help", 1));
+        }
+        let error = read("smgr restart --wat").unwrap_err();
+        assert_eq!(error.next_command(), "smgr help restart");
     }
 
     #[test]
@@ -827,6 +919,14 @@ mod tests {
             let what = read(line).unwrap_err().what;
             assert!(what.contains("is expected") || what.contains("unexpected"), "{what}");
         }
+    }
+
+    #[test]
+    fn a_label_is_said_of_all_nodes_or_of_one() {
+        let of = |text: &str| label(text).map(|it| (it.node.map(|node| node.to_string()), it.key));
+        assert_eq!(of("env=prod"), Ok((None, "env".to_owned())));
+        assert_eq!(of("n2:zone=b"), Ok((Some("n2".to_owned()), "zone".to_owned())));
+        assert!(["env", "=x", "env=", "n2:env", ":a=b"].into_iter().all(|text| of(text).is_err()));
     }
 
     #[test]

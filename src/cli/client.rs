@@ -5,6 +5,7 @@ mod local;
 mod pending;
 
 use std::collections::BTreeSet;
+use std::sync::Once;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -45,6 +46,9 @@ const LEADER_WITHIN: Duration = Duration::from_secs(30);
 
 /// The silence after which the same wish is sent again: who leads now may not have been listening.
 const REQUEST_AGAIN: Duration = Duration::from_secs(2);
+
+/// A command may connect several times; that the fleet is away is said once.
+static SAID: Once = Once::new();
 
 /// A way to one or more agents.
 #[derive(Debug)]
@@ -160,12 +164,12 @@ impl Client {
             match Self::connect_to_fleet(context, setup.as_ref()).await {
                 Ok(Some(fleet)) => return Ok(fleet),
                 Ok(None) => {}
-                Err(error) => {
+                Err(error) => SAID.call_once(|| {
                     let out = Out { form: context.global.output };
                     out.note(&format!(
                         "the fleet cannot be asked ({error}): this is this machine alone"
                     ));
-                }
+                }),
             }
         }
         let timeout = context.global.timeout;

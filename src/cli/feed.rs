@@ -87,7 +87,7 @@ impl Feed {
                 Ok(true) if self.ready.is_empty() => return Ok(Turn::CaughtUp(self.head.clone())),
                 Ok(true) => self.pause = ASK_AGAIN,
                 Ok(false) if wait => self.call_again(context, whom, client).await,
-                Ok(false) => return Err(lost()),
+                Ok(false) => return Err(lost(whom)),
                 Err(error) if wait && error.code == Code::AGENT_UNREACHABLE => {
                     self.call_again(context, whom, client).await;
                 }
@@ -149,12 +149,13 @@ impl Feed {
                 | Reply::Outcome { .. } => {}
             }
         }
-        match pending.missing().values().any(|missing| *missing == Missing::NotThere) {
-            true => Err(CliError::new(
+        let gone = pending.missing().iter().find(|(_, missing)| **missing == Missing::NotThere);
+        match gone {
+            Some((node, _)) => Err(CliError::new(
                 Code::AGENT_UNREACHABLE,
-                "nobody listens for this node on the bus",
+                format!("nobody listens for {node} on the bus"),
             )),
-            false => Ok(heard),
+            None => Ok(heard),
         }
     }
 
@@ -167,8 +168,9 @@ impl Feed {
     }
 }
 
-fn lost() -> CliError {
-    CliError::new(Code::AGENT_UNREACHABLE, "the agent did not answer in time")
+fn lost(whom: &Whom) -> CliError {
+    let of = whom.only().map(|node| format!(" of {node}")).unwrap_or_default();
+    CliError::new(Code::AGENT_UNREACHABLE, format!("the agent{of} did not answer in time"))
 }
 
 /// Reads a row of a log: an event, signed by the node that it names.

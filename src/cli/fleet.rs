@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::args::Label;
 use super::context::{Context, short};
 use super::error::CliError;
 use crate::domain::code::Code;
@@ -56,6 +57,27 @@ impl Fleet {
     /// # Errors
     /// When the file is there and cannot be used.
     pub fn read(context: &Context) -> Result<Option<Self>, CliError> {
+        Self::read_as(context, |bytes| serde_json::from_slice(bytes))
+    }
+
+    /// The same without what people write into it: what jobs may, and labels. So a mistake there is in nobody's way.
+    ///
+    /// # Errors
+    /// When the file is there and does not name the members.
+    pub fn read_members(context: &Context) -> Result<Option<Self>, CliError> {
+        Self::read_as(context, |bytes| {
+            let mut value: serde_json::Value = serde_json::from_slice(bytes)?;
+            if let Some(members) = value.as_object_mut() {
+                members.retain(|name, _| matches!(name.as_str(), "v" | "nodes" | "controllers"));
+            }
+            serde_json::from_value(value)
+        })
+    }
+
+    fn read_as(
+        context: &Context,
+        parse: impl FnOnce(&[u8]) -> serde_json::Result<Self>,
+    ) -> Result<Option<Self>, CliError> {
         let path = path(context);
         let failed = |error: io::Error| {
             CliError::caused(Code::FILE_UNREADABLE, "failed to read the fleet", &error)
@@ -65,7 +87,7 @@ impl Fleet {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(failed)?,
         };
-        let fleet: Self = serde_json::from_slice(&bytes).map_err(|why| failed(why.into()))?;
+        let fleet = parse(&bytes).map_err(|why| failed(why.into()))?;
         match (fleet.v, fleet.nodes.is_empty()) {
             (VERSION, false) => Ok(Some(fleet)),
             _ => Err(failed(io::Error::other("it is not one of this version"))),
@@ -115,6 +137,25 @@ impl Fleet {
             return Err(CliError::new(Code::USAGE, what).next(format!("smgr node remove {node}")));
         }
         Ok(Some(Self { nodes, ..before }))
+    }
+
+    /// Says something of nodes, over what was said of them before.
+    ///
+    /// # Errors
+    /// When one is named that there is not.
+    pub fn label(&mut self, labels: &[Label]) -> Result<(), CliError> {
+        let all: Vec<NodeId> = self.nodes.iter().chain(self.machines.keys()).cloned().collect();
+        for Label { node, key, value } in labels {
+            if let Some(unknown) = node.as_ref().filter(|node| !all.contains(node)) {
+                let what = format!("there is no node {unknown} to be labelled");
+                return Err(CliError::new(Code::NO_SUCH_NODE, what));
+            }
+            for node in node.as_ref().map_or(&all[..], std::slice::from_ref) {
+                let known = self.labels.entry(node.clone()).or_default();
+                known.insert(key.clone(), value.clone());
+            }
+        }
+        Ok(())
     }
 
     /// Keeps others from changing who belongs to the fleet, until the file is dropped.
@@ -170,6 +211,16 @@ impl Fleet {
         };
         self.controllers.iter().map(member).collect()
     }
+}
+
+/// Returns the state folders of all nodes of this machine as they lie there, whatever `fleet.json` says.
+pub fn folders(context: &Context) -> Vec<Context> {
+    let inside = std::fs::read_dir(context.folder.root().join("fleet"));
+    let inside = inside.into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let mut others: Vec<PathBuf> = inside.filter(|it| it.join("node.json").exists()).collect();
+    others.sort();
+    let of = |state| Context { folder: StateFolder::new(state), ..context.clone() };
+    std::iter::once(context.clone()).chain(others.into_iter().map(of)).collect()
 }
 
 fn path(context: &Context) -> PathBuf {

@@ -56,7 +56,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     // Also a command line that was not understood answers in the form that it asked for.
     let wants_json = args.windows(2).any(|pair| {
         matches!(pair[0].to_str(), Some("-o" | "--output"))
-            && pair[1].to_str().is_some_and(|form| form != "text")
+            && matches!(pair[1].to_str(), Some("json" | "jsonl" | "cloudevents"))
     });
     let form = if wants_json { Output::Json } else { Output::Text };
     let ended = match args::parse(args) {

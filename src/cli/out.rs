@@ -47,6 +47,15 @@ impl Out {
         self.line(&format!("{document:#}"));
     }
 
+    /// Prints a document; as lines the members of its main list, or all of it where it has none.
+    pub fn document(self, document: &serde_json::Value, list: &str) {
+        match (self.form, document[list].as_array()) {
+            (Output::Jsonl, Some(rows)) => rows.iter().for_each(|row| self.line(&json::line(row))),
+            (Output::Jsonl, None) => self.line(&json::line(document)),
+            _ => self.line(&json::pretty(document)),
+        }
+    }
+
     /// Prints a message.
     pub fn note(self, text: &str) {
         let mut stderr = io::stderr().lock();

@@ -336,6 +336,7 @@ pub(super) fn first_minute() -> Vec<EventRecord> {
         instances: 1,
         desired: Desired::Running,
         keeps: None,
+        keys: Vec::new(),
     });
     let added = EventRecord {
         service: Some("hello".parse().unwrap()),
@@ -398,6 +399,7 @@ pub(super) fn one_of_each() -> Vec<EventRecord> {
             instances: 2,
             desired: Desired::Running,
             keeps: None,
+            keys: Vec::new(),
         }),
         Event::ServiceRemoved(ServiceRemoved { digest }),
         Event::DesiredChanged(DesiredChanged {

@@ -278,7 +278,11 @@ impl Verdict {
         match self {
             Self::Accepted(_) => "accepted",
             Self::Ended(Outcome::Done { .. }, _) => "done",
-            Self::Ended(Outcome::Failed { .. }, _) => "failed",
+            Self::Ended(Outcome::Failed { .. }, _) => match self.exit(false) {
+                ExitCode::RolledBack => "rolled_back",
+                ExitCode::RollbackFailed => "rollback_failed",
+                _ => "failed",
+            },
             Self::Ended(Outcome::Unknown { .. }, _) | Self::Silent => "unknown",
             Self::Refused(_) => "refused",
             Self::NotStarted => "not_started",
@@ -288,8 +292,9 @@ impl Verdict {
     fn changed(&self) -> bool {
         match self {
             Self::Ended(Outcome::Done { changed }, _) => *changed,
-            Self::Ended(Outcome::Failed { .. } | Outcome::Unknown { .. }, _)
-            | Self::Accepted(_) => true,
+            // It runs what it ran before.
+            Self::Ended(Outcome::Failed { .. }, _) => self.exit(false) != ExitCode::RolledBack,
+            Self::Ended(Outcome::Unknown { .. }, _) | Self::Accepted(_) => true,
             Self::Refused(_) | Self::Silent | Self::NotStarted => false,
         }
     }
@@ -403,6 +408,14 @@ mod tests {
         ] {
             assert_eq!(exit_of(&[verdict]), exit);
         }
+    }
+
+    #[test]
+    fn what_went_back_is_rolled_back_and_changed_nothing() {
+        let code = Code::RELEASE_RETURNED.to_string();
+        let verdict = ended(Outcome::Failed { code, why: String::new(), exit: None });
+        assert_eq!((verdict.state(), verdict.changed()), ("rolled_back", false));
+        assert_eq!(exit_of(&[verdict]), 10);
     }
 
     #[test]

@@ -1,10 +1,74 @@
 //! What was answered to a status query, and what it amounts to: ready, unwell, the exit code.
 
+use std::collections::BTreeMap;
+
 use super::selector::Selector;
 use crate::domain::code::ExitCode;
 use crate::domain::event::{Desired, StateName};
 use crate::domain::id::NodeId;
-use crate::wire::status::{Condition, InstanceStatus, NodeStatus};
+use crate::domain::selector::Roster;
+use crate::wire::status::{Condition, FleetNode, FleetStatus, InstanceStatus, NodeStatus};
+
+/// What is known of some nodes, from whomever it was heard.
+#[derive(Clone, Debug, Default)]
+pub struct Picture {
+    /// What nodes said, or a controller of nodes that it heard lately.
+    pub nodes: Vec<NodeStatus>,
+    /// Who is not heard.
+    pub missing: Vec<NodeId>,
+    /// What was known of those of them that were heard before, as [`FleetNode::silenced`] has it.
+    pub lost: Vec<NodeStatus>,
+    /// What root says of the nodes.
+    pub labels: Roster,
+    /// How far clocks were from a controller's, in milliseconds.
+    pub clocks: BTreeMap<NodeId, u64>,
+    /// The rollouts that are remembered, the last one first, where they were asked for.
+    pub rollouts: Vec<serde_json::Value>,
+    /// What somebody set of the one service that is looked at, by key, where it was asked for.
+    pub set: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Picture {
+    /// Divides a fleet into what its nodes say and those of whom nothing is heard.
+    pub fn of(fleet: &FleetStatus) -> Self {
+        let mut picture = Self::default();
+        for node in &fleet.nodes {
+            match node.status.as_deref().filter(|_| node.reachable) {
+                Some(status) => picture.nodes.push(status.clone()),
+                None => picture.missing.push(node.node.clone()),
+            }
+            picture.learn(node);
+        }
+        picture
+    }
+
+    /// Takes in what a controller knows of a node beside what the node says itself.
+    pub fn learn(&mut self, known: &FleetNode) {
+        self.labels.insert(known.node.clone(), known.labels.clone());
+        self.clocks.extend(known.clock_off_ms.map(|off| (known.node.clone(), off)));
+        if self.missing.contains(&known.node) {
+            self.lost.extend(known.silenced());
+        }
+    }
+
+    /// Keeps some nodes only.
+    pub fn retain(&mut self, is_meant: impl Fn(&NodeId) -> bool) {
+        self.nodes.retain(|status| is_meant(&status.node));
+        self.missing.retain(&is_meant);
+        self.lost.retain(|status| is_meant(&status.node));
+    }
+
+    /// Looks at it.
+    pub fn view(&self) -> View<'_> {
+        View {
+            nodes: &self.nodes,
+            missing: &self.missing,
+            lost: &self.lost,
+            known: Some(self),
+            ..View::default()
+        }
+    }
+}
 
 /// The answers of some nodes, and the nodes that were asked and did not answer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -13,6 +77,10 @@ pub struct View<'a> {
     pub nodes: &'a [NodeStatus],
     /// Who did not answer in time. What runs there is not known.
     pub missing: &'a [NodeId],
+    /// What was known of those of them that were heard before.
+    pub lost: &'a [NodeStatus],
+    /// What others than the nodes know of them.
+    pub known: Option<&'a Picture>,
     /// Which instances were asked for; `None` for all.
     pub selector: Option<&'a Selector>,
     /// Whether these nodes were named: then one that did not answer counts.
@@ -89,11 +157,15 @@ impl<'a> View<'a> {
         self.in_fleet || self.nodes.len() + self.missing.len() > 1
     }
 
+    /// Returns what is known of all nodes, of those that are silent too.
+    pub fn heard(&self) -> impl Iterator<Item = &'a NodeStatus> + use<'a> {
+        self.nodes.iter().chain(self.lost)
+    }
+
     /// Returns the instances asked for, the unwell first, then by name.
     pub fn instances(&self) -> Vec<(&'a NodeStatus, &'a InstanceStatus)> {
         let mut all: Vec<_> = self
-            .nodes
-            .iter()
+            .heard()
             .flat_map(|node| node.instances.iter().map(move |instance| (node, instance)))
             .filter(|(node, instance)| {
                 self.selector.is_none_or(|selector| {

@@ -10,9 +10,10 @@ use crate::domain::code::Code;
 use crate::domain::id::{FleetId, IntentId, Kid, Principal};
 use crate::domain::intent::Action;
 use crate::domain::policy::Kind;
+use crate::domain::time::UnixMicros;
 use crate::head::keyfile::{KeyName, LoadKeyError, MakeKeysError, load_key, load_trust};
 use crate::wire::codec;
-use crate::wire::envelope::seal;
+use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX, seal};
 use crate::wire::key::{Keyring, Signer};
 use crate::wire::payload::{Ask, Audience, Intent, Mode, PAYLOAD_VERSION, Query};
 
@@ -42,6 +43,15 @@ pub struct Signed {
     pub audience: Audience,
     /// The envelope.
     pub bytes: Vec<u8>,
+}
+
+impl Signed {
+    /// Returns until when a wish may be taken; `None` for one that stands for ever.
+    pub fn expires(&self) -> Option<UnixMicros> {
+        let sealed = envelope::read(&self.bytes, ENVELOPE_BYTES_MAX).ok()?;
+        let intent: Intent = codec::decode(sealed.unverified_payload()).ok()?;
+        (intent.mode == Mode::Once).then_some(intent.exp)
+    }
 }
 
 impl Caller {

@@ -244,6 +244,7 @@ pub fn json(mistakes: &[Mistake]) -> serde_json::Value {
         "exit_code": code.exit().number(),
         "what": first.map(|mistake| printable(&mistake.what)),
         "where": first.map(Mistake::place),
+        "because": [],
         "hint": first.and_then(|mistake| mistake.hint.as_deref().map(printable)),
         "next": format!("smgr explain {code}"),
         "mistakes": mistakes.iter().map(one).collect::<Vec<_>>(),

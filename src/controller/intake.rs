@@ -152,7 +152,7 @@ impl Controller {
         }
         self.heard(now, &beat.origin);
         let last = self.arrivals.last(&beat.origin);
-        self.projection.beat(&beat, last.as_ref());
+        self.projection.beat(now, &beat, last.as_ref());
         let told = EventId { origin: beat.origin.clone(), epoch: beat.epoch, seq: beat.seq };
         match self.arrivals.mark(&beat.origin) {
             Some(mark) if (mark.epoch, mark.seq()) == (beat.epoch, beat.seq) => {

@@ -7,7 +7,7 @@ use crate::domain::node::{FOLD_VERSION, Node};
 use crate::domain::recent::Restarts;
 use crate::domain::release::ReleaseId;
 use crate::domain::time::{Now, UnixMicros};
-use crate::wire::fold::{Fold, state_hash};
+use crate::wire::fold::{self, Fold, state_hash};
 use crate::wire::payload::Beat;
 use crate::wire::status::{FleetNode, NodeStatus};
 
@@ -30,6 +30,10 @@ struct Known {
     /// The heartbeat whose state was compared last.
     compared: Option<(EventId, Digest)>,
     diverged: bool,
+    /// How far its clock was from the one here at its last heartbeat, in milliseconds.
+    clock_off_ms: Option<u64>,
+    /// Whether it told that its log takes nothing, and not yet that it does again.
+    outage: bool,
 }
 
 /// Every node of the roster.
@@ -50,6 +54,11 @@ impl Projection {
     /// Folds an event. Those of controllers say nothing of a node.
     pub(super) fn event(&mut self, id: &EventId, envelope: &[u8]) {
         let Some(known) = self.nodes.get_mut(&id.origin) else { return };
+        match fold::kind_of(envelope) {
+            Some(b"log.unavailable") => known.outage = true,
+            Some(b"log.recovered" | b"log.opened") => known.outage = false,
+            _ => {}
+        }
         let mut fold = Fold::new(&mut known.node);
         fold.restarts = std::mem::take(&mut known.restarts);
         // Whatever follows the first event that did not fold may make it whole again: a baseline does.
@@ -71,8 +80,9 @@ impl Projection {
     }
 
     /// Takes in a heartbeat, and compares its state with the one folded here when both are of the same event.
-    pub(super) fn beat(&mut self, beat: &Beat, mark: Option<&EventId>) {
+    pub(super) fn beat(&mut self, now: Now, beat: &Beat, mark: Option<&EventId>) {
         let Some(known) = self.nodes.get_mut(&beat.origin) else { return };
+        known.clock_off_ms = Some(now.at.0.abs_diff(beat.at.0) / 1000);
         let told = EventId { origin: beat.origin.clone(), epoch: beat.epoch, seq: beat.seq };
         let compared = Some((told.clone(), beat.state_hash));
         if mark == Some(&told) && beat.fold == FOLD_VERSION && known.compared != compared {
@@ -162,6 +172,8 @@ impl Projection {
                 node: node.clone(),
                 last_seen: known.heard.map(|heard| heard.at),
                 reachable: known.heard.is_some_and(recent),
+                labels: BTreeMap::new(),
+                clock_off_ms: known.clock_off_ms,
                 told: known.told.clone(),
                 doubt: known.broken.clone().or_else(|| {
                     known.diverged.then(|| "the node's own state is another".to_owned())
@@ -173,6 +185,8 @@ impl Projection {
                     for it in &mut status.services {
                         it.restarts_1h = known.restarts.of(&it.service, at);
                     }
+                    status.log_unavailable =
+                        known.outage.then(|| "it told that its log takes nothing".to_owned());
                     Box::new(status)
                 }),
                 head,

@@ -210,6 +210,12 @@ impl Controller {
             line.class == KeyClass::Controller && (*name == own || recent(line.heard))
         });
         let standby = others.map(|(name, _)| name.clone());
+        let last = |node: &NodeId| self.arrivals.last(node);
+        let mut nodes = self.projection.status(&self.setup.fleet, now, last);
+        let mut roster = self.authority.roster();
+        for node in &mut nodes {
+            node.labels = roster.remove(&node.node).unwrap_or_default();
+        }
         FleetStatus {
             fleet: self.setup.fleet.clone(),
             controller: own.clone(),
@@ -219,7 +225,7 @@ impl Controller {
             term,
             cursor: self.cursor(self.arrivals.durable_count()),
             intake: self.intake,
-            nodes: self.projection.status(&self.setup.fleet, now, |node| self.arrivals.last(node)),
+            nodes,
         }
     }
 

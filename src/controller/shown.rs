@@ -268,7 +268,7 @@ impl Controller {
 fn by_json(by: &Actor) -> Value {
     json!({
         "kind": by.kind, "name": by.name, "note": by.note,
-        "key": by.key.map(|key| format!("k-{}", &key.to_string()[..8])),
+        "key": by.key.map(|key| format!("k-{key}")),
     })
 }
 

@@ -120,8 +120,8 @@ impl<'a> Turn<'a> {
             Input::Timer { timer, at } => self.timer(timer, at),
             Input::ActionStarted { intent } => self.action_started(intent),
             Input::ActionEnded { intent, end } => self.action_ended(intent, end),
-            Input::SpecAdopted { service, digest, origin, intent, keeps } => {
-                self.spec_adopted(&service, digest, origin, intent, keeps);
+            Input::SpecAdopted { service, digest, origin, intent, keeps, keys } => {
+                self.spec_adopted(&service, digest, origin, intent, keeps, keys);
             }
             Input::SpecRemoved { service, intent } => self.spec_removed(&service, intent),
             Input::Applied { intent, failed } => self.applied(intent, failed),

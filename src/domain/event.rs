@@ -503,6 +503,10 @@ pub struct ServiceAdded {
     /// The spec before, when a process that was started from it need not be started anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeps: Option<Digest>,
+    /// The keys whose effective value is another than in the spec before, the first 64 of them; none where there was none
+    /// before, or nobody compared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
 }
 
 /// Body of `service.removed`.

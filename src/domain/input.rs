@@ -304,6 +304,8 @@ pub enum Input {
         intent: Option<IntentId>,
         /// The spec before, when a process that was started from it need not be started anew.
         keeps: Option<Digest>,
+        /// The keys whose effective value changes, for people.
+        keys: Vec<String>,
     },
     /// A service is not to be supervised any more.
     SpecRemoved {

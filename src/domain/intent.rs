@@ -1,6 +1,7 @@
 //! Wishes: what a person or a job may ask of a node, and who may ask it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -210,6 +211,27 @@ pub enum Verb {
     Logs,
     /// Read ranges of the event log.
     Events,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Reload => "reload",
+            Self::Signal => "signal",
+            Self::Run => "run",
+            Self::Apply => "apply",
+            Self::Shutdown => "shutdown",
+            Self::Deploy => "deploy",
+            Self::Remove => "remove",
+            Self::Configure => "configure",
+            Self::Status => "status",
+            Self::Logs => "logs",
+            Self::Events => "events",
+        })
+    }
 }
 
 impl Action {

@@ -28,12 +28,14 @@ pub enum Rejection {
     #[error("no such service: {0}")]
     NoSuchService(ServiceId),
     /// The service declares no such action.
-    #[error("{service} declares no action `{action}`")]
+    #[error("{service} declares no action `{action}`{}", known_words(.known))]
     NoSuchAction {
         /// Which service.
         service: ServiceId,
         /// Which action.
         action: ActionName,
+        /// Those that it declares.
+        known: Vec<ActionName>,
     },
     /// Nobody said yes to an action that wants it.
     #[error("`{action}` of {service} is run when a person has said yes to it")]
@@ -94,6 +96,15 @@ pub enum Rejection {
     /// Nothing runs that a signal or a reload could reach.
     #[error("{0} is not running")]
     NotRunning(ServiceId),
+}
+
+/// Returns what follows behind an action that there is not: those that there are.
+pub fn known_words(known: &[ActionName]) -> String {
+    let names: Vec<&str> = known.iter().map(ActionName::as_str).collect();
+    match names.is_empty() {
+        true => ", and no other".to_owned(),
+        false => format!("; there is {}", names.join(", ")),
+    }
 }
 
 impl Rejection {

@@ -416,9 +416,9 @@ impl Authority {
                 Code::NOT_GRANTED,
                 match service {
                     Some(service) => {
-                        format!("`{}` may not {verb:?} `{service}` on `{node}`", holder.name)
+                        format!("`{}` may not {verb} `{service}` on `{node}`", holder.name)
                     }
-                    None => format!("`{}` may not {verb:?} on `{node}`", holder.name),
+                    None => format!("`{}` may not {verb} on `{node}`", holder.name),
                 },
             )),
         }

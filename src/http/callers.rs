@@ -156,7 +156,7 @@ impl Caller<'_> {
             Some(_) => Ok(()),
             None => {
                 let of = service.map(|service| format!(" `{service}`")).unwrap_or_default();
-                let what = format!("`{}` may not {verb:?}{of} on `{node}`", self.holder.name);
+                let what = format!("`{}` may not {verb}{of} on `{node}`", self.holder.name);
                 Err(Problem::new(Code::NOT_GRANTED, what))
             }
         }

@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_problem_has_what_the_rfc_names_and_what_every_error_of_smgr_has() {
-        let problem = Problem::new(Code::NOT_GRANTED, "`ci` may not Stop `web` on `n1`");
+        let problem = Problem::new(Code::NOT_GRANTED, "`ci` may not stop `web` on `n1`");
         let document = problem.document();
         assert_eq!(document["type"], "urn:smgr:error:E0323");
         assert_eq!((&document["status"], &document["exit_code"]), (&json!(403), &json!(7)));

@@ -20,7 +20,7 @@ use crate::cli::screen::history::{Choice, History};
 use crate::cli::screen::names::Names;
 use crate::cli::selector::Selector;
 use crate::cli::time;
-use crate::cli::view::View;
+use crate::cli::view::{Picture, View};
 use crate::controller::Access;
 use crate::domain::code::Code;
 use crate::domain::id::{EventId, NodeId, Seq};
@@ -28,7 +28,7 @@ use crate::domain::intent::Verb;
 use crate::wire::codec;
 use crate::wire::envelope;
 use crate::wire::payload::{Ask, EventRecord, Reply};
-use crate::wire::status::{FleetStatus, NodeStatus};
+use crate::wire::status::FleetStatus;
 
 /// How long the controller's task may take to answer.
 pub(super) const TASK_WITHIN: Duration = Duration::from_secs(5);
@@ -89,21 +89,9 @@ fn shown(
     selector: Option<&Selector>,
     named: bool,
 ) -> Response {
-    let (nodes, missing) = divided(fleet);
-    let view = View { nodes: &nodes, missing: &missing, selector, named, in_fleet: true };
+    let picture = Picture::of(fleet);
+    let view = View { selector, named, in_fleet: true, ..picture.view() };
     json_response(StatusCode::OK, &fleet_json(fleet, rollouts, &view, time::now()))
-}
-
-/// Divides a fleet into what its nodes say and those of whom nothing is heard.
-fn divided(fleet: &FleetStatus) -> (Vec<NodeStatus>, Vec<NodeId>) {
-    let (mut nodes, mut missing) = (Vec::new(), Vec::new());
-    for node in &fleet.nodes {
-        match node.status.as_deref().filter(|_| node.reachable) {
-            Some(status) => nodes.push(status.clone()),
-            None => missing.push(node.node.clone()),
-        }
-    }
-    (nodes, missing)
 }
 
 /// `GET /v1/history?node=NODE`: from the controller's copy of that node's log.

@@ -137,9 +137,9 @@ pub(super) async fn command(
         "approve" => RolloutCommand::Approve,
         "abort" => RolloutCommand::Abort { rollback: true },
         other => {
-            return Err(Problem::new(Code::USAGE, format!("`{other}` is no word to a rollout"))
-                .hint("pause, resume, promote, approve, abort")
-                .status(StatusCode::NOT_FOUND));
+            let what = format!("`{other}` is no word to a rollout");
+            return Err(Problem::new(Code::NO_SUCH_PATH, what)
+                .hint("pause, resume, promote, approve, abort"));
         }
     };
     let asked = Asked::read(query.as_deref(), &headers)?;

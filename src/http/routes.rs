@@ -270,11 +270,11 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 
 async fn unknown(request: Request) -> impl IntoResponse {
     let what = format!("there is nothing at {}", request.uri().path());
-    Problem::new(Code::USAGE, what).hint("GET /openapi.json").status(StatusCode::NOT_FOUND)
+    Problem::new(Code::NO_SUCH_PATH, what).hint("GET /openapi.json")
 }
 
 async fn not_allowed(request: Request) -> impl IntoResponse {
     let what = format!("{} is not what this path takes", request.method());
-    let problem = Problem::new(Code::USAGE, what).hint("GET /openapi.json");
+    let problem = Problem::new(Code::NO_SUCH_PATH, what).hint("GET /openapi.json");
     problem.status(StatusCode::METHOD_NOT_ALLOWED)
 }

@@ -124,9 +124,8 @@ pub(super) async fn service(
         "stop" => Ok(Action::Stop { service }),
         "restart" => Ok(Action::Restart { service }),
         "reload" => Ok(Action::Reload { service }),
-        _ => Err(Problem::new(Code::USAGE, format!("`{verb}` is no verb of a service"))
-            .hint("start, stop, restart, reload")
-            .status(StatusCode::NOT_FOUND)),
+        _ => Err(Problem::new(Code::NO_SUCH_PATH, format!("`{verb}` is no verb of a service"))
+            .hint("start, stop, restart, reload")),
     };
     let asked = Asked::read(query.as_deref(), &headers)?;
     let wish = wish_of(body).await?;
@@ -192,7 +191,7 @@ pub(super) async fn outcome(
     let asked = Asked::read(query.as_deref(), &headers)?;
     let unknown = || {
         let what = "no such wish was brought by this controller within the last 24 hours";
-        Problem::new(Code::USAGE, what).status(StatusCode::NOT_FOUND)
+        Problem::new(Code::NO_SUCH_PATH, what)
     };
     let id: IntentId =
         intent.strip_prefix("i-").unwrap_or(&intent).parse().map_err(|_| unknown())?;

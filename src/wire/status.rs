@@ -104,12 +104,12 @@ impl ReleaseStatus {
         releases.iter().map(status).collect()
     }
 
-    /// Returns `2.4.1`, or the beginning of its digest, for a table.
-    pub fn short(&self) -> Option<String> {
-        let release = self.release?;
-        Some(match self.version.is_empty() {
-            true => release.to_string()[..8].to_owned(),
-            false => self.version.clone(),
+    /// Returns `2.4.1 4f1c9a7b`, or the beginning of its digest alone, for a table.
+    pub fn words(&self) -> Option<String> {
+        let digest = self.release?.to_string()[..8].to_owned();
+        Some(match self.version.is_empty() || self.version == digest {
+            true => digest,
+            false => format!("{} {digest}", self.version),
         })
     }
 }

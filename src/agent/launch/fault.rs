@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::config::params::ParamError;
 use crate::domain::code::Code;
 use crate::domain::id::ActionName;
+use crate::domain::rejection::known_words;
 
 /// Why a start could not be prepared; becomes `instance.start_failed`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +53,7 @@ pub struct Degradation {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ActionRefusal {
     /// The service does not declare it.
-    #[error("no action is called `{action}`")]
+    #[error("no action is called `{action}`{}", known_words(.known))]
     NoSuchAction {
         /// What was asked for.
         action: ActionName,

@@ -53,7 +53,7 @@ pub(super) async fn show(
     let there = elsewhere.as_ref().map(|node| format!(" on {node}")).unwrap_or_default();
     let in_force = is_in_force(context, elsewhere, service, &spec).await;
     if !out.is_text() {
-        out.json_pretty(&document(service, &values, in_force));
+        out.document(&document(service, &values, in_force), "keys");
         return Ok(ExitCode::Done);
     }
     out.data(&screen::effective::effective(&values, args.origin, args.hidden, width()));
@@ -160,9 +160,9 @@ pub(super) async fn plan(
     match out.is_text() {
         true if plan.services.is_empty() => out.line("nothing changes: all is as the files say"),
         true => out.data(&plan.text(width())),
-        false => out.json_pretty(&plan.json()),
+        false => out.document(&plan.json(), "services"),
     }
-    Ok(ExitCode::Done)
+    Ok(if plan.services.is_empty() { ExitCode::Done } else { ExitCode::Changes })
 }
 
 /// Returns a service that files describe.

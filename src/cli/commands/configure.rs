@@ -9,6 +9,7 @@ use crate::cli::args::{ConfigSet, ConfigUnset, Over, Waiting};
 use crate::cli::client::Whom;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
+use crate::cli::json::error::{WaitResult, result_json};
 use crate::cli::out::Out;
 use crate::cli::selector::Selector;
 use crate::cli::specs;
@@ -71,8 +72,44 @@ pub(super) async fn unset(
         return Err(CliError::new(Code::USAGE, what));
     }
     let is_temporary = args.temporary || args.select.is_none();
+    if args.select.is_none() && !is_any_set(context, &args.service, &unset).await? {
+        let keys = unset.into_iter().collect::<Vec<_>>().join(", ");
+        match out.is_text() {
+            true => out.line(&format!("{service}: {keys} is not set for a time: nothing to do")),
+            false => out.json(&result_json(&WaitResult {
+                state: "done",
+                exit: ExitCode::Done,
+                changed: Some(false),
+                cursor: None,
+                why: None,
+                answered: 1,
+                missing: &[],
+            })),
+        }
+        return Ok(ExitCode::Done);
+    }
     let change = Change { service, set: BTreeMap::new(), unset, until: None, is_temporary };
     carry_out(context, change, (&args.service, args.select.as_ref()), args.waiting, out).await
+}
+
+/// Says whether any of the keys is set for a time on the one node that is meant, or nobody can tell.
+async fn is_any_set(
+    context: &Context,
+    selector: &Selector,
+    keys: &BTreeSet<String>,
+) -> Result<bool, CliError> {
+    let named: BTreeSet<_> = context.global.nodes.iter().chain(&selector.node).cloned().collect();
+    let node = match named.len() {
+        0 => context.own_node()?,
+        1 => named.into_iter().next().expect("invariant: there is one"),
+        _ => return Ok(true),
+    };
+    let set = super::status::set_on(context, node, &selector.service).await;
+    Ok(set.is_none_or(|set| {
+        let is_set =
+            |key: &String| set.get(key).is_some_and(|it| it["origin"]["layer"] == "temporary");
+        keys.iter().any(is_set)
+    }))
 }
 
 async fn carry_out(

@@ -2,13 +2,17 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use tokio::time::timeout;
+
+use super::place;
 use super::service::{Place, outcome, wish};
 use crate::cli::args::{Run, Waiting};
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
+use crate::cli::feed::{Feed, Turn};
 use crate::cli::interrupt::Interrupted;
 use crate::cli::out::{Out, width};
 use crate::cli::plan::Plan;
@@ -18,6 +22,9 @@ use crate::config;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::ServiceId;
 use crate::domain::intent::Action;
+
+/// How long the end of a service is waited for unless told otherwise.
+const STOPPED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Supervises a command: writes its file, then makes the node match it.
 pub(super) async fn run(context: &Context, args: Run, out: Out) -> Result<ExitCode, CliError> {
@@ -125,6 +132,9 @@ pub(super) async fn remove(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     only_here(context, "remove")?;
+    if context.global.nodes.is_empty() {
+        place::say_where(context, &service, "remove").await;
+    }
     let path = context.services.join(format!("{service}.toml"));
     if !path.exists() {
         if context.folder.internal_services().join(format!("{service}.toml")).exists() {
@@ -161,6 +171,11 @@ pub(super) async fn remove(
     match outcome(context, &Whom::default(), action, waiting, (Place::Last, out)).await {
         Ok(Ok(verdicts)) if verdicts.exit(false) == ExitCode::Done => {
             std::fs::remove_file(&aside).map_err(io)?;
+            if !is_gone(context, &service).await? {
+                let what = format!("{service} is being stopped, and goes when it has");
+                return Err(CliError::new(Code::STILL_RUNNING, what)
+                    .next(format!("smgr status {service}    smgr history {service}")));
+            }
             if out.is_text() {
                 out.line(&format!("{service} is stopped and removed; its history stays"));
                 if let Some((aside, _)) = &over {
@@ -177,6 +192,29 @@ pub(super) async fn remove(
             Ok(ended?.map_or_else(Interrupted::exit, |verdicts| verdicts.exit(false)))
         }
     }
+}
+
+/// Waits until a service without a file has stopped and is not known any more; says whether it came to that in time.
+async fn is_gone(context: &Context, service: &ServiceId) -> Result<bool, CliError> {
+    let whom = Whom::default();
+    let mut client = Client::connect(context, &whom).await?;
+    let Some(first) = launch::status(&mut client).await else { return Ok(false) };
+    let mut feed = Feed::after(Some(first.head.clone()));
+    let mut is_known = first.services.iter().any(|it| it.service == *service);
+    let removed = async {
+        while is_known {
+            // Each fact about it may be the last one.
+            if let Turn::Event(record) = feed.next(context, &whom, &mut client, true).await?
+                && record.service.as_ref() == Some(service)
+                && let Some(status) = launch::status(&mut client).await
+            {
+                is_known = status.services.iter().any(|it| it.service == *service);
+            }
+        }
+        Ok(())
+    };
+    let within = context.global.timeout.unwrap_or(STOPPED_WITHIN);
+    timeout(within, removed).await.map_or(Ok(false), |ended| ended.map(|()| true))
 }
 
 /// Returns the override that would be one of nothing without this service's file.

@@ -20,13 +20,13 @@ use crate::cli::out::{Out, width};
 use crate::cli::screen::fleet::fleet_text;
 use crate::cli::screen::names::Names;
 use crate::cli::time;
-use crate::cli::view::View;
+use crate::cli::view::{Picture, View};
 use crate::domain::code::{Code, ExitCode};
-use crate::domain::id::{EventId, NodeId, Seq};
+use crate::domain::id::{EventId, Seq};
 use crate::domain::policy::KeyClass;
 use crate::head::keyfile::load_trust;
 use crate::wire::payload::{Ask, EventRecord, Reply};
-use crate::wire::status::{FleetStatus, NodeStatus};
+use crate::wire::status::FleetStatus;
 
 /// Events that are asked for at once.
 const PAGE: u32 = 500;
@@ -66,16 +66,8 @@ pub(super) fn print(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let now = time::now();
-    let nodes: Vec<NodeStatus> = fleet
-        .nodes
-        .iter()
-        .filter(|node| node.reachable)
-        .filter_map(|node| node.status.as_deref().cloned())
-        .collect();
-    let lost = |it: &&crate::wire::status::FleetNode| !it.reachable || it.status.is_none();
-    let missing: Vec<NodeId> =
-        fleet.nodes.iter().filter(lost).map(|node| node.node.clone()).collect();
-    let view = View { nodes: &nodes, missing: &missing, in_fleet: true, ..View::default() };
+    let picture = Picture::of(fleet);
+    let view = View { in_fleet: true, ..picture.view() };
     match out.form {
         Output::Text => out.data(&fleet_text(fleet, rollouts, now, width())),
         Output::Json => out.line(&json::pretty(&fleet_json(fleet, rollouts, &view, now))),

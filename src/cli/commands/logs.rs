@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::place;
 use super::reading::{refused, silent};
+use crate::cli::args::Via;
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
@@ -44,6 +45,9 @@ pub(super) async fn logs(
     let nodes = match &select {
         Some(_) if !named.is_empty() => return Err(place::named_and_selected()),
         Some(select) => place::selected(context, &selector.service, select).await?,
+        None if named.is_empty() && is_plain(context) => {
+            place::having(context, &selector.service).await.unwrap_or_default()
+        }
         None => named.into_iter().cloned().collect(),
     };
     if nodes.len() > 1 || select.is_some() {
@@ -92,6 +96,11 @@ pub(super) async fn logs(
         Ok(ended) => ended,
         Err(_) => Ok(ExitCode::Done), // As with a stream: one has seen enough.
     }
+}
+
+/// Says whether nothing names a way: then a service of a fleet is meant on all nodes that have it.
+fn is_plain(context: &Context) -> bool {
+    context.global.bus.is_none() && context.global.via == Via::Auto
 }
 
 /// What a node reads of one log at most: somewhat less than 1 MiB, and 10,000 lines.

@@ -1,6 +1,7 @@
 //! Where a service is when its node was not named: on this machine, else on the one other node of the fleet that has it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tokio::time::timeout;
 
@@ -19,6 +20,9 @@ use crate::head::keyfile::load_trust;
 use crate::wire::payload::Trust;
 use crate::wire::status::NodeStatus;
 
+/// How long a command for this node waits to say which others have the service too.
+const SAID_WITHIN: Duration = Duration::from_millis(500);
+
 /// Returns the node that a selector names, or else the one on which the service was found; `None` is this machine.
 ///
 /// # Errors
@@ -35,8 +39,12 @@ pub(super) async fn of(
         || global.bus.is_some()
         || global.via != Via::Auto;
     let service = &selector.service;
-    if is_told || !is_of_fleet(context) || is_here(context, service).await {
+    if is_told || !is_of_fleet(context) {
         return Ok(selector.node.clone());
+    }
+    if is_here(context, service).await {
+        say_where(context, service, verb).await;
+        return Ok(None);
     }
     let out = Out { form: global.output };
     match elsewhere(context, service, out).await.as_slice() {
@@ -52,6 +60,45 @@ pub(super) async fn of(
                 .next(format!("smgr {verb} {service}@{}", names[0])))
         }
     }
+}
+
+/// Says that this machine alone is meant, where other nodes have the service too, and how to mean them.
+pub(super) async fn say_where(context: &Context, service: &ServiceId, verb: &str) {
+    if !is_of_fleet(context) {
+        return;
+    }
+    let Ok(own) = context.own_node() else { return };
+    let out = Out { form: context.global.output };
+    let having = timeout(SAID_WITHIN, Box::pin(having(context, service))).await;
+    let Some(mut others) = having.ok().flatten() else {
+        out.note(&format!("this is {own} alone; no controller says who else has {service}"));
+        return;
+    };
+    others.retain(|node| *node != own);
+    let Some(first) = others.first() else { return };
+    let names: Vec<&str> = others.iter().map(NodeId::as_str).collect();
+    let all = match verb {
+        "history" | "rollback" | "config show" => String::new(),
+        _ => format!("; all of them: smgr {verb} {service} --select '*'"),
+    };
+    out.note(&format!(
+        "this is {own} alone; {service} is on {} too: smgr {verb} {service}@{first}{all}",
+        names.join(" ")
+    ));
+}
+
+/// Returns the nodes of the fleet that have a service, as a controller knows them; `None` where none is asked in time.
+pub(super) async fn having(context: &Context, service: &ServiceId) -> Option<Vec<NodeId>> {
+    if !is_of_fleet(context) {
+        return None;
+    }
+    let ask = async {
+        let mut client = Client::of_controllers(context).await.ok()??;
+        super::fleet::ask(&mut client).await.ok()?
+    };
+    let fleet = timeout(NODES_WITHIN, Box::pin(ask)).await.ok()??;
+    let told = fleet.nodes.into_iter().filter_map(|node| node.status);
+    Some(told.filter(|status| has(status, service)).map(|status| status.node.clone()).collect())
 }
 
 /// Returns the selected nodes of the fleet that have a service, and those of which no controller can say.
@@ -93,7 +140,8 @@ pub(crate) fn matching(trust: &Trust, select: &NodeSelector) -> Result<BTreeSet<
         trust.nodes.iter().map(|it| (it.node.clone(), it.labels.clone())).collect();
     select.select(&roster).map_err(|error| match error {
         SelectError::NothingMatches { .. } => CliError::from_error(Code::EMPTY_SELECTION, &error)
-            .hint("see the nodes and their labels: smgr status -o json"),
+            .hint("see the nodes and their labels: smgr status -o json")
+            .hint("how they get them: smgr help placement"),
         SelectError::NoSuchNode(_) => CliError::from_error(Code::NO_SUCH_NODE, &error),
     })
 }
@@ -134,7 +182,7 @@ async fn elsewhere(context: &Context, service: &ServiceId, out: Out) -> Vec<Node
         return found;
     }
     // What began a moment ago may not have reached a controller.
-    gather(context, &mut client, out).await.map_or_else(|_| Vec::new(), |(told, _)| of(told))
+    gather(context, &mut client, out).await.map_or_else(|_| Vec::new(), |told| of(told.nodes))
 }
 
 fn has(node: &NodeStatus, service: &ServiceId) -> bool {

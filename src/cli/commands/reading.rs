@@ -14,6 +14,7 @@ use crate::cli::json;
 use crate::cli::json::event::{Beside, CLOUDEVENTS_DOMAIN, cloud_event, event_json};
 use crate::cli::json::history::{history_json, history_jsonl, runs_jsonl};
 use crate::cli::json::stream::{Control, control_json};
+use crate::cli::launch;
 use crate::cli::out::{Out, width};
 use crate::cli::screen::event::{Stamp, event_line};
 use crate::cli::screen::history::{Choice, History as Table};
@@ -41,7 +42,10 @@ pub(super) async fn events(
     args: Events,
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    let since = since(args.since.as_deref())?;
+    let since = match args.since.as_deref() {
+        Some("now") => Since::Cursor(head(context, args.fleet).await?),
+        text => since(text)?,
+    };
     if args.fleet || super::fleet::is_of_controller(context, &since) {
         return super::fleet::events(context, &args, since, out).await;
     }
@@ -93,6 +97,18 @@ pub(super) async fn events(
             return Ok(ExitCode::Done);
         }
     }
+}
+
+/// Returns the last place of a stream: the controller's, or that of the one node that is asked.
+async fn head(context: &Context, fleet: bool) -> Result<EventId, CliError> {
+    let silent = || CliError::new(Code::AGENT_UNREACHABLE, "nobody says where the stream is now");
+    let whom = if fleet { Whom::or_everybody(context, None) } else { one(context, None)? };
+    let mut client = Client::connect(context, &whom).await?;
+    if fleet {
+        let fleet = super::fleet::ask(&mut client).await?;
+        return fleet.map(|fleet| fleet.cursor).ok_or_else(silent);
+    }
+    launch::status(&mut client).await.map(|status| status.head).ok_or_else(silent)
 }
 
 pub(super) struct Printer {
@@ -206,7 +222,8 @@ pub(super) async fn ping(context: &Context, out: Out) -> Result<ExitCode, CliErr
                 out.line(&format!("{}   smgr {version}   {ms:.1} ms", answer.node));
             }
             Reply::Pong { version } => out.json(&serde_json::json!({
-                "schema": "smgr.pong.v1", "node": answer.node.as_str(), "version": version, "ms": ms,
+                "schema": "smgr.pong.v1", "node": answer.node.as_str(), "version": version,
+                "ms": (ms * 1000.0).round() / 1000.0,
             })),
             Reply::Refused { code, why } => return Err(refused(&answer.node, &code, why)),
             _ => {}
@@ -252,7 +269,7 @@ fn since(text: Option<&str>) -> Result<Since, CliError> {
     }
     time::instant(text, time::now()).map(Since::Time).ok_or_else(|| {
         CliError::new(Code::BAD_TIME, format!("`{text}` is neither a cursor nor a time"))
-            .hint("times are RFC 3339, or an age such as 10m")
+            .hint("times are RFC 3339, an age such as 10m, or `now`")
     })
 }
 

@@ -135,7 +135,14 @@ pub(super) async fn plan(
         waiting,
     };
     let client = fleet(context, &args.service, args.select.as_ref()).await?;
-    let client = client.ok_or_else(place::no_fleet)?;
+    let client = client.ok_or_else(|| match args.select {
+        Some(_) => place::no_fleet(),
+        None => CliError::new(
+            Code::NO_LEADER,
+            "a spec is planned over a fleet, and this machine belongs to none with a controller",
+        )
+        .hint("what an apply of this node's own files would do: smgr plan"),
+    })?;
     let mut manifest = manifest(context, &args.service.service, &args).await?;
     artifact::name_store(&client, &mut manifest, &args);
     let wanted = rollout::Wanted {
@@ -333,7 +340,7 @@ async fn manifest(
         Some(source) => Some(artifact::read(context, source).await?),
         None if spec.contains("${release}") => {
             let why = "it says `${release}`, and without an artifact there is no such folder";
-            return Err(CliError::new(Code::ARTIFACT_UNAVAILABLE, why)
+            return Err(CliError::new(Code::USAGE, why)
                 .at(input.shown)
                 .hint("name what it runs: --artifact FILE"));
         }

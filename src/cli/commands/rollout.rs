@@ -340,7 +340,7 @@ pub(super) async fn rollout(
             let document = document(&mut client, &Ask::Rollouts).await?;
             match out.is_text() {
                 true => out.data(&list_text(&document)),
-                false => out.json(&document),
+                false => out.document(&document, "rollouts"),
             }
             return Ok(ExitCode::Done);
         }
@@ -350,7 +350,7 @@ pub(super) async fn rollout(
             add_differences(context, &mut view).await;
             match out.is_text() {
                 true => out.data(&rollout_text(&view)),
-                false => out.json_pretty(&view),
+                false => out.document(&view, ""),
             }
             return Ok(if exit_code { exit_of(&view) } else { ExitCode::Done });
         }

@@ -17,6 +17,7 @@ use crate::cli::json::event::{Beside, event_json};
 use crate::cli::launch;
 use crate::cli::out::{Out, width};
 use crate::cli::screen::outcome::Act;
+use crate::cli::screen::units::clock;
 use crate::cli::screen::words::name_of;
 use crate::cli::selector::Selector;
 use crate::cli::verdict::{Verdict, Verdicts, carry_out};
@@ -150,6 +151,7 @@ pub(super) async fn wish_after(
     let errors = verdicts.nodes.iter().filter_map(|(node, it)| it.error(node, waiting.detach));
     for error in errors {
         let error = release::told(error, &action, before);
+        let error = until_when(error, &signed);
         out.error(&with_next(context, whom, error, &action).await);
     }
     Ok(exit)
@@ -292,6 +294,14 @@ impl Watch {
         if is_ours || self.service.is_some() && record.service == self.service {
             out.line(&json::line(&event_json(record, &Beside::default())));
         }
+    }
+}
+
+/// Says until when a wish of which nothing was heard may still be taken.
+fn until_when(error: CliError, wish: &Signed) -> CliError {
+    match wish.expires().filter(|_| error.code == Code::OUTCOME_UNKNOWN) {
+        Some(until) => error.hint(format!("it may still be taken until {}", clock(until))),
+        None => error,
     }
 }
 

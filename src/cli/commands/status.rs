@@ -15,10 +15,11 @@ use crate::cli::out::{Out, width};
 use crate::cli::screen::status::status_text;
 use crate::cli::selector::Selector;
 use crate::cli::time;
-use crate::cli::view::View;
+use crate::cli::view::{Picture, View};
 use crate::config;
 use crate::domain::code::{Code, ExitCode};
-use crate::domain::id::NodeId;
+use crate::domain::id::{NodeId, ServiceId};
+use crate::head::keyfile::load_trust;
 use crate::wire::payload::{Ask, Reply};
 use crate::wire::status::NodeStatus;
 
@@ -67,16 +68,14 @@ pub(super) async fn status(
             None => out.note("controller unreachable: the nodes were asked directly"),
         }
     }
-    let (mut nodes, mut missing) = gather(context, &mut client, out).await?;
-    let is_asked = |node: &NodeId| {
-        let global = &context.global.nodes;
-        global.is_empty() || global.contains(node)
-    };
-    nodes.retain(|status| is_asked(&status.node));
-    missing.retain(is_asked);
-    let named = !context.global.nodes.is_empty();
-    let selector = selector.as_ref();
-    print(&View { nodes: &nodes, missing: &missing, selector, named, in_fleet }, out)
+    let mut picture = gather(context, &mut client, out).await?;
+    let global = &context.global.nodes;
+    picture.retain(|node| global.is_empty() || global.contains(node));
+    let named = !global.is_empty();
+    if let Some(selector) = selector.as_ref().filter(|_| out.is_text()) {
+        look_closer(context, &mut client, selector, &mut picture).await;
+    }
+    print(&View { selector: selector.as_ref(), named, in_fleet, ..picture.view() }, out)
 }
 
 /// Connects to the whole fleet though nodes were named; `None` where this machine is all there is.
@@ -87,14 +86,55 @@ async fn around(context: &Context) -> Option<Client> {
     client.is_by_bus().then_some(client)
 }
 
-/// Asks nodes how they are; returns who did not answer beside them.
+/// Adds to the page of one instance who wants what it runs, and what is set otherwise there. It is whole without that.
+async fn look_closer(
+    context: &Context,
+    client: &mut Client,
+    selector: &Selector,
+    picture: &mut Picture,
+) {
+    let view = View { selector: Some(selector), ..picture.view() };
+    let [(node, only)] = view.instances()[..] else { return };
+    let (name, service) = (node.node.clone(), only.service.clone());
+    let known = node.services.iter().find(|it| it.service == service);
+    let is_changed = known.is_some_and(|known| !known.overridden_keys.is_empty());
+    let is_silent = picture.missing.contains(&name);
+    if !client.controllers().is_empty() {
+        let rows = timeout(NODES_WITHIN, super::rollout::rows(client)).await;
+        picture.rollouts = rows.ok().and_then(Result::ok).unwrap_or_default();
+    }
+    if is_changed && !is_silent {
+        let set = timeout(NODES_WITHIN, Box::pin(set_on(context, name, &service))).await;
+        picture.set = set.ok().flatten().unwrap_or_default();
+    }
+}
+
+/// Asks a node what somebody set of a service there: by key `{value, origin}`.
+pub(super) async fn set_on(
+    context: &Context,
+    node: NodeId,
+    service: &ServiceId,
+) -> Option<serde_json::Map<String, serde_json::Value>> {
+    let mut client = Client::connect(context, &Whom::new(context, [node])).await.ok()?;
+    let mut pending = client.ask(Ask::Config { service: service.clone() }).await.ok()?;
+    let mut whole = Vec::new();
+    while let Some(answer) = pending.next().await.ok()? {
+        if let Reply::Piece { bytes } = answer.reply {
+            whole.extend_from_slice(&bytes);
+        }
+    }
+    pending.missing().is_empty().then_some(())?;
+    serde_json::from_slice(&whole).ok()
+}
+
+/// Asks nodes how they are; tells who did not answer beside them.
 ///
-/// Where there are controllers, what they heard of a silent node is taken for its answer.
+/// Where there are controllers, what they heard lately of a silent node is taken for its answer.
 pub(super) async fn gather(
     context: &Context,
     client: &mut Client,
     out: Out,
-) -> Result<(Vec<NodeStatus>, Vec<NodeId>), CliError> {
+) -> Result<Picture, CliError> {
     let has_controllers = !client.controllers().is_empty();
     let mut pending = client.ask(Ask::Status).await?;
     let mut nodes: Vec<NodeStatus> = Vec::new();
@@ -129,20 +169,25 @@ pub(super) async fn gather(
     drop(pending);
     // Half a picture would pass for a node on which less runs.
     nodes.retain(|node| !missing.contains(&node.node));
+    let mut known = Vec::new();
     if !missing.is_empty() && has_controllers {
-        for known in
-            super::fleet::ask(client).await.ok().flatten().into_iter().flat_map(|it| it.nodes)
-        {
-            let Some(status) = known.status.filter(|_| known.reachable) else { continue };
-            if let Some(at) = missing.iter().position(|node| *node == known.node) {
-                let node = missing.remove(at);
-                out.note(&format!("{node} did not answer: this is what a controller heard of it"));
-                nodes.push(*status);
-            }
+        known = super::fleet::ask(client).await.ok().flatten().map_or(known, |it| it.nodes);
+        for it in known.iter_mut().filter(|it| it.reachable) {
+            let Some(at) = missing.iter().position(|node| *node == it.node) else { continue };
+            let Some(status) = it.status.take() else { continue };
+            let node = missing.remove(at);
+            out.note(&format!("{node} did not answer: this is what a controller heard of it"));
+            nodes.push(*status);
         }
     }
     nodes.sort_by(|a, b| a.node.cmp(&b.node));
-    Ok((nodes, missing))
+    let mut picture = Picture { nodes, missing, ..Picture::default() };
+    known.iter().for_each(|known| picture.learn(known));
+    // The document is at hand, whoever is not.
+    let trust = load_trust(&context.folder).ok();
+    let enrolled = trust.into_iter().flat_map(|(trust, _)| trust.nodes);
+    picture.labels = enrolled.map(|it| (it.node, it.labels)).collect();
+    Ok(picture)
 }
 
 /// Does the work, and says what is waited for when that takes long.
@@ -169,7 +214,7 @@ pub(super) fn print(view: &View<'_>, out: Out) -> Result<ExitCode, CliError> {
     {
         let error = CliError::new(Code::NO_SUCH_SERVICE, format!("no such service: {selector}"))
             .next("smgr status");
-        let known = view.nodes.iter().flat_map(|node| &node.services).map(|it| &it.service);
+        let known = view.heard().flat_map(|node| &node.services).map(|it| &it.service);
         return Err(match config::likely_service(known, selector.service.as_str()) {
             Some(near) => error.hint(format!("did you mean `{near}`?")),
             None => error,

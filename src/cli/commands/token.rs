@@ -21,7 +21,12 @@ pub(super) fn token(
     command: TokenCommand,
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    let Some(fleet) = Fleet::read(context)? else {
+    // Who only looks or takes back needs nothing of what jobs may.
+    let fleet = match &command {
+        TokenCommand::Create { .. } => Fleet::read(context)?,
+        TokenCommand::List | TokenCommand::Revoke { .. } => Fleet::read_members(context)?,
+    };
+    let Some(fleet) = fleet else {
         return Err(CliError::new(Code::NO_SUCH_NODE, "there is no controller on this machine")
             .hint("a fleet has one: smgr up --nodes 3 --http 7465"));
     };
@@ -95,8 +100,11 @@ fn list(controllers: &[Member], out: Out) -> Result<ExitCode, CliError> {
         }
     }
     match out.is_text() {
+        true if rows.is_empty() => {
+            out.line("there is no token; make one: smgr token create --as JOB");
+        }
         true => out.data(&text),
-        false => out.line(&json::pretty(&json!({"schema": "smgr.tokens.v1", "tokens": rows}))),
+        false => out.document(&json!({"schema": "smgr.tokens.v1", "tokens": rows}), "tokens"),
     }
     Ok(ExitCode::Done)
 }

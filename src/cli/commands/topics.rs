@@ -53,6 +53,9 @@ and goes on by them at once. What stands in files holds after: smgr apply.
 const PLACEMENT: &str = "\
 Where a service runs in a fleet follows from the labels that the root key signed into the roster.
 
+  smgr up --nodes 3 --label env=prod --label n2:zone=b    nodes of this machine, at their next start
+  smgr node admit --label env=prod                        a node on another machine
+
   [placement]
   select   = \"env=prod,role=web\"    in its spec; a deploy without --select goes there
   on_leave = \"stop\"                 stop | keep: on a node that matches no more
@@ -78,9 +81,8 @@ pub(super) fn help(topic: &[String], out: Out) -> Result<ExitCode, CliError> {
         ["placement"] => PLACEMENT.to_owned(),
         ["exit-codes"] => exit_codes(),
         ["errors"] => code::markdown(),
-        [command, ..] => {
-            let tree = args::tree();
-            let mut found = tree.find_subcommand(command).cloned().ok_or_else(|| {
+        command => {
+            let mut found = args::command(command).ok_or_else(|| {
                 CliError::new(Code::USAGE, format!("no help on `{}`", words.join(" ")))
                     .hint("topics: spec, layers, placement, bus, exit-codes, errors, or a command")
                     .next("smgr help")

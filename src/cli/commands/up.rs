@@ -52,6 +52,7 @@ const QUIET: Duration = Duration::from_millis(200);
 pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode, CliError> {
     if let Some(mut wanted) = Fleet::wanted(context, args.fleet)? {
         wanted.listen = args.listen.or(wanted.listen);
+        wanted.label(&args.labels)?;
         if args.set_up_only {
             return fleet::set_up(context, &wanted, out);
         }
@@ -63,6 +64,10 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
             "a single node has no controller, which serves HTTP",
         )
         .hint("smgr up --nodes 1 --http 7465"));
+    }
+    if !args.labels.is_empty() {
+        return Err(CliError::new(Code::USAGE, "a single node is selected by nobody")
+            .hint("a fleet has labels: smgr up --nodes 3 --label env=prod"));
     }
     if args.listen.is_some() {
         return Err(CliError::new(Code::USAGE, "a single node has nobody to listen for").hint(
@@ -482,10 +487,7 @@ pub(super) async fn shut_down_here(
     context: &Context,
     deadline: tokio::time::Instant,
 ) -> Result<(), CliError> {
-    match Fleet::read(context)? {
-        Some(wanted) => fleet::shut_down_all(context, &wanted, Some(deadline)).await,
-        None => shut_down(context).await,
-    }
+    fleet::shut_down_all(context, Some(deadline)).await
 }
 
 /// Asks the agent to end its services and itself; the keeper where the agent does not answer.

@@ -41,7 +41,7 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         Event::TrustChanged(it) => json!({"version": it.version, "digest": digest(&it.digest)}),
         Event::ServiceAdded(it) => json!({
             "spec": digest(&it.digest), "origin": it.origin, "instances": it.instances,
-            "desired": name_of(&it.desired),
+            "desired": name_of(&it.desired), "keys": it.keys,
         }),
         Event::ServiceRemoved(it) => json!({"spec": digest(&it.digest)}),
         Event::DesiredChanged(it) => json!({

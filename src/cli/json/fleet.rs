@@ -19,6 +19,13 @@ pub fn lasting(rollouts: &[Value]) -> Vec<&Value> {
         .collect()
 }
 
+/// Returns for how long something may have happened on a reachable node that the controller had not heard of, in
+/// milliseconds.
+pub fn behind_ms(fleet: &FleetStatus, now: UnixMicros) -> u64 {
+    let heard = fleet.nodes.iter().filter(|node| node.reachable).filter_map(|node| node.last_seen);
+    now.ms_since(heard.min().unwrap_or(fleet.at).min(fleet.at))
+}
+
 /// Returns the document: that of the nodes, with who says so and how it stands with the logs.
 ///
 /// `rollouts` are the lines of the controller's list, the last one first.
@@ -43,7 +50,7 @@ pub fn fleet_json(
         "at": time(Some(fleet.at)),
         "source": fleet.controller.as_str(),
         "cursor": fleet.cursor.to_string(),
-        "behind_ms": now.ms_since(fleet.at),
+        "behind_ms": behind_ms(fleet, now),
         "complete": view.missing.is_empty(),
         "missing_nodes": view.missing.iter().map(NodeId::as_str).collect::<Vec<_>>(),
     });
@@ -67,4 +74,88 @@ pub fn fleet_json(
         })).collect::<Vec<_>>(),
     });
     document
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::sample;
+    use crate::cli::selector::Selector;
+    use crate::cli::view::Picture;
+    use crate::domain::code::ExitCode;
+    use crate::wire::status::{FleetNode, Intake};
+
+    /// Two nodes that run the same: the second is not heard any more.
+    fn fleet() -> FleetStatus {
+        let node = |name: &str, reachable| {
+            let node: NodeId = name.parse().unwrap();
+            let mut status = sample::node();
+            status.node = node.clone();
+            FleetNode {
+                node,
+                last_seen: Some(sample::at(if reachable { "14:07:40" } else { "14:04:31" })),
+                reachable,
+                labels: [("env".to_owned(), "prod".to_owned())].into(),
+                clock_off_ms: reachable.then_some(3),
+                head: Some(sample::event_id(9)),
+                told: None,
+                doubt: None,
+                status: Some(Box::new(status)),
+            }
+        };
+        FleetStatus {
+            fleet: "acme".parse().unwrap(),
+            controller: "c1".parse().unwrap(),
+            at: sample::at("14:07:40"),
+            leader: None,
+            term: 3,
+            standby: Vec::new(),
+            cursor: sample::event_id(9),
+            intake: Intake::default(),
+            nodes: vec![node("n1", true), node("n6", false)],
+        }
+    }
+
+    #[test]
+    fn what_runs_on_a_silent_node_is_there_and_unknown() {
+        let (fleet, now) = (fleet(), sample::at("14:07:40.180"));
+        let picture = Picture::of(&fleet);
+        let view = View { in_fleet: true, ..picture.view() };
+        let document = fleet_json(&fleet, &[], &view, now);
+        let count = |of: &Value, name: &str| of[name].as_u64().unwrap();
+        let known = sample::node().instances.len() as u64;
+        let summary = &document["summary"];
+        assert_eq!((count(summary, "instances"), count(summary, "unknown")), (2 * known, known));
+        let services = document["services"].as_array().unwrap();
+        assert_eq!(services.iter().map(|it| count(it, "unknown")).sum::<u64>(), known);
+        let silent =
+            document["instances"].as_array().unwrap().iter().filter(|it| it["node"] == "n6");
+        for it in silent {
+            assert_eq!(
+                (&it["state"], &it["since"]),
+                (&json!("unknown"), &json!("2026-11-22T14:04:31.000Z"))
+            );
+            assert_eq!(it["conditions"]["Ready"]["status"], "unknown");
+            assert_eq!(
+                (&it["pid"], &it["restarts"], &it["exit"]),
+                (&Value::Null, &Value::Null, &Value::Null)
+            );
+        }
+        let node = &document["nodes"][1];
+        assert_eq!((&node["node"], &node["state"]), (&json!("n6"), &json!("unreachable")));
+        assert_eq!(node["last_seen"], "2026-11-22T14:04:31.000Z");
+        assert_eq!(node["labels"], json!({"env": "prod"}));
+        assert_eq!(node["conditions"]["ClockSynced"]["reason"], "NoHeartbeat");
+        assert_eq!(document["nodes"][0]["conditions"]["ClockSynced"]["status"], "true");
+        assert_eq!(document["as_of"]["behind_ms"], 180);
+    }
+
+    #[test]
+    fn a_service_on_a_silent_node_is_not_ready_to_whoever_asks_for_it() {
+        let picture = Picture::of(&fleet());
+        let web: Selector = "web@n6".parse().unwrap();
+        let view = View { selector: Some(&web), in_fleet: true, ..picture.view() };
+        assert_eq!(view.exit(), ExitCode::NotReady);
+        assert!(!view.instances().is_empty());
+    }
 }

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{line, text_or_null, time};
+use super::{actor, line, text_or_null, time};
 use crate::cli::screen::history::History;
+use crate::cli::screen::words::full_intent;
 
 /// Returns the document. Fold the history with `all` and `runs` chosen: JSON leaves nothing out.
 pub fn history_json(history: &History) -> Value {
@@ -37,7 +38,9 @@ fn entries(history: &History) -> Vec<Value> {
             "result": text_or_null(&row.result),
             "ran_ms": row.ran_ms,
             "next": text_or_null(&row.next),
-            "by": text_or_null(&row.by),
+            "intent": row.intent.map(full_intent),
+            "by": row.actor.as_ref().map(actor),
+            "by_words": text_or_null(&row.by),
         })
     };
     history.rows().iter().map(entry).collect()

@@ -11,6 +11,7 @@ use crate::cli::view::{Health, Readiness, View, health, readiness};
 use crate::domain::event::Desired;
 use crate::domain::id::{NodeId, ServiceId};
 use crate::domain::time::UnixMicros;
+use crate::head::authority::SKEW_MS;
 use crate::wire::status::{
     AlertStatus, BesideStatus, BusState, CheckStatus, Condition, InstanceStatus, NodeStatus,
     ReleaseStatus, ServiceStatus,
@@ -21,11 +22,11 @@ pub fn status_json(view: &View<'_>, now: UnixMicros) -> Value {
     let instances = view.instances();
     json!({
         "schema": "smgr.status.v1",
-        "fleet": view.nodes.first().map(|node| node.fleet.as_str()),
+        "fleet": view.heard().next().map(|node| node.fleet.as_str()),
         "as_of": as_of(view, now),
         "exit_code": view.exit().number(),
         "summary": summary(view),
-        "nodes": view.nodes.iter().map(node).chain(view.missing.iter().map(missing)).collect::<Vec<_>>(),
+        "nodes": nodes(view),
         "services": services(view),
         "instances": instances.iter().map(|(node, it)| instance(node, it)).collect::<Vec<_>>(),
         "rollouts": [],
@@ -96,61 +97,103 @@ fn summary(view: &View<'_>) -> Value {
     })
 }
 
+fn nodes(view: &View<'_>) -> Vec<Value> {
+    let told = view.nodes.iter().map(|it| node(view, it));
+    let silent = view.missing.iter().map(|name| {
+        let lost = view.lost.iter().find(|lost| lost.node == *name);
+        missing(name, lost, labels(view, name))
+    });
+    told.chain(silent).collect()
+}
+
+fn labels(view: &View<'_>, node: &NodeId) -> Value {
+    json!(view.known.and_then(|known| known.labels.get(node)).cloned().unwrap_or_default())
+}
+
+/// Says whether this is what a controller read in a log: what only the node itself knows is left out then.
+fn is_folded(node: &NodeStatus) -> bool {
+    node.isolation.is_empty()
+}
+
 fn node_state(node: &NodeStatus) -> &'static str {
     let is_away = matches!(node.bus, BusState::Away { .. });
     if is_away || node.log_unavailable.is_some() { "degraded" } else { "ok" }
 }
 
-fn node(node: &NodeStatus) -> Value {
+fn node(view: &View<'_>, node: &NodeStatus) -> Value {
+    let is_folded = is_folded(node);
     let (connected, reason) = match &node.bus {
+        // Whom a controller hears it hears over the bus.
+        BusState::Off if is_folded && view.in_fleet => (Some(true), "Heard"),
         BusState::Off => (None, "Off"),
         BusState::Connected { .. } => (Some(true), "Connected"),
         BusState::Away { .. } => (Some(false), "Away"),
     };
     let writable = node.log_unavailable.is_none();
     let mut conditions = Map::new();
-    conditions.insert("Reachable".to_owned(), condition(Some(true), "Answered", Some(node.at)));
+    let reached = if is_folded { "Heard" } else { "Answered" };
+    conditions.insert("Reachable".to_owned(), condition(Some(true), reached, Some(node.at)));
     let reason_log = if writable { "Writable" } else { "Unavailable" };
     conditions.insert("LogWritable".to_owned(), condition(Some(writable), reason_log, None));
     if connected.is_some() {
         conditions.insert("BusConnected".to_owned(), condition(connected, reason, None));
     }
+    conditions.insert("ClockSynced".to_owned(), clock(view, &node.node));
     let (bus, server, why) = match &node.bus {
         BusState::Off => ("off", None, None),
         BusState::Connected { server } => ("connected", Some(server.as_str()), None),
         BusState::Away { why } => ("away", None, Some(why.as_str())),
+    };
+    let (bus, history) = match is_folded {
+        true => (Value::Null, Value::Null),
+        false => (
+            json!({"state": bus, "server": server, "reason": why}),
+            json!({
+                "bytes": node.log_bytes,
+                "max_bytes": node.log_bytes_max,
+                "unavailable": node.log_unavailable,
+            }),
+        ),
     };
     json!({
         "node": node.node.as_str(),
         "state": node_state(node),
         "last_seen": time(Some(node.at)),
         "version": node.version,
-        "labels": {},
+        "labels": labels(view, &node.node),
         "conditions": conditions,
         "head": node.head.to_string(),
-        "bus": {"state": bus, "server": server, "reason": why},
-        "isolation": node.isolation,
-        "trees": node.trees,
-        "history": {
-            "bytes": node.log_bytes,
-            "max_bytes": node.log_bytes_max,
-            "unavailable": node.log_unavailable,
-        },
+        "bus": bus,
+        "isolation": text_or_null(&node.isolation),
+        "trees": text_or_null(&node.trees),
+        "history": history,
     })
 }
 
-fn missing(node: &NodeId) -> Value {
-    let unknown = || condition(None, "NoAnswer", None);
+/// Says whether a clock is near enough to a controller's for wishes to be taken in time.
+fn clock(view: &View<'_>, node: &NodeId) -> Value {
+    match view.known.and_then(|known| known.clocks.get(node)) {
+        Some(off) if *off < SKEW_MS => condition(Some(true), "AgreesWithController", None),
+        Some(_) => condition(Some(false), "FarFromController", None),
+        None => condition(None, "NotCompared", None),
+    }
+}
+
+/// A node that is silent: since when, where it was heard before.
+fn missing(node: &NodeId, lost: Option<&NodeStatus>, labels: Value) -> Value {
+    let reason = if lost.is_some() { "NoHeartbeat" } else { "NoAnswer" };
+    let unknown = || condition(None, reason, lost.map(|lost| lost.at));
     json!({
         "node": node.as_str(),
         "state": "unreachable",
-        "last_seen": null,
+        "last_seen": time(lost.map(|lost| lost.at)),
         "version": null,
-        "labels": {},
+        "labels": labels,
         "conditions": {
             "Reachable": unknown(), "LogWritable": unknown(), "BusConnected": unknown(),
+            "ClockSynced": unknown(),
         },
-        "head": null,
+        "head": lost.map(|lost| lost.head.to_string()),
         "bus": null,
         "isolation": null,
         "trees": null,
@@ -170,7 +213,7 @@ fn condition(status: Option<bool>, reason: &str, since: Option<UnixMicros>) -> V
 fn services(view: &View<'_>) -> Vec<Value> {
     let mut by_name: BTreeMap<&ServiceId, Vec<&ServiceStatus>> = BTreeMap::new();
     let wanted = |service: &ServiceId| view.selector.is_none_or(|it| it.service == *service);
-    for service in view.nodes.iter().flat_map(|node| &node.services) {
+    for service in view.heard().flat_map(|node| &node.services) {
         if wanted(&service.service) {
             by_name.entry(&service.service).or_default().push(service);
         }
@@ -180,7 +223,7 @@ fn services(view: &View<'_>) -> Vec<Value> {
         Counts::of(instances.iter().map(|(_, it)| *it).filter(|it| it.service == *name))
     };
     let newest = |name: &ServiceId| {
-        let known = view.nodes.iter().flat_map(|node| &node.releases);
+        let known = view.heard().flat_map(|node| &node.releases);
         known.filter(|it| it.service == *name).max_by_key(|it| it.generation)
     };
     let services = by_name.into_iter();
@@ -198,7 +241,7 @@ fn service(
     let specs: BTreeSet<_> = on_nodes.iter().map(|it| it.spec).collect();
     json!({
         "service": newest.service.as_str(),
-        "kind": newest.kind,
+        "kind": text_or_null(&newest.kind),
         "group": text_or_null(&newest.group),
         "description": text_or_null(&newest.description),
         "owner": text_or_null(&newest.owner),

@@ -8,16 +8,16 @@ use super::rollout::release_word;
 use super::table::{Align, Table, wrapped};
 use super::units::{age, clock, count, moment};
 use super::words::name_of;
-use crate::cli::json::fleet::lasting;
+use crate::cli::json::fleet::{behind_ms, lasting};
 use crate::cli::time::instant;
 use crate::cli::view::{Health, Readiness, health, readiness};
 use crate::domain::id::{NodeId, ServiceId};
 use crate::domain::text::printable;
 use crate::domain::time::UnixMicros;
-use crate::wire::status::{FleetNode, FleetStatus, InstanceStatus};
+use crate::wire::status::{FleetNode, FleetStatus, InstanceStatus, ReleaseStatus};
 
-/// An answer older than this says how old it is.
-const AGE_MS_UNSAID: u64 = 10_000;
+/// So many instances are named beside a service.
+const NOTES_MAX: usize = 4;
 
 /// How long a rollout that ended is shown, in milliseconds.
 const NEWS_MS: u64 = 60 * 60_000;
@@ -28,8 +28,45 @@ struct Row {
     ready: u64,
     all: u64,
     desired: String,
-    restarts: u64,
+    restarts: Option<u64>,
+    releases: BTreeMap<String, Vec<NodeId>>,
     notes: Vec<String>,
+    unknown: Vec<String>,
+}
+
+impl Row {
+    /// Returns what it runs from: one release, or how many.
+    fn release(&self) -> String {
+        match self.releases.len() {
+            0 => "-".to_owned(),
+            1 => self.releases.keys().next().cloned().unwrap_or_default(),
+            several => format!("{several} releases"),
+        }
+    }
+
+    /// Returns what a person should know of it.
+    fn note(&self) -> String {
+        let mut notes: Vec<String> = self.notes.iter().take(NOTES_MAX).cloned().collect();
+        let rest = self.notes.len().saturating_sub(NOTES_MAX);
+        notes.extend((rest > 0).then(|| format!("and {rest} more like this")));
+        let named = self.unknown.iter().take(NOTES_MAX).cloned().collect::<Vec<_>>().join(", ");
+        let rest = self.unknown.len().saturating_sub(NOTES_MAX);
+        notes.extend(match (self.unknown.is_empty(), rest) {
+            (true, _) => None,
+            (false, 0) => Some(format!("{named} unknown")),
+            (false, rest) => Some(format!("{named} and {rest} more unknown")),
+        });
+        if self.releases.len() > 1 {
+            // The fewest first: they are what is looked for.
+            let mut all: Vec<_> = self.releases.iter().collect();
+            all.sort_by_key(|(_, nodes)| nodes.len());
+            notes.extend(all.into_iter().map(|(release, nodes)| match nodes.as_slice() {
+                [node] => format!("{release} on {node}"),
+                several => format!("{release} on {} nodes", several.len()),
+            }));
+        }
+        notes.join("; ")
+    }
 }
 
 /// Returns the screen.
@@ -52,12 +89,11 @@ pub fn fleet_text(
     if !fleet.standby.is_empty() {
         leads.push_str(&format!(", standby {}", list(&fleet.standby)));
     }
-    let behind = now.ms_since(fleet.at);
-    let old = if behind < AGE_MS_UNSAID { String::new() } else { format!(", {} ago", age(behind)) };
-    let as_of = format!("as of {}{old}", moment(fleet.at, now));
+    let behind = behind_ms(fleet, now);
+    let as_of = format!("as of {}, at most {} behind", moment(fleet.at, now), in_tenths(behind));
     let mut text =
         wrapped(&[format!("fleet {}", fleet.fleet), nodes, leads, as_of], "   ", 2, width);
-    let services = services(fleet);
+    let services = services(fleet, rollouts, now);
     if services.is_empty() {
         text.push_str("\nno services yet\n");
     } else {
@@ -68,34 +104,79 @@ pub fn fleet_text(
     text.push_str(&rollouts_table(rollouts, now, width));
     let unwell = services.iter().find(|(_, row)| row.ready < row.all).map(|(service, _)| service);
     let more = unwell.or_else(|| services.keys().next());
+    let bad = lasting(rollouts).into_iter().find(|row| is_news(row, now) && went_wrong(row));
+    let why = bad.and_then(|row| row["rollout"].as_str()).map(|name| printable(name).into_owned());
+    let why = why.map(|name| format!("why: smgr rollout show {name}"));
     if let Some(service) = more {
-        text.push_str(&format!("\nmore: smgr status {service}    smgr events --fleet\n"));
+        let more = [format!("more: smgr status {service}"), "smgr events --fleet".to_owned()];
+        let parts: Vec<String> = why.into_iter().chain(more).collect();
+        text.push_str(&format!("\n{}", wrapped(&parts, "    ", 2, width)));
     }
     text
+}
+
+/// Returns `0.2s`, rounded up: it is said to be at most this.
+fn in_tenths(ms: u64) -> String {
+    let tenths = ms.div_ceil(100);
+    format!("{}.{}s", tenths / 10, tenths % 10)
+}
+
+fn ended(row: &Value, now: UnixMicros) -> Option<UnixMicros> {
+    row["ended_at"].as_str().and_then(|at| instant(at, now))
+}
+
+/// Says whether a rollout is under way or ended a moment ago.
+fn is_news(row: &Value, now: UnixMicros) -> bool {
+    ended(row, now).is_none_or(|at| now.ms_since(at) < NEWS_MS)
+}
+
+fn went_wrong(row: &Value) -> bool {
+    row["exit_code"].as_u64().is_some_and(|code| code > 0)
 }
 
 fn list(names: &[NodeId]) -> String {
     names.iter().map(NodeId::as_str).collect::<Vec<_>>().join(" ")
 }
 
-fn services(fleet: &FleetStatus) -> BTreeMap<ServiceId, Row> {
+fn services(fleet: &FleetStatus, rollouts: &[Value], now: UnixMicros) -> BTreeMap<ServiceId, Row> {
     let mut rows: BTreeMap<ServiceId, Row> = BTreeMap::new();
     for node in &fleet.nodes {
         let Some(status) = &node.status else { continue };
         for instance in &status.instances {
-            let row = rows.entry(instance.service.clone()).or_default();
+            let empty = || Row { restarts: Some(0), ..Row::default() };
+            let row = rows.entry(instance.service.clone()).or_insert_with(empty);
             row.all += 1;
             row.desired = name_of(&instance.desired);
-            row.restarts += u64::from(instance.restarts);
             let name = format!("{}/{}@{}", instance.service, instance.index, node.node);
             if !node.reachable {
-                row.notes.push(format!("{name} unknown"));
+                row.unknown.push(name);
             } else if readiness(instance) == Readiness::Yes {
                 row.ready += 1;
             } else if health(instance) != Health::Well {
                 row.notes.push(format!("{name} {}", why(instance)));
             }
         }
+        for service in &status.services {
+            let Some(row) = rows.get_mut(&service.service) else { continue };
+            row.restarts =
+                row.restarts.zip(service.restarts_1h).map(|(all, here)| all.saturating_add(here));
+            let release = status.releases.iter().find(|it| it.service == service.service);
+            if let Some(words) = release.and_then(ReleaseStatus::words) {
+                row.releases.entry(words).or_default().push(node.node.clone());
+            }
+        }
+    }
+    for rollout in lasting(rollouts).into_iter().filter(|row| is_news(row, now)) {
+        let service = rollout["service"].as_str().and_then(|name| name.parse::<ServiceId>().ok());
+        let row = service.and_then(|service| rows.get_mut(&service));
+        let Some((row, at)) = row.zip(ended(rollout, now)) else { continue };
+        let what = match (rollout["kind"].as_str(), rollout["state"].as_str()) {
+            (Some("deploy"), Some("rolled_back")) => "was rolled back",
+            (Some("deploy"), Some("rollback_failed")) => "could not be rolled back",
+            _ => continue,
+        };
+        let release = release_word(&rollout["to"]);
+        row.notes.push(format!("{release} {what} {} ago", age(now.ms_since(at))));
     }
     rows
 }
@@ -110,19 +191,21 @@ fn services_table(services: &BTreeMap<ServiceId, Row>, width: Option<u16>) -> St
         ("SERVICE", Align::Left),
         ("READY", Align::Right),
         ("DESIRED", Align::Left),
-        ("RESTARTS", Align::Right),
+        ("RELEASE", Align::Left),
+        ("RESTARTS 1H", Align::Right),
         ("NOTE", Align::Left),
     ]);
     let mut rows: Vec<_> = services.iter().collect();
     // The unwell first.
-    rows.sort_by_key(|(_, row)| row.notes.is_empty());
+    rows.sort_by_key(|(_, row)| row.ready == row.all);
     for (service, row) in rows {
         table.row([
             service.to_string(),
             format!("{}/{}", row.ready, row.all),
             row.desired.clone(),
-            row.restarts.to_string(),
-            row.notes.join("; "),
+            row.release(),
+            row.restarts.map_or_else(|| "-".to_owned(), |count| count.to_string()),
+            row.note(),
         ]);
     }
     table.render(width)
@@ -130,10 +213,7 @@ fn services_table(services: &BTreeMap<ServiceId, Row>, width: Option<u16>) -> St
 
 /// Shows the rollouts that are under way or ended a moment ago.
 fn rollouts_table(rollouts: &[Value], now: UnixMicros, width: Option<u16>) -> String {
-    let ended = |row: &Value| row["ended_at"].as_str().and_then(|at| instant(at, now));
-    let is_news = |row: &&&Value| ended(row).is_none_or(|at| now.ms_since(at) < NEWS_MS);
-    let rows = lasting(rollouts);
-    let rows: Vec<&&Value> = rows.iter().filter(is_news).collect();
+    let rows: Vec<&Value> = lasting(rollouts).into_iter().filter(|row| is_news(row, now)).collect();
     if rows.is_empty() {
         return String::new();
     }
@@ -165,11 +245,24 @@ fn rollouts_table(rollouts: &[Value], now: UnixMicros, width: Option<u16>) -> St
             text(&row["service"]),
             change,
             state,
-            ended(row).map_or("-".to_owned(), clock),
-            text(&row["by"]["name"]),
+            ended(row, now).map_or("-".to_owned(), clock),
+            asker(&row["by"]),
         ]);
     }
     format!("\n{}", table.render(width))
+}
+
+/// Returns `ci:shop-deploy` or the name of a person, and what was noted, such as the run of a job.
+fn asker(by: &Value) -> String {
+    let text = |value: &Value| printable(value.as_str().unwrap_or_default()).into_owned();
+    let name = match by["kind"].as_str() {
+        Some("ci") => format!("ci:{}", text(&by["name"])),
+        _ => by["name"].as_str().map_or_else(|| "-".to_owned(), |_| text(&by["name"])),
+    };
+    match text(&by["note"]) {
+        note if note.is_empty() => name,
+        note => format!("{name} {note}"),
+    }
 }
 
 fn nodes_table(fleet: &FleetStatus, now: UnixMicros, width: Option<u16>) -> String {
@@ -194,7 +287,10 @@ fn nodes_table(fleet: &FleetStatus, now: UnixMicros, width: Option<u16>) -> Stri
                     clock(at)
                 ),
             ),
-            (None, _) => ("-".to_owned(), "not heard by this controller yet".to_owned()),
+            (None, _) => (
+                "-".to_owned(),
+                "not heard since this controller began; what runs there is not known".to_owned(),
+            ),
         };
         let state = if node.reachable { "in doubt" } else { "unreachable" };
         table.row([node.node.to_string(), state.to_owned(), seen, note]);

@@ -10,7 +10,7 @@ use super::names::Names;
 use super::table::{Align, Table};
 use super::units::{clock, count, date_time, size, span};
 use crate::cli::selector::Selector;
-use crate::domain::event::{Exit, InstanceExited, StopPhase};
+use crate::domain::event::{Actor, Exit, InstanceExited, StopPhase};
 use crate::domain::id::{Digest, EventId, IntentId, NodeId, RunId, ServiceId};
 use crate::domain::intent::Action;
 use crate::domain::time::UnixMicros;
@@ -67,6 +67,10 @@ pub(crate) struct Row {
     pub(crate) ran_ms: Option<u64>,
     pub(crate) next: String,
     pub(crate) by: String,
+    /// The same for programs, where the event itself says so.
+    pub(crate) actor: Option<Actor>,
+    /// The wish that led to it.
+    pub(crate) intent: Option<IntentId>,
     /// The start of a run of which the end is told as well.
     is_hidden: bool,
     repeats: Option<Repeats>,

@@ -1,16 +1,23 @@
 //! `smgr status SELECTOR`: one instance on a page, or the head of a service with several.
 
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
 use super::names::Names;
 use super::status::as_of;
 use super::table::{cut, wrapped};
 use super::units::{age, moment, size, span};
 use super::words::{actor_words, exit_words, name_of, result_words};
-use crate::cli::view::View;
+use crate::cli::time::instant;
+use crate::cli::view::{Picture, View};
 use crate::domain::event::StateName;
+use crate::domain::origin::Origin;
 use crate::domain::text::printable;
 use crate::domain::time::UnixMicros;
 use crate::wire::status::{
-    BesideStatus, CheckStatus, Condition, ExitStatus, InstanceStatus, NodeStatus, ServiceStatus,
+    BesideStatus, CheckStatus, Condition, ExitStatus, InstanceStatus, NodeStatus, ReleaseStatus,
+    ServiceStatus,
 };
 
 /// In which order conditions are read; others follow by name.
@@ -18,8 +25,8 @@ const CONDITIONS: [&str; 4] = ["Ready", "Healthy", "DependenciesMet", "ConfigCur
 
 /// The page of one instance. `now` only decides whether a time needs its date.
 pub fn instance_text(
-    node: &NodeStatus,
-    instance: &InstanceStatus,
+    (node, instance): (&NodeStatus, &InstanceStatus),
+    known: Option<&Picture>,
     names: &Names,
     now: UnixMicros,
     width: Option<u16>,
@@ -30,10 +37,18 @@ pub fn instance_text(
     page.head(head, service);
     page.line("state", &state_words(instance, node.at, now));
     if let Some(service) = service {
-        page.line("desired", &desired_words(service, now));
+        let release = node.releases.iter().find(|it| it.service == instance.service);
+        let rollout = release.and_then(|release| rollout_of(release, known?));
+        page.line("desired", &desired_words(service, release, rollout, now));
         page.line("spec", &format!("{}  {}", short(service), service.origin));
-        if !service.overridden_keys.is_empty() {
+        page.line("release", &release_words(release, rollout, service, now));
+        let is_told = known.is_some_and(|known| !known.set.is_empty());
+        if !is_told && !service.overridden_keys.is_empty() {
             page.line("changed", &format!("here: {}", service.overridden_keys.join(", ")));
+        }
+        for (at, key) in service.overridden_keys.iter().filter(|_| is_told).enumerate() {
+            let word = if at == 0 { "changed" } else { "" };
+            page.line(word, &changed_words(key, known));
         }
     }
     if let Some(exit) = &instance.exit {
@@ -93,7 +108,16 @@ pub(super) fn service_head(
     }
     page.head(selector.to_string(), service);
     if let Some(service) = service {
-        page.line("desired", &desired_words(service, now));
+        let release = view.heard().flat_map(|node| &node.releases);
+        let release = release.filter(|it| it.service == service.service);
+        let words: BTreeSet<String> = release.filter_map(ReleaseStatus::words).collect();
+        match (service.generation.0, words.len()) {
+            (0, 1..) => {
+                let words = words.into_iter().collect::<Vec<_>>().join(", ");
+                page.line("desired", &format!("{}, from {words}", name_of(&service.desired)));
+            }
+            _ => page.line("desired", &desired_words(service, None, None, now)),
+        }
         page.line("spec", &format!("{}  {}", short(service), service.origin));
     }
     page.line("as of", as_of(view, now).trim_start_matches("as of "));
@@ -174,12 +198,65 @@ fn state_words(instance: &InstanceStatus, at: UnixMicros, now: UnixMicros) -> St
     words
 }
 
-fn desired_words(service: &ServiceStatus, now: UnixMicros) -> String {
-    let desired = name_of(&service.desired);
-    let mut words = match service.generation.0 {
-        0 => format!("{desired}, as its file says"),
-        generation => format!("{desired}, generation {generation}"),
+/// Returns the last rollout that brought a release, where controllers remember it.
+fn rollout_of<'p>(release: &ReleaseStatus, known: &'p Picture) -> Option<&'p Value> {
+    let digest = format!("sha256:{}", release.release?);
+    let is_it = |row: &&Value| {
+        row["service"] == release.service.as_str() && row["to"]["digest"] == digest.as_str()
     };
+    known.rollouts.iter().find(is_it)
+}
+
+/// Returns `1.9.0 b07e21aa, unchanged for 3d04h`.
+fn release_words(
+    release: Option<&ReleaseStatus>,
+    rollout: Option<&Value>,
+    service: &ServiceStatus,
+    now: UnixMicros,
+) -> String {
+    let Some(mut words) = release.and_then(ReleaseStatus::words) else { return String::new() };
+    let ended = rollout.and_then(|row| instant(row["ended_at"].as_str()?, now));
+    if let Some(at) = ended {
+        words.push_str(&format!(", unchanged for {}", age(now.ms_since(at))));
+    }
+    if !service.overridden_keys.is_empty() {
+        words.push_str("; what changed is the configuration:");
+    }
+    words
+}
+
+/// Returns `env.MODE  "b"   i-4f1c9a7b by ana`: what a key is set to here, and where.
+fn changed_words(key: &str, known: Option<&Picture>) -> String {
+    let Some(set) = known.and_then(|known| known.set.get(key)) else { return key.to_owned() };
+    let value = match &set["value"] {
+        Value::Null => "(not told)".to_owned(),
+        value => value.to_string(),
+    };
+    let origin: Option<Origin> = serde_json::from_value(set["origin"].clone()).ok();
+    let origin = origin.map(|origin| format!("   {origin}, layer {}", name_of(&origin.layer)));
+    format!("{key}  {value}{}", origin.unwrap_or_default())
+}
+
+fn desired_words(
+    service: &ServiceStatus,
+    release: Option<&ReleaseStatus>,
+    rollout: Option<&Value>,
+    now: UnixMicros,
+) -> String {
+    let desired = name_of(&service.desired);
+    let release = release.filter(|it| it.release.is_some());
+    let mut words = match (service.generation.0, release) {
+        (0, None) => format!("{desired}, as its file says"),
+        (0, Some(release)) => format!("{desired}, generation {}", release.generation),
+        (generation, _) => format!("{desired}, generation {generation}"),
+    };
+    if let Some(row) = rollout.filter(|_| service.generation.0 == 0) {
+        let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+        let at = row["asked_at"].as_str().and_then(|at| instant(at, now));
+        let at = at.map(|at| format!(", {}", moment(at, now))).unwrap_or_default();
+        let (by, name) = (text(&row["by"]["name"]), text(&row["rollout"]));
+        words.push_str(&format!(", by {by} ({} {name}{at})", text(&row["kind"])));
+    }
     if let Some(by) = &service.desired_by {
         words.push_str(&format!(", by {}", actor_words(by)));
     }
@@ -215,6 +292,7 @@ fn conditions_words(instance: &InstanceStatus, at: UnixMicros) -> String {
 
 fn condition_words(kind: &str, condition: &Condition, at: UnixMicros) -> String {
     match condition.status {
+        None if condition.reason == "NoChecks" => format!("{kind}=unknown (NoChecks)"),
         None => format!("{kind}=unknown"),
         Some(true) => format!("{kind}=true"),
         Some(false) => {

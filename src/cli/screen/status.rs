@@ -37,7 +37,7 @@ pub fn status_text(view: &View<'_>, now: UnixMicros, width: Option<u16>) -> Stri
     let instances = view.instances();
     if let (Some(_), [(node, only)]) = (view.selector, instances.as_slice()) {
         let names = Names::of(view);
-        let mut text = instance::instance_text(node, only, &names, now, width);
+        let mut text = instance::instance_text((node, only), view.known, &names, now, width);
         text.push_str(&missing_line(view, width));
         return text;
     }
@@ -162,9 +162,12 @@ pub(super) fn instances_table(
             name_of(&instance.state),
             ready_words(instance).to_owned(),
             instance.started_at.map_or_else(|| "-".to_owned(), |at| age(node.at.ms_since(at))),
-            instance.restarts.to_string(),
+            match instance.state {
+                StateName::Unknown => "-".to_owned(),
+                _ => instance.restarts.to_string(),
+            },
             instance.memory_bytes.map_or_else(|| "-".to_owned(), size),
-            release_of(node, instance).and_then(ReleaseStatus::short).unwrap_or("-".to_owned()),
+            release_of(node, instance).and_then(ReleaseStatus::words).unwrap_or("-".to_owned()),
             note(instance, node.at),
         ]);
     }
@@ -203,7 +206,7 @@ fn note(instance: &InstanceStatus, now: UnixMicros) -> String {
 
 fn condition_note(kind: &str, reason: &str) -> String {
     match kind {
-        "ConfigCurrent" => "its file changed: smgr apply".to_owned(),
+        "ConfigCurrent" => "runs by an earlier configuration".to_owned(),
         _ if reason.is_empty() => kind.to_lowercase(),
         _ => format!("{}: {reason}", kind.to_lowercase()),
     }
@@ -431,7 +434,7 @@ more: smgr run NAME -- COMMAND    smgr init
         let text = screen(&View::of(&node), None);
         assert!(
             text.contains(
-                "\nweb/1    unknown   unknown  -          0  177 MiB  -        the keeper is away\n"
+                "\nweb/1    unknown   unknown  -          -  177 MiB  -        the keeper is away\n"
             ),
             "{text}"
         );

@@ -47,6 +47,8 @@ codes! {
         "One smgr serves one state folder. `smgr attach` shows it, `smgr down` ends it.";
     NOT_YET = 107, Usage, "known, but not in this version",
         "The command or flag is reserved: its name and meaning are fixed, the function comes in a later version.";
+    NO_SUCH_PATH = 108, NotFound, "there is nothing at this path",
+        "A face over HTTP has the paths of `GET /openapi.json`, and each takes the methods that are listed there.";
 
     AGENT_UNREACHABLE = 201, Unreachable, "no agent answers on this machine",
         "Nothing listens on the socket, or it does not answer in time. Services go on without it. `smgr up` or the \

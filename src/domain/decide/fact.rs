@@ -496,6 +496,7 @@ impl Turn<'_> {
         origin: String,
         intent: Option<IntentId>,
         keeps: Option<Digest>,
+        keys: Vec<String>,
     ) {
         let Some(spec) = self.spec(id) else { return };
         let desired = match (spec.enabled, spec.kind) {
@@ -514,7 +515,7 @@ impl Turn<'_> {
             let by = self.by(intent);
             let context = Context::service(id).because(intent.map(Cause::Intent), by);
             let is_changed = self.service(id).is_some_and(|service| service.digest != digest);
-            let body = ServiceAdded { digest, origin, instances, desired, keeps };
+            let body = ServiceAdded { digest, origin, instances, desired, keeps, keys };
             self.emit(context, Event::ServiceAdded(body));
             if is_changed {
                 self.try_anew(id);

@@ -358,6 +358,7 @@ impl Turn<'_> {
                 instances: spec.instances,
                 desired: up,
                 keeps: None,
+                keys: Vec::new(),
             };
             self.emit(context.clone(), Event::ServiceAdded(body));
             self.try_anew(service);

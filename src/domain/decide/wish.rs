@@ -256,10 +256,14 @@ impl Turn<'_> {
         action: &ActionName,
         params: &BTreeMap<String, String>,
     ) -> Result<(), Rejection> {
-        let declared =
-            self.spec(service).and_then(|spec| spec.action.get(action)).ok_or_else(|| {
-                Rejection::NoSuchAction { service: service.clone(), action: action.clone() }
-            })?;
+        let spec = self.spec(service);
+        let declared = spec.and_then(|spec| spec.action.get(action)).ok_or_else(|| {
+            Rejection::NoSuchAction {
+                service: service.clone(),
+                action: action.clone(),
+                known: spec.map(|spec| spec.action.keys().cloned().collect()).unwrap_or_default(),
+            }
+        })?;
         for (name, value) in params {
             let bad = |why| Rejection::BadParameter { name: name.clone(), why };
             match declared

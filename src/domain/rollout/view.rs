@@ -415,7 +415,7 @@ pub fn rollout_name(intent: crate::domain::id::IntentId) -> String {
 /// Returns how a cause is written.
 fn written(why: &Why, records: &[&Record]) -> Option<String> {
     match why {
-        Why::Intent(intent) => Some(format!("i-{}", &intent.to_string()[..8])),
+        Why::Intent(intent) => Some(format!("i-{intent}")),
         Why::Report(event) => Some(event.to_string()),
         Why::Fact(number) => {
             records.get(usize::try_from(*number).ok()?).map(|record| record.id.to_string())

@@ -121,7 +121,17 @@ impl Agent {
     pub(super) fn adopt(&mut self, now: UnixMicros, service: ServiceId, digest: u8) -> Check {
         let origin = "services.d".to_owned();
         let digest = Digest([digest; 32]);
-        self.tell(now, Input::SpecAdopted { service, digest, origin, intent: None, keeps: None })
+        self.tell(
+            now,
+            Input::SpecAdopted {
+                service,
+                digest,
+                origin,
+                intent: None,
+                keeps: None,
+                keys: Vec::new(),
+            },
+        )
     }
 
     pub(super) fn is_working(&self) -> bool {

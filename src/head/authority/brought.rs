@@ -57,7 +57,7 @@ impl Authority {
         };
         if let Some(node) = nodes.iter().find(is_refused) {
             let of = service.map(|service| format!(" `{service}`")).unwrap_or_default();
-            let why = format!("`{}` may not {verb:?}{of} on `{node}`", holder.name);
+            let why = format!("`{}` may not {verb}{of} on `{node}`", holder.name);
             return Err(refuse(Code::NOT_GRANTED, why));
         }
         let in_time = self.intent_in_time(&intent, &holder, Way::Bus, now);

@@ -113,6 +113,8 @@ mod tests {
             reachable,
             head: None,
             told: None,
+            labels: Default::default(),
+            clock_off_ms: None,
             doubt: None,
             status: Some(Box::new(sample::node())),
         };

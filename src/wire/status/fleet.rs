@@ -1,8 +1,11 @@
 //! What a controller says of its fleet: who leads, how far it is with each log, and what the logs say of each node.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::NodeStatus;
+use super::{Condition, NodeStatus};
+use crate::domain::event::StateName;
 use crate::domain::id::{EventId, FleetId, NodeId};
 use crate::domain::time::UnixMicros;
 use crate::wire::codec;
@@ -68,10 +71,42 @@ pub struct FleetNode {
     pub head: Option<EventId>,
     /// The last event that it told of.
     pub told: Option<EventId>,
+    /// What root says of it, by which it is selected.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// How far its clock was from the controller's at its last heartbeat, in milliseconds; absent before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_off_ms: Option<u64>,
     /// Why what is below may not be so: the log did not fold, or the node's own state is another.
     pub doubt: Option<String>,
     /// What its log says; what only the node's kernel knows is left out.
     pub status: Option<Box<NodeStatus>>,
+}
+
+impl FleetNode {
+    /// Returns what its log says with what nobody can know of a node that is silent: how its instances are.
+    pub fn silenced(&self) -> Option<NodeStatus> {
+        let mut status = self.status.as_deref()?.clone();
+        let since = self.last_seen.unwrap_or(status.at);
+        status.at = since;
+        // Nobody can say whether it still fires.
+        status.alerts.clear();
+        for it in &mut status.instances {
+            it.state = StateName::Unknown;
+            it.since = since;
+            it.reason = Some("node unreachable".to_owned());
+            (it.substate, it.result, it.exit, it.beside) = (None, None, None, None);
+            (it.started_at, it.pid, it.next_attempt_at, it.delay_ms) = (None, None, None, None);
+            (it.same_exits, it.health) = (0, Vec::new());
+            let unknown = || {
+                let reason = "NodeUnreachable".to_owned();
+                Condition { status: None, reason, since }
+            };
+            it.conditions =
+                ["Ready", "Healthy"].map(|kind| (kind.to_owned(), unknown())).into_iter().collect();
+        }
+        Some(status)
+    }
 }
 
 impl FleetStatus {

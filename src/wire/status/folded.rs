@@ -1,6 +1,6 @@
 //! What the log alone says of services and instances: the part of a status that is the same live and at replay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     AlertStatus, BesideStatus, BusState, CheckStatus, Condition, ExitStatus, InstanceStatus,
@@ -11,6 +11,7 @@ use crate::domain::health::Check;
 use crate::domain::id::{CheckName, EventId, FleetId, InstanceId, NodeId, ServiceId};
 use crate::domain::instance::{Instance, LastRun, State};
 use crate::domain::node::{Node, Service};
+use crate::domain::overrides::Overrides;
 use crate::domain::time::UnixMicros;
 
 /// Returns the slots that a status shows: those that are wanted, and those that are not at rest yet.
@@ -47,7 +48,13 @@ impl NodeStatus {
             log_bytes_max: 0,
             log_unavailable: None,
             state_hash: None,
-            services: services.iter().map(|(id, known)| ServiceStatus::folded(id, known)).collect(),
+            services: services
+                .iter()
+                .map(|(id, known)| ServiceStatus {
+                    overridden_keys: overridden(state.overrides().get(id)),
+                    ..ServiceStatus::folded(id, known)
+                })
+                .collect(),
             instances: shown(services)
                 .map(|(id, known, slot)| InstanceStatus::folded(id, known, slot))
                 .collect(),
@@ -55,6 +62,13 @@ impl NodeStatus {
             releases: ReleaseStatus::folded(state.releases()),
         }
     }
+}
+
+/// Returns the keys that wishes set over what a release or a file says. Those of files are known to the node alone.
+fn overridden(set: Option<&Overrides>) -> Vec<String> {
+    let keys: BTreeSet<&String> =
+        set.into_iter().flat_map(|set| set.in_force().map(|(_, key, _)| key)).collect();
+    keys.into_iter().cloned().collect()
 }
 
 impl ServiceStatus {
@@ -106,7 +120,7 @@ impl InstanceStatus {
             same_exits: slot.same_exits,
             next_attempt_at: until,
             delay_ms: until.map(|until| until.ms_since(slot.since)),
-            conditions: conditions(slot),
+            conditions: conditions(service, slot),
             memory_bytes: None,
             memory_bytes_max: None,
             tasks: None,
@@ -124,13 +138,18 @@ impl InstanceStatus {
         }
     }
 
-    /// Says that the health of a slot is not known, where it has checks of which not all have told.
+    /// Says that the health of a slot is not known, where it has no checks, or not all of them have told.
     pub fn tell_unknown_health(&mut self, slot: &Instance) {
         let is_failing = self.health.iter().any(|check| check.passing == Some(false));
-        if is_failing || self.health.iter().all(|check| check.passing.is_some()) {
+        let is_told = self.health.iter().all(|check| check.passing.is_some());
+        if is_failing || is_told && !self.health.is_empty() {
             return;
         }
-        let reason = if slot.state.main().is_some() { "NotChecked" } else { "NotRunning" };
+        let reason = match (slot.state.main(), self.health.is_empty()) {
+            (None, _) => "NotRunning",
+            (Some(_), true) => "NoChecks",
+            (Some(_), false) => "NotChecked",
+        };
         let unknown = Condition { status: None, reason: reason.to_owned(), since: slot.since };
         self.conditions.insert("Healthy".to_owned(), unknown);
     }
@@ -260,7 +279,7 @@ fn reason(slot: &Instance) -> Option<String> {
     }
 }
 
-fn conditions(slot: &Instance) -> BTreeMap<String, Condition> {
+fn conditions(service: &Service, slot: &Instance) -> BTreeMap<String, Condition> {
     let condition = |status: Option<bool>, reason: &str| Condition {
         status,
         reason: reason.to_owned(),
@@ -293,8 +312,12 @@ fn conditions(slot: &Instance) -> BTreeMap<String, Condition> {
         State::Waiting { .. } => condition(Some(false), "Waiting"),
         _ => condition(Some(true), ""),
     };
+    // A run that was started from another spec goes on until it is started anew.
+    let is_current = slot.state.main().is_none_or(|main| main.spec == service.digest);
+    let reason = if is_current { "" } else { "StartedBefore" };
+    let current = condition(Some(is_current), reason);
     let mut conditions = BTreeMap::from(
-        [("Ready", ready), ("DependenciesMet", dependencies)]
+        [("Ready", ready), ("DependenciesMet", dependencies), ("ConfigCurrent", current)]
             .map(|(name, condition)| (name.to_owned(), condition)),
     );
     let passing_since = slot.checks.values().map(|check| check.since).max();

@@ -259,6 +259,7 @@ fn the_largest_node_fits_the_rows_of_a_baseline_and_comes_back_whole() {
         instances: 1000,
         desired: Desired::Running,
         keeps: None,
+        keys: Vec::new(),
     };
     fold(&about, &Event::ServiceAdded(added));
     for index in 0..1000 {

@@ -348,6 +348,7 @@ fn service_events() -> Vec<Event> {
             instances: 2,
             desired: Desired::Running,
             keeps: None,
+            keys: Vec::new(),
         }),
         Event::ServiceRemoved(ServiceRemoved { digest: Digest([0x88; 32]) }),
         Event::DesiredChanged(DesiredChanged {

@@ -36,6 +36,8 @@ pub(in crate::cli::commands) async fn plan(
     name_releases(&mut view, &ready);
     let from = changed_from(&mut client, &ready).await?;
     let leave = leave(&ready);
+    let is_same = view["state"] == "succeeded" && leave.is_empty();
+    let exit = if is_same { ExitCode::Done } else { ExitCode::Changes };
     if out.is_text() {
         out.data(&ahead_text(&view, &from, &overridden(&ready), width()));
         if !leave.is_empty() {
@@ -43,20 +45,21 @@ pub(in crate::cli::commands) async fn plan(
             let (service, names) = (&ready.service, names.join(" "));
             out.data(&format!("\nPLACEMENT\n  `{}` does not mean {names}: once the rollout has succeeded they lose {service}, in batches\n", ready.select));
         }
-        return Ok(ExitCode::Done);
+        return Ok(exit);
     }
     let from = from.iter().map(|it| {
         json!({
             "nodes": it.nodes, "version": it.version, "keys": it.keys.as_deref().map(changes_json),
         })
     });
-    out.json_pretty(&json!({
+    let document = json!({
         "schema": "smgr.deploy_plan.v1", "service": view["service"], "from": view["from"],
         "to": view["to"], "plan": view["plan"], "nodes": view["nodes"],
         "unreachable": away(&ready), "changed": view["state"] != "succeeded",
         "configuration": from.collect::<Vec<_>>(), "overridden_keys": overridden(&ready), "leave": leave,
-    }));
-    Ok(ExitCode::Done)
+    });
+    out.document(&document, "");
+    Ok(exit)
 }
 
 /// Returns the nodes that have the service and are not meant, where the spec takes it from them.

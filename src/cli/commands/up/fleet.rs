@@ -20,7 +20,7 @@ use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
 use crate::cli::feed::{Feed, Turn};
-use crate::cli::fleet::Fleet;
+use crate::cli::fleet::{Fleet, folders};
 use crate::cli::interrupt::{Interrupted, Interrupts};
 use crate::cli::nats;
 use crate::cli::out::Out;
@@ -95,7 +95,7 @@ pub(super) async fn up(
         return Err(already_up(alive.pid()));
     }
     if is_alive[0] && Fleet::read(context)?.as_ref() != Some(fleet) {
-        return Err(CliError::new(Code::ALREADY_UP, "the fleet runs with other members")
+        return Err(CliError::new(Code::ALREADY_UP, "the fleet runs with other members or labels")
             .hint("it takes in new ones at its next start")
             .next("smgr down"));
     }
@@ -162,10 +162,10 @@ pub(super) async fn up(
 /// Ends every node of the fleet; the first last, whose bus the others use for their farewell.
 pub(super) async fn shut_down_all(
     context: &Context,
-    fleet: &Fleet,
     deadline: Option<tokio::time::Instant>,
 ) -> Result<(), CliError> {
-    let contexts = fleet.contexts(context);
+    // Whatever `fleet.json` says by now: what runs is ended.
+    let contexts = folders(context);
     let mut last = Ok(());
     let mut ending = Vec::new();
     for node in contexts[1..].iter().filter(|node| alive(node).is_some()) {
@@ -457,10 +457,9 @@ async fn foreground(
     let place = |record: &EventRecord| {
         statuses.iter().position(|status| status.node == record.origin).unwrap_or(0)
     };
-    let fleet = Fleet::read(context)?;
     let mut ending: Option<JoinHandle<Result<(), CliError>>> = None;
     let down = async {
-        for node in fleet.iter().flat_map(|fleet| fleet.contexts(context)) {
+        for node in folders(context) {
             until_down(&node, None).await;
         }
     };
@@ -479,14 +478,9 @@ async fn foreground(
                 if interrupted == Interrupted::Int {
                     out.note("stopping the fleet …");
                 }
-                let (context, fleet) = (context.clone(), fleet.clone());
-                ending = Some(tokio::spawn(async move {
-                    match &fleet {
-                        // As long as it takes: whoever waits at the terminal can leave.
-                        Some(fleet) => shut_down_all(&context, fleet, None).await,
-                        None => shut_down(&context).await,
-                    }
-                }));
+                let context = context.clone();
+                // As long as it takes: whoever waits at the terminal can leave.
+                ending = Some(tokio::spawn(async move { shut_down_all(&context, None).await }));
             }
             () = &mut down => break,
         }

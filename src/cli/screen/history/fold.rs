@@ -291,6 +291,16 @@ impl History {
             Event::ServiceAdded(it) => {
                 let spec = format!("{} {}", &it.digest.to_string()[..8], it.origin);
                 let service = about.service.clone()?;
+                if !it.keys.is_empty() {
+                    let number = count(it.keys.len() as u64, "key");
+                    let next = if it.keeps.is_some() {
+                        String::new()
+                    } else {
+                        format!("restart {service}")
+                    };
+                    let result = format!("{number}: {}", it.keys.join(", "));
+                    return Some(Told { next, ..told("config applied", result) });
+                }
                 match self.specs.get(&(about.node.clone(), service)) {
                     Some(before) if *before != it.digest => told("spec changed", spec),
                     _ => detail("added", spec),
@@ -565,6 +575,11 @@ fn row(record: &EventRecord, about: About, by: String, told: Told) -> Row {
         ran_ms: told.ran_ms,
         next: told.next,
         by: told.by.unwrap_or(by),
+        actor: record.by.clone(),
+        intent: match record.cause {
+            Some(Cause::Intent(intent)) => Some(intent),
+            Some(Cause::Event(_) | Cause::Seq(_)) | None => None,
+        },
         is_hidden: false,
         repeats: None,
     }

@@ -135,6 +135,7 @@ fn input(site: &mut Site, (kind, a, b, later): Draw) -> Input {
             origin: "x".to_owned(),
             intent: Some(asked),
             keeps: Some(crate::domain::id::Digest([a % 3; 32])),
+            keys: Vec::new(),
         },
         _ => {
             let end = (b.is_multiple_of(2)).then(|| ended(exit(b), 10));

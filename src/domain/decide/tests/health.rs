@@ -192,6 +192,7 @@ fn what_is_known_of_a_check_is_forgotten_with_its_rule() {
             digest: crate::domain::id::Digest([number; 32]),
             origin: "web.toml".to_owned(),
             keeps: Some(digest),
+            keys: Vec::new(),
             intent: None,
         });
         site.events()

@@ -312,6 +312,7 @@ fn a_spec_that_changes_nothing_of_the_process_starts_nothing_anew() {
         origin: "web.toml".to_owned(),
         intent: None,
         keeps,
+        keys: Vec::new(),
     };
     site.tell(adopted(2, Some(digest(1)))).then(&["service.added web"]);
     assert_eq!(site.at("web").state.main().unwrap().spec, digest(2));

@@ -130,6 +130,7 @@ impl Site {
             digest: Digest([digest; 32]),
             origin: format!("{name}.toml"),
             keeps: None,
+            keys: Vec::new(),
             intent: None,
         })
     }

@@ -19,6 +19,7 @@ fn apply(site: &mut Site, number: u8, spec: Spec, digest: u8) {
         origin: "web.toml".to_owned(),
         intent: Some(intent(number)),
         keeps: None,
+        keys: Vec::new(),
     });
 }
 
