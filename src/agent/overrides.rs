@@ -154,6 +154,6 @@ mod tests {
         assert_eq!(shown, [(6, "i-01010101 by ana"), (8, end)]);
         write_down(folder.path(), &all);
         let read: Vec<String> = written_down(folder.path()).into_iter().map(|it| it.text).collect();
-        assert!(read[0].contains("timeout = \"4s\"") && read[1].contains("A = 2"), "{read:?}");
+        assert!(read[0].contains("timeout = \"4s\"") && read[1].contains("A = \"2\""), "{read:?}");
     }
 }

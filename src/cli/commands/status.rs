@@ -19,6 +19,7 @@ use crate::cli::view::{Picture, View};
 use crate::config;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{NodeId, ServiceId};
+use crate::domain::origin::Layer;
 use crate::head::keyfile::load_trust;
 use crate::wire::payload::{Ask, Reply};
 use crate::wire::status::NodeStatus;
@@ -109,22 +110,21 @@ async fn look_closer(
     }
 }
 
-/// Asks a node what somebody set of a service there: by key `{value, origin}`.
+/// Asks a node what somebody set of a service there: by key `{value, origin}`, the value null where it is not told.
 pub(super) async fn set_on(
     context: &Context,
     node: NodeId,
     service: &ServiceId,
 ) -> Option<serde_json::Map<String, serde_json::Value>> {
-    let mut client = Client::connect(context, &Whom::new(context, [node])).await.ok()?;
-    let mut pending = client.ask(Ask::Config { service: service.clone() }).await.ok()?;
-    let mut whole = Vec::new();
-    while let Some(answer) = pending.next().await.ok()? {
-        if let Reply::Piece { bytes } = answer.reply {
-            whole.extend_from_slice(&bytes);
-        }
-    }
-    pending.missing().is_empty().then_some(())?;
-    serde_json::from_slice(&whole).ok()
+    let told = Client::configuration(context, &node, service).await.ok()?;
+    let is_set =
+        |layer| matches!(layer, Layer::Group | Layer::Fleet | Layer::Node | Layer::Temporary);
+    let set = told.keys.into_iter().filter(|(_, it)| is_set(it.origin.layer));
+    let shown = set.map(|(key, it)| {
+        let value = (!it.value.is_empty()).then_some(it.value);
+        (key, serde_json::json!({"value": value, "origin": it.origin}))
+    });
+    Some(shown.collect())
 }
 
 /// Asks nodes how they are; tells who did not answer beside them.

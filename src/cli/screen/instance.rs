@@ -230,7 +230,8 @@ fn changed_words(key: &str, known: Option<&Picture>) -> String {
     let Some(set) = known.and_then(|known| known.set.get(key)) else { return key.to_owned() };
     let value = match &set["value"] {
         Value::Null => "(not told)".to_owned(),
-        value => value.to_string(),
+        // As TOML writes it.
+        value => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
     };
     let origin: Option<Origin> = serde_json::from_value(set["origin"].clone()).ok();
     let origin = origin.map(|origin| format!("   {origin}, layer {}", name_of(&origin.layer)));
