@@ -155,6 +155,12 @@ fn fresh_epoch() -> EpochId {
     EpochId::new(clock::now().at.millis(), clock::entropy() as u16)
 }
 
+/// The same, above an epoch that began by a clock which was fast.
+fn fresh_epoch_after(other: EpochId) -> EpochId {
+    let now = clock::now().at.millis();
+    EpochId::new(now.max(other.unix_ms().saturating_add(1)), clock::entropy() as u16)
+}
+
 fn predecessor_of(known: store::Predecessor) -> Predecessor {
     Predecessor { epoch: known.epoch, size: known.size, root: known.root }
 }
@@ -164,12 +170,19 @@ impl Agent {
     ///
     /// Services go on, and the keeper starts that life at once.
     pub(super) fn damaged(&mut self, at: Option<Seq>, why: String) {
+        let own = self.recorder.head().epoch;
+        self.begin_anew(at, why, own);
+    }
+
+    /// The same, in an epoch above one that somebody else knows.
+    pub(super) fn begin_anew(&mut self, at: Option<Seq>, why: String, above: EpochId) {
         let head = self.recorder.head();
         let from = at.unwrap_or(Seq(head.seq.0 + 1));
         error!(%from, why, "the log does not hold what was written; it is set aside");
         let log = self.recorder.log().clone();
-        let begun =
-            log.quarantine_from(from, why, LET_GO).and_then(|vacant| vacant.begin(fresh_epoch()));
+        let begun = log
+            .quarantine_from(from, why, LET_GO)
+            .and_then(|vacant| vacant.begin(fresh_epoch_after(above)));
         if let Err(why) = begun {
             error!(%why, "the damaged log could not be set aside");
         }

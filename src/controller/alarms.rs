@@ -58,7 +58,9 @@ impl Controller {
                     format!("the way back of {rollout} failed: a person is needed on its nodes");
                 alerts.push(fired(ROLLBACK_FAILED, "critical", summary));
             }
-            if verdict == Some(Verdict::Succeeded) && self.was_left_broken(intent, state) {
+            // What sets a value brings no release.
+            let brings = verdict == Some(Verdict::Succeeded) && !state.plan().configures;
+            if brings && self.was_left_broken(intent, state) {
                 alerts.push(resolved(ROLLBACK_FAILED));
             }
         }
@@ -69,6 +71,7 @@ impl Controller {
     fn was_left_broken(&self, intent: IntentId, state: &Rollout) -> bool {
         let all = self.rollouts.of_service(&state.plan().service);
         let earlier = all.iter().skip_while(|(other, _)| *other != intent).skip(1);
+        let earlier = earlier.filter(|(_, other)| !other.plan().configures);
         let mut verdicts = earlier.filter_map(|(_, other)| other.verdict());
         let since = verdicts
             .by_ref()

@@ -157,6 +157,7 @@ impl Controller {
         match self.arrivals.mark(&beat.origin) {
             Some(mark) if (mark.epoch, mark.seq()) == (beat.epoch, beat.seq) => {
                 if mark.frontier.root() != beat.root {
+                    self.remind(now, &beat.origin);
                     let why = "its root over the same events is another".to_owned();
                     self.is_forked(now, &beat.origin, why);
                 }

@@ -13,7 +13,7 @@ use crate::domain::release::ReleaseId;
 use crate::domain::rollout::view::{kind_of, rfc3339, rollout_name};
 use crate::domain::rollout::{
     Command, Input, NodeReport, Observed, OnConflict, Opening, Parameters, Plan, PlanError,
-    PlanRequest, Rejection, Retry, Rollout, RolloutEvent, RolloutFact, Why,
+    PlanRequest, Rejection, Retry, Rollout, RolloutEvent, RolloutFact, Verdict, Why,
 };
 use crate::domain::text;
 use crate::domain::time::Now;
@@ -217,6 +217,10 @@ impl Controller {
             self.is_measured(&check.probe)
                 .map_err(|(code, why)| (code, format!("rollout.check.{name}: {why}")))?;
         }
+        if rollback && !self.has_succeeded(service, id, &targets) {
+            let why = format!("release {} of {service} never succeeded here", id.short());
+            return Err((Code::NO_EARLIER_RELEASE, why));
+        }
         let retry = retry.map(|of| self.goes_on(of, (service, id), &targets)).transpose()?;
         let before = targets.iter().map(|node| (node.clone(), self.observed(node, service)));
         let before: BTreeMap<NodeId, Observed> = before.collect();
@@ -264,6 +268,25 @@ impl Controller {
             drop(self.drive(now, intent.id, &input));
         }
         Ok(Word::Promised(Reply::Accepted { event }))
+    }
+
+    /// Says whether a release was brought to its end by a rollout that is remembered, or is good on one of these nodes:
+    /// whoever goes back passes the canary by.
+    fn has_succeeded(
+        &self,
+        service: &ServiceId,
+        release: ReleaseId,
+        targets: &BTreeSet<NodeId>,
+    ) -> bool {
+        let all = self.rollouts.of_service(service);
+        let by_rollout = all.iter().any(|(_, state)| {
+            state.verdict() == Some(Verdict::Succeeded) && state.plan().release == release
+        });
+        let is_good = |node: &NodeId| {
+            let known = self.projection.node(node).and_then(|it| it.releases().get(service));
+            known.is_some_and(|it| it.good.iter().any(|good| good.release == Some(release)))
+        };
+        by_rollout || targets.iter().any(is_good)
     }
 
     /// Returns the nodes that have a service, those of which nobody can say among them, and how something is done to it

@@ -142,7 +142,8 @@ impl Orders {
 
     /// Returns which orders a node may have.
     fn steps_of(&self, node: &NodeId) -> Vec<(IntentId, Step)> {
-        let of = |intent: &IntentId| [(*intent, Step::Apply), (*intent, Step::Return)];
+        let steps = [Step::Apply, Step::Return, Step::Leave];
+        let of = |intent: &IntentId| steps.map(|step| (*intent, step));
         let all = self.out.keys().flat_map(of);
         all.filter(|(intent, step)| self.get(&(*intent, node.clone(), *step)).is_some()).collect()
     }

@@ -27,8 +27,8 @@ struct Told {
     reports: Vec<(EventId, NodeReport)>,
     /// When it said the last of them that its release failed.
     failed_at: Option<(EventId, UnixMicros)>,
-    /// The envelope by which it said that it is healthy.
-    healthy: Option<ByteBuf>,
+    /// The envelope by which it said that it is healthy, and on what.
+    healthy: Option<(Generation, ReleaseId, ByteBuf)>,
 }
 
 /// What an event says that matters to rollouts.
@@ -86,8 +86,8 @@ impl Reports {
                 if let NodeReport::Failed { .. } = report {
                     told.failed_at = Some((id.clone(), record.at));
                 }
-                if let NodeReport::Healthy { .. } = report {
-                    told.healthy = Some(envelope.clone());
+                if let NodeReport::Healthy { generation, release, .. } = report {
+                    told.healthy = Some((*generation, *release, envelope.clone()));
                 }
             }
         }
@@ -110,10 +110,16 @@ impl Reports {
     /// where that has none, so that an order is as long in the last wave as in the second.
     pub(super) fn proofs(&self, plan: &Plan, node: &NodeId) -> Vec<ByteBuf> {
         let proofs = self.words(plan, node, plan.proofs().iter());
-        match proofs.is_empty() {
-            true => self.words(plan, node, plan.targets()),
-            false => proofs,
+        if !proofs.is_empty() {
+            return proofs;
         }
+        let proofs = self.words(plan, node, plan.targets());
+        if !proofs.is_empty() {
+            return proofs;
+        }
+        // All of them have gone on to something newer; one that was placed since may not have.
+        let all = self.by.keys().filter(|(service, _)| *service == plan.service);
+        self.words(plan, node, all.map(|(_, node)| node))
     }
 
     fn words<'a>(
@@ -132,15 +138,11 @@ impl Reports {
                 break;
             }
             let Some(told) = self.by.get(&(plan.service.clone(), other.clone())) else { continue };
-            let is_of = |(_, report): &(EventId, NodeReport)| {
-                let NodeReport::Healthy { generation, release, .. } = report else { return false };
+            let is_of = |(generation, release, _): &&(Generation, ReleaseId, ByteBuf)| {
                 let is_earlier = plan.retry.is_some() && *generation < plan.generation;
                 (is_earlier || *generation == plan.generation) && *release == plan.release
             };
-            let Some(word) = told.healthy.as_ref().filter(|_| told.reports.iter().any(is_of))
-            else {
-                continue;
-            };
+            let Some((_, _, word)) = told.healthy.as_ref().filter(is_of) else { continue };
             if word.len() > room {
                 break;
             }

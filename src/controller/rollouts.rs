@@ -456,7 +456,11 @@ impl Controller {
             if of >= term || self.is_on_its_way(leader) {
                 continue;
             }
-            let newest = self.rollouts.of_service(&state.plan().service).into_iter().next();
+            let all = self.rollouts.of_service(&state.plan().service);
+            let is_alike = |(_, other): &(IntentId, &Rollout)| {
+                other.plan().configures == state.plan().configures
+            };
+            let newest = all.into_iter().find(is_alike);
             let newest = newest.map(|(newest, _)| newest).filter(|newest| *newest != intent);
             info!(rollout = %intent, %leader, term = of, "goes on with what another began");
             self.take_over(now, term, intent);

@@ -108,8 +108,10 @@ impl Requests {
     /// Finds a request, whoever signed it.
     fn find(&self, id: IntentId) -> io::Result<Option<PathBuf>> {
         for folder in fs::read_dir(&self.folder)? {
-            let path = file_of(&folder?.path(), id);
-            if path.try_exists()? {
+            let folder = folder?;
+            let path = file_of(&folder.path(), id);
+            // Earlier versions kept the files of all keys beside each other.
+            if folder.file_type()?.is_dir() && path.try_exists()? {
                 return Ok(Some(path));
             }
         }

@@ -175,6 +175,13 @@ impl Wished {
         if has_left && generation == self.generation {
             return Some(lacks);
         }
+        // Its disk may have been set back to before it.
+        let is_set_back = known.target == Some(NodeState::Healthy)
+            && known.releases.is_some()
+            && generation < self.generation;
+        if is_set_back {
+            return Some(lacks);
+        }
         if known.target.is_some() && !is_lost {
             return Some(Place::Has);
         }
