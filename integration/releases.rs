@@ -112,6 +112,23 @@ fn a_release_is_deployed_seen_rolled_back_and_survives_a_new_start() {
 }
 
 #[test]
+fn by_health_check_process_no_check_of_a_release_counts() {
+    let machine = up();
+    let one = archive(&machine, "one", &good("1")).display().to_string();
+    deploy(&machine, 0, "1.0", &one, &spec(&machine, ""));
+    let never = "[health.never]\nkind = \"exec\"\nexec = [\"/bin/false\"]\ninterval = \"1s\"\n\
+                 min_interval = \"50ms\"\ntimeout = \"1s\"\nfailures = 1";
+    let spec = spec(&machine, never);
+    let said = deploy(&machine, 10, "2.0", &one, &spec);
+    assert!(said.contains("E0701"), "{said}");
+    let by_process = ["--set", "rollout.health_check=\"process\""];
+    let line = ["deploy", "web", "-f", &spec, "--artifact", &one, "--release-version", "3.0"];
+    machine.exits(0, &[&line[..], &by_process[..]].concat());
+    assert_eq!(release(&machine)["version"], "3.0");
+    assert_eq!(machine.instance("web")["conditions"]["Healthy"]["status"], "false");
+}
+
+#[test]
 fn a_bad_binary_is_left_again_by_the_node_itself() {
     let machine = up();
     let spec = spec(&machine, "");

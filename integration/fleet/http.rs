@@ -260,6 +260,14 @@ fn what_is_asked_over_http_is_answered_as_everywhere_and_what_may_not_be_asked_i
     sent("/v1/rollouts", &ci, br#"{"service": "web"}"#, (400, "E0101"));
     sent("/v1/rollouts", &ci, br#"{"service": "web", "release": "sha256:00"}"#, (404, "E0710"));
     sent("/v1/rollouts", &ci, br#"{"service": "web", "spec": "exce = 1"}"#, (422, "E0412"));
+    for artifact in [
+        json!({"url": "ftp://127.0.0.1/web", "sha256": "0".repeat(64), "bytes": 7}),
+        json!({"url": "http://127.0.0.1/web", "sha256": "0".repeat(64), "bytes": 3_u64 << 30}),
+        json!({"url": "", "sha256": "0".repeat(64), "bytes": 7}),
+    ] {
+        let body = json!({"service": "web", "spec": "exec = [\"a\"]", "artifact": artifact});
+        sent("/v1/rollouts", &ci, body.to_string().as_bytes(), (422, "E0707"));
+    }
     sent(
         "/v1/rollouts",
         &ci,

@@ -129,7 +129,7 @@ fn a_plan_shows_the_waves_what_changes_for_whom_and_the_way_back_and_does_nothin
         "1.0 → 2.0 on 3 nodes",
         "back to 1.0 if it fails",
         "1 canary    n1",
-        "no check is declared",
+        "no check counts",
         "CHANGES against 1.0 on n1 n2 n3",
         "\"2s\" → \"3s\"",
     ] {

@@ -472,7 +472,11 @@ impl Agent {
         }
         if matches!(
             event,
-            Event::ServiceAdded(_) | Event::ServiceRemoved(_) | Event::DesiredChanged(_)
+            Event::ServiceAdded(_)
+                | Event::ServiceRemoved(_)
+                | Event::DesiredChanged(_)
+                | Event::InstanceStarting(_)
+                | Event::InstanceHandedOver(_)
         ) {
             self.watch_alerts(Some(service));
         }

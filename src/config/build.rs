@@ -134,6 +134,7 @@ impl Builder<'_> {
             healthy_deadline: merged.millis(&["rollout", "healthy_deadline"]),
             keep: merged.integer(&["release", "keep"]),
             rollback: merged.text(&["release", "rollback"]).is_none_or(|word| word == "allow"),
+            by_process: merged.text(&["rollout", "health_check"]).as_deref() == Some("process"),
         };
         if verdict.min_healthy_time >= verdict.healthy_deadline {
             let label = "it could never have been healthy for so long in its time";

@@ -83,6 +83,12 @@ impl Manifest {
     }
 }
 
+/// The largest artifact that is taken, in bytes.
+pub const ARTIFACT_BYTES_MAX: u64 = 2 << 30;
+
+/// How the places begin from which artifacts are fetched.
+pub const SCHEMES: [&str; 4] = ["file:/", "http://", "https://", "nats:"];
+
 /// The files of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -90,11 +96,11 @@ impl Manifest {
 pub struct Artifact {
     /// SHA-256 of the file as it is fetched.
     pub sha256: Digest,
-    /// Its length in bytes.
+    /// Its length in bytes, at most [`ARTIFACT_BYTES_MAX`].
     pub bytes: u64,
     /// What it is.
     pub format: ArtifactFormat,
-    /// Where it may be fetched, tried in this order, at most [`SOURCES_MAX`]: `file:/…`, `http://…`, `https://…`,
+    /// Where it may be fetched, tried in this order, 1 to [`SOURCES_MAX`]: `file:/…`, `http://…`, `https://…`,
     /// `nats:BUCKET/NAME`.
     pub from: Vec<String>,
 }
@@ -210,6 +216,9 @@ pub struct ReleaseApplied {
     /// The checks that have to pass.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckName>,
+    /// Whether its checks do not count: the processes have to be ready and stay up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_process: bool,
     /// How many good releases are kept.
     pub keep: u16,
     /// SHA-256 of the plan, when a controller asked for it.

@@ -234,6 +234,9 @@ pub struct Verdict {
     pub keep: u16,
     /// Whether a person may go back to an earlier one.
     pub rollback: bool,
+    /// Whether its checks do not count: the processes have to be ready and stay up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_process: bool,
 }
 
 impl Verdict {
@@ -249,6 +252,7 @@ impl Default for Verdict {
             healthy_deadline: Millis::from_secs(300),
             keep: 5,
             rollback: true,
+            by_process: false,
         }
     }
 }

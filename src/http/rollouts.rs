@@ -42,6 +42,7 @@ use crate::domain::text;
 use crate::head::authority::{Enrolment, Way};
 use crate::head::clock;
 use crate::head::keyfile::load_trust;
+use crate::head::manifest::check_manifest;
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::key::digest_of;
@@ -375,6 +376,7 @@ async fn intent_of(access: &Access, deploy: Deploy) -> Result<(Mode, Action, Aud
     let select = select.map_err(|error| CliError::from_error(Code::BAD_SELECTOR, &error))?;
     let manifest = manifest_of(access, deploy, &rows).await?;
     let bytes = codec::encode(&manifest);
+    check_manifest(&service, &bytes).map_err(|why| Problem::new(Code::BAD_MANIFEST, why))?;
     let release = ReleaseId::of(&bytes);
     let rollouts = config::rollouts_of(config::release_layer(release, manifest))
         .map_err(|mistakes| mistaken(&mistakes, "nothing was deployed"))?;

@@ -323,7 +323,9 @@ impl Turn<'_> {
             Step::Apply => spec.verdict.healthy_deadline.0,
             Step::Return | Step::Leave => spec.verdict.healthy_deadline.0.max(RETURN_MS_MIN),
         };
-        let judged = spec.health.iter().filter(|(_, rule)| rule.on_failure != OnFailure::Report);
+        let by_process = spec.verdict.by_process;
+        let is_judged = |on_failure| !by_process && on_failure != OnFailure::Report;
+        let judged = spec.health.iter().filter(|(_, rule)| is_judged(rule.on_failure));
         let ordered = self.releases(service).and_then(|it| it.plan);
         let plan = ordered.filter(|(of, _)| *of == trial.intent).map(|(_, plan)| plan);
         let body = ReleaseApplied {
@@ -342,6 +344,7 @@ impl Turn<'_> {
                 Step::Apply => judged.map(|(name, _)| name.clone()).collect(),
                 Step::Return | Step::Leave => Vec::new(),
             },
+            by_process,
             keep: spec.verdict.keep,
             plan,
             term: plan.and(self.head().term.as_ref().map(|(term, _)| *term)),

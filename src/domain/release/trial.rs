@@ -6,6 +6,7 @@ use super::{OrderAccepted, Phase, ReleaseApplied, ReleaseFailed, ReleaseHealthy,
 use super::{ReleaseReturned, Step};
 use crate::domain::code::Code;
 use crate::domain::event::{Event, Exit, RunResult, StateName, StopReason};
+use crate::domain::health::Check;
 use crate::domain::id::{CheckName, Digest, Generation, InstanceId, IntentId};
 use crate::domain::instance::State;
 use crate::domain::node::Service;
@@ -107,6 +108,9 @@ pub struct Trying {
     /// The checks that have to pass.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckName>,
+    /// Whether its checks do not count: the processes have to be ready and stay up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_process: bool,
     /// How many good releases are kept.
     pub keep: u16,
     /// Whether it is what is returned to.
@@ -175,7 +179,7 @@ impl Trying {
                         && self.checks.iter().all(|name| {
                             slot.checks.get(name).is_some_and(|check| check.failing.is_none())
                         })
-                        && !slot.checks.values().any(super::super::health::Check::is_unready)
+                        && (self.by_process || !slot.checks.values().any(Check::is_unready))
                 }
                 // A oneshot that ended as it should.
                 State::Completed => slot.since >= self.since,
@@ -337,6 +341,7 @@ impl Releases {
             healthy_by: body.healthy_by,
             min_healthy_ms: body.min_healthy_ms,
             checks: body.checks.clone(),
+            by_process: body.by_process,
             keep: body.keep,
             is_return: body.step == Step::Return,
             held_since: None,

@@ -99,6 +99,7 @@ fn told(record: &Record, rollout: &Rollout, records: &[&Record]) -> Option<Told>
             ("node_lost", on(&body.node), text, None)
         }
         RolloutEvent::CheckEnded(body) => ("check_ended", None, body.text(), None),
+        RolloutEvent::CheckMeasured(_) => ("check_measured", None, record.event.text(), None),
         RolloutEvent::BudgetExceeded(body) => {
             ("budget_exceeded", None, body.text(), body.origin.clone())
         }
