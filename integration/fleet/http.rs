@@ -659,6 +659,112 @@ exit "$(curl -fsS "$SMGR/v1/rollouts/$id" -H "$T" | jq -r .exit_code)""#;
 }
 
 #[test]
+fn a_rollout_is_approved_promoted_paused_resumed_and_aborted_over_http() {
+    let served = Served::of(&["n1", "n2"], &[]);
+    let (job, watch) = (served.token("deploy"), served.token("watch"));
+    let user = if is_root() { "user = \"root\"\n" } else { "" };
+    let spec = |seconds: u32, more: &str| {
+        format!(
+            "{user}exec = [\"sleep\", \"{seconds}\"]\n[rollout]\nmin_healthy_time = \"200ms\"\n{more}"
+        )
+    };
+    let deploy = |version: &str, spec: String| {
+        let body = json!({"service": "web", "spec": spec, "version": version}).to_string();
+        let answer = served.ask("POST", "/v1/rollouts", &[&job], body.as_bytes());
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        answer.json()["status_url"].as_str().unwrap().to_owned()
+    };
+    let say = |to: &str, command: &str, token: &str, key: &str| {
+        let key = format!("Idempotency-Key: {key}");
+        served.ask("POST", &format!("{to}/{command}"), &[token, &key], b"")
+    };
+    let said = |to: &str, command: &str| {
+        let answer = say(to, command, &job, &format!("{to} {command}"));
+        assert_eq!(answer.status, 202, "{command}: {}", answer.body);
+        assert_eq!(answer.header("location"), Some(to), "{}", answer.head);
+        answer.json()
+    };
+    let is = |to: &str, state: &str| {
+        eventually(state, || {
+            let answer = served.ask("GET", to, &[&watch], b"");
+            (answer.json()["state"] == state).then_some(answer)
+        })
+    };
+    let first = deploy("1.0", spec(1000, ""));
+    is(&first, "succeeded");
+
+    // The job asked for it, so it is no second person; one at the command line is.
+    let more = "require_approval = true\nauto_promote = false\n";
+    let asked = deploy("2.0", spec(2000, more));
+    is(&asked, "awaiting_approval");
+    for (command, token, status, code) in [
+        ("approve", &job, 403, "E0323"),
+        ("promote", &job, 409, "E0722"),
+        ("resume", &job, 409, "E0722"),
+        ("approve", &watch, 403, "E0323"),
+        ("abort", &watch, 403, "E0323"),
+    ] {
+        let answer = say(&asked, command, token, &format!("refused {command}"));
+        let problem = answer.json();
+        assert_eq!(
+            (answer.status, &problem["code"]),
+            (status, &json!(code)),
+            "{command} {problem}"
+        );
+    }
+    is(&asked, "awaiting_approval");
+    let name = asked.rsplit('/').next().unwrap();
+    served.fleet.machine.exits(0, &["rollout", "approve", name]);
+    is(&asked, "awaiting_promotion");
+    let promoted = said(&asked, "promote");
+    assert_eq!((&promoted["id"], &promoted["changed"]), (&json!(name), &json!(true)));
+    // The same request again is the same wish; another one by its key is none.
+    assert_eq!(said(&asked, "promote"), promoted);
+    let other = say(&asked, "abort", &job, &format!("{asked} promote"));
+    assert_eq!((other.status, &other.json()["code"]), (422, &json!("E0318")));
+    is(&asked, "succeeded");
+
+    // What a person asked for, the job may agree to.
+    let file = served.fleet.machine.folder().join("web.toml");
+    fs::write(&file, spec(3000, "require_approval = true\nbake_time = \"60s\"\n")).unwrap();
+    let line = ["deploy", "web", "-f", file.to_str().unwrap(), "--release-version", "3.0"];
+    served.fleet.machine.exits(0, &[&line[..], &["--detach"]].concat());
+    let list = served.get("/v1/rollouts", &watch);
+    let of = format!("/v1/rollouts/{}", list["rollouts"][0]["rollout"].as_str().unwrap());
+    is(&of, "awaiting_approval");
+    said(&of, "approve");
+    eventually("the canary runs it", || {
+        let view = served.get(&of, &watch);
+        let nodes = view["nodes"].as_array().unwrap().clone();
+        nodes.iter().any(|node| node["state"] == "healthy").then_some(())
+    });
+    said(&of, "pause");
+    is(&of, "paused");
+    said(&of, "resume");
+    eventually("it goes on", || (served.get(&of, &watch)["state"] != "paused").then_some(()));
+    said(&of, "abort");
+    let answer = is(&of, "aborted");
+    assert_eq!(answer.header("smgr-exit-code"), Some("13"), "{}", answer.head);
+    let late = say(&of, "pause", &job, "late");
+    assert_eq!((late.status, &late.json()["code"]), (409, &json!("E0722")), "{}", late.body);
+    for node in ["n1", "n2"] {
+        let status = served.get(&format!("/v1/nodes/{node}"), &watch);
+        let web = status["instances"].as_array().unwrap().iter().find(|it| it["service"] == "web");
+        assert_eq!(web.unwrap()["release"]["version"], "2.0", "{status}");
+    }
+    // Who said what stands in the facts.
+    let events = served.all_events(&watch);
+    let by = |kind: &str| {
+        let of_it = events.iter().filter(|it| it["type"] == kind);
+        of_it.map(|it| it["by"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(by("rollout.approved"), ["operator", "deploy"]);
+    assert_eq!(by("rollout.promoted"), ["deploy"]);
+    assert_eq!(by("rollout.paused"), ["deploy"]);
+    assert_eq!(by("rollout.resumed"), ["deploy"]);
+}
+
+#[test]
 fn a_ci_job_restarts_and_clears_a_cache_with_nothing_but_a_shell_and_curl() {
     let served = Served::of(&["n1", "n2"], &[("n2", "web", ACTS)]);
     let token = served.token("ci");
