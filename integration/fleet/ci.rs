@@ -59,6 +59,7 @@ struct Ended {
     code: Option<i32>,
     said: String,
     outputs: String,
+    summary: String,
 }
 
 impl Jobs {
@@ -95,7 +96,10 @@ impl Jobs {
         fs::write(&file, form.script()).unwrap();
         let smgr = Path::new(env!("CARGO_BIN_EXE_smgr")).parent().unwrap();
         let output = folder.join("outputs");
-        drop(fs::remove_file(&output)); // There is none before the first job.
+        let summary = folder.join("summary");
+        for file in [&output, &summary] {
+            drop(fs::remove_file(file)); // There is none before the first job.
+        }
         let said = File::create(folder.join("said")).unwrap();
         let mut job = Command::new("sh");
         job.arg("-e")
@@ -117,6 +121,7 @@ impl Jobs {
             Form::Shell | Form::GitLab => job.env("SMGR_OUTPUT", &output),
             Form::GitHub => job
                 .env("GITHUB_OUTPUT", &output)
+                .env("GITHUB_STEP_SUMMARY", &summary)
                 .env("GITHUB_ACTIONS", "true")
                 .env("GITHUB_ACTION_PATH", self::folder().join("github")),
         };
@@ -126,8 +131,8 @@ impl Jobs {
     fn end(&self, mut job: Child) -> Ended {
         let code = job.wait().unwrap().code();
         let folder = self.fleet.machine.folder();
-        let outputs = fs::read_to_string(folder.join("outputs")).unwrap_or_default();
-        Ended { code, said: self.said(), outputs }
+        let written = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
+        Ended { code, said: self.said(), outputs: written("outputs"), summary: written("summary") }
     }
 
     fn said(&self) -> String {
@@ -166,7 +171,8 @@ fn a_job_deploys_by_each_form_and_ends_as_the_rollout_does() {
     assert_eq!(
         ended.outputs,
         format!(
-            "SMGR_ROLLOUT={name}\nSMGR_STATE_AT_END=succeeded\nSMGR_EXIT_CODE=0\nSMGR_CHANGED=true\n"
+            "SMGR_ROLLOUT={name}\nSMGR_STATE_AT_END=succeeded\nSMGR_EXIT_CODE=0\nSMGR_CHANGED=true\n\
+             SMGR_ROLLED_BACK_TO=\n"
         )
     );
     let ended = jobs.run(&Form::GitLab, "3.0", "echo missing DATABASE_URL >&2; exit 1");
@@ -178,6 +184,11 @@ fn a_job_deploys_by_each_form_and_ends_as_the_rollout_does() {
     let told = "::error title=web rolled back::";
     let line = ended.said.lines().find(|line| line.starts_with(told)).expect("an annotation");
     assert!(line.contains("exit code 10"), "{line}");
+    let (name, _) = jobs.last();
+    assert!(ended.outputs.contains(&format!("SMGR_ROLLOUT={name}\n")), "{}", ended.outputs);
+    assert!(ended.outputs.ends_with("SMGR_ROLLED_BACK_TO=2.0\n"), "{}", ended.outputs);
+    let told = ["```\n", &name, "WHY", "exited with code 3", "NEXT"];
+    assert!(told.iter().all(|it| ended.summary.contains(it)), "{}", ended.summary);
 }
 
 #[test]
