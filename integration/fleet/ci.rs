@@ -192,6 +192,56 @@ fn a_job_deploys_by_each_form_and_ends_as_the_rollout_does() {
 }
 
 #[test]
+fn a_release_for_a_selection_is_published_to_the_controllers_by_a_script_without_a_key() {
+    let jobs = Jobs::of(2);
+    let (machine, folder) = (&jobs.fleet.machine, jobs.fleet.machine.folder());
+    let sign = |version: &str, bake: &str| {
+        let artifact = archive(machine, version, &good(version)).display().to_string();
+        let spec = jobs.spec(bake).display().to_string();
+        let line = ["sign", "--for", "10m", "deploy", "web", "-f", &spec, "--artifact", &artifact];
+        let named = ["--release-version", version, "--select", "name=n1|n2"];
+        let signed = machine.smgr(&[&line[..], &named].concat());
+        assert!(signed.status.success(), "{}", String::from_utf8_lossy(&signed.stderr));
+        let file = folder.join(format!("wish-{version}"));
+        fs::write(&file, signed.stdout).unwrap();
+        file
+    };
+    let publish = |code: i32, file: &Path| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ci/publish.py");
+        let ran = Command::new("python3")
+            .arg("-S")
+            .arg(script)
+            .args(["--as", "operator", "--server", &jobs.bus, "--timeout", "30", "--nkey"])
+            .arg(machine.state().join("keys/operator.nk"))
+            .arg(file)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .output()
+            .unwrap();
+        let said = String::from_utf8([ran.stdout, ran.stderr].concat()).unwrap();
+        assert_eq!(ran.status.code(), Some(code), "{said}");
+        said
+    };
+    let file = sign("1.0", "0s");
+    assert!(publish(0, &file).starts_with("controller  taken: "), "it is with the controllers");
+    let (name, _) = jobs.last();
+    let said = machine.exits(0, &["rollout", "watch", &name]);
+    assert!(said.contains("1.0 on 2 of 2 nodes"), "{said}");
+    // The same bytes are the same rollout.
+    publish(0, &file);
+    assert_eq!(machine.json(&["rollout", "list"])["rollouts"].as_array().unwrap().len(), 1);
+
+    // What a controller refuses is told as it is told to the command line.
+    publish(0, &sign("2.0", "60s"));
+    let (second, _) = jobs.last();
+    let said = publish(6, &sign("3.0", "0s"));
+    assert!(said.contains("refused: ") && said.contains("[E0721]"), "{said}");
+    assert_eq!(jobs.last().0, second, "nothing was begun");
+    machine.exits(0, &["rollout", "abort", &second]);
+    machine.exits(13, &["rollout", "watch", &second]);
+}
+
+#[test]
 fn complaint_13_a_cancelled_job_leaves_nothing_locked_and_says_how_to_watch_on() {
     let jobs = Jobs::of(2);
     assert_eq!(jobs.run(&Form::Shell, "1.0", &good("1")).code, Some(0));
