@@ -66,7 +66,12 @@ pub fn envelope(data: &[u8]) {
 
 /// The payload of each kind; the first byte says which.
 pub fn payload(data: &[u8]) {
-    let Some((kind, bytes)) = data.split_first() else { return };
+    reads_payload(data);
+}
+
+/// The same; says whether anything was read.
+pub fn reads_payload(data: &[u8]) -> bool {
+    let Some((kind, bytes)) = data.split_first() else { return false };
     match kind % 9 {
         0 => survives::<Intent>(bytes),
         1 => survives::<Query>(bytes),
@@ -82,13 +87,18 @@ pub fn payload(data: &[u8]) {
 
 /// The body of each type of event, the facts of rollouts behind the others; the first byte says which.
 pub fn event_body(data: &[u8]) {
-    let Some((kind, bytes)) = data.split_first() else { return };
+    reads_event_body(data);
+}
+
+/// The same; says whether anything was read.
+pub fn reads_event_body(data: &[u8]) -> bool {
+    let Some((kind, bytes)) = data.split_first() else { return false };
     let kinds = [Event::KINDS, RolloutEvent::KINDS].concat();
     let (kind, _) = kinds[usize::from(*kind) % kinds.len()];
-    if let Ok(Some(event)) = codec::decode_body(kind, bytes) {
-        let again = codec::encode_body(&event);
-        assert_eq!(codec::decode_body(kind, &again).expect("what was written reads"), Some(event));
-    }
+    let Ok(Some(event)) = codec::decode_body(kind, bytes) else { return false };
+    let again = codec::encode_body(&event);
+    assert_eq!(codec::decode_body(kind, &again).expect("what was written reads"), Some(event));
+    true
 }
 
 /// A frame of each protocol between our processes; the first byte says which.
@@ -176,11 +186,11 @@ pub fn http(data: &[u8]) {
     http::Face::get().holds(data);
 }
 
-fn survives<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
-    if let Ok(value) = codec::decode::<T>(bytes) {
-        let again = codec::encode(&value);
-        assert_eq!(codec::decode::<T>(&again).expect("what was written reads"), value);
-    }
+fn survives<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> bool {
+    let Ok(value) = codec::decode::<T>(bytes) else { return false };
+    let again = codec::encode(&value);
+    assert_eq!(codec::decode::<T>(&again).expect("what was written reads"), value);
+    true
 }
 
 fn frame_survives<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
