@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_bytes::ByteBuf;
 use smgr::bus::{BusOptions, Connection, Credentials};
 use smgr::controller::setup::ControllerSetup;
-use smgr::domain::id::{Digest, FleetId, NodeId};
+use smgr::domain::id::{Digest, EpochId, EventId, FleetId, NodeId};
 use smgr::domain::policy::{KeyClass, Kind};
 use smgr::domain::release::Step;
 use smgr::head::clock;
@@ -15,7 +15,7 @@ use smgr::head::keyfile::{KeyName, load_key, load_trust};
 use smgr::wire::codec;
 use smgr::wire::envelope;
 use smgr::wire::key::Signer;
-use smgr::wire::payload::{Answer, EventRecord, Order, PAYLOAD_VERSION, Reply};
+use smgr::wire::payload::{Answer, EventRecord, Order, PAYLOAD_VERSION, Receipt, Reply};
 use smgr::wire::subject::{Callee, InboxPrefix, Scope, Subject};
 
 use super::Fleet;
@@ -23,7 +23,7 @@ use super::leaders::leader;
 use super::rollouts::Shop;
 use crate::releases::good;
 use crate::support::block_on;
-use crate::support::wait::wait_until;
+use crate::support::wait::{eventually, wait_until};
 
 /// Returns how whoever runs the fleet reaches its bus.
 fn a_persons_access(node: &StateFolder) -> BusOptions {
@@ -33,6 +33,15 @@ fn a_persons_access(node: &StateFolder) -> BusOptions {
     let setup = smgr::agent::setup::NodeSetup::read(node).unwrap().bus.unwrap();
     let mut options = BusOptions::new(setup.urls, InboxPrefix(person.name.clone()), "stranger");
     options.credentials = Credentials::read(setup.operator_nkey.unwrap()).unwrap();
+    options
+}
+
+/// Returns how somebody who has the keys of a controller reaches the bus.
+fn a_controllers_access(controller: &StateFolder) -> BusOptions {
+    let setup = ControllerSetup::read(controller).unwrap();
+    let name = setup.controller.as_str().parse().unwrap();
+    let mut options = BusOptions::new(setup.urls, InboxPrefix(name), "hostile");
+    options.credentials = Credentials::read(setup.nkey.unwrap()).unwrap();
     options
 }
 
@@ -119,9 +128,7 @@ fn no_controller_skips_the_canary_by_calling_each_wave_the_first() {
         };
         envelope::seal(Kind::Order, &codec::encode(&order), &key)
     };
-    let setup = ControllerSetup::read(&c1).unwrap();
-    let mut options = BusOptions::new(setup.urls, InboxPrefix("c1".parse().unwrap()), "hostile");
-    options.credentials = Credentials::read(setup.nkey.unwrap()).unwrap();
+    let options = a_controllers_access(&c1);
     let others = ["n1", "n2", "n3"].into_iter().filter(|node| *node != canary);
     block_on(async {
         let bus = Connection::dial(&options).await.unwrap();
@@ -143,4 +150,65 @@ fn no_controller_skips_the_canary_by_calling_each_wave_the_first() {
         let events = shop.events(node);
         assert!(events.iter().any(|it| it["type"] == "release.refused"), "{node} says who tried");
     }
+}
+
+#[test]
+fn a_controller_that_lies_about_a_log_has_it_begun_anew_once_in_ten_minutes_and_no_more() {
+    const EPOCH_MS_MIN: u64 = 10_000;
+    let fleet = Fleet::new();
+    fleet.service("n2", "web", "exec = [\"sleep\", \"1000\"]\n");
+    fleet.up(2);
+    fleet.all_arrives(&["n1", "n2"]);
+    let c1 = StateFolder::new(fleet.folder("c1"));
+    let key = load_key(&KeyName::Controller.path(&c1)).unwrap();
+    let options = a_controllers_access(&c1);
+    let last = || -> EventId {
+        let ids = eventually("n2 answers", || fleet.ids_if_any(&["events", "--node", "n2"]));
+        ids.last().unwrap().parse().unwrap()
+    };
+    // What is asked of the node behind it is answered when it has been looked at.
+    let lie = |epoch: EpochId, size: u64| {
+        let receipt = Receipt {
+            v: PAYLOAD_VERSION,
+            controller: "c1".parse().unwrap(),
+            origin: "n2".parse().unwrap(),
+            epoch,
+            size,
+            root: Digest([7; 32]),
+            at: clock::now().at,
+        };
+        let bytes = envelope::seal(Kind::Receipt, &codec::encode(&receipt), &key);
+        block_on(async {
+            let bus = Connection::dial(&options).await.unwrap();
+            let to = Callee::node("n2".parse().unwrap()).unwrap();
+            let subject = Subject::Call { fleet: "local".parse().unwrap(), to };
+            bus.publish(&subject, bytes).await.unwrap();
+            drop(bus.flush().await);
+        });
+        last().epoch
+    };
+    let age_ms = |epoch: EpochId| clock::now().at.millis().saturating_sub(epoch.unix_ms());
+    let grows_old = |epoch: EpochId| {
+        wait_until("the epoch is no young one", || age_ms(epoch) > EPOCH_MS_MIN);
+    };
+    let first = last().epoch;
+    grows_old(first);
+    let tomorrow = clock::now().at.millis() + 25 * 3_600_000;
+    assert_eq!(lie(EpochId::new(tomorrow, 1), 9), first, "further ahead than any clock");
+    // As much of the log as there is, and other events.
+    let second = eventually("it begins anew", || {
+        Some(lie(first, last().seq.0)).filter(|epoch| *epoch != first)
+    });
+    let receipt = StateFolder::new(fleet.folder("n2")).witnessed();
+    let kept = fs::read(&receipt).unwrap();
+    fs::remove_file(&receipt).unwrap();
+    // On a machine that is too busy to ask in time there is nothing to be seen of it.
+    if age_ms(second) < EPOCH_MS_MIN / 2 {
+        let now = lie(second, 1_000_000);
+        assert!(now == second || age_ms(second) > EPOCH_MS_MIN, "it is too young to be ended");
+    }
+    fs::write(&receipt, kept).unwrap();
+    grows_old(second);
+    assert_eq!(lie(second, 1_000_000), second, "and once is enough for ten minutes");
+    fleet.machine.exits(0, &["restart", "web@n2"]);
 }

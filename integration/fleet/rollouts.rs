@@ -312,6 +312,61 @@ fn a_paused_rollout_touches_no_further_node_until_it_is_resumed() {
 }
 
 #[test]
+fn a_rollout_that_waits_for_a_person_ends_with_14_and_goes_on_as_that_one_says() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let name = || shop.list()[0]["rollout"].as_str().unwrap().to_owned();
+    let touched =
+        |view: &Value| states(view).iter().filter(|(_, state)| state != "not_started").count();
+    // Behind the canary, where it is not to go on by itself.
+    let by_hand = ["--set", "rollout.auto_promote=false"];
+    let said = shop.deploy_with(14, "2.0", &good("2"), &by_hand);
+    assert!(said.contains("it waits for a person: smgr rollout show"), "{said}");
+    let view = shop.view(&name());
+    assert_eq!((&view["state"], touched(&view)), (&"awaiting_promotion".into(), 1), "{view}");
+    let shown = shop.fleet.machine.exits(14, &["rollout", "show", &name(), "--exit-code"]);
+    assert!(shown.contains(&format!("smgr rollout promote {}", name())), "{shown}");
+    let said = shop.fleet.machine.exits(6, &["rollout", "approve", &name()]);
+    assert!(said.contains("waits for no approval"), "{said}");
+    shop.fleet.machine.exits(0, &["rollout", "promote", &name()]);
+    let said = shop.fleet.machine.exits(0, &["rollout", "watch", &name()]);
+    assert!(said.contains("2.0 on 3 of 3 nodes"), "{said}");
+    assert!(shop.fleet.machine.exits(6, &["rollout", "promote", &name()]).contains("E0722"));
+
+    // Behind each wave, the last one too, where a person is the health check.
+    shop.deploy_with(14, "3.0", &good("3"), &["--set", "rollout.health_check=\"manual\""]);
+    let waves = shop.view(&name())["plan"]["waves"].as_array().unwrap().len();
+    assert_eq!(waves, 3, "a node each");
+    for wave in 1..=waves {
+        let view = shop.view(&name());
+        assert_eq!((touched(&view), &view["ended_at"]), (wave, &Value::Null), "{view}");
+        shop.fleet.machine.exits(0, &["rollout", "promote", &name()]);
+        let code = if wave == waves { 0 } else { 14 };
+        shop.fleet.machine.exits(code, &["rollout", "watch", &name()]);
+    }
+    assert_eq!(shop.runs("n3"), "3.0");
+
+    // Before anything, where a second person has to agree; who asked for it is none.
+    let said = shop.deploy_with(14, "4.0", &good("4"), &["--set", "rollout.require_approval=true"]);
+    assert!(said.contains("awaiting approval"), "{said}");
+    let said = shop.fleet.machine.exits(7, &["rollout", "approve", &name()]);
+    assert!(said.contains("a second person has to approve: operator asked for it"), "{said}");
+    let view = shop.view(&name());
+    assert_eq!((&view["state"], touched(&view)), (&"awaiting_approval".into(), 0), "{view}");
+    shop.fleet.machine.exits(0, &["rollout", "abort", &name()]);
+    shop.fleet.machine.exits(13, &["rollout", "watch", &name()]);
+
+    // What is aborted may also stay as it is.
+    shop.deploy_with(14, "5.0", &good("5"), &by_hand);
+    let canary = shop.view(&name())["plan"]["waves"][0]["nodes"][0].as_str().unwrap().to_owned();
+    shop.fleet.machine.exits(0, &["rollout", "abort", &name(), "--leave"]);
+    shop.fleet.machine.exits(13, &["rollout", "watch", &name()]);
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(shop.runs(node), if *node == canary { "5.0" } else { "3.0" }, "{node}");
+    }
+}
+
+#[test]
 fn a_node_that_was_stuck_and_never_changed_is_back_at_once_when_its_rollout_is_aborted() {
     let shop = Shop::open();
     shop.deploy(0, "1.0", &good("1"));

@@ -271,8 +271,10 @@ impl Builder<'_> {
             "health" => ReadyBy::Health,
             _ => ReadyBy::Started,
         };
+        // By a default that stands for what was refused, nothing is measured.
+        let is_known = !self.merged.is_refused(&["ready", "by"]);
         for (key, needed) in [("match", "log"), ("fd", "fd")] {
-            if self.merged.is_set(&["ready", key]) && by != needed {
+            if self.merged.is_set(&["ready", key]) && by != needed && is_known {
                 let label = format!("`{key}` is only for by = \"{needed}\", and by is \"{by}\"");
                 let hint = format!("by = \"{needed}\", or take `{key}` out");
                 self.contradiction(&["ready", key], label, &hint);
@@ -355,8 +357,9 @@ impl Builder<'_> {
             }
             _ => ReloadBy::None,
         };
+        let is_known = !merged.is_refused(&["reload", "by"]);
         for (key, needed) in [("signal", ["signal", "notify"]), ("exec", ["exec", "exec"])] {
-            if merged.is_set(&["reload", key]) && !needed.contains(&by.as_str()) {
+            if merged.is_set(&["reload", key]) && !needed.contains(&by.as_str()) && is_known {
                 let label = format!("`{key}` has no effect while by is \"{by}\"");
                 let hint = format!("by = \"{}\", or take `{key}` out", needed[0]);
                 self.contradiction(&["reload", key], label, &hint);
@@ -463,6 +466,10 @@ impl Builder<'_> {
 
     fn param(&mut self, action: &str, name: &str) -> Option<Param> {
         let at = |key: &'static str| ["action", action, "params", name, key];
+        if self.merged.is_refused(&at("type")) {
+            // Its name is known all the same.
+            return Some(Param::String { pattern: None, default: None });
+        }
         let kind = self.merged.text(&at("type")).unwrap_or_default();
         let allowed: &[&str] = match kind.as_str() {
             "integer" => &["min", "max"],

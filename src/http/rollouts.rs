@@ -167,9 +167,11 @@ pub(super) async fn command(
 /// `GET /v1/rollouts`.
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     shared.callers.find(&headers)?.may_read(Verb::Status)?;
+    Parameters::read(query.as_deref())?.end()?;
     let document = document(&shared.access, Ask::Rollouts, TASK_WITHIN).await?;
     Ok(json_response(StatusCode::OK, &document))
 }
@@ -210,7 +212,7 @@ pub(super) async fn events(
     shared.callers.find(&headers)?.may_read(Verb::Events)?;
     let mut parameters = Parameters::read(query.as_deref())?;
     let mut after = parameters.cursor("since")?;
-    let follow = parameters.take("follow").is_some_and(|follow| follow == "1");
+    let follow = parameters.switch("follow")?;
     parameters.end()?;
     let place = shared.followers.clone().try_acquire_owned().map_err(|_| {
         let what = "too many follow the stream already";

@@ -216,5 +216,6 @@ pub(crate) fn result(view: &Value) -> Value {
         "exit_code": if is_unheard(view) { json!(ExitCode::Unknown.number()) } else { view["exit_code"].clone() },
         "changed": view["changed"], "cursor": view["as_of"]["cursor"], "why": why,
         "answered": view["nodes"].as_array().map_or(0, Vec::len), "missing": view["unreachable"],
+        "rolled_back_to": (view["state"] == "rolled_back").then(|| &view["from"]["version"]),
     })
 }

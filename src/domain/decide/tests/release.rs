@@ -230,6 +230,50 @@ fn one_that_ends_before_it_is_good_is_left_for_the_last_good_one() {
 }
 
 #[test]
+fn a_return_that_fails_is_told_and_the_node_goes_on_trying_what_ran_before() {
+    let mut site = with_a();
+    site.wish(deploy(2, "b"));
+    staged(&mut site, 2, 12);
+    replaced(&mut site, 2);
+    site.exit("web", 2, Exit::Code(1), 300);
+    staged(&mut site, 3, 11);
+    let (instance, run) = (id("web"), site.at("web").last_run);
+    let (step, why) = ("exec".to_owned(), "no such file".to_owned());
+    site.tell(Input::StartFailed { instance, run, step, errno: 2, why });
+    let failed = site.last.events.iter().find_map(|(_, event)| match event {
+        Event::ReleaseFailed(body) => Some((body.step, body.returns, body.code.clone())),
+        _ => None,
+    });
+    assert_eq!(failed, Some((Step::Return, false, Code::RETURN_FAILED.to_string())));
+    let Some(Outcome::Failed { code, .. }) = outcome(&site) else { panic!("{:?}", site.events()) };
+    assert_eq!(code, Code::RETURN_FAILED.to_string());
+    // No trial any more, and no wish: the ordinary machinery brings it up once it can.
+    assert!(site.node.releases()[&service("web")].trial.is_none());
+    site.pass("web").then(&["instance.starting web/0"]);
+    let (run, _) = site.spawned("web/0").expect("it is tried again");
+    site.start("web", run);
+    assert!(site.state("web").main().is_some());
+    assert_eq!(current(&site), Some(ReleaseId::of(b"a")));
+}
+
+#[test]
+fn a_return_whose_files_are_gone_is_told_as_one_that_failed() {
+    let mut site = with_a();
+    site.wish(deploy(2, "b"));
+    staged(&mut site, 2, 12);
+    replaced(&mut site, 2);
+    site.exit("web", 2, Exit::Code(1), 300);
+    let gone = (Code::RELEASE_GONE, "the manifest is not here".to_owned());
+    let (service, generation) = (service("web"), Generation(3));
+    site.tell(Input::Staged { service, generation, staged: Err(gone) });
+    let Some(Outcome::Failed { code, why, .. }) = outcome(&site) else {
+        panic!("{:?}", site.events())
+    };
+    assert_eq!(code, Code::RETURN_FAILED.to_string());
+    assert!(why.contains("is not here"), "{why}");
+}
+
+#[test]
 fn the_first_release_has_nothing_to_return_to() {
     let mut site = Site::empty();
     site.wish(deploy(1, "a"));
