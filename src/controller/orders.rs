@@ -321,7 +321,10 @@ impl Controller {
         let needs_proof =
             (wave > 1 || is_retried) && *step == Step::Apply && plan.emergency.is_none();
         let canary = match needs_proof {
-            true => self.rollouts.reports.proofs(plan, node),
+            true => {
+                let counts = |of: &NodeId, word: &[u8]| self.authority.is_word_of(of, word);
+                self.rollouts.reports.proofs(plan, node, counts)
+            }
             false => Vec::new(),
         };
         // Where no other node has a word, as when the only one that is meant matches again, it may be one that goes first.

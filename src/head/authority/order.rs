@@ -301,6 +301,14 @@ impl Authority {
         if let Some(kid) = sealed.kids().find(|kid| self.revoked.contains(kid)) {
             return Err(format!("a result is signed by {kid}, which was taken back"));
         }
+    /// Says whether a word that was verified before is signed by the key that the roster has for its node today.
+    pub fn is_word_of(&self, node: &NodeId, bytes: &[u8]) -> bool {
+        let own = self.roster.get(node).map(|enrolled| enrolled.kid);
+        let own = own.filter(|kid| !self.revoked.contains(kid));
+        let sealed = envelope::read(bytes, ENVELOPE_BYTES_MAX).ok();
+        own.is_some() && sealed.is_some_and(|sealed| sealed.kids().all(|kid| Some(kid) == own))
+    }
+
         let opened = sealed.open(&self.ring).map_err(|error| format!("a result: {error}"))?;
         if opened.kind != Kind::Event {
             return Err("a result is no event".to_owned());

@@ -327,6 +327,21 @@ fn a_node_goes_first_where_its_turn_is_first_and_nowhere_because_a_controller_sa
 
 #[test]
 fn a_turn_is_that_of_the_roster_that_the_wish_names() {
+#[test]
+fn a_word_that_no_node_would_take_any_more_is_known_as_such() {
+    let mut gate = fleet();
+    let n2 = "n2".parse().unwrap();
+    let good = healthy(42, &manifest());
+    let (own, other) = (word("n2", &good, &node_key()), word("n2", &good, &controller()));
+    assert!(gate.is_word_of(&n2, &own) && !gate.is_word_of(&n2, &other));
+    assert!(!gate.is_word_of(&"n3".parse().unwrap(), &own), "it is not enrolled");
+    gate.enrol(Enrolment::from(vec![Enrolled { kid: Kid([1; 16]), ..enrolled("n2") }]));
+    assert!(!gate.is_word_of(&n2, &own), "it has another key since");
+    let mut gate = fleet();
+    gate.revoked.push(node_key().kid());
+    assert!(!gate.is_word_of(&n2, &own));
+}
+
     let mut gate = with_nodes(&[]);
     let audience =
         Audience::Select { selector: "env=prod".to_owned(), roster: gate.roster.digest() };
