@@ -39,7 +39,7 @@ impl Agent {
                 }
                 Err(refusal) => self.refuse(now, refusal, &to),
             },
-            Kind::Order => match self.authority.order(bytes, way) {
+            Kind::Order => match self.authority.order(bytes, way, now.at) {
                 Ok(verified) => {
                     let to = self.own_inbox(to, &verified.controller.name);
                     self.ordered(now, verified, way, to);

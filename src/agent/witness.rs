@@ -34,7 +34,7 @@ impl Agent {
     /// # Errors
     /// It is no receipt for this log, or could not be kept.
     pub(super) fn receipt_came(&mut self, now: Now, bytes: &[u8], way: Way) -> Result<(), Refusal> {
-        let receipt = self.authority.receipt(bytes, way)?;
+        let receipt = self.authority.receipt(bytes, way, now.at)?;
         let head = self.recorder.head();
         let epoch = head.epoch;
         let size = self.recorder.next().0.saturating_sub(1);

@@ -157,7 +157,7 @@ impl EmulatedNode {
                 }
                 Err(refusal) => self.refuse(now, refusal, reply),
             },
-            Ok(Kind::Order) => match self.authority.order(bytes, Way::Bus) {
+            Ok(Kind::Order) => match self.authority.order(bytes, Way::Bus, now.at) {
                 Ok(verified) => self.order(now, verified, reply),
                 Err(refusal) => self.refuse_order(now, refusal, reply),
             },

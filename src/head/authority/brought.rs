@@ -69,7 +69,7 @@ impl Authority {
     ///
     /// # Errors
     /// The first check that failed.
-    pub fn receipt(&mut self, bytes: &[u8], way: Way) -> Result<Receipt, Refusal> {
+    pub fn receipt(&mut self, bytes: &[u8], way: Way, now: UnixMicros) -> Result<Receipt, Refusal> {
         let Open { payload: receipt, kid, holder, .. } =
             self.open::<Receipt>(bytes, Kind::Receipt, way)?;
         let refuse = |code: Code, why: &str| Refusal {
@@ -77,6 +77,7 @@ impl Authority {
             why: why.to_owned(),
             signed: Some(Signed { id: None, actor: actor_of(&holder, kid) }),
         };
+        self.holds_now(&holder, receipt.at, now).map_err(|(code, why)| refuse(code, &why))?;
         let is_its_own = holder.name.as_str() == receipt.controller.as_str();
         match () {
             () if receipt.v != PAYLOAD_VERSION => {
