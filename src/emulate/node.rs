@@ -192,6 +192,7 @@ impl EmulatedNode {
             state_hash,
             fold: FOLD_VERSION,
             at: now.at,
+            asks: false,
         };
         self.voice.beat(envelope::seal(Kind::Beat, &codec::encode(&beat), &self.signer).into());
     }

@@ -103,11 +103,13 @@ impl Authority {
     /// Says whether what `signer` is answered may go to an inbox of `listener`: his own, or that of a controller, which
     /// brings wishes to nodes and sees in their logs what comes of them.
     pub fn may_hear(&self, signer: &Principal, listener: &Principal) -> bool {
-        let is_controller = |name: &Principal| {
-            let mut holders = self.ring.iter().map(|(_, holder)| holder);
-            holders.any(|holder| holder.class == KeyClass::Controller && holder.name == *name)
-        };
-        signer == listener || is_controller(listener)
+        signer == listener || self.controllers().any(|name| name == listener)
+    }
+
+    /// Returns the controllers of the fleet.
+    pub fn controllers(&self) -> impl Iterator<Item = &Principal> {
+        let holders = self.ring.iter().map(|(_, holder)| holder);
+        holders.filter(|holder| holder.class == KeyClass::Controller).map(|holder| &holder.name)
     }
 }
 
