@@ -1,10 +1,11 @@
-//! A node whose disk was set back.
+//! A node that lost what it knew: its disk was set back, or its log is gone.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use smgr::bus::Connection;
 use smgr::domain::id::IntentId;
 use smgr::domain::intent::Action;
@@ -20,6 +21,8 @@ use smgr::wire::subject::{Callee, Subject};
 use super::Fleet;
 use super::hostile::a_persons_access;
 use super::intake::copy;
+use super::rollouts::Shop;
+use crate::releases::good;
 use crate::support::block_on;
 use crate::support::wait::{eventually, wait_until};
 
@@ -128,4 +131,25 @@ fn a_node_takes_wishes_soon_after_its_start_when_every_controller_is_down() {
     fleet.up_again();
     fleet.machine.exits(0, &["restart", "web", "--node", "n2"]);
     fleet.machine.exits(0, &["start", "controller-c1", "--node", "n1"]);
+}
+
+#[test]
+fn a_node_whose_log_is_gone_is_known_by_its_new_one_and_gets_again_what_it_had() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let fleet = &shop.fleet;
+    fleet.all_arrives(&["n1", "n2", "n3"]);
+    fleet.kill_node("n3");
+    fs::remove_dir_all(fleet.folder("n3").join("log")).unwrap();
+    fleet.up_again();
+    eventually("it runs what all nodes were to run", || {
+        let there = fleet.machine.smgr(&["status", "web@n3"]).status.code() != Some(4);
+        (there && shop.runs("n3") == "1.0").then_some(())
+    });
+    wait_until("the controller knows it as it is", || {
+        let status = fleet.status();
+        let logs = status["intake"]["logs"].as_array().cloned().unwrap_or_default();
+        let own = logs.into_iter().find(|log| log["origin"] == "n3");
+        own.is_some_and(|log| log["doubt"] == Value::Null)
+    });
 }
