@@ -38,6 +38,9 @@ use crate::wire::subject::{Callee, Subject};
 /// How long every deadline is put off when a leader begins: until the nodes have told it what they did meanwhile.
 const GRACE_MS: u64 = 30_000;
 
+/// How many ticks lie between two questions for a wish that is not here.
+const ASK_TICKS: u64 = 10;
+
 /// One rollout.
 #[derive(Debug, Default)]
 pub(super) struct Driven {
@@ -61,6 +64,8 @@ pub(super) struct Driven {
     configured: Option<(Selector, BTreeSet<String>)>,
     /// Where it wants the service, once that was read from its file.
     pub(super) wished: Option<Wished>,
+    /// The tick at which the other controllers were asked for the wish.
+    asked_at: Option<u64>,
 }
 
 /// Every rollout that is remembered.
@@ -338,10 +343,8 @@ impl Controller {
         // A promise from before another took over counts facts that are not in force any more.
         let is_mine = driven.story.state().is_some_and(|state| state.leader().0 == own);
         let concerned = driven.keep(if is_mine { facts } else { driven.story.records().len() });
-        let ended = driven.on_disk().and_then(Rollout::verdict);
-        if let Some(verdict) = ended {
+        if let Some(verdict) = driven.on_disk().and_then(Rollout::verdict) {
             info!(rollout = %intent, state = verdict.as_str(), "a rollout ended");
-            self.rollouts.forget(&self.wishes);
         }
         match concerned {
             Concerned::Nodes(nodes) => self.look_at_orders_of(intent, nodes),
@@ -524,8 +527,14 @@ impl Controller {
         driven.wish.clone()
     }
 
-    /// Asks the other controllers for the signed wish of a rollout: they heard it when this one did not.
-    pub(super) fn ask_for_wish(&self, rollout: IntentId) {
+    /// Asks the other controllers for the signed wish of a rollout: they heard it when this one did not. However many orders
+    /// wait for it, it is asked for once.
+    pub(super) fn ask_for_wish(&mut self, rollout: IntentId) {
+        let Some(driven) = self.rollouts.all.get_mut(&rollout) else { return };
+        if driven.asked_at.is_some_and(|at| self.ticks < at.saturating_add(ASK_TICKS)) {
+            return;
+        }
+        driven.asked_at = Some(self.ticks);
         let own = &self.setup.controller;
         let others = self
             .lines

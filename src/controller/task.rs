@@ -194,6 +194,7 @@ impl Controller {
         self.lead_late(now);
         self.tick_rollouts(now);
         self.converge(now);
+        self.forget_rollouts();
         self.look_at_checks(now);
         self.wake_watchers();
         self.recorder.catch_up(now);
