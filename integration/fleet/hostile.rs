@@ -16,7 +16,9 @@ use smgr::head::keyfile::{KeyName, load_key, load_trust};
 use smgr::wire::codec;
 use smgr::wire::envelope;
 use smgr::wire::key::Signer;
-use smgr::wire::payload::{Answer, EventRecord, Intent, Order, PAYLOAD_VERSION, Reply};
+use smgr::wire::payload::{
+    Answer, Audience, EventRecord, Intent, Mode, Order, PAYLOAD_VERSION, Reply,
+};
 use smgr::wire::subject::{Callee, InboxPrefix, Scope, Subject};
 
 use super::Fleet;
@@ -43,6 +45,17 @@ fn last_wish(controller: &StateFolder) -> Vec<u8> {
     let wishes = wishes.map(|entry| entry.unwrap().path());
     let newest = wishes.max_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());
     fs::read(newest.unwrap()).unwrap()
+}
+
+/// Returns the first answer to a message.
+fn answer_to(options: &BusOptions, subject: &Subject, bytes: Vec<u8>) -> Reply {
+    block_on(async {
+        let bus = Connection::dial(options).await.unwrap();
+        let within = Duration::from_secs(10);
+        let mut answers = bus.request(subject, bytes, within).await.unwrap();
+        let answer = answers.next().await.unwrap().expect("it is answered");
+        envelope::read_kept::<Answer>(&answer, Kind::Answer).unwrap().reply
+    })
 }
 
 #[test]
@@ -174,19 +187,10 @@ fn no_signer_skips_the_canary_by_calling_a_release_one_that_succeeded_before() {
     };
     let options = a_persons_access(&n1);
     let principal = options.inbox.0.clone();
-    let asked = block_on(async {
-        let bus = Connection::dial(&options).await.unwrap();
-        let mut replies = Vec::new();
-        for wish in [back_to(&never, 1), back_to(first, 2)] {
-            let subject =
-                Subject::Request { fleet: "local".parse().unwrap(), principal: principal.clone() };
-            let within = Duration::from_secs(10);
-            let mut answers = bus.request(&subject, wish, within).await.unwrap();
-            let answer = answers.next().await.unwrap().expect("the leader answers");
-            let answer: Answer = envelope::read_kept(&answer, Kind::Answer).unwrap();
-            replies.push(answer.reply);
-        }
-        replies
+    let asked = [back_to(&never, 1), back_to(first, 2)].map(|wish| {
+        let fleet = "local".parse().unwrap();
+        let subject = Subject::Request { fleet, principal: principal.clone() };
+        answer_to(&options, &subject, wish)
     });
     let [Reply::Refused { code, why }, Reply::Accepted { .. }] = &asked[..] else {
         panic!("{asked:?}")
@@ -194,4 +198,38 @@ fn no_signer_skips_the_canary_by_calling_a_release_one_that_succeeded_before() {
     assert_eq!(code, "E0708", "{why}");
     assert!(why.contains("never succeeded here"), "{why}");
     assert_eq!(shop.list().len(), 2, "nothing was begun of the first");
+}
+
+#[test]
+fn what_is_no_key_of_a_service_is_unset_nowhere() {
+    let fleet = Fleet::new();
+    fleet.service("n2", "web", "exec = [\"sleep\", \"1000\"]\n");
+    fleet.up(2);
+    let n1 = StateFolder::new(fleet.folder("n1"));
+    let key = load_key(&KeyName::Operator.path(&n1)).unwrap();
+    let now = clock::now().at;
+    let intent = Intent {
+        v: PAYLOAD_VERSION,
+        id: IntentId([7; 16]),
+        iss: key.kid(),
+        iat: now,
+        exp: now.plus_ms(60_000),
+        fleet: "local".parse().unwrap(),
+        mode: Mode::Once,
+        action: Action::Configure {
+            service: "web".parse().unwrap(),
+            generation: None,
+            set: Default::default(),
+            unset: ["stop.timeuot".to_owned()].into(),
+            until: None,
+        },
+        audience: Audience::Nodes(vec!["n2".parse().unwrap()]),
+        note: String::new(),
+    };
+    let wish = envelope::seal(Kind::Intent, &codec::encode(&intent), &key);
+    let to = Callee::node("n2".parse().unwrap()).unwrap();
+    let subject = Subject::Call { fleet: "local".parse().unwrap(), to };
+    let reply = answer_to(&a_persons_access(&n1), &subject, wish);
+    let Reply::Refused { why, .. } = &reply else { panic!("{reply:?}") };
+    assert!(why.contains("`stop.timeuot` is no key"), "{why}");
 }
