@@ -160,7 +160,7 @@ fn a_node_that_is_silent_is_told_to_be_unreachable_and_named_by_ping() {
 }
 
 /// Copies a folder as a backup does.
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let place = to.join(entry.file_name());

@@ -14,6 +14,7 @@ mod machines;
 mod placement;
 mod rollouts;
 mod selection;
+mod set_back;
 mod told;
 
 use std::collections::BTreeMap;

@@ -43,10 +43,12 @@ impl Controller {
     fn configured(&self, plan: &Plan, node: &NodeId, known: NodeState) -> Vec<NodeReport> {
         let generation = plan.generation;
         let is_begun = matches!(known, NodeState::Started { .. });
-        let waits = known.is_under_way() || matches!(known, NodeState::Lost { .. });
+        // It is looked at each second, and most nodes are through or wait for their turn.
+        if !known.is_under_way() && !matches!(known, NodeState::Lost { .. }) {
+            return Vec::new();
+        }
         let record = self.projection.node(node).and_then(|it| it.seen().get(&plan.intent));
-        let outcome = record.map(|record| &record.progress).filter(|_| waits);
-        match outcome {
+        match record.map(|record| &record.progress) {
             Some(Progress::Executed { outcome: Outcome::Done { .. }, at })
                 if let Some(failure) = self.broken(node, &plan.service, *at) =>
             {

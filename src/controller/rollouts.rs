@@ -23,7 +23,7 @@ use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::rollout::view::Record;
 use crate::domain::rollout::{
     Command, Concerns, Failure, Input, NodeReport, NodeState, Rejection, ReleaseId, Rollout,
-    RolloutEvent, RolloutFact, Story, Verdict, Wished,
+    RolloutEvent, RolloutFact, Story, Wished,
 };
 use crate::domain::selector::Selector;
 use crate::domain::time::{Now, UnixMicros};
@@ -38,11 +38,8 @@ use crate::wire::subject::{Callee, Subject};
 /// How long every deadline is put off when a leader begins: until the nodes have told it what they did meanwhile.
 const GRACE_MS: u64 = 30_000;
 
-/// Rollouts that have ended and are remembered whole, for `smgr rollout show`.
-const ENDED_MAX: usize = 64;
-
-/// Wishes for one service that stand beside each other, each for other nodes: what is older is forgotten as it ages.
-const STANDING_MAX: usize = 64;
+/// How many ticks lie between two questions for a wish that is not here.
+const ASK_TICKS: u64 = 10;
 
 /// One rollout.
 #[derive(Debug, Default)]
@@ -67,6 +64,8 @@ pub(super) struct Driven {
     configured: Option<(Selector, BTreeSet<String>)>,
     /// Where it wants the service, once that was read from its file.
     pub(super) wished: Option<Wished>,
+    /// The tick at which the other controllers were asked for the wish.
+    asked_at: Option<u64>,
 }
 
 /// Every rollout that is remembered.
@@ -162,18 +161,6 @@ impl Driven {
         self.wished.as_ref()
     }
 
-    /// Returns which nodes, and which keys there, the wish behind it is about, as text; a text of its own where it is not here.
-    fn means(&mut self, intent: IntentId, configures: bool, wishes: &Wishes) -> String {
-        let text = match configures {
-            true => {
-                let configured = self.configured(intent, wishes);
-                configured.map(|(select, keys)| format!("{select} {keys:?}"))
-            }
-            false => self.wished(intent, wishes).map(|wished| wished.select.to_string()),
-        };
-        text.unwrap_or_else(|| intent.to_string())
-    }
-
     fn look(&mut self) {
         let open = self.story.state().filter(|state| state.verdict().is_none());
         self.wake_at = open.and_then(Rollout::wake_at);
@@ -214,15 +201,6 @@ impl<'a> Pen<'a> {
         // It is one where the last of its pieces stands.
         Some(self.recorder.event_id(Seq(self.next.0 - 1)))
     }
-}
-
-/// What is known of the wishes for one service while those are looked for that stand.
-#[derive(Debug, Default)]
-struct Standing {
-    all: BTreeSet<IntentId>,
-    meant: BTreeSet<String>,
-    /// One says where the service is at all: what is older does not count.
-    is_whole: bool,
 }
 
 /// Whose orders may be others than before.
@@ -277,52 +255,6 @@ impl Rollouts {
         let mut found: Vec<_> = states.filter(|(_, it)| it.plan().service == *service).collect();
         found.sort_by_key(|(_, state)| std::cmp::Reverse(state.plan().generation));
         found
-    }
-
-    /// Forgets the oldest that have ended, but for those whose wishes stand.
-    fn forget(&mut self, wishes: &Wishes) {
-        let ended = self.all.iter().filter(|(_, it)| it.is_over());
-        let at = |it: &Driven| it.story.records().last().map(|record| record.at);
-        let mut ended: Vec<_> = ended.map(|(intent, it)| (at(it), *intent)).collect();
-        let excess = ended.len().saturating_sub(ENDED_MAX);
-        if excess == 0 {
-            return;
-        }
-        let stand = self.standing(wishes);
-        ended.sort();
-        for (_, intent) in ended.into_iter().filter(|(_, it)| !stand.contains(it)).take(excess) {
-            self.all.remove(&intent);
-        }
-    }
-
-    /// Returns those to which nodes converge that were away or join later: the last of each service, and of those before it
-    /// that succeeded the last for each selection, back to one that says where the service is at all.
-    fn standing(&mut self, wishes: &Wishes) -> BTreeSet<IntentId> {
-        let mut newest: Vec<_> = self
-            .all
-            .iter_mut()
-            .filter_map(|(intent, driven)| {
-                let plan = driven.story.state()?.plan();
-                let of = (plan.service.clone(), plan.configures);
-                let generation = plan.generation;
-                Some((std::cmp::Reverse(generation), of, *intent, driven))
-            })
-            .collect();
-        newest.sort_by_key(|(generation, _, intent, _)| (*generation, *intent));
-        let mut stand: BTreeMap<(ServiceId, bool), Standing> = BTreeMap::new();
-        for (_, of, intent, driven) in newest {
-            let known = stand.entry(of.clone()).or_default();
-            let is_last = known.all.is_empty();
-            let verdict = driven.on_disk().and_then(Rollout::verdict);
-            let has_succeeded = verdict == Some(Verdict::Succeeded);
-            let counts = has_succeeded && !known.is_whole && known.all.len() < STANDING_MAX;
-            let is_new = counts && known.meant.insert(driven.means(intent, of.1, wishes));
-            known.is_whole |= has_succeeded && driven.wished.as_ref().is_some_and(Wished::is_whole);
-            if is_last || is_new {
-                known.all.insert(intent);
-            }
-        }
-        stand.into_values().flat_map(|known| known.all).collect()
     }
 }
 
@@ -411,10 +343,8 @@ impl Controller {
         // A promise from before another took over counts facts that are not in force any more.
         let is_mine = driven.story.state().is_some_and(|state| state.leader().0 == own);
         let concerned = driven.keep(if is_mine { facts } else { driven.story.records().len() });
-        let ended = driven.on_disk().and_then(Rollout::verdict);
-        if let Some(verdict) = ended {
+        if let Some(verdict) = driven.on_disk().and_then(Rollout::verdict) {
             info!(rollout = %intent, state = verdict.as_str(), "a rollout ended");
-            self.rollouts.forget(&self.wishes);
         }
         match concerned {
             Concerned::Nodes(nodes) => self.look_at_orders_of(intent, nodes),
@@ -597,8 +527,14 @@ impl Controller {
         driven.wish.clone()
     }
 
-    /// Asks the other controllers for the signed wish of a rollout: they heard it when this one did not.
-    pub(super) fn ask_for_wish(&self, rollout: IntentId) {
+    /// Asks the other controllers for the signed wish of a rollout: they heard it when this one did not. However many orders
+    /// wait for it, it is asked for once.
+    pub(super) fn ask_for_wish(&mut self, rollout: IntentId) {
+        let Some(driven) = self.rollouts.all.get_mut(&rollout) else { return };
+        if driven.asked_at.is_some_and(|at| self.ticks < at.saturating_add(ASK_TICKS)) {
+            return;
+        }
+        driven.asked_at = Some(self.ticks);
         let own = &self.setup.controller;
         let others = self
             .lines

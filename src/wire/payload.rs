@@ -505,6 +505,9 @@ pub struct Beat {
     pub fold: u32,
     /// When.
     pub at: UnixMicros,
+    /// Whether controllers are asked how far they have the log: each says so with a receipt.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
 }
 
 /// A controller's word that it has a log durably up to here, and that this extends what it had before.

@@ -146,6 +146,7 @@ pub(in crate::wire) fn beat() -> Beat {
         state_hash: Digest([0x44; 32]),
         fold: 1,
         at: AT,
+        asks: false,
     }
 }
 
