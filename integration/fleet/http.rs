@@ -555,6 +555,96 @@ exit "$(curl -fsS "$SMGR/v1/rollouts/$id" -H "$T" | jq -r .exit_code)""#;
 }
 
 #[test]
+fn a_deploy_over_http_may_start_anew_wait_its_turn_supersede_and_go_on_with_one_that_failed() {
+    let served = Served::of(&["n1", "n2"], &[]);
+    let token = served.token("deploy");
+    let user = if is_root() { "user = \"root\"\n" } else { "" };
+    let spec = |exec: &str, rules: &str| {
+        format!("{user}exec = {exec}\n[rollout]\nmin_healthy_time = \"100ms\"\n{rules}")
+    };
+    let sleep = "[\"sleep\", \"1000\"]";
+    let post = |path: &str, headers: &[&str], body: &Value| {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        served.ask("POST", path, &[&[token.as_str()], headers].concat(), body.as_bytes())
+    };
+    let deploy = |more: Value| {
+        let mut body = json!({"service": "web", "spec": spec(sleep, "")});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        post("/v1/rollouts?wait=30s", &[], &body)
+    };
+    let begun = |answer: Answer| {
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        answer.json()["id"].as_str().unwrap().to_owned()
+    };
+    let view = |name: &str| served.get(&format!("/v1/rollouts/{name}"), &token);
+    let ends = |name: &str, state: &str| {
+        let view = served.get(&format!("/v1/rollouts/{name}?wait=1m"), &token);
+        assert_eq!(view["state"], state, "{view}");
+        view
+    };
+    let refused = |answer: Answer, status: u16, code: &str| {
+        let problem = answer.json();
+        assert_eq!((answer.status, &problem["code"]), (status, &json!(code)), "{problem}");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    };
+
+    // The same once more changes nothing, unless somebody asks for it.
+    ends(&begun(deploy(json!({}))), "succeeded");
+    assert_eq!(ends(&begun(deploy(json!({}))), "succeeded")["changed"], false);
+    let forced = ends(&begun(deploy(json!({"force": true}))), "succeeded");
+    assert_eq!(forced["changed"], true, "{forced}");
+    let release = json!({"service": "web", "release": forced["to"]["digest"], "force": true});
+    let again = ends(&begun(post("/v1/rollouts", &[], &release)), "succeeded");
+    assert!(again["changed"] == true && again["to"] != forced["to"], "{again}");
+
+    // Of two at once the second is refused, ends the first, or waits for its turn.
+    let slow = |bake: &str| json!({"spec": spec(sleep, &format!("bake_time = \"{bake}\"\n")), "version": bake});
+    let first = begun(deploy(slow("60s")));
+    refused(deploy(json!({})), 409, "E0721");
+    let waits = json!({"service": "web", "spec": spec(sleep, ""), "on_conflict": "queue"});
+    let (key, path) = (["Idempotency-Key: queued"], "/v1/rollouts?wait=100ms");
+    refused(post(path, &key, &waits), 409, "E0721");
+    let mut more = slow("2s");
+    more["on_conflict"] = json!("supersede");
+    let second = begun(deploy(more));
+    ends(&first, "superseded");
+    let third = begun(post("/v1/rollouts?wait=1m", &key, &waits));
+    assert_eq!(view(&second)["state"], "succeeded", "it was waited for");
+    ends(&third, "succeeded");
+    assert_eq!(begun(post("/v1/rollouts?wait=1m", &key, &waits)), third, "it is the same wish");
+
+    // What failed is gone on with where it is not healthy, once there is a reason to hope.
+    let reason = served.fleet.machine.folder().join("reason");
+    let hopes = format!("[\"sh\", \"-c\", \"test -e {} && exec sleep 1000\"]", reason.display());
+    let bad = json!({"spec": spec(&hopes, ""), "version": "3.0"});
+    let failed = begun(deploy(bad));
+    let retry = |name: &str, key: &str| {
+        let key = format!("Idempotency-Key: {key}");
+        post(&format!("/v1/rollouts/{name}/retry"), &[&key], &Value::Null)
+    };
+    ends(&failed, "rolled_back");
+    fs::write(reason, "").unwrap();
+    let retried = begun(retry(&failed, "hope"));
+    let done = ends(&retried, "succeeded");
+    assert_eq!((&done["to"], done["nodes"].as_array().unwrap().len()), (&view(&failed)["to"], 2));
+    assert_eq!(begun(retry(&failed, "hope")), retried, "it is the same wish");
+    refused(retry(&retried, "nothing"), 409, "E0722");
+    refused(retry("r-00", "none"), 404, "E0720");
+
+    for (more, status, code) in [
+        (json!({"on_conflict": "wait"}), 400, "E0101"),
+        (json!({"on_conflict": 1}), 400, "E0101"),
+        (json!({"force": "yes"}), 400, "E0101"),
+        (json!({"retry": failed}), 400, "E0101"),
+        (json!({"emergency": "now"}), 400, "E0101"),
+    ] {
+        refused(deploy(more), status, code);
+    }
+    let rollouts = served.get("/v1/rollouts", &token)["rollouts"].as_array().unwrap().len();
+    assert_eq!(rollouts, 9, "what was refused left nothing");
+}
+
+#[test]
 fn a_ci_job_restarts_and_clears_a_cache_with_nothing_but_a_shell_and_curl() {
     let served = Served::of(&["n1", "n2"], &[("n2", "web", ACTS)]);
     let token = served.token("ci");
