@@ -521,7 +521,7 @@ fn a_deploy_by_three_lines_of_curl_ends_with_the_exit_code_of_the_fleet() {
         let script = r#"set -eu
 id=$(curl -fsS "$SMGR/v1/rollouts" -H "$T" -H "Idempotency-Key: $RUN" -d "$BODY" | jq -r .id)
 curl -fsSN "$SMGR/v1/rollouts/$id/events?follow=1" -H "$T"
-exit "$(curl -fsS "$SMGR/v1/rollouts/$id" -H "$T" | jq -r .exit_code)""#;
+exit "$(curl -fsS "$SMGR/v1/rollouts/$id" -H "$T" | jq -r '.exit_code // 14')""#;
         let ran = Command::new("sh")
             .args(["-c", script])
             .env("SMGR", format!("http://127.0.0.1:{}", served.port))
@@ -629,6 +629,19 @@ fn a_deploy_over_http_may_start_anew_wait_its_turn_supersede_and_go_on_with_one_
     assert_eq!((&done["to"], done["nodes"].as_array().unwrap().len()), (&view(&failed)["to"], 2));
     assert_eq!(begun(retry(&failed, "hope")), retried, "it is the same wish");
     refused(retry(&retried, "nothing"), 409, "E0722");
+
+    // Whoever waits hears that a person is awaited.
+    let manual = spec(sleep, "auto_promote = false\n");
+    let waiting = begun(deploy(json!({"spec": manual, "version": "4.0"})));
+    let path = format!("/v1/rollouts/{waiting}/events?follow=1");
+    let followed = served.ask("GET", &path, &[&token], b"").body;
+    let last: Value = serde_json::from_str(followed.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["type"], &last["exit_code"]), (&json!("result"), &json!(14)), "{last}");
+    let answer = served.ask("GET", &format!("/v1/rollouts/{waiting}?wait=1m"), &[&token], b"");
+    assert_eq!(answer.header("smgr-exit-code"), Some("14"), "{}", answer.body);
+    assert_eq!(answer.json()["waits_for"], "promote", "{}", answer.body);
+    assert_eq!(post(&format!("/v1/rollouts/{waiting}/promote"), &[], &Value::Null).status, 202);
+    ends(&waiting, "succeeded");
     refused(retry("r-00", "none"), 404, "E0720");
 
     for (more, status, code) in [
@@ -641,7 +654,7 @@ fn a_deploy_over_http_may_start_anew_wait_its_turn_supersede_and_go_on_with_one_
         refused(deploy(more), status, code);
     }
     let rollouts = served.get("/v1/rollouts", &token)["rollouts"].as_array().unwrap().len();
-    assert_eq!(rollouts, 9, "what was refused left nothing");
+    assert_eq!(rollouts, 10, "what was refused left nothing");
 }
 
 #[test]

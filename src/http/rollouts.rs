@@ -24,14 +24,14 @@ use super::serve::{Shared, whole_body};
 use super::wishes::{Asked, another, blocking, id_of, random_id, unreadable};
 use crate::cli::commands::place::matching;
 use crate::cli::commands::release::format_of;
-use crate::cli::commands::rollout::{self, Known, Left, left_of, result};
+use crate::cli::commands::rollout::{self, Known, Left, exit_of, left_of, result};
 use crate::cli::error::CliError;
 use crate::cli::json;
 use crate::cli::screen::words::full_intent;
 use crate::cli::specs::mistaken;
 use crate::config;
 use crate::controller::Access;
-use crate::domain::code::{Code, ExitCode};
+use crate::domain::code::Code;
 use crate::domain::id::{Digest, IntentId, NodeId, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand, Verb};
 use crate::domain::policy::{KeyClass, Kind};
@@ -233,17 +233,16 @@ pub(super) async fn show(
     loop {
         let left = until.saturating_duration_since(Instant::now()).min(FACT_WITHIN);
         let view = view(&shared.access, &rollout, (seen, left)).await?;
-        if is_over(&view) || Instant::now() >= until {
+        if stands(&view) || Instant::now() >= until {
             let mut response = json_response(StatusCode::OK, &view);
-            let exit = view["exit_code"].as_u64().and_then(|code| u8::try_from(code).ok());
-            tell_exit(&mut response, exit.unwrap_or(ExitCode::StillRunning.number()));
+            tell_exit(&mut response, exit_of(&view).number());
             return Ok(response);
         }
         seen = facts_of(&view);
     }
 }
 
-/// `GET /v1/rollouts/{rollout}/events`: one event a line, and behind the end the result.
+/// `GET /v1/rollouts/{rollout}/events`: one event a line, and the result behind its end, or where a person is awaited.
 pub(super) async fn events(
     State(shared): State<Arc<Shared>>,
     Path(rollout): Path<String>,
@@ -292,7 +291,7 @@ pub(super) async fn events(
                 let Ok(view) = view(&shared.access, &name, (0, Duration::ZERO)).await else {
                     return;
                 };
-                ended = is_over(&view).then_some(view);
+                ended = stands(&view).then_some(view);
                 wait = match (&ended, follow) {
                     (None, true) => QUIET,
                     _ => Duration::from_millis(1),
@@ -570,6 +569,11 @@ pub(super) fn trust_of(access: &Access) -> Result<Trust, Problem> {
 
 fn is_over(view: &Value) -> bool {
     !view["ended_at"].is_null()
+}
+
+/// Says whether it is over, or goes on only when a person says so.
+fn stands(view: &Value) -> bool {
+    is_over(view) || !view["waits_for"].is_null()
 }
 
 fn facts_of(view: &Value) -> u32 {

@@ -234,7 +234,10 @@ pub(super) const ROUTES: &[Route] = &[
         path: "/v1/rollouts/{rollout}",
         what: "One rollout, and why it went as it went: the document of `smgr rollout show -o json`.",
         by_token: true,
-        query: &[("wait", "How long its end is waited for, at most 5m. Default: not at all.")],
+        query: &[(
+            "wait",
+            "How long its end is waited for, or that it waits for a person; at most 5m. Default: not at all.",
+        )],
         headers: &[],
         body: Sent::Nothing,
         answers: &[(JSON, "smgr.rollout.v1")],
@@ -243,9 +246,9 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         method: "get",
         path: "/v1/rollouts/{rollout}/events",
-        what: "What happened in a rollout, one event a line; behind its end the result is the last one.",
+        what: "What happened in a rollout, one event a line; behind its end, or where it waits for a person, the result is the last one.",
         by_token: true,
-        query: &[SINCE, ("follow", "`1`: go on until it has ended.")],
+        query: &[SINCE, ("follow", "`1`: go on until it has ended or waits for a person.")],
         headers: &[],
         body: Sent::Nothing,
         answers: &[("application/jsonl", "")],

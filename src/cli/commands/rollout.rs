@@ -584,9 +584,9 @@ fn is_unheard(view: &Value) -> bool {
     view["kind"] != "deploy" && unreachable.is_some_and(|nodes| !nodes.is_empty())
 }
 
-fn exit_of(view: &Value) -> ExitCode {
+/// Returns how a command ends that waits for a rollout.
+pub(crate) fn exit_of(view: &Value) -> ExitCode {
     let number = view["exit_code"].as_u64();
-    let state = view["state"].as_str().unwrap_or_default();
     match number {
         // It is gone from where somebody answered; of the others nobody can say.
         Some(0) if is_unheard(view) => ExitCode::Unknown,
@@ -594,7 +594,7 @@ fn exit_of(view: &Value) -> ExitCode {
             let is_it = |exit: &&ExitCode| u64::from(exit.number()) == number;
             ExitCode::ALL.iter().find(is_it).copied().unwrap_or(ExitCode::Internal)
         }
-        None if state.starts_with("awaiting_") => ExitCode::Waits,
+        None if !view["waits_for"].is_null() => ExitCode::Waits,
         None => ExitCode::StillRunning,
     }
 }

@@ -38,9 +38,7 @@ pub(super) fn chain(rollout: &Rollout, records: &[&Record]) -> Vec<WhyView> {
             origin,
         });
         match cause {
-            Why::Fact(number) => {
-                next = usize::try_from(*number).ok().and_then(|at| records.get(at)).copied();
-            }
+            Why::Fact(number) => next = fact(*number, records),
             Why::Report(event) => {
                 links.extend(report(record).map(|(kind, r#where, text)| WhyView {
                     at: None,
@@ -57,6 +55,18 @@ pub(super) fn chain(rollout: &Rollout, records: &[&Record]) -> Vec<WhyView> {
     }
     links.reverse();
     links
+}
+
+fn fact<'r>(number: u32, records: &[&'r Record]) -> Option<&'r Record> {
+    usize::try_from(number).ok().and_then(|at| records.get(at)).copied()
+}
+
+/// Returns the fact that led to another.
+fn follows<'r>(cause: &Why, records: &[&'r Record]) -> Option<&'r RolloutEvent> {
+    match cause {
+        Why::Fact(number) => fact(*number, records).map(|record| &record.event),
+        Why::Intent(_) | Why::Report(_) | Why::Time => None,
+    }
 }
 
 /// Returns what the node itself said, where its report led to a fact.
@@ -105,7 +115,13 @@ fn told(record: &Record, rollout: &Rollout, records: &[&Record]) -> Option<Told>
         RolloutEvent::Paused(body) => {
             let text = match &body.by {
                 Some(by) => format!("paused by {}", by.name),
-                None => "paused until somebody decides".to_owned(),
+                None => {
+                    let key = match follows(&body.cause, records) {
+                        Some(RolloutEvent::CheckEnded(_)) => "on_inconclusive",
+                        _ => "on_failure",
+                    };
+                    format!("{key} = \"pause\": nothing new begins until somebody decides")
+                }
             };
             ("paused", None, text, body.origin.clone())
         }
