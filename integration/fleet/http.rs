@@ -388,6 +388,56 @@ fn a_wish_over_a_selection_has_its_turns_ends_at_the_first_failure_and_is_gone_o
 }
 
 #[test]
+fn an_action_runs_on_as_many_nodes_as_its_service_says() {
+    let notes = tempfile::tempdir().unwrap();
+    let at = notes.path().display();
+    let web = format!(
+        "{SLEEP}[action.each]\nmax_parallel = \"100%\"\nexec = [\"sh\", \"-c\", \"echo x >>{at}/${{node}}; test ${{node}} != n1\"]\n\
+         [action.once]\nrun_on = \"one\"\nexec = [\"sh\", \"-c\", \"echo ${{node}} >>{at}/once\"]\n"
+    );
+    let nodes = ["n1", "n2", "n3"];
+    let served = Served::of(&nodes, &nodes.map(|node| (node, "web", &*web)));
+    let ci = served.token("ci");
+    wait_until("the controller knows all of them", || {
+        let status = served.get("/v1/status?selector=web", &ci);
+        status["instances"].as_array().unwrap().len() == 3
+    });
+    let lines = |name: &str| {
+        let text = fs::read_to_string(notes.path().join(name)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = |action: &str, body: Value| {
+        let path = format!("/v1/actions/web/{action}");
+        let answer = served.ask("POST", &path, &[&ci], body.to_string().as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    let said = |code: i32, action: &str, more: &[&str]| {
+        let line = ["action", "run", "web", action, "--select", "*"];
+        served.fleet.machine.exits(code, &[&line[..], more].concat())
+    };
+    // All at once, so the failure of one holds up no other.
+    run("each", json!({"select": "*"}));
+    assert_eq!(nodes.map(|node| lines(node).len()), [1, 1, 1]);
+    said(15, "each", &[]);
+    assert_eq!(nodes.map(|node| lines(node).len()), [2, 2, 2]);
+    said(15, "each", &["--max-parallel", "1"]);
+    assert_eq!(nodes.map(|node| lines(node).len()), [3, 2, 2], "who asks may say otherwise");
+
+    run("once", json!({"select": "*"}));
+    run("once", json!({"nodes": "all"}));
+    assert_eq!(said(0, "once", &[]).matches("n1").count(), 1);
+    assert_eq!(lines("once"), ["n1", "n1", "n1"]);
+    // One that is away is no answer; and whoever names nodes means them.
+    served.fleet.kill_node("n2");
+    run("once", json!({"select": "name=n2|n3"}));
+    run("once", json!({"nodes": ["n1", "n3"]}));
+    let mut told = lines("once").split_off(3);
+    told[1..].sort();
+    assert_eq!(told, ["n3", "n1", "n3"]);
+    served.fleet.up_again();
+}
+
+#[test]
 fn a_request_that_is_sent_again_runs_once_also_when_the_controller_was_killed_in_between() {
     let services = [("n1", "web", SLEEP), ("n2", "web", SLEEP)];
     let served = Served::of(&["n1", "n2"], &services);

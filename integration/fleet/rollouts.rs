@@ -280,6 +280,44 @@ fn what_fails_behind_the_canary_takes_the_canary_back_as_well() {
 }
 
 #[test]
+fn an_action_after_a_deploy_runs_on_each_node_once_and_takes_the_release_back_where_it_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().display();
+    let shop = Shop::of(&format!(
+        "[env]\nHERE = \"${{node}}\"\n[action.warm]\nafter = [\"deploy\"]\ntimeout = \"3s\"\n\
+         exec = [\"sh\", \"-c\", \"echo x >>{at}/${{node}}; test ! -e {at}/cold || {{ echo cannot warm; exit 3; }}\"]\n"
+    ));
+    let runs = || {
+        ["n1", "n2", "n3"].map(|node| {
+            let text = std::fs::read_to_string(folder.path().join(node)).unwrap_or_default();
+            text.lines().count()
+        })
+    };
+    shop.deploy(0, "1.0", &good("1"));
+    assert_eq!(runs(), [1, 1, 1]);
+    std::fs::write(folder.path().join("cold"), "").unwrap();
+    shop.deploy(10, "2.0", &good("2"));
+    let view = shop.last();
+    let canary = view["plan"]["waves"][0]["nodes"][0].as_str().unwrap();
+    let failure = view["nodes"].as_array().unwrap().iter().find(|it| it["node"] == canary).unwrap();
+    let failure = &failure["failure"];
+    assert_eq!(
+        (&failure["result"], &failure["exit"]["code"]),
+        (&"action_failed".into(), &3.into())
+    );
+    assert!(failure["log_tail"].to_string().contains("cannot warm"), "{failure}");
+    let screen =
+        shop.fleet.machine.exits(0, &["rollout", "show", view["rollout"].as_str().unwrap()]);
+    for told in ["action warm: it ran and failed", "exit code 3", "| cannot warm"] {
+        assert!(screen.contains(told), "{told}: {screen}");
+    }
+    assert_eq!(runs().iter().sum::<usize>(), 4, "on the canary, and not behind the way back");
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(shop.runs(node), "1.0");
+    }
+}
+
+#[test]
 fn a_paused_rollout_touches_no_further_node_until_it_is_resumed() {
     let shop = Shop::open();
     shop.deploy(0, "1.0", &good("1"));

@@ -212,6 +212,7 @@ fn failure(body: &ReleaseFailed) -> Failure {
             .and_then(|name| name.as_str().map(str::to_owned))
             .unwrap_or_default(),
         (None, _) if body.code == Code::WRONG_PROGRAM.to_string() => "wrong_program".to_owned(),
+        (None, _) if body.code == Code::ACTION_FAILED.to_string() => "action_failed".to_owned(),
         (None, Phase::Staging) => "not_staged".to_owned(),
         (None, Phase::Starting | Phase::Holding) => "deadline".to_owned(),
     };

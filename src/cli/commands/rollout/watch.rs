@@ -99,7 +99,7 @@ pub(super) async fn turn_comes(
     };
     let name = row["rollout"].as_str().unwrap_or_default().to_owned();
     out.note(&format!("waits for the end of {name}; nothing was begun"));
-    let mut seen = 0;
+    let (mut seen, mut waits) = (0, false);
     loop {
         let ask = Ask::Rollout { name: name.clone(), seen, wait_ms: WAIT_MS };
         let view = match next(client, &ask, deadline).await {
@@ -109,6 +109,10 @@ pub(super) async fn turn_comes(
         };
         if !view["ended_at"].is_null() {
             return Ok(true);
+        }
+        let before = std::mem::replace(&mut waits, !view["waits_for"].is_null());
+        if waits && !before {
+            out.note(&format!("{name} waits for a person: {}", next_commands(&view)));
         }
         seen = facts_of(&view);
     }

@@ -78,7 +78,11 @@ fn report(record: &Record) -> Option<(&'static str, String, String)> {
     };
     let instance = failure.instance.as_ref();
     let r#where = instance.map_or(node.to_string(), |instance| format!("{instance}@{node}"));
-    let kind = if failure.exit.is_some() { "instance_exited" } else { "release_failed" };
+    let kind = match failure.exit {
+        _ if failure.result == "action_failed" => "action_failed",
+        Some(_) => "instance_exited",
+        None => "release_failed",
+    };
     Some((kind, r#where, failure.text()))
 }
 
