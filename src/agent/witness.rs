@@ -10,11 +10,12 @@ use super::task::Agent;
 use crate::domain::code::Code;
 use crate::domain::event::EpochReason;
 use crate::domain::id::Seq;
+use crate::domain::policy::Kind;
 use crate::domain::time::Now;
 use crate::head::folder::{StateFolder, write_whole};
 use crate::store::Predecessor;
-use crate::wire::codec;
-use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
+
+use crate::wire::envelope;
 use crate::wire::payload::Receipt;
 
 /// How old an epoch is before a witness may end it, in milliseconds.
@@ -70,10 +71,9 @@ impl Agent {
 
 /// Returns why an epoch follows on this one: a witness knew more of it, or it was damaged.
 pub(super) fn reason(state: &StateFolder, before: Predecessor) -> EpochReason {
-    let receipt = std::fs::read(state.witnessed()).ok().and_then(|bytes| {
-        let sealed = envelope::read(&bytes, ENVELOPE_BYTES_MAX).ok()?;
-        codec::decode::<Receipt>(sealed.unverified_payload()).ok()
-    });
+    let kept = std::fs::read(state.witnessed()).ok();
+    let receipt: Option<Receipt> =
+        kept.and_then(|bytes| envelope::read_kept(&bytes, Kind::Receipt).ok());
     match receipt.is_some_and(|it| (it.epoch, it.size) >= (before.epoch, before.size)) {
         true => EpochReason::WitnessAhead,
         false => EpochReason::Integrity,

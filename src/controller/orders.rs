@@ -195,9 +195,10 @@ impl Controller {
                 orders.map(|(node, (step, wave))| ((node.clone(), step), wave)).collect()
             }
             Some(verdict) => {
+                let configures = state.plan().configures;
                 let mut wanted = self.convergence(intent);
                 if verdict == Verdict::Succeeded {
-                    wanted.extend(match self.configures(intent) {
+                    wanted.extend(match configures {
                         true => self.unheeded(intent),
                         false => self.placed(intent),
                     });
@@ -396,7 +397,7 @@ impl Controller {
                 });
                 let Some(generation) = generation else { return };
                 let failure = Failure { why: format!("[{code}] {why}"), ..Failure::of("refused") };
-                if self.rollouts.all.get(intent).is_some_and(|it| it.has_ended()) {
+                if self.rollouts.all.get(intent).is_some_and(|it| it.is_over()) {
                     let of = (*intent, node.clone());
                     self.placements.refuse(of, failure.why.clone(), self.ticks);
                 }

@@ -144,13 +144,11 @@ impl Controller {
     /// Returns what the wish behind a rollout says of nodes.
     fn wished(&mut self, intent: IntentId) -> Option<Wished> {
         let driven = self.rollouts.all.get_mut(&intent)?;
-        if driven.wished.is_none() {
-            driven.wished = self.wishes.wished(intent);
-        }
-        if driven.wished.is_none() && self.ticks.is_multiple_of(ASK_TICKS) {
+        let wished = driven.wished(intent, &self.wishes).cloned();
+        if wished.is_none() && self.ticks.is_multiple_of(ASK_TICKS) {
             self.ask_for_wish(intent);
         }
-        self.rollouts.all.get(&intent)?.wished.clone()
+        wished
     }
 
     /// Writes down what begins to move, and why nothing does.

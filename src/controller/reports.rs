@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_bytes::ByteBuf;
 
 use crate::domain::code::Code;
-use crate::domain::event::Event;
+use crate::domain::event::{Event, RunResult};
 use crate::domain::id::{EventId, Generation, IntentId, NodeId, ServiceId};
 use crate::domain::release::{Phase, ReleaseFailed, ReleaseId, Step};
 use crate::domain::rollout::{Failure, NodeReport, Plan};
@@ -205,12 +205,15 @@ fn said(event: &Event) -> Option<Said> {
     })
 }
 
+/// Returns how a run ended, in the word that events have for it.
+pub(super) fn word_of(result: RunResult) -> String {
+    let word = serde_json::to_value(result).ok();
+    word.and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
 fn failure(body: &ReleaseFailed) -> Failure {
     let result = match (&body.result, body.phase) {
-        (Some(result), _) => serde_json::to_value(result)
-            .ok()
-            .and_then(|name| name.as_str().map(str::to_owned))
-            .unwrap_or_default(),
+        (Some(result), _) => word_of(*result),
         (None, _) if body.code == Code::WRONG_PROGRAM.to_string() => "wrong_program".to_owned(),
         (None, _) if body.code == Code::ACTION_FAILED.to_string() => "action_failed".to_owned(),
         (None, Phase::Staging) => "not_staged".to_owned(),

@@ -60,7 +60,7 @@ pub(super) struct Driven {
     /// The digest of the plan, once an order needed it.
     pub(super) digest: Option<Digest>,
     /// Which nodes and keys it is about, where it sets some, once that was read from its file.
-    pub(super) configured: Option<(Selector, BTreeSet<String>)>,
+    configured: Option<(Selector, BTreeSet<String>)>,
     /// Where it wants the service, once that was read from its file.
     pub(super) wished: Option<Wished>,
 }
@@ -104,11 +104,6 @@ impl Driven {
         self.told().iter().any(turned)
     }
 
-    /// Says whether it is over, as far as the disk knows.
-    pub(super) fn has_ended(&self) -> bool {
-        self.on_disk.as_ref().is_some_and(|state| state.verdict().is_some())
-    }
-
     fn is_open(&self) -> bool {
         self.story.state().is_some_and(|state| state.verdict().is_none())
     }
@@ -147,18 +142,30 @@ impl Driven {
         concerned
     }
 
+    /// Returns which nodes and keys the wish behind it is about, where it is here and sets some.
+    pub(super) fn configured(
+        &mut self,
+        intent: IntentId,
+        wishes: &Wishes,
+    ) -> Option<&(Selector, BTreeSet<String>)> {
+        self.configured = self.configured.take().or_else(|| wishes.configured(intent));
+        self.configured.as_ref()
+    }
+
+    /// Returns where the wish behind it wants the service, where it is here and says so.
+    pub(super) fn wished(&mut self, intent: IntentId, wishes: &Wishes) -> Option<&Wished> {
+        self.wished = self.wished.take().or_else(|| wishes.wished(intent));
+        self.wished.as_ref()
+    }
+
     /// Returns which nodes, and which keys there, the wish behind it is about, as text; a text of its own where it is not here.
     fn means(&mut self, intent: IntentId, configures: bool, wishes: &Wishes) -> String {
         let text = match configures {
             true => {
-                self.configured = self.configured.take().or_else(|| wishes.configured(intent));
-                let configured = self.configured.as_ref();
+                let configured = self.configured(intent, wishes);
                 configured.map(|(select, keys)| format!("{select} {keys:?}"))
             }
-            false => {
-                self.wished = self.wished.take().or_else(|| wishes.wished(intent));
-                self.wished.as_ref().map(|wished| wished.select.to_string())
-            }
+            false => self.wished(intent, wishes).map(|wished| wished.select.to_string()),
         };
         text.unwrap_or_else(|| intent.to_string())
     }
@@ -270,7 +277,7 @@ impl Rollouts {
 
     /// Forgets the oldest that have ended, but for those whose wishes stand.
     fn forget(&mut self, wishes: &Wishes) {
-        let ended = self.all.iter().filter(|(_, it)| it.has_ended());
+        let ended = self.all.iter().filter(|(_, it)| it.is_over());
         let at = |it: &Driven| it.story.records().last().map(|record| record.at);
         let mut ended: Vec<_> = ended.map(|(intent, it)| (at(it), *intent)).collect();
         let excess = ended.len().saturating_sub(ENDED_MAX);
@@ -316,12 +323,6 @@ impl Rollouts {
 }
 
 impl Controller {
-    /// Says whether a rollout sets keys of a configuration.
-    pub(super) fn configures(&self, intent: IntentId) -> bool {
-        let driven = self.rollouts.all.get(&intent);
-        driven.and_then(|it| it.story.state()).is_some_and(|state| state.plan().configures)
-    }
-
     /// Returns the term in which this controller leads.
     pub(super) fn leads(&self) -> Option<u64> {
         match self.role {

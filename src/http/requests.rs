@@ -202,6 +202,7 @@ mod tests {
         requests.finish(id, &first).unwrap();
         assert_eq!(requests.get(id).unwrap(), Some(first));
     }
+
     #[test]
     fn a_key_that_asks_without_end_leaves_the_others_their_room() {
         let temp = tempfile::tempdir().unwrap();

@@ -553,8 +553,7 @@ async fn manifest_behind(access: &Access, rollout: IntentId) -> Result<Manifest,
         Reply::Piece { bytes } => bytes,
         reply => return Err(unexpected(reply)),
     };
-    let sealed = envelope::read(&bytes, ENVELOPE_BYTES_MAX).map_err(unreadable)?;
-    let intent: Intent = codec::decode(sealed.unverified_payload()).map_err(unreadable)?;
+    let intent: Intent = envelope::read_kept(&bytes, Kind::Intent).map_err(unreadable)?;
     match intent.action {
         Action::Deploy { release, .. } => codec::decode(&release).map_err(unreadable),
         _ => Err(Problem::new(Code::WISH_GONE, "the wish behind the rollout is no deploy")),

@@ -151,7 +151,7 @@ pub(super) const ROUTES: &[Route] = &[
         path: "/v1/events",
         what: "All events of the fleet, in the order in which they reached this controller: a page, or with `Accept: \
                text/event-stream` a stream that goes on. Nothing is missed behind a cursor; what may have been told \
-               before is counted (`again`, `stream.again`).",
+               before is marked by the last cursor of it (`again_until`, `stream.again`).",
         by_token: true,
         query: &[
             SINCE,

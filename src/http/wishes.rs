@@ -30,7 +30,7 @@ use crate::cli::verdict::{Verdict, Verdicts};
 use crate::cli::wish::Signed;
 use crate::controller::{Access, Heard};
 use crate::domain::code::{Code, ExitCode};
-use crate::domain::id::{ActionName, Digest, IntentId, NodeId, ServiceId};
+use crate::domain::id::{ActionName, Digest, IntentId, Kid, NodeId, ServiceId};
 use crate::domain::intent::{Action, Verb};
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::rollout::{Amount, chunks};
@@ -178,7 +178,7 @@ pub(super) async fn envelope(
     let bytes = whole_body(body, ENVELOPE_BYTES_MAX).await?;
     let judged = shared.gate().brought(&bytes, clock::now().at)?;
     let kept = Kept::new(digest_of(&bytes), &bytes);
-    bring(&shared, (judged.payload.id, kept), asked.wait).await
+    bring(&shared, (judged.payload.id, judged.payload.iss, kept), asked.wait).await
 }
 
 /// `GET /v1/intents/{intent}`: what came of a wish that was brought by this controller.
@@ -205,12 +205,13 @@ pub(super) async fn outcome(
     }
     // To ask the nodes for more of it is to send it again, and to give the next ones their turn.
     let intent = intent_of(&kept.envelope().map_err(unreadable)?)?;
-    if intent.iss != caller.kid() {
+    let by = intent.iss;
+    if by != caller.kid() {
         for node in &named_in(&intent)? {
             caller.may(intent.action.verb(), intent.action.service(), node)?;
         }
     }
-    bring(&shared, (id, kept), asked.wait).await
+    bring(&shared, (id, by, kept), asked.wait).await
 }
 
 /// What stands beside a wish.
@@ -308,7 +309,7 @@ async fn wished(
     if !kept.is_of(request) {
         return Err(another());
     }
-    bring(shared, (id, kept), wait).await
+    bring(shared, (id, caller.kid(), kept), wait).await
 }
 
 pub(super) fn random_id() -> Result<IntentId, Problem> {
@@ -418,18 +419,17 @@ async fn named(access: &Access, action: &Action, nodes: &Nodes) -> Result<Vec<No
     }
 }
 
-/// Keeps a wish, sends it, waits, and tells what each node made of it.
+/// Keeps a wish that `by` signed, sends it, waits, and tells what each node made of it.
 ///
 /// With `max_parallel` nodes have their turns. Whoever stops waiting stops that: what was asked goes on, and who asks again
 /// goes on with it.
 async fn bring(
     shared: &Arc<Shared>,
-    (id, new): (IntentId, Kept),
+    (id, by, new): (IntentId, Kid, Kept),
     wait: Duration,
 ) -> Result<Response, Problem> {
     let requests = shared.requests.clone();
     let request = new.clone();
-    let by = intent_of(&new.envelope().map_err(unreadable)?)?.iss;
     let (mut kept, is_new) = blocking(move || requests.keep(id, by, request)).await??;
     if !kept.is_same_request(&new) {
         return Err(another());
@@ -561,10 +561,8 @@ async fn call(
     verdict
 }
 
-/// Reads the intent in an envelope that was verified before it was kept.
 fn intent_of(envelope: &[u8]) -> Result<Intent, Problem> {
-    let sealed = envelope::read(envelope, ENVELOPE_BYTES_MAX).map_err(unreadable)?;
-    codec::decode(sealed.unverified_payload()).map_err(unreadable)
+    envelope::read_kept(envelope, Kind::Intent).map_err(unreadable)
 }
 
 fn named_in(intent: &Intent) -> Result<Vec<NodeId>, Problem> {

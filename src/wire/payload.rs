@@ -351,8 +351,8 @@ pub enum Reply {
         rows: Vec<ByteBuf>,
         /// The last place.
         head: EventId,
-        /// So many of the first ones may have been given to the asker before: it came with the place of another
-        /// controller, which is known here only roughly.
+        /// What lies up to this place may have been given to the asker before, on this page and on later ones: it came
+        /// with the place of another controller, which says nothing of the order of arrival here. Else 0.
         #[serde(default)]
         again: u32,
     },

@@ -20,13 +20,14 @@ use crate::config;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{Generation, IntentId, NodeId, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand};
+use crate::domain::policy::Kind;
 use crate::domain::release::{Manifest, ReleaseId};
 use crate::domain::rollout::view::rollout_name;
 use crate::domain::rollout::{OnConflict, Parameters, Placement};
 use crate::domain::selector::Selector;
 use crate::head::keyfile::load_trust;
 use crate::wire::codec;
-use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
+use crate::wire::envelope;
 use crate::wire::payload::{Ask, Audience, Intent, Reply, Trust};
 use crate::wire::status::FleetStatus;
 pub(super) use ahead::plan;
@@ -541,11 +542,9 @@ async fn manifest_of(client: &mut Client, row: &Value) -> Result<Manifest, CliEr
     let rollout = id_of(row)?;
     let bytes = client.ask_for_whole(&Ask::Wish { rollout }).await?.ok_or_else(no_answer)?;
     let strange = |why: String| CliError::new(Code::WISH_GONE, why);
-    let sealed =
-        envelope::read(&bytes, ENVELOPE_BYTES_MAX).map_err(|it| strange(it.to_string()))?;
     // Somebody signed it once; what is signed now is what is read here, and its digest has to be the known one.
     let intent: Intent =
-        codec::decode(sealed.unverified_payload()).map_err(|it| strange(it.to_string()))?;
+        envelope::read_kept(&bytes, Kind::Intent).map_err(|it| strange(it.to_string()))?;
     let Action::Deploy { release, .. } = &intent.action else {
         return Err(strange("it deploys nothing".to_owned()));
     };
