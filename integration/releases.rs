@@ -13,7 +13,8 @@ use smgr::domain::release::Manifest;
 use smgr::wire::codec;
 
 use crate::support::machine::{Machine, is_root};
-use crate::support::wait::eventually;
+use crate::support::process::kill_9;
+use crate::support::wait::{eventually, wait_until};
 
 /// A spec whose release is judged quickly.
 pub(crate) fn spec(machine: &Machine, more: &str) -> String {
@@ -159,6 +160,44 @@ fn a_bad_binary_is_left_again_by_the_node_itself() {
     deploy(&machine, 10, "2.0", &two, &deaf);
     machine.ready("web");
     assert_eq!(release(&machine)["version"], "1.0");
+}
+
+#[test]
+fn an_action_after_a_deploy_runs_once_though_the_agent_is_killed_while_it_does() {
+    let machine = up();
+    let folder = machine.folder().display().to_string();
+    let warm = format!(
+        "[action.warm]\nafter = [\"deploy\"]\nexec = [\"sh\", \"-c\", \"echo warms >>{folder}/began; \
+         while test ! -e {folder}/warm; do sleep 0.05; done\"]\n"
+    );
+    let spec = spec(&machine, &warm);
+    let text = fs::read_to_string(&spec).unwrap().replace("\"5s\"", "\"60s\"");
+    fs::write(&spec, text).unwrap();
+    let one = archive(&machine, "one", &good("1")).display().to_string();
+    let line = ["deploy", "web", "-f", &spec, "--artifact", &one, "--detach"];
+    machine.exits(0, &line);
+    let began = || fs::read_to_string(machine.folder().join("began")).unwrap_or_default();
+    wait_until("it runs", || !began().is_empty());
+    let first = machine.ready("web");
+    let agent = machine.part("agent");
+    kill_9(agent);
+    wait_until("another agent is there", || {
+        machine.part_if_any("agent").is_some_and(|pid| pid != agent)
+    });
+    assert_ne!(release(&machine)["state"], "good");
+    fs::write(machine.folder().join("warm"), "").unwrap();
+    wait_until("the release is good", || release(&machine)["state"] == "good");
+    assert_eq!((began().as_str(), machine.ready("web")), ("warms\n", first));
+    let events = machine.events();
+    let of = |kind: &str| events.iter().filter(|it| it["type"] == kind).collect::<Vec<_>>();
+    let (started, ended) = (of("action.started"), of("action.ended"));
+    assert_eq!((started.len(), ended.len()), (1, 1), "{events:?}");
+    // Its cause is the wish for the release, and that has one outcome.
+    let wish = &of("release.applied")[0]["cause"];
+    assert_eq!((&started[0]["cause"], &started[0]["data"]["action"]), (wish, &"warm".into()));
+    let place = |kind: &str| events.iter().position(|it| it["type"] == kind).unwrap();
+    assert!(place("action.ended") < place("release.healthy"));
+    assert_eq!(of("intent.executed").iter().filter(|it| it["cause"] == *wish).count(), 1);
 }
 
 #[test]

@@ -500,6 +500,56 @@ fn a_wish_over_a_selection_has_its_turns_ends_at_the_first_failure_and_is_gone_o
 }
 
 #[test]
+fn an_action_runs_on_as_many_nodes_as_its_service_says() {
+    let notes = tempfile::tempdir().unwrap();
+    let at = notes.path().display();
+    let web = format!(
+        "{SLEEP}[action.each]\nmax_parallel = \"100%\"\nexec = [\"sh\", \"-c\", \"echo x >>{at}/${{node}}; test ${{node}} != n1\"]\n\
+         [action.once]\nrun_on = \"one\"\nexec = [\"sh\", \"-c\", \"echo ${{node}} >>{at}/once\"]\n"
+    );
+    let nodes = ["n1", "n2", "n3"];
+    let served = Served::of(&nodes, &nodes.map(|node| (node, "web", &*web)));
+    let ci = served.token("ci");
+    wait_until("the controller knows all of them", || {
+        let status = served.get("/v1/status?selector=web", &ci);
+        status["instances"].as_array().unwrap().len() == 3
+    });
+    let lines = |name: &str| {
+        let text = fs::read_to_string(notes.path().join(name)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = |action: &str, body: Value| {
+        let path = format!("/v1/actions/web/{action}");
+        let answer = served.ask("POST", &path, &[&ci], body.to_string().as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    let said = |code: i32, action: &str, more: &[&str]| {
+        let line = ["action", "run", "web", action, "--select", "*"];
+        served.fleet.machine.exits(code, &[&line[..], more].concat())
+    };
+    // All at once, so the failure of one holds up no other.
+    run("each", json!({"select": "*"}));
+    assert_eq!(nodes.map(|node| lines(node).len()), [1, 1, 1]);
+    said(15, "each", &[]);
+    assert_eq!(nodes.map(|node| lines(node).len()), [2, 2, 2]);
+    said(15, "each", &["--max-parallel", "1"]);
+    assert_eq!(nodes.map(|node| lines(node).len()), [3, 2, 2], "who asks may say otherwise");
+
+    run("once", json!({"select": "*"}));
+    run("once", json!({"nodes": "all"}));
+    assert_eq!(said(0, "once", &[]).matches("n1").count(), 1);
+    assert_eq!(lines("once"), ["n1", "n1", "n1"]);
+    // One that is away is no answer; and whoever names nodes means them.
+    served.fleet.kill_node("n2");
+    run("once", json!({"select": "name=n2|n3"}));
+    run("once", json!({"nodes": ["n1", "n3"]}));
+    let mut told = lines("once").split_off(3);
+    told[1..].sort();
+    assert_eq!(told, ["n3", "n1", "n3"]);
+    served.fleet.up_again();
+}
+
+#[test]
 fn a_request_that_is_sent_again_runs_once_also_when_the_controller_was_killed_in_between() {
     let services = [("n1", "web", SLEEP), ("n2", "web", SLEEP)];
     let served = Served::of(&["n1", "n2"], &services);
@@ -633,7 +683,7 @@ fn a_deploy_by_three_lines_of_curl_ends_with_the_exit_code_of_the_fleet() {
         let script = r#"set -eu
 id=$(curl -fsS "$SMGR/v1/rollouts" -H "$T" -H "Idempotency-Key: $RUN" -d "$BODY" | jq -r .id)
 curl -fsSN "$SMGR/v1/rollouts/$id/events?follow=1" -H "$T"
-exit "$(curl -fsS "$SMGR/v1/rollouts/$id" -H "$T" | jq -r .exit_code)""#;
+exit "$(curl -fsS "$SMGR/v1/rollouts/$id" -H "$T" | jq -r '.exit_code // 14')""#;
         let ran = Command::new("sh")
             .args(["-c", script])
             .env("SMGR", format!("http://127.0.0.1:{}", served.port))
@@ -770,6 +820,109 @@ fn a_rollout_is_approved_promoted_paused_resumed_and_aborted_over_http() {
     assert_eq!(by("rollout.promoted"), ["deploy"]);
     assert_eq!(by("rollout.paused"), ["deploy"]);
     assert_eq!(by("rollout.resumed"), ["deploy"]);
+}
+
+#[test]
+fn a_deploy_over_http_may_start_anew_wait_its_turn_supersede_and_go_on_with_one_that_failed() {
+    let served = Served::of(&["n1", "n2"], &[]);
+    let token = served.token("deploy");
+    let user = if is_root() { "user = \"root\"\n" } else { "" };
+    let spec = |exec: &str, rules: &str| {
+        format!("{user}exec = {exec}\n[rollout]\nmin_healthy_time = \"100ms\"\n{rules}")
+    };
+    let sleep = "[\"sleep\", \"1000\"]";
+    let post = |path: &str, headers: &[&str], body: &Value| {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        served.ask("POST", path, &[&[token.as_str()], headers].concat(), body.as_bytes())
+    };
+    let deploy = |more: Value| {
+        let mut body = json!({"service": "web", "spec": spec(sleep, "")});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        post("/v1/rollouts?wait=30s", &[], &body)
+    };
+    let begun = |answer: Answer| {
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        answer.json()["id"].as_str().unwrap().to_owned()
+    };
+    let view = |name: &str| served.get(&format!("/v1/rollouts/{name}"), &token);
+    let ends = |name: &str, state: &str| {
+        let view = served.get(&format!("/v1/rollouts/{name}?wait=1m"), &token);
+        assert_eq!(view["state"], state, "{view}");
+        view
+    };
+    let refused = |answer: Answer, status: u16, code: &str| {
+        let problem = answer.json();
+        assert_eq!((answer.status, &problem["code"]), (status, &json!(code)), "{problem}");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    };
+
+    // The same once more changes nothing, unless somebody asks for it.
+    ends(&begun(deploy(json!({}))), "succeeded");
+    assert_eq!(ends(&begun(deploy(json!({}))), "succeeded")["changed"], false);
+    let forced = ends(&begun(deploy(json!({"force": true}))), "succeeded");
+    assert_eq!(forced["changed"], true, "{forced}");
+    let release = json!({"service": "web", "release": forced["to"]["digest"], "force": true});
+    let again = ends(&begun(post("/v1/rollouts", &[], &release)), "succeeded");
+    assert!(again["changed"] == true && again["to"] != forced["to"], "{again}");
+
+    // Of two at once the second is refused, ends the first, or waits for its turn.
+    let slow = |bake: &str| json!({"spec": spec(sleep, &format!("bake_time = \"{bake}\"\n")), "version": bake});
+    let first = begun(deploy(slow("60s")));
+    refused(deploy(json!({})), 409, "E0721");
+    let waits = json!({"service": "web", "spec": spec(sleep, ""), "on_conflict": "queue"});
+    let (key, path) = (["Idempotency-Key: queued"], "/v1/rollouts?wait=100ms");
+    refused(post(path, &key, &waits), 409, "E0721");
+    let mut more = slow("2s");
+    more["on_conflict"] = json!("supersede");
+    let second = begun(deploy(more));
+    ends(&first, "superseded");
+    let third = begun(post("/v1/rollouts?wait=1m", &key, &waits));
+    assert_eq!(view(&second)["state"], "succeeded", "it was waited for");
+    ends(&third, "succeeded");
+    assert_eq!(begun(post("/v1/rollouts?wait=1m", &key, &waits)), third, "it is the same wish");
+
+    // What failed is gone on with where it is not healthy, once there is a reason to hope.
+    let reason = served.fleet.machine.folder().join("reason");
+    let hopes = format!("[\"sh\", \"-c\", \"test -e {} && exec sleep 1000\"]", reason.display());
+    let bad = json!({"spec": spec(&hopes, ""), "version": "3.0"});
+    let failed = begun(deploy(bad));
+    let retry = |name: &str, key: &str| {
+        let key = format!("Idempotency-Key: {key}");
+        post(&format!("/v1/rollouts/{name}/retry"), &[&key], &Value::Null)
+    };
+    ends(&failed, "rolled_back");
+    fs::write(reason, "").unwrap();
+    let retried = begun(retry(&failed, "hope"));
+    let done = ends(&retried, "succeeded");
+    assert_eq!((&done["to"], done["nodes"].as_array().unwrap().len()), (&view(&failed)["to"], 2));
+    assert_eq!(begun(retry(&failed, "hope")), retried, "it is the same wish");
+    refused(retry(&retried, "nothing"), 409, "E0722");
+
+    // Whoever waits hears that a person is awaited.
+    let manual = spec(sleep, "auto_promote = false\n");
+    let waiting = begun(deploy(json!({"spec": manual, "version": "4.0"})));
+    let path = format!("/v1/rollouts/{waiting}/events?follow=1");
+    let followed = served.ask("GET", &path, &[&token], b"").body;
+    let last: Value = serde_json::from_str(followed.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["type"], &last["exit_code"]), (&json!("result"), &json!(14)), "{last}");
+    let answer = served.ask("GET", &format!("/v1/rollouts/{waiting}?wait=1m"), &[&token], b"");
+    assert_eq!(answer.header("smgr-exit-code"), Some("14"), "{}", answer.body);
+    assert_eq!(answer.json()["waits_for"], "promote", "{}", answer.body);
+    assert_eq!(post(&format!("/v1/rollouts/{waiting}/promote"), &[], &Value::Null).status, 202);
+    ends(&waiting, "succeeded");
+    refused(retry("r-00", "none"), 404, "E0720");
+
+    for (more, status, code) in [
+        (json!({"on_conflict": "wait"}), 400, "E0101"),
+        (json!({"on_conflict": 1}), 400, "E0101"),
+        (json!({"force": "yes"}), 400, "E0101"),
+        (json!({"retry": failed}), 400, "E0101"),
+        (json!({"emergency": "now"}), 400, "E0101"),
+    ] {
+        refused(deploy(more), status, code);
+    }
+    let rollouts = served.get("/v1/rollouts", &token)["rollouts"].as_array().unwrap().len();
+    assert_eq!(rollouts, 10, "what was refused left nothing");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! From merged settings to a spec; checks what one key alone cannot say.
 
+mod actions;
 mod alerts;
 mod health;
 mod rollouts;
@@ -441,13 +442,15 @@ impl Builder<'_> {
                     self.mistakes.push(mistake);
                 }
             }
+            actions::batches(self, &name);
             let action = Action {
-                exec,
-                params,
                 timeout: self.positive(&["action", &name, "timeout"]),
                 user: self.merged.text(&["action", &name, "user"]).map(|text| account(&text)),
                 idempotent: self.merged.bool(&["action", &name, "idempotent"]),
                 confirm: self.merged.bool(&["action", &name, "confirm"]),
+                after_deploy: actions::after_deploy(self, &name, &params),
+                exec,
+                params,
             };
             if let Ok(name) = name.parse() {
                 all.insert(name, action);

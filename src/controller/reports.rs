@@ -224,6 +224,7 @@ fn failure(body: &ReleaseFailed) -> Failure {
     let result = match (&body.result, body.phase) {
         (Some(result), _) => word_of(*result),
         (None, _) if body.code == Code::WRONG_PROGRAM.to_string() => "wrong_program".to_owned(),
+        (None, _) if body.code == Code::ACTION_FAILED.to_string() => "action_failed".to_owned(),
         (None, Phase::Staging) => "not_staged".to_owned(),
         (None, Phase::Starting | Phase::Holding) => "deadline".to_owned(),
     };

@@ -11,7 +11,6 @@ use serde_bytes::ByteBuf;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::intake::random_id;
 use super::links::{self, Question};
 use super::reports::{Reports, Said};
 use super::task::{Controller, Promise, Role};
@@ -19,7 +18,7 @@ use super::wake::Wake;
 use super::wishes::{Wishes, manifest_in, release_in};
 use crate::domain::event::{Context, Event};
 use crate::domain::id::{Digest, EpochId, EventId, Generation, IntentId, NodeId, Seq, ServiceId};
-use crate::domain::policy::{KeyClass, Kind};
+use crate::domain::policy::KeyClass;
 use crate::domain::rollout::view::Record;
 use crate::domain::rollout::{
     Command, Concerns, Failure, Input, NodeReport, NodeState, Rejection, ReleaseId, Rollout,
@@ -27,13 +26,10 @@ use crate::domain::rollout::{
 };
 use crate::domain::selector::Selector;
 use crate::domain::time::{Now, UnixMicros};
-use crate::head::clock;
 use crate::head::recorder::Recorder;
-use crate::wire::codec;
-use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
+use crate::wire::envelope::ENVELOPE_BYTES_MAX;
 use crate::wire::parts::{self, Joiner};
-use crate::wire::payload::{Ask, Audience, Body, EventRecord, PAYLOAD_VERSION, Query};
-use crate::wire::subject::{Callee, Subject};
+use crate::wire::payload::{Ask, Audience, Body, EventRecord};
 
 /// How long every deadline is put off when a leader begins: until the nodes have told it what they did meanwhile.
 const GRACE_MS: u64 = 30_000;
@@ -559,26 +555,12 @@ impl Controller {
 
     /// Signs a question to a node or another controller.
     pub(super) fn question(&self, of: &NodeId, ask: Ask) -> Question {
-        let (cause, sealed) = self.sealed_query(Audience::Nodes(vec![of.clone()]), ask);
-        let to = Callee::node(of.clone()).unwrap_or(Callee::EVERY_NODE);
-        let subject = Subject::Call { fleet: self.setup.fleet.clone(), to };
-        Question { subject, of: of.clone(), cause, sealed }
+        Question::new(&self.signer, &self.setup.fleet, of, ask)
     }
 
     /// Signs a question; returns its id too.
     pub(super) fn sealed_query(&self, audience: Audience, ask: Ask) -> (IntentId, Vec<u8>) {
-        let (now, id) = (clock::now(), random_id());
-        let query = Query {
-            v: PAYLOAD_VERSION,
-            id,
-            iss: self.signer.kid(),
-            iat: now.at,
-            exp: now.at.plus_ms(GRACE_MS),
-            fleet: self.setup.fleet.clone(),
-            audience,
-            ask,
-        };
-        (id, envelope::seal(Kind::Query, &codec::encode(&query), &self.signer))
+        links::sealed_query(&self.signer, &self.setup.fleet, audience, ask)
     }
 
     /// Takes in a signed wish that another controller gave: it has to be the one that was planned.

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::event::{Detached, Exit, RunResult};
-use super::id::{CheckName, Digest, Generation, InstanceId, IntentId, NodeId, ServiceId};
+use super::id::{
+    ActionName, CheckName, Digest, Generation, InstanceId, IntentId, NodeId, ServiceId,
+};
 use super::time::UnixMicros;
 
 /// The longest spec of a release, in bytes: the manifest travels in one envelope with its signatures.
@@ -219,6 +221,9 @@ pub struct ReleaseApplied {
     /// Whether its checks do not count: the processes have to be ready and stay up.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_process: bool,
+    /// The actions that have to succeed then, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<ActionName>,
     /// How many good releases are kept.
     pub keep: u16,
     /// SHA-256 of the plan, when a controller asked for it.
@@ -259,7 +264,8 @@ pub struct ReleaseFailed {
     pub step: Step,
     /// How far it had come.
     pub phase: Phase,
-    /// The error code that says why: `E0701`, and `E0711` where another program ran than the release has.
+    /// The error code that says why: `E0701`, `E0711` where another program ran than the release has, and `E0612` where it
+    /// was healthy and an action after the deploy failed.
     pub code: String,
     /// In words.
     pub why: String,

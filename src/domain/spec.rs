@@ -551,6 +551,10 @@ pub struct Action {
     pub idempotent: bool,
     /// Whether a person is asked first.
     pub confirm: bool,
+    /// Whether it runs on each node where a release became healthy, which is good when it succeeded. Left out where it
+    /// does not, so that older specs keep their digests.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub after_deploy: bool,
 }
 
 impl Action {
@@ -563,6 +567,7 @@ impl Action {
             user: None,
             idempotent: false,
             confirm: false,
+            after_deploy: false,
         }
     }
 }

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::callers::Caller;
 use super::problem::{Problem, status_of, tell_exit};
@@ -21,7 +21,9 @@ use super::requests::Kept;
 use super::rollouts::trust_of;
 use super::serve::{Shared, whole_body};
 use crate::cli::commands::place::matching;
-use crate::cli::commands::ramp::{LIFE as RAMP_LIFE, NAMED_MAX, at_a_time, stops};
+use crate::cli::commands::ramp::{
+    LIFE as RAMP_LIFE, NAMED_MAX, RULES_WITHIN, Rules, at_a_time, stops,
+};
 use crate::cli::error::CliError;
 use crate::cli::screen::words::full_intent;
 use crate::cli::verdict::{Verdict, Verdicts};
@@ -72,7 +74,7 @@ pub(super) struct Wish {
     /// On nodes by their labels, `env=prod,role=web`: those that have the service, some at a time.
     select: Option<String>,
     /// On how many nodes at a time, such as `["1", "25%"]`: the last repeats. After a node on which it failed no other is
-    /// asked. With `select` it is `["1", "25%"]`, for an action `["25%"]`, unless told otherwise.
+    /// asked. With `select` it is `["1", "25%"]`, for an action what the service says (`["25%"]`), unless told otherwise.
     #[serde(default)]
     max_parallel: Vec<Amount>,
     /// Parameters of an action, by name.
@@ -334,7 +336,13 @@ async fn meant(
     wish: &Wish,
 ) -> Result<(Vec<NodeId>, Vec<Amount>), Problem> {
     match (&wish.nodes, &wish.select) {
-        (Some(nodes), None) => Ok((named(access, action, nodes).await?, wish.max_parallel.clone())),
+        (Some(nodes), None) => {
+            let mut named = named(access, action, nodes).await?;
+            if *nodes == Nodes::All(All::All) {
+                (named, _) = as_declared(access, action, named).await;
+            }
+            Ok((named, wish.max_parallel.clone()))
+        }
         (None, Some(select)) => {
             let select: Selector =
                 select.parse().map_err(|error| CliError::from_error(Code::BAD_SELECTOR, &error))?;
@@ -351,13 +359,36 @@ async fn meant(
                 let hint = "select fewer, or let the command line do it: smgr action run --select";
                 return Err(Problem::new(Code::TOO_LARGE, what).hint(hint));
             }
-            let default = || at_a_time(action).to_vec();
+            let (nodes, default) = as_declared(access, action, nodes).await;
             let told = Some(wish.max_parallel.clone()).filter(|sizes| !sizes.is_empty());
-            Ok((nodes, told.unwrap_or_else(default)))
+            Ok((nodes, told.unwrap_or(default)))
         }
         (Some(_), Some(_)) | (None, None) => {
             Err(Problem::new(Code::USAGE, "either `nodes` or `select` says where"))
         }
+    }
+}
+
+/// Returns on which of these nodes something is done, and on how many at a time: of an action the service says so.
+async fn as_declared(
+    access: &Access,
+    action: &Action,
+    nodes: Vec<NodeId>,
+) -> (Vec<NodeId>, Vec<Amount>) {
+    let default = at_a_time(action).to_vec();
+    let Action::Run { service, action, .. } = action else { return (nodes, default) };
+    let asked = async {
+        for node in &nodes {
+            if let Some(told) = access.configuration(node, service).await {
+                return Some((node.clone(), Rules::of(&told, action)?));
+            }
+        }
+        None
+    };
+    match timeout(RULES_WITHIN, asked).await.ok().flatten() {
+        Some((node, rules)) if rules.is_for_one => (vec![node], rules.max_parallel),
+        Some((_, rules)) => (nodes, rules.max_parallel),
+        None => (nodes, default),
     }
 }
 

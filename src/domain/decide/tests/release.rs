@@ -12,11 +12,12 @@ use crate::domain::intent::Action;
 use crate::domain::rejection::Rejection;
 use crate::domain::release::trial::Trial;
 use crate::domain::release::{ReleaseId, Step};
+use crate::domain::spec::Spec;
 use crate::domain::time::UnixMicros;
 
-const HEALTHY_MS: u64 = 10_000;
+pub(super) const HEALTHY_MS: u64 = 10_000;
 
-fn deploy(generation: u64, release: &str) -> Action {
+pub(super) fn deploy(generation: u64, release: &str) -> Action {
     Action::Deploy {
         service: service("web"),
         generation: Generation(generation),
@@ -30,7 +31,11 @@ fn deploy(generation: u64, release: &str) -> Action {
 }
 
 fn staged(site: &mut Site, generation: u64, digest: u8) {
-    site.specs.insert(service("web"), Arc::new(spec()));
+    staged_as(site, generation, digest, spec());
+}
+
+pub(super) fn staged_as(site: &mut Site, generation: u64, digest: u8, spec: Spec) {
+    site.specs.insert(service("web"), Arc::new(spec));
     site.tell(Input::Staged {
         service: service("web"),
         generation: Generation(generation),
@@ -46,19 +51,19 @@ fn staged(site: &mut Site, generation: u64, digest: u8) {
 }
 
 /// Lets the running process be replaced by the next one.
-fn replaced(site: &mut Site, run: u64) {
+pub(super) fn replaced(site: &mut Site, run: u64) {
     if run > 1 {
         site.exit("web", run - 1, Exit::Signal { signal: 15, core_dumped: false }, 100);
     }
     site.start("web", run);
 }
 
-fn trial(site: &Site) -> &Trial {
+pub(super) fn trial(site: &Site) -> &Trial {
     site.node.releases()[&service("web")].trial.as_ref().unwrap()
 }
 
 /// Lets the next deadline of the release pass; returns since when what is to be proved has been well.
-fn in_time(site: &mut Site) -> Option<UnixMicros> {
+pub(super) fn in_time(site: &mut Site) -> Option<UnixMicros> {
     let at = trial(site).deadline().unwrap();
     site.tell(Input::Timer { timer: Timer::Release(service("web")), at });
     site.last.effects.iter().find_map(|effect| match effect.act() {
@@ -67,7 +72,7 @@ fn in_time(site: &mut Site) -> Option<UnixMicros> {
     })
 }
 
-fn read(site: &mut Site, generation: u64, since: UnixMicros) {
+pub(super) fn read(site: &mut Site, generation: u64, since: UnixMicros) {
     let (service, generation) = (service("web"), Generation(generation));
     site.tell(Input::Proved { service, generation, since, running: Ok(Some(Digest([7; 32]))) });
 }
@@ -104,7 +109,7 @@ fn complaint_12_a_release_whose_process_runs_another_program_has_failed_however_
 }
 
 /// A node on which release `a`, of generation 1, is good in run 1.
-fn with_a() -> Site {
+pub(super) fn with_a() -> Site {
     let mut site = Site::empty();
     site.wish(deploy(1, "a"));
     staged(&mut site, 1, 11);
@@ -117,14 +122,14 @@ fn current(site: &Site) -> Option<ReleaseId> {
     site.node.releases()[&service("web")].current.as_ref().map(|mark| mark.release)
 }
 
-fn outcome(site: &Site) -> Option<Outcome> {
+pub(super) fn outcome(site: &Site) -> Option<Outcome> {
     site.last.effects.iter().find_map(|effect| match effect.act() {
         Act::Answer { reply: Reply::Outcome(outcome), .. } => Some(outcome.clone()),
         _ => None,
     })
 }
 
-fn asks_to_stage(site: &Site) -> Option<(Step, Option<ReleaseId>)> {
+pub(super) fn asks_to_stage(site: &Site) -> Option<(Step, Option<ReleaseId>)> {
     site.last.effects.iter().find_map(|effect| match effect {
         Effect::Promise(Act::Stage { step, release, .. }) => Some((*step, *release)),
         _ => None,
