@@ -347,6 +347,9 @@ fn release(digest: &Value, version: &Value) -> String {
 /// Returns how people call a release `{digest, version}`.
 pub fn release_word(of: &Value) -> String {
     release(&of["digest"], &of["version"])
+        false if wave_kind(view, 1) == "first" => {
+            "first release: no canary, nothing to go back to".to_owned()
+        }
 }
 
 fn spoken(word: &str) -> String {
