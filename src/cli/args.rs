@@ -385,7 +385,7 @@ pub struct Deploy {
     /// What it runs: a .tar, .tar.gz or one executable file, which the node fetches itself
     #[arg(long, value_name = "FILE|URL")]
     pub artifact: Option<String>,
-    /// What people call the release [default: the beginning of the artifact's digest]
+    /// What people call the release [default: 1.1 for web-1.1.tar.gz, else the beginning of its digest]
     #[arg(long, value_name = "VERSION")]
     pub release_version: Option<String>,
     /// Changes a key of the spec; may be given several times
