@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::{QUIET, apply_at_start, divide, print, shut_down};
+use super::{QUIET, apply_at_start, divide, print, shut_down, start_own};
 use crate::agent::setup::{BUS_SERVICE, BusSetup, NodeSetup};
 use crate::cli::args::Up;
 use crate::cli::client::{Client, Whom};
@@ -217,8 +217,10 @@ fn launch_missing(node: &mut Rising) -> Result<(), CliError> {
 }
 
 async fn until_up(node: &mut Rising) -> Result<NodeStatus, CliError> {
-    let up = Box::pin(launch::until_up(&node.context, node.launcher.as_mut())).await?;
-    Ok(up.1)
+    let (mut client, status) =
+        Box::pin(launch::until_up(&node.context, node.launcher.as_mut())).await?;
+    start_own(&node.context, &mut client, &status).await?;
+    Ok(status)
 }
 
 /// Waits until every node has found the bus, and says whether all have.
