@@ -5,6 +5,7 @@ mod apart;
 mod artifacts;
 mod checks;
 mod ci;
+mod demo;
 mod hostile;
 mod http;
 mod intake;
@@ -243,7 +244,6 @@ fn a_service_is_found_on_the_node_that_has_it_and_a_node_that_is_not_there_is_on
 }
 
 #[test]
-#[test]
 fn what_smgr_needs_for_itself_is_started_by_up_whatever_was_said_of_it_before() {
     let fleet = Fleet::of(2);
     fleet.machine.exits(0, &["stop", "controller-c1", "--node", "n1"]);
@@ -257,6 +257,7 @@ fn what_smgr_needs_for_itself_is_started_by_up_whatever_was_said_of_it_before() 
     assert!(["n1", "n2"].iter().all(|node| pongs.contains(node)), "{pongs}");
 }
 
+#[test]
 fn what_a_fleet_on_one_machine_cannot_be_is_refused_and_changes_nothing() {
     let fleet = Fleet::new();
     for (nodes, why) in [("0", "1 to 64"), ("65", "1 to 64")] {
