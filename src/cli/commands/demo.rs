@@ -49,9 +49,9 @@ pub(super) fn demo(context: &Context, folder: &Path, out: Out) -> Result<ExitCod
 
 fn spec(context: &Context, folder: &Path) -> String {
     let user = if context.is_root { "user        = \"root\"\n" } else { "" };
-    let socket = argument(&PathBuf::from(format!("unix:{}/NODE.sock", folder.display())));
-    // The node's name is for smgr to put in; everything else in the path is as it is.
-    let socket = socket.replace("NODE.sock", "${node}.sock");
+    // The node's name is for smgr to put in; everything else in the path stays as it is, which ends with a quote.
+    let place = argument(&PathBuf::from(format!("unix:{}/", folder.display())));
+    let (place, quote) = place.split_at(place.len() - 1);
     format!(
         "\
 # The shop of `smgr demo`. Deploy it on a fleet (smgr up --nodes 3 -d) from this folder:
@@ -65,7 +65,7 @@ description = \"The shop of the demo\"
 exec        = [\"${{release}}/web\"]
 {user}
 [socket.http]
-listen = {socket}
+listen = {place}${{node}}.sock{quote}
 # smgr holds the socket, so nobody is turned away while one run follows another. Each node of this fleet is on the same
 # machine, so each has a socket of its own.
 
