@@ -134,7 +134,7 @@ fn a_query_judges_each_wave_by_its_nodes_and_both_it_and_the_artifact_may_come_e
         })
     };
     let path = spec(&fleet.machine, "");
-    let text = fs::read_to_string(&path).unwrap();
+    let text = fs::read_to_string(&path).unwrap() + "max_parallel = [1]\n";
     let deploy = |code: i32, version: &str, url: &str| {
         let check = format!(
             "[rollout.check.errors]\nkind = \"prometheus\"\nurl = \"{url}\"\nmax = 0.5\ninterval = \"1s\"\n\

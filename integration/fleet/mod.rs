@@ -5,6 +5,7 @@ mod apart;
 mod artifacts;
 mod checks;
 mod ci;
+mod demo;
 mod hostile;
 mod http;
 mod intake;
@@ -241,6 +242,20 @@ fn a_service_is_found_on_the_node_that_has_it_and_a_node_that_is_not_there_is_on
     let taken = said(6, "run nats -- true");
     assert!(!taken.contains("smgr remove"), "{taken}");
     assert!(said(6, "remove nats").contains("part of smgr itself"));
+}
+
+#[test]
+fn what_smgr_needs_for_itself_is_started_by_up_whatever_was_said_of_it_before() {
+    let fleet = Fleet::of(2);
+    fleet.machine.exits(0, &["stop", "controller-c1", "--node", "n1"]);
+    fleet.machine.exits(0, &["stop", "nats", "--node", "n1"]);
+    fleet.machine.exits(0, &["down"]);
+    fleet.up(2);
+    wait_until("the nodes are on the bus, and a controller leads", || {
+        fleet.status()["controllers"]["leader"] == "c1"
+    });
+    let pongs = fleet.machine.exits(0, &["ping"]);
+    assert!(["n1", "n2"].iter().all(|node| pongs.contains(node)), "{pongs}");
 }
 
 #[test]

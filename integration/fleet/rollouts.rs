@@ -144,7 +144,8 @@ fn a_bad_release_stays_in_the_canary_and_is_taken_back() {
     let shop = Shop::open();
     shop.deploy(0, "1.0", &good("1"));
     let said = shop.deploy(10, "bad", "echo missing DATABASE_URL >&2; exit 1");
-    assert!(said.contains("exit code 1") && said.contains("rolled_back"), "{said}");
+    assert!(said.contains("exited with code 1 after") && said.contains("rolled_back"), "{said}");
+    assert!(said.contains(": missing DATABASE_URL\n"), "{said}");
     let view = shop.last();
     assert_eq!((&view["state"], &view["exit_code"]), (&"rolled_back".into(), &10.into()));
     let why: Vec<_> = view["why"].as_array().unwrap().iter().map(|it| it["kind"].clone()).collect();
@@ -269,7 +270,7 @@ fn what_fails_behind_the_canary_takes_the_canary_back_as_well() {
     shop.deploy_with(0, "1.0", &good("1"), &by_name);
     let only_here = "if [ \"$NODE\" = n2 ]; then exit 3; fi\nexec sleep 1000";
     let said = shop.deploy_with(10, "2.0", only_here, &by_name);
-    assert!(said.contains("1 canary") && said.contains("exit code 3"), "{said}");
+    assert!(said.contains("1 canary") && said.contains("exited with code 3"), "{said}");
     let view = shop.last();
     let state = |of: &str| states(&view).into_iter().find(|(node, _)| node == of).unwrap().1;
     assert_eq!((state("n1").as_str(), state("n2").as_str()), ("rolled_back", "failed"), "{view}");

@@ -26,7 +26,7 @@ use crate::domain::signal::Signal;
 /// Verbs whose names are taken and whose function comes in a later version.
 const RESERVED: &[&str] = &[
     "diff", "hold", "release", "service", "alert", "silence", "key", "trust", "policy", "fleet",
-    "context", "demo", "top", "web", "doctor", "schema", "man", "cancel", "enrol",
+    "context", "top", "web", "doctor", "schema", "man", "cancel", "enrol",
 ];
 
 /// A service manager for one machine or a whole fleet, with history that can be proved.
@@ -211,6 +211,12 @@ pub enum Command {
     },
     /// Write a commented smgr.toml here
     Init,
+    /// Write a spec and three releases to try a fleet with, one of them broken
+    Demo {
+        /// Into which folder, which is made
+        #[arg(default_value = "shop")]
+        folder: PathBuf,
+    },
     /// Show what runs, what not, and why
     Status {
         /// SERVICE, SERVICE/INSTANCE, SERVICE@NODE or @NODE
@@ -291,6 +297,12 @@ pub enum Command {
     Agent(PartArgs),
     /// Run a controller; `smgr up --nodes` and service units call this
     Controller,
+    /// Answer requests on a socket, as the releases of `smgr demo` do
+    #[command(hide = true)]
+    DemoServer {
+        /// What is answered
+        says: String,
+    },
     /// Run many nodes in this process, to measure what a fleet of that size costs
     #[command(hide = true)]
     Emulate(Emulate),
@@ -385,7 +397,7 @@ pub struct Deploy {
     /// What it runs: a .tar, .tar.gz or one executable file, which the node fetches itself
     #[arg(long, value_name = "FILE|URL")]
     pub artifact: Option<String>,
-    /// What people call the release [default: the beginning of the artifact's digest]
+    /// What people call the release [default: 1.1 for web-1.1.tar.gz, else the beginning of its digest]
     #[arg(long, value_name = "VERSION")]
     pub release_version: Option<String>,
     /// Changes a key of the spec; may be given several times

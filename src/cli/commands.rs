@@ -4,6 +4,7 @@ mod archive;
 mod audit;
 mod config;
 mod configure;
+pub(super) mod demo;
 mod down;
 mod edit;
 pub(super) mod emulate;
@@ -123,13 +124,15 @@ pub async fn carry_out(
             topics::check(context, &paths, out)
         }
         Command::Init => topics::init(out),
+        Command::Demo { folder } => demo::demo(context, &folder, out),
         Command::Backup { file } => topics::backup(context, &file, out),
         Command::Help { topic } => topics::help(&topic, out),
         Command::Explain { code } => topics::explain(code, out),
         Command::Completions { shell } => Ok(topics::completions(shell, out)),
         // Taken out before there is a runtime.
-        Command::Agent(_) | Command::Controller | Command::Emulate(_) => {
-            Err(CliError::new(Code::INTERNAL, "a part in a runtime"))
-        }
+        Command::Agent(_)
+        | Command::Controller
+        | Command::DemoServer { .. }
+        | Command::Emulate(_) => Err(CliError::new(Code::INTERNAL, "a part in a runtime")),
     }
 }

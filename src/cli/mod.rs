@@ -79,6 +79,16 @@ fn carry_out(cli: Cli) -> Result<ExitCode, CliError> {
         out.data(GREETING);
         return Ok(ExitCode::Done);
     };
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| CliError::caused(Code::IO, "failed to start", &error))
+    };
+    if let Command::DemoServer { says } = &command {
+        // A service: it knows no folder of smgr.
+        return runtime()?.block_on(commands::demo::server::serve(says));
+    }
     let context = Context::new(cli.global)?;
     if let Command::Agent(args) = &command {
         // The keeper must not run in a runtime: it makes processes.
@@ -90,9 +100,5 @@ fn carry_out(cli: Cli) -> Result<ExitCode, CliError> {
     if let Command::Emulate(args) = &command {
         return commands::emulate::run(&context, args, out);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::caused(Code::IO, "failed to start", &error))?;
-    runtime.block_on(commands::carry_out(&context, command, out))
+    runtime()?.block_on(commands::carry_out(&context, command, out))
 }

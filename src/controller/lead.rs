@@ -234,6 +234,7 @@ impl Controller {
             roster: &self.authority.roster(),
             roster_digest: self.roster,
             away: &away,
+            is_new: targets.iter().all(|node| self.is_new_to(node, service)),
             parameters: &parameters,
         })
         .map_err(|why| (plan_code(&why), why.to_string()))?;
@@ -415,6 +416,15 @@ impl Controller {
         });
         let judged = release.is_none_or(|mark| mark.healthy);
         Observed { release: release.map(|mark| mark.release), healthy: healthy && judged }
+    }
+
+    /// Says whether a node has nothing of a service and never had a release of it, as its log tells that is here.
+    fn is_new_to(&self, node: &NodeId, service: &ServiceId) -> bool {
+        let is_told = self.arrivals.last(node).is_some() && !self.projection.is_lost(node);
+        let known = self.projection.node(node).filter(|_| is_told);
+        known.is_some_and(|known| {
+            !known.services().contains_key(service) && !known.releases().contains_key(service)
+        })
     }
 
     /// Lets a rollout take in what somebody says of it.

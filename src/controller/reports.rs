@@ -280,6 +280,7 @@ mod tests {
             roster: &roster,
             roster_digest: Digest([0; 32]),
             away: &Default::default(),
+            is_new: false,
             parameters: &Parameters { order: Order::Name, ..Parameters::default() },
         })
         .unwrap()

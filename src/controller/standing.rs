@@ -138,6 +138,7 @@ mod tests {
             roster: &roster,
             roster_digest: Digest([0; 32]),
             away: &BTreeSet::new(),
+            is_new: false,
             parameters: &Parameters::default(),
         });
         let opening = Opening {

@@ -80,6 +80,8 @@ pub struct OrderMark {
     pub verified_at: UnixMicros,
     /// The wave, from 1.
     pub wave: u16,
+    /// Whether it is taken only where nothing of the service is, or was: no node has proved the release.
+    pub is_unproved: bool,
 }
 
 /// Files and spec of a release that are here, verified. `World::specs` holds the spec already.

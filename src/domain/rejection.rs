@@ -93,6 +93,9 @@ pub enum Rejection {
     /// An apply after the return of the same wish.
     #[error("this wish was taken back on this node")]
     Returned,
+    /// A release that no node has proved, for a node that has the service.
+    #[error("it carries no node's word that the release is healthy, and {0} is here, or was")]
+    Unproved(ServiceId),
     /// Nothing runs that a signal or a reload could reach.
     #[error("{0} is not running")]
     NotRunning(ServiceId),
@@ -129,6 +132,7 @@ impl Rejection {
             Self::ForControllers => Code::ORDER_NEEDED,
             Self::AnotherPlan => Code::ANOTHER_PLAN,
             Self::Returned => Code::RETURNED,
+            Self::Unproved(_) => Code::CANARY_UNPROVEN,
         }
     }
 }

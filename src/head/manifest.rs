@@ -8,7 +8,7 @@ use crate::domain::text;
 use crate::wire::codec;
 
 /// The longest word that people have for a release, in bytes.
-const VERSION_BYTES_MAX: usize = 64;
+pub const VERSION_BYTES_MAX: usize = 64;
 
 /// Reads the manifest of a wish, strictly.
 ///

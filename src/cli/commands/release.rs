@@ -346,8 +346,9 @@ async fn manifest(
         }
         None => None,
     };
-    let named = artifact.as_ref().map(|artifact| artifact.sha256.to_string()[..12].to_owned());
-    let version = args.release_version.clone().or(named).unwrap_or_default();
+    let named = args.artifact.as_deref().and_then(|source| artifact::version_in(service, source));
+    let hashed = artifact.as_ref().map(|artifact| artifact.sha256.to_string()[..12].to_owned());
+    let version = args.release_version.clone().or(named).or(hashed).unwrap_or_default();
     let file = args.file.file_name().and_then(|name| name.to_str());
     Ok(Manifest {
         v: MANIFEST_VERSION,

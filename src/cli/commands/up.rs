@@ -34,6 +34,7 @@ use crate::cli::wish::{Caller, from_keys};
 use crate::cli::{launch, specs, time};
 use crate::config::Loaded;
 use crate::domain::code::{Code, ExitCode};
+use crate::domain::event::Desired;
 use crate::domain::intent::Action;
 use crate::domain::text::printable;
 use crate::head::account::account_ids;
@@ -122,6 +123,7 @@ pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode
         }
     };
     session.record(mode, pid.unwrap_or(0))?;
+    start_own(context, &mut client, &status).await?;
     if let Some(wanted) = wanted.filter(|wanted| !is_current(&status, wanted)) {
         // Refused at the start, or in a new epoch: whoever asks now hears why.
         let action = Action::Apply { services: Vec::new() };
@@ -499,9 +501,33 @@ async fn shut_down(context: &Context) -> Result<(), CliError> {
     }
 }
 
+/// Starts what `up` made services of, whatever was said of them before: a stop survives this end of smgr, and without the
+/// bus nobody could be asked for anything else.
+async fn start_own(
+    context: &Context,
+    client: &mut Client,
+    status: &NodeStatus,
+) -> Result<(), CliError> {
+    let folder = context.folder.internal_services().display().to_string();
+    let own = status.services.iter().filter(|it| it.origin.starts_with(&folder));
+    for service in own.map(|it| &it.service) {
+        let is_stopped =
+            |it: &InstanceStatus| it.service == *service && it.desired == Desired::Stopped;
+        if status.instances.iter().any(is_stopped) {
+            tell(client, Action::Start { service: service.clone() }).await?;
+        }
+    }
+    Ok(())
+}
+
 async fn ask_to_shut_down(context: &Context) -> Result<(), CliError> {
     let mut client = Client::connect(context, &Whom::default()).await?;
-    let wish = client.wish(Action::Shutdown { leave_running: false })?;
+    tell(&mut client, Action::Shutdown { leave_running: false }).await
+}
+
+/// Sends a wish, and waits until it is taken.
+async fn tell(client: &mut Client, action: Action) -> Result<(), CliError> {
+    let wish = client.wish(action)?;
     let deadline = client.deadline();
     let mut pending = client.send(&wish, deadline).await?;
     while let Some(answer) = pending.next().await? {
@@ -519,7 +545,7 @@ async fn ask_to_shut_down(context: &Context) -> Result<(), CliError> {
             | Reply::Range { .. } => {}
         }
     }
-    Ok(()) // It may have ended before it could say so.
+    Ok(()) // Whoever was told to end may have ended before it could say so.
 }
 
 /// Returns the first screen.

@@ -1,18 +1,30 @@
 //! Rollouts for people, from the object of the contract.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
 use super::units::span;
-use crate::domain::text::printable;
+use super::words::signal_name;
+use crate::domain::text::{brief, columns, printable};
+
+/// How many nodes a line names: of a large wave the others are counted.
+const NAMED_MAX: usize = 8;
+
+/// The longest last line of a process that is told with its end, in bytes.
+const LAST_LINE_BYTES_MAX: usize = 160;
+
+/// The columns of a terminal that nobody made wider.
+const COLUMNS: usize = 80;
 
 /// What was told of a rollout that is watched.
 #[derive(Debug, Default)]
 pub struct Progress {
     is_begun: bool,
     nodes: BTreeMap<String, String>,
+    /// Nodes that failed, whose last lines may come with the next picture.
+    awaited: BTreeSet<String>,
     state: String,
 }
 
@@ -24,24 +36,17 @@ impl Progress {
             self.is_begun = true;
             text.push_str(&head(view));
         }
-        for node in list(&view["nodes"]) {
-            let (name, state) = (word(&node["node"]), word(&node["state"]));
-            let is_told = matches!(
-                state,
-                "healthy"
-                    | "failed"
-                    | "unreachable"
-                    | "rolled_back"
-                    | "rollback_failed"
-                    | "skipped"
-            );
-            let before = self.nodes.insert(name.to_owned(), state.to_owned());
-            if is_told && before.as_deref() != Some(state) {
-                let wave = node["wave"].as_u64().unwrap_or_default();
-                let kind = wave_kind(view, wave);
-                writeln!(text, "  {wave} {kind:<9} {name:<6} {}", node_words(view, node))
-                    .expect("writing to a text never fails");
+        // Nodes of one wave to which the same happened have one line.
+        let mut told: Vec<(u64, Vec<&Value>)> = Vec::new();
+        for node in list(&view["nodes"]).iter().filter(|node| self.is_news(view, node)) {
+            let wave = node["wave"].as_u64().unwrap_or_default();
+            match told.last_mut().filter(|(of, nodes)| *of == wave && are_alike(nodes[0], node)) {
+                Some((_, nodes)) => nodes.push(node),
+                None => told.push((wave, vec![node])),
             }
+        }
+        for (wave, nodes) in told {
+            text.push_str(&wave_line(view, wave, &nodes));
         }
         let state = word(&view["state"]);
         if state != self.state {
@@ -72,6 +77,98 @@ impl Progress {
         }
         text
     }
+
+    /// Says whether what became of a node is to be told now, and takes it as told.
+    fn is_news(&mut self, view: &Value, node: &Value) -> bool {
+        let (name, state) = (word(&node["node"]), word(&node["state"]));
+        let goes_on = view["ended_at"].is_null();
+        let is_of_wave = |other: &&Value| other["wave"] == node["wave"];
+        let mut wave = list(&view["nodes"]).iter().filter(is_of_wave);
+        let is_it = match state {
+            // Told with the rest of its wave, as long as that goes forward.
+            "healthy" => {
+                let is_forward = matches!(word(&view["state"]), "canary" | "rolling");
+                let waits = |of: &Value| matches!(word(&of["state"]), "starting" | "not_started");
+                !(is_forward && wave.any(waits))
+            }
+            // Its last line says more than all else, and is fetched when it has failed.
+            "failed" => {
+                let has_ended = node["failure"]["instance"].is_string();
+                let is_silent = has_ended && last_line(&node["failure"]).is_none();
+                !(goes_on && is_silent && self.awaited.insert(name.to_owned()))
+            }
+            "unreachable" | "rolled_back" | "rollback_failed" | "skipped" => true,
+            _ => false,
+        };
+        is_it && self.nodes.insert(name.to_owned(), state.to_owned()).as_deref() != Some(state)
+    }
+}
+
+/// Says whether two nodes of a wave are told in one line.
+fn are_alike(one: &Value, other: &Value) -> bool {
+    one["state"] == other["state"] && one["failure"].is_null() && other["failure"].is_null()
+}
+
+/// Returns the line of nodes of one wave to which the same happened.
+fn wave_line(view: &Value, wave: u64, nodes: &[&Value]) -> String {
+    let names: Vec<&str> = nodes.iter().take(NAMED_MAX).map(|node| word(&node["node"])).collect();
+    let more = match nodes.len().saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let number = match wave_kind(view, wave) {
+        // There is no other wave.
+        "first" => String::new(),
+        "batch" => format!("{wave} {:<8} ", ""),
+        kind => format!("{wave} {kind:<8} "),
+    };
+    let words = progress_words(view, nodes);
+    format!("  {number}{}{more}   {words}\n", names.join(" "))
+}
+
+/// Says what became of nodes, in the words of who watches.
+fn progress_words(view: &Value, nodes: &[&Value]) -> String {
+    let node = nodes[0];
+    let slowest = nodes.iter().filter_map(|node| node["ready_ms"].as_u64()).max();
+    match (word(&node["state"]), slowest) {
+        ("healthy", Some(ready_ms)) if view["kind"] == "deploy" => {
+            let held = view["plan"]["parameters"]["min_healthy_time_ms"].as_u64();
+            format!("ready {}, held {}", span(ready_ms), span(held.unwrap_or_default()))
+        }
+        ("failed", _) => ended_words(&node["failure"]),
+        _ => node_words(view, node),
+    }
+}
+
+/// Says how something failed, and the last that it said.
+fn ended_words(failure: &Value) -> String {
+    let exit = &failure["exit"];
+    let ended = match (exit["code"].as_i64(), exit["signal"].as_i64()) {
+        (Some(code), _) => Some(format!("exited with code {code}")),
+        (None, Some(signal)) => {
+            let name = i32::try_from(signal).map_or_else(|_| signal.to_string(), signal_name);
+            Some(format!("ended by signal {name}"))
+        }
+        (None, None) => None,
+    };
+    let ran = failure["ran_ms"].as_u64().map(|ms| format!(" after {}", span(ms)));
+    let ended = ended.map(|ended| format!("{ended}{}", ran.unwrap_or_default()));
+    match (ended, last_line(failure)) {
+        (Some(ended), Some(line)) => format!("{ended}: {line}"),
+        (None, Some(line)) => format!("{}: {line}", failure_words(failure)),
+        (Some(ended), None) => match word(&failure["why"]) {
+            "" => ended,
+            why => format!("{ended}: {}", printable(why)),
+        },
+        (None, None) => failure_words(failure),
+    }
+}
+
+/// Returns the last line of what failed that says something.
+fn last_line(failure: &Value) -> Option<String> {
+    let lines = list(&failure["log_tail"]).iter().rev();
+    let mut lines = lines.map(|line| word(line).trim()).filter(|line| !line.is_empty());
+    lines.next().map(|line| brief(printable(line).into_owned(), LAST_LINE_BYTES_MAX))
 }
 
 /// Returns what is said of a rollout that nobody waits for.
@@ -268,6 +365,9 @@ pub fn change(view: &Value) -> String {
     let back = &view["plan"]["rollback"];
     let back = match back["possible"] == true {
         true => format!("back to {} if it fails", release(&back["to"], &back["version"])),
+        false if wave_kind(view, 1) == "first" => {
+            "first release: no canary, nothing to go back to".to_owned()
+        }
         false => format!("no way back: {}", word(&back["reason"])),
     };
     let service = word(&view["service"]);
@@ -301,12 +401,40 @@ fn ending(view: &Value) -> String {
     });
     let on: Vec<String> = on.collect();
     let on = if on.is_empty() { String::new() } else { format!(": {}", on.join(", ")) };
-    let unchanged = if view["changed"] == false && view["state"] == "succeeded" {
-        ", nothing to change"
-    } else {
-        ""
+    let more = match word(&view["state"]) {
+        "succeeded" if view["changed"] == false => ", nothing to change",
+        "rolled_back" => kept_serving(view),
+        _ => "",
     };
-    format!("{}{}{on}{unchanged}\n", word(&view["state"]), took.unwrap_or_default())
+    let line = format!("{}{}{on}{more}", word(&view["state"]), took.unwrap_or_default());
+    match undo(view) {
+        Some(undo) => format!("{}\n", at_the_right(&line, &undo)),
+        None => format!("{line}\n"),
+    }
+}
+
+/// Says so where nothing of the old release was down meanwhile.
+fn kept_serving(view: &Value) -> &'static str {
+    let touched = list(&view["nodes"]).iter().filter(|node| !node["started_at"].is_null());
+    let kept: Vec<bool> = touched.map(|node| node["old_kept_serving"] == true).collect();
+    match kept[..] {
+        [true] => ", the old instance never stopped serving",
+        [_, _, ..] if kept.iter().all(|kept| *kept) => ", the old instances never stopped serving",
+        _ => "",
+    }
+}
+
+/// Returns what takes back a rollout that succeeded.
+fn undo(view: &Value) -> Option<String> {
+    let changed = view["state"] == "succeeded" && view["changed"] == true;
+    let possible = changed && view["plan"]["rollback"]["possible"] == true;
+    possible.then(|| format!("undo: smgr rollback {}", word(&view["service"])))
+}
+
+/// Puts words at the right end of a line, where both fit a terminal; else behind it.
+fn at_the_right(line: &str, words: &str) -> String {
+    let gap = COLUMNS.saturating_sub(columns(line) + columns(words)).max(3);
+    format!("{line}{:gap$}{words}", "")
 }
 
 fn node_words(view: &Value, node: &Value) -> String {
@@ -388,3 +516,6 @@ fn word(value: &Value) -> &str {
 fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
+
+#[cfg(test)]
+mod tests;

@@ -180,13 +180,13 @@ pub fn already_up_text(pid: u32) -> String {
     format!("already up (pid {pid}): smgr attach, smgr down\n")
 }
 
-/// Returns what a fleet on one machine says when it is up.
+/// Returns what a fleet on one machine says when it is up; one without any service, what there is to try.
 pub fn fleet_text(
-    controllers: &[NodeId],
-    nodes: &[NodeId],
+    (controllers, nodes): (&[NodeId], &[NodeId]),
     bus: Bus<'_>,
     took_ms: u64,
     is_foreground: bool,
+    is_empty: bool,
 ) -> String {
     let list = |names: &[NodeId]| names.iter().map(NodeId::as_str).collect::<Vec<_>>().join(" ");
     let first = format!(
@@ -199,7 +199,8 @@ pub fn fleet_text(
     );
     let end = if is_foreground { "stop: Ctrl-C" } else { "stop: smgr down" };
     let ready = format!("ready in {}      {end}      look: smgr status", span(took_ms));
-    format!("{}\n{ready}\n", printable(&first))
+    let demo = if is_empty { "try: smgr demo shop\n" } else { "" };
+    format!("{}\n{ready}\n{demo}", printable(&first))
 }
 
 #[cfg(test)]

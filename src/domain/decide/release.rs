@@ -88,11 +88,9 @@ impl Turn<'_> {
         if let Some(order) = &wish.order {
             self.may_follow(order, wish.id, service, generation)?;
         }
-        if self.has_left(wish) {
-            return Ok(None);
-        }
-        let Some(known) = self.releases(service).filter(|it| generation <= it.generation) else {
-            return Ok(None);
+        let known = self.releases(service).filter(|it| generation <= it.generation);
+        let Some(known) = known.filter(|_| !self.has_left(wish)) else {
+            return self.risks_nothing(wish, service).map(|()| None);
         };
         let mark = known.current.as_ref();
         let is_so = mark.is_some_and(|mark| {
@@ -105,6 +103,16 @@ impl Turn<'_> {
                 Ok(Some(Reply::Outcome(Outcome::Done { changed: false })))
             }
             (false, _) => Err(Rejection::StaleGeneration),
+        }
+    }
+
+    /// Checks that a release which no node has proved comes only where nothing of the service is, or was.
+    fn risks_nothing(&self, wish: &Wish, service: &ServiceId) -> Result<(), Rejection> {
+        let is_unproved = wish.order.as_ref().is_some_and(|order| order.is_unproved);
+        let is_here = self.service(service).is_some() || self.releases(service).is_some();
+        match is_unproved && is_here {
+            true => Err(Rejection::Unproved(service.clone())),
+            false => Ok(()),
         }
     }
 

@@ -12,11 +12,17 @@
 //!   `max_failures` and `max_unreachable` together lie. Where absence is no obstacle it is every node, since all
 //!   before it may have been away.
 //!
+//! - **The first release of a service** goes to all nodes at once, where its spec writes no waves of its own: nothing
+//!   runs that could be lost, and there is nothing to go back to. What was signed says that much ([`newcomers_go_first`]);
+//!   that nothing of the service is there, each node looks up in its own log. So a controller that told whoever signed
+//!   that there is nothing yet wins no node that has the service.
+//!
 //! Who comes later, by placement or because it was away, always comes with the word of another.
 
 use super::parameters::{OnUnreachable, Parameters};
-use super::plan::{Plan, PlanRequest, WaveKind, in_order};
+use super::plan::{Plan, PlanRequest, Wave, WaveKind, in_order};
 use crate::domain::id::NodeId;
+use crate::domain::release::ReleaseId;
 
 /// How many nodes that are away a canary may be passed on over, whatever `max_unreachable` says; of a small fleet half.
 ///
@@ -34,11 +40,17 @@ pub fn may_go_first(request: &PlanRequest<'_>) -> Vec<NodeId> {
     nodes
 }
 
+/// Says whether each node that has, and had, nothing of the service may take the release unproved, by what was signed.
+pub fn newcomers_go_first(back_to: Option<ReleaseId>, parameters: &Parameters) -> bool {
+    let is_written = |key| parameters.origins.contains_key(key);
+    back_to.is_none() && !is_written("canary") && !is_written("max_parallel")
+}
+
 impl Plan {
     /// Returns how many nodes may take the release unproved: the first ones.
     pub fn unproved_max(&self) -> usize {
-        let is_hurried = self.waves.iter().any(|wave| wave.kind == WaveKind::Emergency);
-        match is_hurried {
+        let goes_at_once = |wave: &Wave| matches!(wave.kind, WaveKind::Emergency | WaveKind::First);
+        match self.waves.iter().any(goes_at_once) {
             true => self.size(),
             false => bound(&self.parameters, !self.canary().is_empty(), self.size()),
         }

@@ -26,7 +26,7 @@ pub use self::decide::{Follows, Opening, SEEN_GRACE_MS, VERDICT_SLACK_MS};
 pub use self::effect::{Concerns, Effect};
 pub use self::event::*;
 pub use self::fact::RolloutFact;
-pub use self::first::may_go_first;
+pub use self::first::{may_go_first, newcomers_go_first};
 pub use self::input::{Command, Failure, Input, Measure, NodeReport, Observed, Rejection};
 pub use self::parameters::*;
 pub use self::placement::{Held, Known, Moves, Place, Placement, Rollouts, Wished};

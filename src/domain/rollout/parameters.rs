@@ -333,7 +333,8 @@ pub struct Parameters {
     pub rollback: Rollback,
     /// `[release] rollback`: whether there may be a way back at all.
     pub may_roll_back: bool,
-    /// Where the values come from, by key as it is written: `max_failures`. For people only, so no plan depends on it.
+    /// Where the values come from, by key as it is written: `max_failures`. For people, and for whether waves are written
+    /// at all; a plan has only what follows from that.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub origins: BTreeMap<String, Origin>,
 }

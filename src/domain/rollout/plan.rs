@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::ReleaseId;
-use super::first::bound;
+use super::first::{bound, newcomers_go_first};
 use super::parameters::{Amount, InvalidParameters, OnUnreachable, Order, Parameters};
 use crate::domain::id::{Digest, Generation, IntentId, NodeId, ServiceId};
 use crate::domain::selector::Roster;
@@ -41,6 +41,8 @@ pub struct PlanRequest<'a> {
     /// Nodes that nobody hears of: where absence is no obstacle others are the canaries, which have to tell something, as
     /// far as [`may_go_first`](super::may_go_first) lets them.
     pub away: &'a BTreeSet<NodeId>,
+    /// Whether no target has, or ever had, anything of the service.
+    pub is_new: bool,
     /// What the service says about its rollouts.
     pub parameters: &'a Parameters,
 }
@@ -84,8 +86,10 @@ pub enum WaveKind {
     Unhealthy,
     /// Some of the rest.
     Batch,
-    /// All of them at once.
+    /// All of them at once, since somebody answers for it.
     Emergency,
+    /// All of them at once: none has anything to lose.
+    First,
 }
 
 /// What is to be done on which nodes in which order. Never changes.
@@ -157,6 +161,9 @@ impl Plan {
         }
         let waves = match &request.emergency {
             Some(_) => vec![Wave { kind: WaveKind::Emergency, nodes: ordered(request) }],
+            None if request.is_new && newcomers_go_first(request.back_to, parameters) => {
+                vec![Wave { kind: WaveKind::First, nodes: in_order(request) }]
+            }
             None => waves(request, in_order(request), |node| request.zone(node)),
         };
         if waves.len() >= usize::from(u16::MAX) {

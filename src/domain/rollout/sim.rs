@@ -8,7 +8,7 @@ mod agent;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::agent::{Agent, Fate, Order};
-use super::tests::{GENERATION, NEW, OLD, first, make, names, node};
+use super::tests::{GENERATION, NEW, OLD, first, names, node, plan_of};
 use super::*;
 use crate::domain::id::{IntentId, NodeId};
 use crate::domain::sim::rng::Rng;
@@ -66,6 +66,8 @@ struct World {
     agents: BTreeMap<NodeId, Agent>,
     /// The nodes that take the release without the word of another.
     first: BTreeSet<NodeId>,
+    /// Whether those do as well that have nothing of the service.
+    newcomers: bool,
     orders: Vec<(NodeId, Order)>,
     reports: Vec<(NodeId, NodeReport)>,
     /// The leader's durable log, and the leader itself while one lives.
@@ -115,11 +117,15 @@ impl World {
         let back_to = (rng.below(8) > 0).then_some(OLD);
         let emergency = (rng.below(10) == 0).then_some("down");
         let first = first(NODES, back_to, &parameters).into_iter().collect();
-        let plan = make(NODES, back_to, emergency, None, parameters);
+        let newcomers = newcomers_go_first(back_to, &parameters);
+        // What was signed says that there was nothing; a controller that lied about it finds the service on some.
+        let is_new = newcomers && rng.below(2) == 0;
+        let plan = plan_of(NODES, (back_to, is_new), emergency, parameters);
         let calm = scene == Scene::OnlyControllers;
         let agents = names(NODES).into_iter().map(|name| {
             let fate = if calm { Fate::Good } else { Fate::draw(&mut rng) };
-            (name, Agent::new(fate))
+            let has_nothing = is_new || newcomers && rng.below(3) == 0;
+            (name, Agent::new(fate, has_nothing))
         });
         let agents = agents.collect();
         let now = UnixMicros(1_795_000_000_000_000);
@@ -145,6 +151,7 @@ impl World {
             switches,
             agents,
             first,
+            newcomers,
             orders,
             reports,
             log,
@@ -188,24 +195,22 @@ impl World {
         for (leader, term) in leaders {
             let Some(leader) = leader else { continue };
             let canary = leader.plan().canary();
-            let proven = canary.iter().all(|node| self.agents[node].was_healthy());
+            let canary_held = canary.iter().all(|node| self.agents[node].was_healthy());
             for effect in leader.effects() {
                 let Effect::Order { node, step, wave } = effect else { continue };
-                if step == Step::Apply && wave > 1 && !proven {
+                if step == Step::Apply && wave > 1 && !canary_held {
                     return Err(format!("the canary was skipped for {node}"));
                 }
-                let has_word = || {
-                    let mut others = self.agents.iter().filter(|(other, _)| **other != node);
-                    others.any(|(_, agent)| agent.was_healthy())
-                };
                 let is_hurried = leader.plan().emergency.is_some();
                 let is_taken = match wave {
-                    1 => self.first.contains(&node),
-                    _ => has_word(),
+                    1 => self.goes_first(&node),
+                    _ => self.has_word(&node),
                 };
-                if step == Step::Apply && !is_taken && !is_hurried {
+                let is_repeat = self.agents[&node].applied > 0;
+                if step == Step::Apply && !is_taken && !is_hurried && !is_repeat {
                     return Err(format!("{node} would refuse an honest order of wave {wave}"));
                 }
+                let proven = is_hurried || canary_held && self.has_word(&node);
                 self.orders.push((node, Order { step, term, proven }));
             }
         }
@@ -223,9 +228,10 @@ impl World {
         }
         let at = at % self.orders.len();
         let (node, order) = self.orders.swap_remove(at);
-        let canary: Vec<_> = self.plan().canary().to_vec();
-        let is_first = canary.is_empty() || self.first.contains(&node);
+        let (is_first, is_hurried) = (self.goes_first(&node), self.plan().emergency.is_some());
+        let canary = self.plan().canary();
         let canary_held = canary.iter().all(|node| self.agents[node].was_healthy());
+        let is_proved = is_first || is_hurried || canary_held && self.has_word(&node);
         let agent = self.agents.get_mut(&node).expect("enrolled");
         if agent.away {
             return Ok(());
@@ -234,10 +240,21 @@ impl World {
         // A hostile controller says of every order that it is of the first wave.
         let proven = order.proven || is_first || !self.switches.own_turn;
         agent.take(self.now, &Order { proven, ..order }, self.switches);
-        if agent.applied > before && !is_first && !canary_held {
-            return Err(format!("{node} changed before the canary was healthy"));
+        if agent.applied > before && !is_proved {
+            return Err(format!("{node} changed before another one was healthy"));
         }
         Ok(())
+    }
+
+    /// Says whether a node takes the release without the word of another.
+    fn goes_first(&self, node: &NodeId) -> bool {
+        self.first.contains(node) || self.newcomers && self.agents[node].has_nothing
+    }
+
+    /// Says whether another node was healthy on the release.
+    fn has_word(&self, node: &NodeId) -> bool {
+        let mut others = self.agents.iter().filter(|(other, _)| *other != node);
+        others.any(|(_, agent)| agent.was_healthy())
     }
 
     fn plan(&self) -> &Plan {

@@ -46,6 +46,26 @@ pub(super) fn make(
     retry: Option<(BTreeSet<NodeId>, Retry)>,
     parameters: Parameters,
 ) -> Plan {
+    planned(nodes, (back_to, false), emergency, retry, parameters)
+}
+
+/// A plan over so many nodes; of the pair the second says that nothing of the service is anywhere.
+pub(super) fn plan_of(
+    nodes: usize,
+    whence: (Option<ReleaseId>, bool),
+    emergency: Option<&str>,
+    parameters: Parameters,
+) -> Plan {
+    planned(nodes, whence, emergency, None, parameters)
+}
+
+fn planned(
+    nodes: usize,
+    (back_to, is_new): (Option<ReleaseId>, bool),
+    emergency: Option<&str>,
+    retry: Option<(BTreeSet<NodeId>, Retry)>,
+    parameters: Parameters,
+) -> Plan {
     let roster = roster(nodes);
     let (targets, retry) = match retry {
         Some((targets, retry)) => (targets, Some(retry)),
@@ -63,6 +83,7 @@ pub(super) fn make(
         roster: &roster,
         roster_digest: Digest([5; 32]),
         away: &BTreeSet::new(),
+        is_new,
         parameters: &parameters,
     })
     .unwrap()
@@ -87,6 +108,7 @@ pub(super) fn first(
         roster: &roster,
         roster_digest: Digest([5; 32]),
         away: &BTreeSet::new(),
+        is_new: false,
         parameters,
     })
 }

@@ -210,6 +210,7 @@ impl Site {
             roster: &self.gate.roster(),
             roster_digest: ROSTER,
             away: &away,
+            is_new: false,
             parameters: &parameters,
         })
         .unwrap();

@@ -122,8 +122,9 @@ impl Authority {
         let wish = intent.payload.action.generation().unwrap_or_default();
         let wish = Some((wish, intent.payload.action.release()));
         let id = Some(intent.payload.id);
-        self.covers(&order, &intent.payload)
-            .and_then(|()| self.proved(&order, &intent))
+        let is_unproved = self
+            .covers(&order, &intent.payload)
+            .and_then(|()| self.is_unproved(&order, &intent))
             .map_err(|(code, why)| OrderRefusal { wish, ..refuse(code, why, id) })?;
         let mark = OrderMark {
             step: order.step,
@@ -132,6 +133,7 @@ impl Authority {
             controller: order.controller,
             verified_at: order.verified_at,
             wave: order.wave,
+            is_unproved,
         };
         Ok(VerifiedOrder { intent, mark, controller })
     }
@@ -221,18 +223,19 @@ impl Authority {
         Ok(own.is_some_and(|own| selector.matches(&own.node, &own.labels)))
     }
 
-    /// Says whether this node may take the release: it is of those that go first, or another node proved it.
+    /// Checks that this node may take the release: it is of those that go first, or another node proved it. Says whether
+    /// neither is so, and it may only if nothing of the service was ever here: which the core knows.
     ///
     /// Which nodes the canary has, stands in the plan, of which a node knows the digest alone. So at least one other
     /// node has to say in its own signed words that exactly this release became healthy there, and each word that is
     /// carried has to be such a one: behind a canary that failed no rollout goes on, whatever others say.
-    fn proved(&self, order: &Order, wish: &Verified<Intent>) -> Result<(), (Code, String)> {
+    fn is_unproved(&self, order: &Order, wish: &Verified<Intent>) -> Result<bool, (Code, String)> {
         let intent = &wish.payload;
         let Action::Deploy { service, generation, emergency, retry, .. } = &intent.action else {
-            return Ok(());
+            return Ok(false);
         };
         if order.step != Step::Apply || emergency.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         if order.wave == 1 && order.canary.is_empty() {
             return self.goes_first(wish);
@@ -262,7 +265,7 @@ impl Authority {
             }
         }
         match is_proved {
-            true => Ok(()),
+            true => Ok(false),
             false => Err(unproven(format!(
                 "it is of wave {} and carries no node's word that the release is healthy",
                 order.wave
@@ -270,8 +273,9 @@ impl Authority {
         }
     }
 
-    /// Says whether this node is one of those that may go first, whatever the controller says of it.
-    fn goes_first(&self, wish: &Verified<Intent>) -> Result<(), (Code, String)> {
+    /// Checks that this node is one of those that may go first, whatever the controller says of it. Says whether it is
+    /// none, and those may as well that have nothing of the service.
+    fn goes_first(&self, wish: &Verified<Intent>) -> Result<bool, (Code, String)> {
         let named = |roster: &Digest| {
             let mut known = std::iter::once(&self.roster).chain(&self.earlier);
             known.find(|known| known.digest() == *roster)
@@ -286,7 +290,10 @@ impl Authority {
         let roster = roster.unwrap_or(&self.roster);
         let first = roster.first(wish.digest, &wish.payload)?;
         if first.nodes.contains(&self.node) {
-            return Ok(());
+            return Ok(false);
+        }
+        if first.newcomers {
+            return Ok(true);
         }
         let names: Vec<&str> = first.nodes.iter().map(NodeId::as_str).take(NAMED_MAX).collect();
         let more = if first.nodes.len() > NAMED_MAX { ", …" } else { "" };

@@ -10,7 +10,7 @@ use crate::domain::code::Code;
 use crate::domain::id::{Digest, NodeId};
 use crate::domain::intent::Action;
 use crate::domain::release::ReleaseId;
-use crate::domain::rollout::{PlanRequest, may_go_first};
+use crate::domain::rollout::{PlanRequest, may_go_first, newcomers_go_first};
 use crate::domain::selector::{Roster, Selector};
 use crate::head::manifest::check_manifest;
 use crate::wire::payload::{Audience, Enrolled, Intent, roster_digest};
@@ -30,6 +30,8 @@ pub struct Enrolment {
 pub(super) struct First {
     /// They.
     pub(super) nodes: BTreeSet<NodeId>,
+    /// Whether each that has nothing of the service may as well.
+    pub(super) newcomers: bool,
     /// Of how many that the wish means.
     pub(super) of: usize,
 }
@@ -118,9 +120,11 @@ impl Enrolment {
             roster: &roster,
             roster_digest: Digest([0; 32]),
             away: &BTreeSet::new(),
+            is_new: false,
             parameters: &parameters,
         });
-        Ok(First { nodes: nodes.into_iter().collect(), of: targets.len() })
+        let newcomers = newcomers_go_first(*back_to, &parameters);
+        Ok(First { nodes: nodes.into_iter().collect(), newcomers, of: targets.len() })
     }
 }
 

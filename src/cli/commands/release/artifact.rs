@@ -17,8 +17,9 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::out::Out;
 use crate::domain::code::Code;
-use crate::domain::id::Digest;
+use crate::domain::id::{Digest, ServiceId};
 use crate::domain::release::{ARTIFACT_BYTES_MAX, Artifact, ArtifactFormat, Manifest};
+use crate::head::manifest::VERSION_BYTES_MAX;
 use crate::web;
 
 /// Looks at an artifact where it lies: its digest is what is signed.
@@ -87,6 +88,15 @@ pub(super) async fn share(client: &Client, manifest: &mut Manifest, args: &Deplo
     }
 }
 
+/// Returns the version in the name of an artifact, where that is called after its service: `1.1` for `web-1.1.tar.gz`.
+pub(super) fn version_in(service: &ServiceId, source: &str) -> Option<String> {
+    let name = name_of(source).rsplit('/').next()?;
+    let archive = [".tar.gz", ".tgz", ".tar"].iter().find_map(|end| name.strip_suffix(end));
+    let version = archive.unwrap_or(name).strip_prefix(service.as_str())?.strip_prefix('-')?;
+    let is_word = |text: &str| text.chars().all(|c| c.is_ascii_graphic()) && !text.is_empty();
+    (is_word(version) && version.len() <= VERSION_BYTES_MAX).then(|| version.to_owned())
+}
+
 fn suffix_of(format: ArtifactFormat) -> &'static str {
     match format {
         ArtifactFormat::Tar => ".tar",
@@ -111,12 +121,17 @@ fn digest_of(path: &Path) -> io::Result<(Digest, u64)> {
 }
 
 pub(crate) fn format_of(source: &str) -> ArtifactFormat {
-    let name = source.split(['?', '#']).next().unwrap_or_default();
+    let name = name_of(source);
     match () {
         () if name.ends_with(".tar.gz") || name.ends_with(".tgz") => ArtifactFormat::TarGz,
         () if name.ends_with(".tar") => ArtifactFormat::Tar,
         () => ArtifactFormat::File,
     }
+}
+
+/// Returns a path or an address without what an address says behind it.
+fn name_of(source: &str) -> &str {
+    source.split(['?', '#']).next().unwrap_or_default()
 }
 
 /// Reads a file while whoever asked waits: the command has nothing else to do.
@@ -156,5 +171,24 @@ impl AsyncWrite for Hashing {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_an_artifact_says_its_version_where_it_is_called_after_its_service() {
+        let of = |source| version_in(&"web".parse().unwrap(), source);
+        for source in ["web-1.1.tar.gz", "./out/web-1.1.tgz", "https://a.example/web-1.1.tar?x=2"] {
+            assert_eq!(of(source).as_deref(), Some("1.1"), "{source}");
+        }
+        assert_eq!(of("web-1.1").as_deref(), Some("1.1"), "one file");
+        for source in ["web.tar.gz", "web-.tar.gz", "webby-1.1.tar.gz", "web-1 1.tar", "web-1.1/x"]
+        {
+            assert_eq!(of(source), None, "{source}");
+        }
+        assert_eq!(of(&format!("web-{}", "9".repeat(65))), None, "no node would take it");
     }
 }

@@ -92,6 +92,7 @@ fn view_of(ready: &Ready) -> Result<Value, CliError> {
         roster: &roster,
         roster_digest: ready.trust.roster_digest(),
         away: &away(ready),
+        is_new: ready.nodes.iter().all(|node| is_new_to(ready, node)),
         parameters: &ready.parameters,
     })
     .map_err(|error| CliError::from_error(Code::NO_PLAN, &error))?;
@@ -139,6 +140,17 @@ fn observed(ready: &Ready) -> BTreeMap<NodeId, Observed> {
 fn is_up(instance: &InstanceStatus) -> bool {
     let rests = [StateName::Inactive, StateName::Completed, StateName::Failed];
     readiness(instance) == Readiness::Yes || rests.contains(&instance.state)
+}
+
+/// Says whether a node is known to have nothing of the service; as a controller sees it, or the waves would be others.
+fn is_new_to(ready: &Ready, node: &NodeId) -> bool {
+    let known = ready.fleet.nodes.iter().find(|it| it.node == *node);
+    // Of whom nothing was heard yet, nobody can say already that it is away.
+    let known = known.filter(|it| it.reachable || it.last_seen.is_none());
+    known.and_then(|known| known.status.as_ref()).is_some_and(|status| {
+        !status.services.iter().any(|it| it.service == ready.service)
+            && !status.releases.iter().any(|it| it.service == ready.service)
+    })
 }
 
 fn away(ready: &Ready) -> BTreeSet<NodeId> {

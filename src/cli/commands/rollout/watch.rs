@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{Ready, document, exit_of, read};
+use super::{Ready, add_tails, document, exit_of, read};
 use crate::cli::args::Output;
 use crate::cli::client::Client;
 use crate::cli::context::Context;
@@ -21,6 +21,9 @@ use crate::wire::payload::Ask;
 
 /// How long a controller is asked to wait for the next fact, in milliseconds.
 const WAIT_MS: u32 = 3_000;
+
+/// How long a node is asked for the last lines of what failed there.
+const TAILS_WITHIN: Duration = Duration::from_secs(2);
 
 /// The pause before controllers are asked again of which none answered.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
@@ -43,7 +46,7 @@ pub(super) async fn watch(
     loop {
         let ask = Ask::Rollout { name: name.clone(), seen: facts, wait_ms: WAIT_MS };
         let next = interrupts.guard(next(&mut client, &ask, deadline)).await;
-        let view = match next {
+        let mut view = match next {
             Err(interrupted) => {
                 out.note(&format!("{name} goes on without you: smgr rollout watch {name}"));
                 return Ok(interrupted.exit());
@@ -56,6 +59,10 @@ pub(super) async fn watch(
             Ok(Ok(view)) => view,
         };
         facts = facts_of(&view);
+        if out.is_text() && !view["ended_at"].is_null() {
+            // No later picture has them, and the controller may still be asking for them.
+            drop(timeout(TAILS_WITHIN, add_tails(context, &mut view)).await);
+        }
         let news = progress.news(&view);
         if out.is_text() && !news.is_empty() {
             out.data(&news);

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::{QUIET, apply_at_start, divide, print, shut_down};
-use crate::agent::setup::{BUS_SERVICE, BusSetup, NodeSetup};
+use super::{QUIET, apply_at_start, divide, print, shut_down, start_own};
+use crate::agent::setup::{BUS_SERVICE, BusSetup, METRICS_SERVICE, NodeSetup};
 use crate::cli::args::Up;
 use crate::cli::client::{Client, Whom};
 use crate::cli::context::{Context, short};
@@ -136,7 +136,11 @@ pub(super) async fn up(
             return Ok(interrupted.exit());
         }
     };
-    out.data(&first_screen(context, fleet, began, !args.detach)?);
+    let own = |service: &ServiceId| {
+        [&*BUS_SERVICE, &*METRICS_SERVICE].contains(&service) || services.contains(service)
+    };
+    let is_empty = statuses.iter().all(|it| it.services.iter().all(|it| own(&it.service)));
+    out.data(&first_screen(context, fleet, (began, is_empty), !args.detach)?);
     for controller in fleet.controller_members(context) {
         if let Ok(ControllerSetup { http: Some(http), .. }) =
             ControllerSetup::read(&controller.folder)
@@ -217,8 +221,10 @@ fn launch_missing(node: &mut Rising) -> Result<(), CliError> {
 }
 
 async fn until_up(node: &mut Rising) -> Result<NodeStatus, CliError> {
-    let up = Box::pin(launch::until_up(&node.context, node.launcher.as_mut())).await?;
-    Ok(up.1)
+    let (mut client, status) =
+        Box::pin(launch::until_up(&node.context, node.launcher.as_mut())).await?;
+    start_own(&node.context, &mut client, &status).await?;
+    Ok(status)
 }
 
 /// Waits until every node has found the bus, and says whether all have.
@@ -425,7 +431,7 @@ fn unwritten(path: PathBuf, error: &std::io::Error) -> CliError {
 fn first_screen(
     context: &Context,
     fleet: &Fleet,
-    began: Instant,
+    (began, is_empty): (Instant, bool),
     is_foreground: bool,
 ) -> Result<String, CliError> {
     let bus = context.setup()?.and_then(|setup| setup.bus);
@@ -436,7 +442,8 @@ fn first_screen(
         address: address.trim_start_matches("nats://"),
     };
     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(screen::fleet_text(&fleet.controllers, &fleet.nodes, bus, took_ms, is_foreground))
+    let members = (&fleet.controllers[..], &fleet.nodes[..]);
+    Ok(screen::fleet_text(members, bus, took_ms, is_foreground, is_empty))
 }
 
 /// Shows what happens everywhere until Ctrl-C, then ends everything in good order.

@@ -331,6 +331,7 @@ fn orders_of_one_wish_follow_one_plan_and_the_highest_term() {
         controller: controller.parse().unwrap(),
         verified_at: Default::default(),
         wave: 1,
+        is_unproved: false,
     };
     let mut site = with_a();
     let order = |site: &mut Site, mark: OrderMark| {
@@ -360,6 +361,34 @@ fn orders_of_one_wish_follow_one_plan_and_the_highest_term() {
 }
 
 #[test]
+fn a_release_that_no_node_proved_is_taken_only_where_nothing_of_the_service_ever_was() {
+    let order = |site: &mut Site, number: u8, generation: u64| {
+        let wish = site.wish_of(number, deploy(generation, "b"));
+        let mark = OrderMark {
+            step: Step::Apply,
+            plan: Digest([1; 32]),
+            term: 1,
+            controller: "c1".parse().unwrap(),
+            verified_at: Default::default(),
+            wave: 1,
+            is_unproved: true,
+        };
+        let wish = crate::domain::input::Wish { order: Some(mark), ..wish };
+        site.try_tell(Input::Wish(wish)).map(|_| ()).err()
+    };
+    let refused = Some(Rejection::Unproved(service("web")));
+    let mut site = with_a();
+    assert_eq!(order(&mut site, 50, 10), refused, "it runs another release");
+    let mut site = Site::with(&[("web", spec())]);
+    assert_eq!(order(&mut site, 50, 10), refused, "it runs from files of the node");
+    let mut site = Site::empty();
+    assert_eq!(order(&mut site, 50, 10), None);
+    assert_eq!(asks_to_stage(&site), Some((Step::Apply, Some(ReleaseId::of(b"b")))));
+    assert_eq!(order(&mut site, 50, 10), None, "a repeat is answered, whatever runs meanwhile");
+    assert_eq!(order(&mut site, 51, 11), refused, "from here on it has the service");
+}
+
+#[test]
 fn an_ordered_return_brings_back_what_was_good_before() {
     let mut site = with_a();
     site.wish(deploy(10, "b"));
@@ -375,6 +404,7 @@ fn an_ordered_return_brings_back_what_was_good_before() {
         controller: "c1".parse().unwrap(),
         verified_at: site.now,
         wave: 1,
+        is_unproved: false,
     };
     site.tell(Input::Wish(crate::domain::input::Wish { order: Some(mark), ..wish }));
     assert_eq!(asks_to_stage(&site), Some((Step::Return, Some(ReleaseId::of(b"a")))));
@@ -397,6 +427,7 @@ fn the_return_of_a_removal_is_taken_once_and_no_apply_after_it() {
             controller: "c1".parse().unwrap(),
             verified_at: Default::default(),
             wave: 1,
+            is_unproved: false,
         };
         let wish = crate::domain::input::Wish { order: Some(mark), ..wish };
         site.try_tell(Input::Wish(wish)).map(|_| ()).err()
@@ -426,6 +457,7 @@ fn a_service_is_taken_from_a_node_that_is_not_meant_and_brought_back_when_it_is_
         controller: "c1".parse().unwrap(),
         verified_at: Default::default(),
         wave: 2,
+        is_unproved: false,
     };
     let mut site = with_a();
     let order = |site: &mut Site, step, generation: u64, release: &str| {
@@ -470,6 +502,7 @@ fn a_release_on_its_way_ends_where_the_node_is_not_meant_any_more() {
             controller: "c1".parse().unwrap(),
             verified_at: Default::default(),
             wave: 2,
+            is_unproved: false,
         };
         Input::Wish(crate::domain::input::Wish { order: Some(mark), ..wish })
     };

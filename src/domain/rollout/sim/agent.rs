@@ -53,6 +53,8 @@ pub(super) struct Agent {
     told: usize,
     went_back: bool,
     pub(super) away: bool,
+    /// Whether the service was never here.
+    pub(super) has_nothing: bool,
     pub(super) log: Vec<NodeReport>,
     pub(super) applied: u32,
     pub(super) returns: u32,
@@ -60,7 +62,7 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn new(fate: Fate) -> Self {
+    pub(super) fn new(fate: Fate, has_nothing: bool) -> Self {
         Self {
             fate,
             runs: Runs::Old,
@@ -68,6 +70,7 @@ impl Agent {
             told: 0,
             went_back: false,
             away: false,
+            has_nothing,
             log: Vec::new(),
             applied: 0,
             returns: 0,
@@ -89,6 +92,7 @@ impl Agent {
                     return;
                 }
                 self.applied += 1;
+                self.has_nothing = false;
                 self.applied_after_return |= self.went_back;
                 self.runs = Runs::Changing { until: now.plus_ms(12_000) };
                 self.log.push(NodeReport::Applied { generation: GENERATION });

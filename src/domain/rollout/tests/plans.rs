@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::origin::Origin;
 
 fn amounts() -> impl Strategy<Value = Amount> {
     prop_oneof![(1u32..6).prop_map(Amount::Count), (1u8..=100).prop_map(Amount::Percent)]
@@ -129,6 +130,25 @@ fn the_first_rollout_of_a_service_has_no_canary() {
 }
 
 #[test]
+fn the_first_release_goes_everywhere_at_once_unless_its_spec_writes_waves() {
+    let plan = |back_to, parameters: Parameters| {
+        let plan = plan_of(4, (back_to, true), None, parameters);
+        assert_eq!(plan.size(), 4);
+        let first = plan.waves[0].clone();
+        (first.kind, first.nodes.len(), plan.unproved_max())
+    };
+    let written = |key: &str| {
+        let origins = [(key.to_owned(), Origin::built_in())].into();
+        Parameters { origins, ..by_name() }
+    };
+    assert_eq!(plan(None, by_name()), (WaveKind::First, 4, 4));
+    assert_eq!(plan(None, written("order")), (WaveKind::First, 4, 4));
+    assert_eq!(plan(None, written("canary")), (WaveKind::Batch, 1, 1));
+    assert_eq!(plan(None, written("max_parallel")), (WaveKind::Batch, 1, 1));
+    assert_eq!(plan(Some(OLD), by_name()), (WaveKind::Canary, 1, 1), "it succeeded elsewhere");
+}
+
+#[test]
 fn sizes_are_shares_of_all_targets_and_the_last_one_repeats() {
     let plan = plan(8, by_name());
     let sizes: Vec<_> = plan.waves.iter().map(|wave| wave.nodes.len()).collect();
@@ -155,6 +175,7 @@ fn plan_while(
         roster: &roster,
         roster_digest: Digest([5; 32]),
         away,
+        is_new: false,
         parameters: &parameters,
     });
     plan.unwrap()
@@ -227,6 +248,7 @@ fn nothing_selected_or_not_enrolled_is_no_plan() {
             roster: &roster,
             roster_digest: Digest([5; 32]),
             away: &BTreeSet::new(),
+            is_new: false,
             parameters: &parameters,
         })
     };

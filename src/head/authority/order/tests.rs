@@ -53,12 +53,17 @@ fn enrolled(name: &str) -> Enrolled {
 
 /// A release whose nodes go one after the other by their names.
 fn manifest() -> Vec<u8> {
+    manifest_with("")
+}
+
+/// The same with more in `[rollout]`.
+fn manifest_with(rollout: &str) -> Vec<u8> {
     encode(&Manifest {
         v: MANIFEST_VERSION,
         service: "web".parse().unwrap(),
         version: "1".to_owned(),
         file: "web.toml".to_owned(),
-        spec: "exec = [\"/bin/sleep\", \"9\"]\n[rollout]\norder = \"name\"\n".to_owned(),
+        spec: format!("exec = [\"/bin/sleep\", \"9\"]\n[rollout]\norder = \"name\"\n{rollout}\n"),
         artifact: None,
         again: None,
     })
@@ -94,6 +99,16 @@ fn numbered(number: u64) -> Intent {
         *generation = Generation(number);
     }
     intent
+}
+
+/// The order of a wish for a release.
+fn wished(back_to: Option<ReleaseId>, emergency: Option<&str>, manifest: &[u8]) -> Order {
+    let mut intent = deploy();
+    if let Action::Deploy { back_to: before, emergency: why, release, .. } = &mut intent.action {
+        (*before, *why) = (back_to, emergency.map(str::to_owned));
+        *release = manifest.to_owned();
+    }
+    Order { intent: inside(&intent), ..order() }
 }
 
 fn inside(intent: &Intent) -> ByteBuf {
@@ -344,15 +359,8 @@ fn a_word_that_no_node_would_take_any_more_is_known_as_such() {
 
 #[test]
 fn a_node_goes_first_where_its_turn_is_first_and_nowhere_because_a_controller_says_so() {
-    let back_to = |back_to: Option<ReleaseId>, emergency: Option<&str>| {
-        let mut intent = deploy();
-        if let Action::Deploy { back_to: before, emergency: why, .. } = &mut intent.action {
-            (*before, *why) = (back_to, emergency.map(str::to_owned));
-        }
-        Order { intent: inside(&intent), ..order() }
-    };
-    let first_release = back_to(None, None);
-    let second_release = back_to(Some(ReleaseId(Digest([3; 32]))), None);
+    let first_release = wished(None, None, &manifest_with("canary = 1"));
+    let second_release = wished(Some(ReleaseId(Digest([3; 32]))), None, &manifest());
     for order in [&first_release, &second_release] {
         assert_eq!(code(order), None, "n1 is the first by name");
         let bytes = seal(Kind::Order, &encode(order), &controller());
@@ -362,12 +370,13 @@ fn a_node_goes_first_where_its_turn_is_first_and_nowhere_because_a_controller_sa
         let why = "without one it may go to 1 of 3 nodes: n0";
         assert!(refused.refusal.why.contains(why), "{}", refused.refusal.why);
         assert_eq!(refused.about, Some((Step::Apply, 3)), "the history says who tried");
-        let good = word("n2", &healthy(42, &manifest()), &node_key());
-        let proved = Order { canary: vec![good], ..order.clone() };
-        let bytes = seal(Kind::Order, &encode(&proved), &controller());
-        assert!(gate.order(&bytes, Way::Bus, NOW).is_ok(), "with a word it is no matter of turns");
     }
-    let hurried = back_to(None, Some("the site is down"));
+    let good = word("n2", &healthy(42, &manifest()), &node_key());
+    let proved = Order { canary: vec![good], ..second_release.clone() };
+    let bytes = seal(Kind::Order, &encode(&proved), &controller());
+    let taken = with_nodes(&["n0"]).order(&bytes, Way::Bus, NOW);
+    assert!(taken.is_ok(), "with a word it is no matter of turns");
+    let hurried = wished(None, Some("the site is down"), &manifest());
     let back = Order { step: Step::Return, ..second_release };
     for order in [hurried, back] {
         let bytes = seal(Kind::Order, &encode(&order), &controller());
@@ -376,11 +385,25 @@ fn a_node_goes_first_where_its_turn_is_first_and_nowhere_because_a_controller_sa
 }
 
 #[test]
+fn where_nothing_is_signed_to_go_back_to_and_no_waves_only_who_has_the_service_needs_a_turn() {
+    let order = wished(None, None, &manifest());
+    let is_unproved = |mut gate: Authority| {
+        let bytes = seal(Kind::Order, &encode(&order), &controller());
+        gate.order(&bytes, Way::Bus, NOW).unwrap().mark.is_unproved
+    };
+    assert!(!is_unproved(with_nodes(&[])), "n1 is the first by name");
+    assert!(is_unproved(with_nodes(&["n0"])), "which the core hears");
+}
+
+#[test]
 fn a_turn_is_that_of_the_roster_that_the_wish_names() {
     let mut gate = with_nodes(&[]);
     let audience =
         Audience::Select { selector: "env=prod".to_owned(), roster: gate.roster.digest() };
-    let order = Order { intent: inside(&Intent { audience, ..deploy() }), ..order() };
+    let mut wish = deploy();
+    let Action::Deploy { back_to, .. } = &mut wish.action else { unreachable!() };
+    *back_to = Some(ReleaseId(Digest([3; 32])));
+    let order = Order { intent: inside(&Intent { audience, ..wish }), ..order() };
     let bytes = seal(Kind::Order, &encode(&order), &controller());
     let trust = Trust {
         v: PAYLOAD_VERSION,
