@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use smgr::domain::id::IntentId;
-use smgr::domain::intent::Action;
+use smgr::domain::intent::{Action, RolloutCommand};
 use smgr::domain::policy::Kind;
 use smgr::domain::time::UnixMicros;
 use smgr::head::{clock, keyfile};
@@ -613,6 +613,69 @@ fn an_intent_that_a_person_signed_is_brought_to_its_node_and_told_once() {
     intent.iat = UnixMicros(iat.0 - 100_000_000);
     let reused = seal(Kind::Intent, &codec::encode(&intent), &signer);
     assert_eq!(served.ask("POST", "/v1/intents", &[kind], &reused).status, 422);
+}
+
+#[test]
+fn a_release_that_was_signed_elsewhere_is_brought_to_the_controller_that_leads() {
+    let served = Served::of(&["n1", "n2"], &[]);
+    let (watch, machine) = (served.token("watch"), &served.fleet.machine);
+    let user = if is_root() { "user = \"root\"\n" } else { "" };
+    let text = format!(
+        "{user}exec = [\"sleep\", \"1000\"]\n[rollout]\nmin_healthy_time = \"100ms\"\nauto_promote = false\n"
+    );
+    let file = machine.folder().join("web.toml");
+    let sign = |line: &[&str]| {
+        let signed = machine.smgr(&[&["sign"], line].concat());
+        assert!(signed.status.success(), "{signed:?}");
+        signed.stdout
+    };
+    let kind = "Content-Type: application/vnd.smgr.envelope+msgpack";
+    let post = |bytes: &[u8]| served.ask("POST", "/v1/intents", &[kind], bytes);
+    let waits = |place: &str| served.get(&format!("{place}?wait=30s"), &watch);
+
+    fs::write(&file, text.replace("auto_promote = false\n", "")).unwrap();
+    let path = file.to_str().unwrap();
+    let first = sign(&["deploy", "web", "-f", path, "--select", "name=n1|n2"]);
+    let mut forged = first.clone();
+    let last = forged.len() - 10;
+    forged[last] ^= 1;
+    assert_eq!(post(&forged).status, 403);
+    assert!(served.get("/v1/rollouts", &watch)["rollouts"].as_array().unwrap().is_empty());
+    let taken = post(&first);
+    assert_eq!(taken.status, 202, "{}", taken.body);
+    let place = taken.json()["status_url"].as_str().unwrap().to_owned();
+    assert_eq!(waits(&place)["state"], "succeeded");
+    let again = post(&first).json();
+    assert_eq!((&again["status_url"], &again["changed"]), (&json!(place), &json!(false)));
+
+    fs::write(&file, text.replace("1000", "2000")).unwrap();
+    let second = post(&sign(&["deploy", "web", "-f", path]));
+    assert_eq!(second.status, 202, "{}", second.body);
+    let place = second.json()["status_url"].as_str().unwrap().to_owned();
+    assert_eq!(waits(&place)["state"], "awaiting_promotion");
+    let keys = machine.state().join("keys");
+    let signer = keyfile::load_key(&keys.join("operator.key")).unwrap();
+    let iat = clock::now().at;
+    let rollout = served.get(&place, &watch)["id"].as_str().unwrap().parse().unwrap();
+    let intent = Intent {
+        v: 1,
+        id: IntentId([8; 16]),
+        iss: signer.kid(),
+        iat,
+        exp: iat.plus_ms(60_000),
+        fleet: "local".parse().unwrap(),
+        mode: Mode::Once,
+        action: Action::Rollout {
+            service: "web".parse().unwrap(),
+            rollout,
+            command: RolloutCommand::Promote,
+        },
+        audience: Audience::Nodes(vec!["c1".parse().unwrap()]),
+        note: String::new(),
+    };
+    let word = post(&seal(Kind::Intent, &codec::encode(&intent), &signer));
+    assert_eq!((word.status, &word.json()["status_url"]), (202, &json!(place)), "{}", word.body);
+    assert_eq!(waits(&place)["state"], "succeeded");
 }
 
 #[test]

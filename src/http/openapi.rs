@@ -1,5 +1,6 @@
 //! `schemas/openapi.json` is made from the table of routes and the types; `UPDATE_SCHEMAS=1` writes it anew.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -65,19 +66,21 @@ fn operation(route: &Route) -> Value {
         .chain(route.query.iter().map(|(name, what)| parameter("query", name, what)))
         .chain(route.headers.iter().map(|(name, what)| parameter("header", name, what)))
         .collect();
-    let content: Map<String, Value> = route
-        .answers
-        .iter()
-        .map(|(kind, schema)| {
-            let told = match *schema {
-                "" => json!({}),
-                schema => json!({"schema": {
-                    "type": "object",
-                    "properties": {"schema": {"const": schema}},
-                    "required": ["schema"],
-                }}),
+    let mut kinds: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (kind, schema) in route.answers {
+        kinds.entry(kind).or_default().push(schema);
+    }
+    let content: Map<String, Value> = kinds
+        .into_iter()
+        .map(|(kind, schemas)| {
+            let name = match schemas[..] {
+                [""] => return (kind.to_owned(), json!({})),
+                [schema] => json!({"const": schema}),
+                _ => json!({"enum": schemas}),
             };
-            ((*kind).to_owned(), told)
+            let schema =
+                json!({"type": "object", "properties": {"schema": name}, "required": ["schema"]});
+            (kind.to_owned(), json!({"schema": schema}))
         })
         .collect();
     let mut responses = json!({

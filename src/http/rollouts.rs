@@ -32,7 +32,8 @@ use crate::cli::specs::mistaken;
 use crate::config;
 use crate::controller::Access;
 use crate::domain::code::Code;
-use crate::domain::id::{Digest, IntentId, NodeId, ServiceId};
+use crate::domain::event::Actor;
+use crate::domain::id::{Digest, IntentId, Kid, NodeId, Principal, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand, Verb};
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::release::{Artifact, MANIFEST_VERSION, Manifest, ReleaseId, SPEC_BYTES_MAX};
@@ -129,7 +130,8 @@ pub(super) async fn deploy(
             signed(&shared, &caller, (id, request, &note), intent)?
         }
     };
-    asked_for(&shared, &caller, (id, request), kept, rollout_name(id)).await
+    asked_for(&shared, (caller.kid(), &caller.holder.name), (id, request), kept, rollout_name(id))
+        .await
 }
 
 /// `POST /v1/rollouts/{rollout}/{command}`.
@@ -169,7 +171,8 @@ pub(super) async fn command(
             signed(&shared, &caller, (id, request, ""), intent)?
         }
     };
-    asked_for(&shared, &caller, (id, request), kept, rollout_name(of)).await
+    asked_for(&shared, (caller.kid(), &caller.holder.name), (id, request), kept, rollout_name(of))
+        .await
 }
 
 /// Goes on with a rollout that ended, by a rollout of its own: on the nodes that are not healthy on the release.
@@ -205,7 +208,8 @@ async fn retry(
             signed(shared, caller, (id, request, ""), intent)?
         }
     };
-    asked_for(shared, caller, (id, request), kept, rollout_name(id)).await
+    asked_for(shared, (caller.kid(), &caller.holder.name), (id, request), kept, rollout_name(id))
+        .await
 }
 
 /// `GET /v1/rollouts`.
@@ -358,10 +362,31 @@ fn signed(
     }
 }
 
+/// Brings a wish that was signed elsewhere to the controller that leads, whose gate judges it. `signer` did sign it.
+pub(super) async fn brought(
+    shared: &Shared,
+    signer: &Actor,
+    bytes: &[u8],
+) -> Result<Response, Problem> {
+    let intent: Intent = envelope::read_kept(bytes, Kind::Intent).map_err(unreadable)?;
+    let rollout = match intent.action {
+        Action::Rollout { rollout, .. } => rollout,
+        Action::Deploy { .. } | Action::Remove { .. } | Action::Configure { .. } => intent.id,
+        _ => {
+            return Err(Problem::new(Code::ORDER_NEEDED, "a wish that runs once names its nodes")
+                .hint("smgr sign with --node, or the same over HTTP with `select`"));
+        }
+    };
+    let request = digest_of(bytes);
+    let kept = Kept::new(request, bytes);
+    let by = (intent.iss, &signer.name);
+    asked_for(shared, by, (intent.id, request), kept, rollout_name(rollout)).await
+}
+
 /// Keeps a wish for the controllers, brings it to the one that leads, and tells where its way can be followed.
 async fn asked_for(
     shared: &Shared,
-    caller: &Caller<'_>,
+    (by, principal): (Kid, &Principal),
     (id, request): (IntentId, Digest),
     kept: Kept,
     rollout: String,
@@ -370,14 +395,13 @@ async fn asked_for(
         return Err(another());
     }
     let requests = shared.requests.clone();
-    let by = caller.kid();
     let (kept, _) = blocking(move || requests.keep(id, by, kept)).await??;
     if !kept.is_of(request) {
         return Err(another());
     }
     let bytes = kept.envelope().map_err(unreadable)?;
     let until = Instant::now() + LEADER_WITHIN;
-    let changed = match shared.access.request(&caller.holder.name, (id, &bytes), until).await {
+    let changed = match shared.access.request(principal, (id, &bytes), until).await {
         Some(Reply::Accepted { .. }) => true,
         Some(Reply::Outcome { .. }) => false,
         Some(reply) => return Err(unexpected(reply)),

@@ -188,12 +188,12 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         method: "post",
         path: "/v1/intents",
-        what: "Bring an intent that was signed elsewhere to the nodes that it names.",
+        what: "Bring an intent that was signed elsewhere to the nodes that it names, or to the controller that leads.",
         by_token: false,
         query: &[WAIT],
         headers: &[],
         body: Sent::Envelope,
-        answers: &[(JSON, "smgr.result.v1")],
+        answers: &[(JSON, "smgr.result.v1"), (JSON, "smgr.asked.v1")],
         handler: || post(wishes::envelope),
     },
     Route {

@@ -18,7 +18,7 @@ use super::callers::Caller;
 use super::problem::{Problem, status_of, tell_exit};
 use super::reading::{Parameters, fleet, json_response};
 use super::requests::Kept;
-use super::rollouts::trust_of;
+use super::rollouts::{self, trust_of};
 use super::serve::{Shared, whole_body};
 use crate::cli::commands::place::matching;
 use crate::cli::commands::ramp::{
@@ -176,7 +176,20 @@ pub(super) async fn envelope(
         ));
     }
     let bytes = whole_body(body, ENVELOPE_BYTES_MAX).await?;
-    let judged = shared.gate().brought(&bytes, clock::now().at)?;
+    let judged = shared.gate().brought(&bytes, clock::now().at);
+    let is_for_controllers = match &judged {
+        Ok(verified) => matches!(verified.payload.action, Action::Rollout { .. }),
+        Err(refusal) => refusal.code == Code::ORDER_NEEDED,
+    };
+    if is_for_controllers {
+        let signer = match judged {
+            Ok(verified) => Some(verified.actor),
+            Err(refusal) => refusal.signed.map(|signed| signed.actor),
+        };
+        let signer = signer.expect("invariant: what is for controllers was signed");
+        return rollouts::brought(&shared, &signer, &bytes).await;
+    }
+    let judged = judged?;
     let kept = Kept::new(digest_of(&bytes), &bytes);
     bring(&shared, (judged.payload.id, judged.payload.iss, kept), asked.wait).await
 }
