@@ -36,6 +36,7 @@ impl Progress {
             self.is_begun = true;
             text.push_str(&head(view));
         }
+        let awaited = self.awaited.len();
         // Nodes of one wave to which the same happened have one line.
         let mut told: Vec<(u64, Vec<&Value>)> = Vec::new();
         for node in list(&view["nodes"]).iter().filter(|node| self.is_news(view, node)) {
@@ -49,7 +50,8 @@ impl Progress {
             text.push_str(&wave_line(view, wave, &nodes));
         }
         let state = word(&view["state"]);
-        if state != self.state {
+        // What follows from a failure is told behind it.
+        if state != self.state && self.awaited.len() == awaited {
             self.state = state.to_owned();
             match state {
                 "paused" | "rolling_back" | "stopping" => {
