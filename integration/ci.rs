@@ -130,6 +130,42 @@ fn a_release_that_was_signed_elsewhere_is_taken_as_if_it_had_been_deployed() {
 }
 
 #[test]
+fn a_release_whose_artifact_is_not_what_was_signed_is_not_taken_whatever_it_is_instead() {
+    let carried = Carried::up();
+    let machine = &carried.machine;
+    let before = machine.ready("web");
+    let user = if is_root() { "user = \"root\"\n" } else { "" };
+    let spec = machine.folder().join("new.toml");
+    let soon = "[rollout]\nmin_healthy_time = \"50ms\"\n";
+    fs::write(&spec, format!("{user}exec = [\"${{release}}/web\"]\n{soon}")).unwrap();
+    let artifact = machine.folder().join("program");
+    let of = |seconds: &str| format!("#!/bin/sh\nexec sleep {seconds}\n");
+    let at = format!("file:{}", artifact.display());
+    let line = ["deploy", "web", "-f", spec.to_str().unwrap(), "--artifact", &at];
+    let sign = || {
+        fs::write(&artifact, of("1000")).unwrap();
+        carried.sign(&[&line[..], &["--release-version", "2.0"]].concat())
+    };
+    for (other, why) in [
+        ("2000", "its SHA-256 is"),
+        ("10000", "it is longer than the 26 bytes"),
+        ("100", "it ended after 25 of 26 bytes"),
+    ] {
+        let file = sign();
+        fs::write(&artifact, of(other)).unwrap();
+        let said = carried.publish(15, &file);
+        assert!(said.contains("E0705") && said.contains(why), "{other}: {said}");
+        assert_eq!(machine.ready("web"), before, "what ran goes on");
+        let left = fs::read_dir(machine.state().join("releases/web")).unwrap().flatten();
+        let left: Vec<_> = left.map(|it| it.file_name().into_string().unwrap()).collect();
+        assert!(left.iter().all(|name| name.ends_with(".manifest")), "no file of it: {left:?}");
+    }
+    assert!(carried.publish(0, &sign()).contains("done"));
+    machine.ready_but("web", Some(before));
+    assert_eq!(machine.instance("web")["release"]["version"], "2.0");
+}
+
+#[test]
 fn a_script_without_a_key_cannot_change_what_was_signed() {
     let carried = Carried::up();
     let file = carried.sign(&["action", "run", "web", "cache-clear"]);

@@ -69,6 +69,19 @@ fn every_target_survives_its_seeds_and_their_mutations() {
     }
 }
 
+/// A seed that nothing is read of begins no search.
+#[test]
+fn every_seed_of_payloads_and_bodies_is_read_as_what_its_first_byte_says() {
+    let targets: [(&str, fn(&[u8]) -> bool); 2] =
+        [("payload", targets::reads_payload), ("event_body", targets::reads_event_body)];
+    for (name, reads) in targets {
+        for entry in fs::read_dir(seeds_of(name)).unwrap() {
+            let path = entry.unwrap().path();
+            assert!(reads(&fs::read(&path).unwrap()), "{}", path.display());
+        }
+    }
+}
+
 fn try_one(name: &str, target: fn(&[u8]), bytes: &[u8], what: &str) {
     if catch_unwind(AssertUnwindSafe(|| target(bytes))).is_err() {
         let kept = std::env::temp_dir().join(format!("smgr-fuzz-{name}"));

@@ -413,6 +413,7 @@ fn what_cannot_be_set_is_refused_before_anything_changes() {
         (2, "--select", "config set web stop.timeout=4s --select ="),
         (5, "no fleet", "config set web stop.timeout=4s --select *"),
         (2, "is no key", "config unset web stop.timeout=4s"),
+        (2, "is no key", "config unset web stop.timeuot --select *"),
         (2, "--detach", "config set web stop.timeout=4s --detach"),
     ] {
         let said = machine.exits(code, &line.split(' ').collect::<Vec<_>>());

@@ -9,9 +9,12 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+use smgr::domain::release::Manifest;
+use smgr::wire::codec;
 
 use crate::support::machine::{Machine, is_root};
-use crate::support::wait::eventually;
+use crate::support::process::kill_9;
+use crate::support::wait::{eventually, wait_until};
 
 /// A spec whose release is judged quickly.
 pub(crate) fn spec(machine: &Machine, more: &str) -> String {
@@ -112,6 +115,23 @@ fn a_release_is_deployed_seen_rolled_back_and_survives_a_new_start() {
 }
 
 #[test]
+fn by_health_check_process_no_check_of_a_release_counts() {
+    let machine = up();
+    let one = archive(&machine, "one", &good("1")).display().to_string();
+    deploy(&machine, 0, "1.0", &one, &spec(&machine, ""));
+    let never = "[health.never]\nkind = \"exec\"\nexec = [\"/bin/false\"]\ninterval = \"1s\"\n\
+                 min_interval = \"50ms\"\ntimeout = \"1s\"\nfailures = 1";
+    let spec = spec(&machine, never);
+    let said = deploy(&machine, 10, "2.0", &one, &spec);
+    assert!(said.contains("E0701"), "{said}");
+    let by_process = ["--set", "rollout.health_check=\"process\""];
+    let line = ["deploy", "web", "-f", &spec, "--artifact", &one, "--release-version", "3.0"];
+    machine.exits(0, &[&line[..], &by_process[..]].concat());
+    assert_eq!(release(&machine)["version"], "3.0");
+    assert_eq!(machine.instance("web")["conditions"]["Healthy"]["status"], "false");
+}
+
+#[test]
 fn a_bad_binary_is_left_again_by_the_node_itself() {
     let machine = up();
     let spec = spec(&machine, "");
@@ -140,6 +160,44 @@ fn a_bad_binary_is_left_again_by_the_node_itself() {
     deploy(&machine, 10, "2.0", &two, &deaf);
     machine.ready("web");
     assert_eq!(release(&machine)["version"], "1.0");
+}
+
+#[test]
+fn an_action_after_a_deploy_runs_once_though_the_agent_is_killed_while_it_does() {
+    let machine = up();
+    let folder = machine.folder().display().to_string();
+    let warm = format!(
+        "[action.warm]\nafter = [\"deploy\"]\nexec = [\"sh\", \"-c\", \"echo warms >>{folder}/began; \
+         while test ! -e {folder}/warm; do sleep 0.05; done\"]\n"
+    );
+    let spec = spec(&machine, &warm);
+    let text = fs::read_to_string(&spec).unwrap().replace("\"5s\"", "\"60s\"");
+    fs::write(&spec, text).unwrap();
+    let one = archive(&machine, "one", &good("1")).display().to_string();
+    let line = ["deploy", "web", "-f", &spec, "--artifact", &one, "--detach"];
+    machine.exits(0, &line);
+    let began = || fs::read_to_string(machine.folder().join("began")).unwrap_or_default();
+    wait_until("it runs", || !began().is_empty());
+    let first = machine.ready("web");
+    let agent = machine.part("agent");
+    kill_9(agent);
+    wait_until("another agent is there", || {
+        machine.part_if_any("agent").is_some_and(|pid| pid != agent)
+    });
+    assert_ne!(release(&machine)["state"], "good");
+    fs::write(machine.folder().join("warm"), "").unwrap();
+    wait_until("the release is good", || release(&machine)["state"] == "good");
+    assert_eq!((began().as_str(), machine.ready("web")), ("warms\n", first));
+    let events = machine.events();
+    let of = |kind: &str| events.iter().filter(|it| it["type"] == kind).collect::<Vec<_>>();
+    let (started, ended) = (of("action.started"), of("action.ended"));
+    assert_eq!((started.len(), ended.len()), (1, 1), "{events:?}");
+    // Its cause is the wish for the release, and that has one outcome.
+    let wish = &of("release.applied")[0]["cause"];
+    assert_eq!((&started[0]["cause"], &started[0]["data"]["action"]), (wish, &"warm".into()));
+    let place = |kind: &str| events.iter().position(|it| it["type"] == kind).unwrap();
+    assert!(place("action.ended") < place("release.healthy"));
+    assert_eq!(of("intent.executed").iter().filter(|it| it["cause"] == *wish).count(), 1);
 }
 
 #[test]
@@ -181,6 +239,83 @@ fn a_service_of_files_alone_is_returned_to_as_well() {
     deploy(&machine, 10, "bad", &bad, &spec);
     machine.ready("web");
     assert!(release(&machine).is_null(), "{}", release(&machine));
+}
+
+#[test]
+fn a_plain_archive_and_one_program_are_releases_as_well() {
+    let machine = up();
+    let own = spec(&machine, "");
+    archive(&machine, "one", &good("1"));
+    let folder = machine.folder();
+    let plain = folder.join("one.tar");
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(folder.join("one.d")).arg("-cf").arg(&plain).arg("bin");
+    assert!(tar.status().unwrap().success());
+    deploy(&machine, 0, "1.0", &plain.display().to_string(), &own);
+    let first = machine.ready("web");
+    assert_eq!(release(&machine)["version"], "1.0");
+
+    // One file is the program itself, under the name of its service.
+    archive(&machine, "two", &good("2"));
+    let program = folder.join("two.d/bin/web").display().to_string();
+    let text = fs::read_to_string(&own).unwrap().replace("/bin/web", "/web");
+    let alone = folder.join("alone.toml");
+    fs::write(&alone, text).unwrap();
+    deploy(&machine, 0, "2.0", &program, &alone.display().to_string());
+    let second = machine.ready_but("web", Some(first));
+    assert_eq!(release(&machine)["version"], "2.0");
+    machine.exits(0, &["rollback", "web"]);
+    machine.ready_but("web", Some(second));
+    assert_eq!(release(&machine)["version"], "1.0");
+}
+
+/// Waits until manifests, files and what was verified of them are there for these versions, and for no others: what nothing
+/// can return to is removed behind the answer.
+fn keeps(machine: &Machine, expected: &[&str]) {
+    let folder = machine.state().join("releases/web");
+    eventually(&format!("{expected:?} are kept"), || {
+        let entries = fs::read_dir(&folder).unwrap().flatten();
+        let names: Vec<_> = entries.map(|it| it.file_name().into_string().unwrap()).collect();
+        let seals = names.iter().filter(|name| name.ends_with(".seal")).count();
+        let manifests = names.iter().filter(|name| name.ends_with(".manifest"));
+        let read = |name: &String| {
+            let manifest = codec::decode::<Manifest>(&fs::read(folder.join(name)).ok()?).ok()?;
+            Some(manifest.version)
+        };
+        let mut versions = manifests.map(read).collect::<Option<Vec<_>>>()?;
+        versions.sort();
+        // Three things of each, and the link to the one in force.
+        let is_whole = seals == versions.len() && names.len() == versions.len() * 3 + 1;
+        (is_whole && versions == expected).then_some(())
+    });
+}
+
+#[test]
+fn as_many_releases_stay_as_are_to_be_kept_and_never_fewer_than_what_runs_and_what_it_returns_to() {
+    let machine = up();
+    let own = spec(&machine, "[release]\nkeep = 3\n");
+    let pack =
+        |version: &str, script: &str| archive(&machine, version, script).display().to_string();
+    for version in ["1.0", "2.0", "3.0", "4.0"] {
+        deploy(&machine, 0, version, &pack(version, &good(version)), &own);
+    }
+    keeps(&machine, &["2.0", "3.0", "4.0"]);
+    // What failed is not kept, and takes the place of none.
+    deploy(&machine, 10, "bad", &pack("bad", "exit 1"), &own);
+    machine.ready("web");
+    keeps(&machine, &["2.0", "3.0", "4.0"]);
+    // Of one alone nothing could be returned to.
+    let text = fs::read_to_string(&own).unwrap().replace("keep = 3", "keep = 1");
+    fs::write(&own, text).unwrap();
+    deploy(&machine, 0, "5.0", &pack("5.0", &good("5")), &own);
+    keeps(&machine, &["4.0", "5.0"]);
+    deploy(&machine, 10, "worse", &pack("worse", "exit 2"), &own);
+    assert_eq!(release(&machine)["version"], "5.0");
+    keeps(&machine, &["4.0", "5.0"]);
+    machine.exits(0, &["rollback", "web"]);
+    machine.ready("web");
+    assert_eq!(release(&machine)["version"], "4.0");
+    keeps(&machine, &["4.0", "5.0"]);
 }
 
 #[test]

@@ -13,11 +13,14 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use smgr::agent::release::archive::unpack;
+use smgr::cli::selector::Scope;
 use smgr::config::{self, Input, Options, Part};
 use smgr::domain::event::Event;
 use smgr::domain::id::Seq;
 use smgr::domain::node::Node;
 use smgr::domain::origin::Layer;
+use smgr::domain::release::Manifest;
+use smgr::domain::rollout::RolloutEvent;
 use smgr::ipc::frame;
 use smgr::ipc::keeper::{FromKeeper, ToKeeper};
 use smgr::ipc::local::{LocalAnswer, LocalRequest};
@@ -28,7 +31,7 @@ use smgr::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use smgr::wire::fold::Fold;
 use smgr::wire::key::Keyring;
 use smgr::wire::note::{Checkpoint, Note, TlogProof};
-use smgr::wire::payload::{Answer, Beat, EventRecord, Intent, Query, Trust};
+use smgr::wire::payload::{Answer, Beat, EventRecord, Intent, Order, Query, Receipt, Trust};
 
 /// A target by its name, which is also that of its folder of seeds.
 pub type Target = (&'static str, fn(&[u8]));
@@ -44,6 +47,7 @@ pub const TARGETS: &[Target] = &[
     ("proof", proof),
     ("segment", segment),
     ("selector", selector),
+    ("scope", scope),
     ("archive", archive),
     ("http", http),
 ];
@@ -62,25 +66,39 @@ pub fn envelope(data: &[u8]) {
 
 /// The payload of each kind; the first byte says which.
 pub fn payload(data: &[u8]) {
-    let Some((kind, bytes)) = data.split_first() else { return };
-    match kind % 6 {
+    reads_payload(data);
+}
+
+/// The same; says whether anything was read.
+pub fn reads_payload(data: &[u8]) -> bool {
+    let Some((kind, bytes)) = data.split_first() else { return false };
+    match kind % 9 {
         0 => survives::<Intent>(bytes),
         1 => survives::<Query>(bytes),
         2 => survives::<Answer>(bytes),
         3 => survives::<EventRecord>(bytes),
         4 => survives::<Beat>(bytes),
-        _ => survives::<Trust>(bytes),
+        5 => survives::<Trust>(bytes),
+        6 => survives::<Order>(bytes),
+        7 => survives::<Receipt>(bytes),
+        _ => survives::<Manifest>(bytes),
     }
 }
 
-/// The body of each type of event; the first byte says which.
+/// The body of each type of event, the facts of rollouts behind the others; the first byte says which.
 pub fn event_body(data: &[u8]) {
-    let Some((kind, bytes)) = data.split_first() else { return };
-    let (kind, _) = Event::KINDS[usize::from(*kind) % Event::KINDS.len()];
-    if let Ok(Some(event)) = codec::decode_body(kind, bytes) {
-        let again = codec::encode_body(&event);
-        assert_eq!(codec::decode_body(kind, &again).expect("what was written reads"), Some(event));
-    }
+    reads_event_body(data);
+}
+
+/// The same; says whether anything was read.
+pub fn reads_event_body(data: &[u8]) -> bool {
+    let Some((kind, bytes)) = data.split_first() else { return false };
+    let kinds = [Event::KINDS, RolloutEvent::KINDS].concat();
+    let (kind, _) = kinds[usize::from(*kind) % kinds.len()];
+    let Ok(Some(event)) = codec::decode_body(kind, bytes) else { return false };
+    let again = codec::encode_body(&event);
+    assert_eq!(codec::decode_body(kind, &again).expect("what was written reads"), Some(event));
+    true
 }
 
 /// A frame of each protocol between our processes; the first byte says which.
@@ -150,6 +168,12 @@ pub fn selector(data: &[u8]) {
     selector::holds(&text, str::parse);
 }
 
+/// What people type to name instances, or a node.
+pub fn scope(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    selector::names(&text, str::parse::<Scope>);
+}
+
 /// The archive of a release: as it is, and with the sums of its headers mended, without which few changes would be seen.
 pub fn archive(data: &[u8]) {
     for archive in [data, &archive::mended(data)] {
@@ -162,11 +186,11 @@ pub fn http(data: &[u8]) {
     http::Face::get().holds(data);
 }
 
-fn survives<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
-    if let Ok(value) = codec::decode::<T>(bytes) {
-        let again = codec::encode(&value);
-        assert_eq!(codec::decode::<T>(&again).expect("what was written reads"), value);
-    }
+fn survives<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> bool {
+    let Ok(value) = codec::decode::<T>(bytes) else { return false };
+    let again = codec::encode(&value);
+    assert_eq!(codec::decode::<T>(&again).expect("what was written reads"), value);
+    true
 }
 
 fn frame_survives<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(bytes: &[u8]) {

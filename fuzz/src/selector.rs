@@ -1,7 +1,9 @@
-//! What must hold of an expression that selects nodes, whatever was written.
+//! What must hold of an expression that selects nodes, and of a name of instances, whatever was written.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 
+use smgr::cli::selector::Scope;
 use smgr::domain::id::NodeId;
 use smgr::domain::selector::{InvalidSelector, Roster, Selector};
 
@@ -27,12 +29,7 @@ pub fn holds(text: &str, read: impl Fn(&str) -> Result<Selector, InvalidSelector
     let roster = roster();
     let selector = match read(text) {
         Ok(selector) => selector,
-        Err(why) => {
-            let why = why.to_string();
-            assert!(!why.is_empty() && why.len() < 512, "{why:?} is no sentence");
-            assert!(!why.contains(char::is_control), "{why:?} is not one line");
-            return;
-        }
+        Err(why) => return is_a_sentence(&why.to_string(), 512),
     };
     assert!(!text.trim().is_empty(), "nothing means everything");
     let again = read(&selector.to_string()).expect("what is written reads");
@@ -42,6 +39,28 @@ pub fn holds(text: &str, read: impl Fn(&str) -> Result<Selector, InvalidSelector
     let means = |node: &NodeId| text.trim() == "*" || text.split(',').all(|term| says(term, node));
     let meant: BTreeSet<NodeId> = roster.keys().filter(|node| means(node)).cloned().collect();
     assert_eq!(found, meant, "it selects others than it says");
+}
+
+/// Asserts what must hold of a text that `read` reads as the name of instances, or refuses.
+///
+/// # Panics
+/// When it does not hold.
+pub fn names<E: Display>(text: &str, read: impl Fn(&str) -> Result<Scope, E>) {
+    let scope = match read(text) {
+        Ok(scope) => scope,
+        // It quotes up to 200 characters.
+        Err(why) => return is_a_sentence(&why.to_string(), 2048),
+    };
+    let shown = match &scope {
+        Scope::Instances(selector) => selector.to_string(),
+        Scope::Node(node) => format!("@{node}"),
+    };
+    assert_eq!(read(&shown).ok(), Some(scope), "it reads as something else than it says");
+}
+
+fn is_a_sentence(why: &str, bytes_max: usize) {
+    assert!(!why.is_empty() && why.len() < bytes_max, "{why:?} is no sentence");
+    assert!(!why.contains(char::is_control), "{why:?} is not one line");
 }
 
 /// Says what a term says of a node, read once more and as simply as can be.

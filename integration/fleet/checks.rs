@@ -4,8 +4,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 
+use rustix::process::Signal;
+
 use super::Fleet;
 use crate::releases::{archive, good, spec};
+use crate::support::wait::wait_until;
 use crate::support::web::{certificate, serve};
 
 /// Says which nodes it was told of, and ends with the code that stands in a file.
@@ -56,6 +59,52 @@ fn a_program_judges_each_wave_by_its_exit_code_and_only_one_that_the_controller_
         let said = deploy(8, "4.0", program);
         assert!(said.contains("rollout.check.judge"), "{said}");
     }
+}
+
+#[test]
+fn an_alert_on_a_log_pattern_judges_each_wave_and_a_node_that_is_away_is_not_taken_for_a_quiet_one()
+{
+    let fleet = Fleet::of(2);
+    let path = spec(&fleet.machine, "[alert.errors]\non = \"log\"\nmatch = \"ERROR .*database\"");
+    let text = fs::read_to_string(&path).unwrap();
+    let write = |count: u8| {
+        let check = format!(
+            "[rollout.check.quiet]\nkind = \"log_alert\"\nalert = \"errors\"\ninterval = \"1s\"\n\
+             count = {count}\non_inconclusive = \"pause\"\n"
+        );
+        fs::write(&path, format!("{text}{check}")).unwrap();
+    };
+    let deploy = |code: i32, version: &str, script: &str, more: &[&str]| {
+        let artifact = archive(&fleet.machine, version, script).display().to_string();
+        let line = ["deploy", "web", "-f", &path, "--artifact", &artifact];
+        let line = [&line[..], &["--release-version", version], more].concat();
+        fleet.machine.exits(code, &line)
+    };
+    let last = || {
+        let rollouts = fleet.machine.json(&["rollout", "list"]);
+        let name = rollouts["rollouts"][0]["rollout"].as_str().unwrap().to_owned();
+        let shown = fleet.machine.json(&["rollout", "show", &name]);
+        (name, shown["state"].as_str().unwrap().to_owned(), shown["why"].to_string())
+    };
+    write(2);
+    deploy(0, "1.0", &good("1"), &[]);
+    let said = deploy(10, "2.0", "echo ERROR in the database\nexec sleep 1000", &[]);
+    assert!(said.contains("rolled_back"), "{said}");
+    let (_, _, why) = last();
+    assert!(why.contains("check quiet failed"), "{why}");
+
+    // So many that the last ones fall behind the 17 s after which a node counts as silent.
+    write(26);
+    deploy(0, "3.0", &good("3"), &["--detach", "--select", "name=n2"]);
+    wait_until("its node is healthy", || {
+        let (name, _, _) = last();
+        fleet.machine.json(&["rollout", "show", &name])["nodes"][0]["state"] == "healthy"
+    });
+    fleet.signal_agent("n2", Signal::STOP);
+    wait_until("the rollout waits for a person", || last().1 == "paused");
+    fleet.signal_agent("n2", Signal::CONT);
+    let (_, _, why) = last();
+    assert!(why.contains("is not heard"), "{why}");
 }
 
 /// An answer to a query, as Prometheus gives it.

@@ -59,6 +59,7 @@ struct Ended {
     code: Option<i32>,
     said: String,
     outputs: String,
+    summary: String,
 }
 
 impl Jobs {
@@ -95,7 +96,10 @@ impl Jobs {
         fs::write(&file, form.script()).unwrap();
         let smgr = Path::new(env!("CARGO_BIN_EXE_smgr")).parent().unwrap();
         let output = folder.join("outputs");
-        drop(fs::remove_file(&output)); // There is none before the first job.
+        let summary = folder.join("summary");
+        for file in [&output, &summary] {
+            drop(fs::remove_file(file)); // There is none before the first job.
+        }
         let said = File::create(folder.join("said")).unwrap();
         let mut job = Command::new("sh");
         job.arg("-e")
@@ -117,6 +121,7 @@ impl Jobs {
             Form::Shell | Form::GitLab => job.env("SMGR_OUTPUT", &output),
             Form::GitHub => job
                 .env("GITHUB_OUTPUT", &output)
+                .env("GITHUB_STEP_SUMMARY", &summary)
                 .env("GITHUB_ACTIONS", "true")
                 .env("GITHUB_ACTION_PATH", self::folder().join("github")),
         };
@@ -126,8 +131,8 @@ impl Jobs {
     fn end(&self, mut job: Child) -> Ended {
         let code = job.wait().unwrap().code();
         let folder = self.fleet.machine.folder();
-        let outputs = fs::read_to_string(folder.join("outputs")).unwrap_or_default();
-        Ended { code, said: self.said(), outputs }
+        let written = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
+        Ended { code, said: self.said(), outputs: written("outputs"), summary: written("summary") }
     }
 
     fn said(&self) -> String {
@@ -166,7 +171,8 @@ fn a_job_deploys_by_each_form_and_ends_as_the_rollout_does() {
     assert_eq!(
         ended.outputs,
         format!(
-            "SMGR_ROLLOUT={name}\nSMGR_STATE_AT_END=succeeded\nSMGR_EXIT_CODE=0\nSMGR_CHANGED=true\n"
+            "SMGR_ROLLOUT={name}\nSMGR_STATE_AT_END=succeeded\nSMGR_EXIT_CODE=0\nSMGR_CHANGED=true\n\
+             SMGR_ROLLED_BACK_TO=\n"
         )
     );
     let ended = jobs.run(&Form::GitLab, "3.0", "echo missing DATABASE_URL >&2; exit 1");
@@ -178,6 +184,61 @@ fn a_job_deploys_by_each_form_and_ends_as_the_rollout_does() {
     let told = "::error title=web rolled back::";
     let line = ended.said.lines().find(|line| line.starts_with(told)).expect("an annotation");
     assert!(line.contains("exit code 10"), "{line}");
+    let (name, _) = jobs.last();
+    assert!(ended.outputs.contains(&format!("SMGR_ROLLOUT={name}\n")), "{}", ended.outputs);
+    assert!(ended.outputs.ends_with("SMGR_ROLLED_BACK_TO=2.0\n"), "{}", ended.outputs);
+    let told = ["```\n", &name, "WHY", "exited with code 3", "NEXT"];
+    assert!(told.iter().all(|it| ended.summary.contains(it)), "{}", ended.summary);
+}
+
+#[test]
+fn a_release_for_a_selection_is_published_to_the_controllers_by_a_script_without_a_key() {
+    let jobs = Jobs::of(2);
+    let (machine, folder) = (&jobs.fleet.machine, jobs.fleet.machine.folder());
+    let sign = |version: &str, bake: &str| {
+        let artifact = archive(machine, version, &good(version)).display().to_string();
+        let spec = jobs.spec(bake).display().to_string();
+        let line = ["sign", "--for", "10m", "deploy", "web", "-f", &spec, "--artifact", &artifact];
+        let named = ["--release-version", version, "--select", "name=n1|n2"];
+        let signed = machine.smgr(&[&line[..], &named].concat());
+        assert!(signed.status.success(), "{}", String::from_utf8_lossy(&signed.stderr));
+        let file = folder.join(format!("wish-{version}"));
+        fs::write(&file, signed.stdout).unwrap();
+        file
+    };
+    let publish = |code: i32, file: &Path| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ci/publish.py");
+        let ran = Command::new("python3")
+            .arg("-S")
+            .arg(script)
+            .args(["--as", "operator", "--server", &jobs.bus, "--timeout", "30", "--nkey"])
+            .arg(machine.state().join("keys/operator.nk"))
+            .arg(file)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .output()
+            .unwrap();
+        let said = String::from_utf8([ran.stdout, ran.stderr].concat()).unwrap();
+        assert_eq!(ran.status.code(), Some(code), "{said}");
+        said
+    };
+    let file = sign("1.0", "0s");
+    assert!(publish(0, &file).starts_with("controller  taken: "), "it is with the controllers");
+    let (name, _) = jobs.last();
+    let said = machine.exits(0, &["rollout", "watch", &name]);
+    assert!(said.contains("1.0 on 2 of 2 nodes"), "{said}");
+    // The same bytes are the same rollout.
+    publish(0, &file);
+    assert_eq!(machine.json(&["rollout", "list"])["rollouts"].as_array().unwrap().len(), 1);
+
+    // What a controller refuses is told as it is told to the command line.
+    publish(0, &sign("2.0", "60s"));
+    let (second, _) = jobs.last();
+    let said = publish(6, &sign("3.0", "0s"));
+    assert!(said.contains("refused: ") && said.contains("[E0721]"), "{said}");
+    assert_eq!(jobs.last().0, second, "nothing was begun");
+    machine.exits(0, &["rollout", "abort", &second]);
+    machine.exits(13, &["rollout", "watch", &second]);
 }
 
 #[test]

@@ -35,7 +35,8 @@ const JOBS: &str = r#"{
         {"verbs": {"only": ["deploy"]}, "services": {"only": ["web"]}, "nodes": "all"},
         {"verbs": {"only": ["status", "events"]}, "services": "all", "nodes": "all"}
     ],
-    "watch": [{"verbs": {"only": ["status", "events"]}, "services": "all", "nodes": "all"}]
+    "watch": [{"verbs": {"only": ["status", "events"]}, "services": "all", "nodes": "all"}],
+    "idle": [{"verbs": {"only": ["signal"]}, "services": {"only": ["other"]}, "nodes": "all"}]
 }"#;
 
 /// A fleet whose controller serves HTTP.
@@ -53,6 +54,16 @@ struct Answer {
 impl Answer {
     fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|why| panic!("{why}: {}", self.body))
+    }
+
+    /// Demands an error as RFC 9457 tells it, with the members that all errors of smgr have.
+    fn problem(&self, what: &str, (status, code): (u16, &str)) {
+        let problem = self.json();
+        assert_eq!((self.status, &problem["code"]), (status, &json!(code)), "{what}: {problem}");
+        assert_eq!(problem["schema"], "smgr.error.v1", "{what}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{what}");
+        let exit = problem["exit_code"].to_string();
+        assert_eq!(self.header("smgr-exit-code"), Some(exit.as_str()), "{what}");
     }
 
     fn header(&self, name: &str) -> Option<&str> {
@@ -129,18 +140,23 @@ impl Served {
         answer.json()
     }
 
-    /// Returns the ids of all events, page by page.
-    fn all_ids(&self, token: &str) -> Vec<String> {
-        let (mut ids, mut after) = (Vec::new(), String::new());
+    /// Returns all events, page by page.
+    fn all_events(&self, token: &str) -> Vec<Value> {
+        let (mut all, mut after) = (Vec::new(), String::new());
         loop {
-            let page = self.get(&format!("/v1/events{after}"), token);
-            let events = page["events"].as_array().unwrap();
+            let mut page = self.get(&format!("/v1/events{after}"), token);
+            let Value::Array(events) = page["events"].take() else { panic!("{page}") };
             if events.is_empty() {
-                return ids;
+                return all;
             }
-            ids.extend(events.iter().map(|event| event["id"].as_str().unwrap().to_owned()));
+            all.extend(events);
             after = format!("?since={}", page["cursor"].as_str().unwrap());
         }
+    }
+
+    fn all_ids(&self, token: &str) -> Vec<String> {
+        let events = self.all_events(token).into_iter();
+        events.map(|event| event["id"].as_str().unwrap().to_owned()).collect()
     }
 
     /// Follows the stream behind a cursor until `is_enough`; returns ids with cursors, in order.
@@ -175,6 +191,13 @@ impl Served {
             }
         }
         seen
+    }
+
+    /// Demands that what happened since there were so many events was refused.
+    fn nothing_but_refusals(&self, token: &str, before: usize) {
+        let since = self.all_events(token).split_off(before).into_iter();
+        let types: Vec<_> = since.map(|it| it["type"].clone()).collect();
+        assert!(types.iter().all(|it| it == "intent.refused"), "{types:?}");
     }
 
     fn restart(&self, token: &str, key: &str, nodes: &Value) -> Answer {
@@ -231,14 +254,8 @@ fn what_is_asked_over_http_is_answered_as_everywhere_and_what_may_not_be_asked_i
     let wish = br#"{"nodes": ["n2"]}"#;
     let large = vec![b' '; 100_000];
     let stranger = "Authorization: Bearer smgr_0000";
-    let sent = |path: &'static str, token: &str, body: &[u8], (status, code): (u16, &str)| {
-        let answer = served.ask("POST", path, &[token], body);
-        let problem = answer.json();
-        assert_eq!((answer.status, &problem["code"]), (status, &json!(code)), "{path}: {problem}");
-        assert_eq!(problem["schema"], "smgr.error.v1");
-        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{path}");
-        let exit = problem["exit_code"].to_string();
-        assert_eq!(answer.header("smgr-exit-code"), Some(exit.as_str()), "{path}");
+    let sent = |path: &'static str, token: &str, body: &[u8], expected: (u16, &str)| {
+        served.ask("POST", path, &[token], body).problem(path, expected);
     };
     let before = served.all_ids(&watch);
     sent("/v1/services/web/restart", stranger, wish, (401, "E0334"));
@@ -260,6 +277,14 @@ fn what_is_asked_over_http_is_answered_as_everywhere_and_what_may_not_be_asked_i
     sent("/v1/rollouts", &ci, br#"{"service": "web"}"#, (400, "E0101"));
     sent("/v1/rollouts", &ci, br#"{"service": "web", "release": "sha256:00"}"#, (404, "E0710"));
     sent("/v1/rollouts", &ci, br#"{"service": "web", "spec": "exce = 1"}"#, (422, "E0412"));
+    for artifact in [
+        json!({"url": "ftp://127.0.0.1/web", "sha256": "0".repeat(64), "bytes": 7}),
+        json!({"url": "http://127.0.0.1/web", "sha256": "0".repeat(64), "bytes": 3_u64 << 30}),
+        json!({"url": "", "sha256": "0".repeat(64), "bytes": 7}),
+    ] {
+        let body = json!({"service": "web", "spec": "exec = [\"a\"]", "artifact": artifact});
+        sent("/v1/rollouts", &ci, body.to_string().as_bytes(), (422, "E0707"));
+    }
     sent(
         "/v1/rollouts",
         &ci,
@@ -282,11 +307,7 @@ fn what_is_asked_over_http_is_answered_as_everywhere_and_what_may_not_be_asked_i
     ] {
         assert_eq!(served.ask("GET", path, &[&watch], b"").status, status, "{path}");
     }
-    let changed = served.all_ids(&watch).split_off(before.len());
-    let page = served.get("/v1/events", &watch);
-    let of = |id: &String| page["events"].as_array().unwrap().iter().find(|it| it["id"] == **id);
-    let types: Vec<_> = changed.iter().filter_map(of).map(|it| it["type"].clone()).collect();
-    assert!(types.iter().all(|it| it == "intent.refused"), "{types:?}");
+    served.nothing_but_refusals(&watch, before.len());
 
     // A token that is taken back lets nobody in, at once.
     let name = served.fleet.machine.json(&["token", "list"])["tokens"][0]["name"].clone();
@@ -295,6 +316,97 @@ fn what_is_asked_over_http_is_answered_as_everywhere_and_what_may_not_be_asked_i
     served.get("/v1/status", &watch);
     let said = served.fleet.machine.exits(7, &["token", "create", "--as", "nobody"]);
     assert!(said.contains("fleet.json"), "{said}");
+}
+
+#[test]
+fn every_route_refuses_whoever_may_not_and_whatever_it_does_not_take_and_changes_nothing() {
+    let served = Served::of(&["n1", "n2"], &[("n2", "web", ACTS)]);
+    let [ci, watch, deploy, idle] = ["ci", "watch", "deploy", "idle"].map(|job| served.token(job));
+    let user = if is_root() { "user = \"root\"\n" } else { "" };
+    let soon = "[rollout]\nmin_healthy_time = \"50ms\"\n";
+    let spec = format!("{user}exec = [\"sleep\", \"1000\"]\n{soon}");
+    let release = json!({"service": "web", "spec": spec, "select": "name=n1"}).to_string();
+    let asked = served.ask("POST", "/v1/rollouts", &[&deploy], release.as_bytes());
+    let rollout = asked.json()["id"].as_str().unwrap().to_owned();
+    served.get(&format!("/v1/rollouts/{rollout}?wait=60s"), &watch);
+
+    let paths = served.ask("GET", "/openapi.json", &[], b"").json()["paths"].clone();
+    let filled = |path: &str| {
+        let intent = format!("i-{}", "0".repeat(32));
+        [
+            ("{node}", "n2"),
+            ("{service}", "web"),
+            ("{verb}", "restart"),
+            ("{action}", "cache-clear"),
+            ("{intent}", &intent),
+            ("{rollout}", &rollout),
+            ("{command}", "pause"),
+        ]
+        .iter()
+        .fold(path.to_owned(), |path, (name, value)| path.replace(name, value))
+    };
+    served.fleet.all_arrives(&["n1", "n2"]);
+    let before = served.all_ids(&watch).len();
+    let mut guarded = 0;
+    for (path, operations) in paths.as_object().unwrap() {
+        let place = filled(path);
+        let (token, body) = match path.split('/').nth(2) {
+            Some("rollouts") => (&deploy, release.as_str()),
+            Some("services" | "actions") => (&ci, r#"{"nodes": ["n2"]}"#),
+            _ => (&watch, ""),
+        };
+        for (method, operation) in operations.as_object().unwrap() {
+            let method = method.to_uppercase();
+            let body = if method == "POST" { body } else { "" }.as_bytes();
+            let ask = |query: &str, token: &str| {
+                served.ask(&method, &format!("{place}{query}"), &[token], body)
+            };
+            if operation["security"].as_array().is_none_or(Vec::is_empty) {
+                continue;
+            }
+            guarded += 1;
+            let what = format!("{method} {place}");
+            for stranger in [
+                "X-Nothing: 1",
+                "Authorization: Bearer smgr_0000",
+                "Authorization: Bearer",
+                &token.replace("Bearer", "Basic"),
+            ] {
+                ask("", stranger).problem(&format!("{what} by {stranger}"), (401, "E0334"));
+            }
+            ask("", &idle).problem(&what, (403, "E0323"));
+            ask("?nonsense=1", token).problem(&what, (400, "E0101"));
+            for parameter in operation["parameters"].as_array().unwrap() {
+                let name = parameter["name"].as_str().unwrap();
+                let code = match (parameter["in"].as_str().unwrap(), name) {
+                    ("query", "wait") => (400, "E0103"),
+                    ("query", "since") => (400, "E0104"),
+                    ("query", "selector") => (400, "E0102"),
+                    ("query", "service") if path == "/v1/history" => (400, "E0102"),
+                    ("query", "service") => (404, "E0601"),
+                    ("query", "node") => (404, "E0603"),
+                    ("query", "follow") => (400, "E0101"),
+                    ("query", name) => panic!("what of `{name}` is refused?"),
+                    _ => continue,
+                };
+                let query = format!("?{name}=%21");
+                ask(&query, token).problem(&format!("{what}{query}"), code);
+            }
+            served.ask("DELETE", &place, &[token], b"").problem(&what, (405, "E0108"));
+        }
+    }
+    assert!(guarded > 10, "{paths}");
+    for (path, expected) in [
+        ("/v1/rollouts/r-00000000", (404, "E0720")),
+        ("/v1/rollouts/r-00000000?wait=1s", (404, "E0720")),
+        ("/v1/rollouts/r-00000000/events", (404, "E0720")),
+        ("/v1/rollouts/nothing", (404, "E0720")),
+        ("/v1/nodes/n9", (404, "E0603")),
+        ("/v1/status?selector=web&selector=web", (400, "E0101")),
+    ] {
+        served.ask("GET", path, &[&watch], b"").problem(path, expected);
+    }
+    served.nothing_but_refusals(&watch, before);
 }
 
 #[test]
@@ -385,6 +497,56 @@ fn a_wish_over_a_selection_has_its_turns_ends_at_the_first_failure_and_is_gone_o
         assert_eq!((answer.status, &problem["code"]), (status, &json!(code)), "{more}: {problem}");
     }
     assert_eq!(marks(), [3, 3, 2]);
+}
+
+#[test]
+fn an_action_runs_on_as_many_nodes_as_its_service_says() {
+    let notes = tempfile::tempdir().unwrap();
+    let at = notes.path().display();
+    let web = format!(
+        "{SLEEP}[action.each]\nmax_parallel = \"100%\"\nexec = [\"sh\", \"-c\", \"echo x >>{at}/${{node}}; test ${{node}} != n1\"]\n\
+         [action.once]\nrun_on = \"one\"\nexec = [\"sh\", \"-c\", \"echo ${{node}} >>{at}/once\"]\n"
+    );
+    let nodes = ["n1", "n2", "n3"];
+    let served = Served::of(&nodes, &nodes.map(|node| (node, "web", &*web)));
+    let ci = served.token("ci");
+    wait_until("the controller knows all of them", || {
+        let status = served.get("/v1/status?selector=web", &ci);
+        status["instances"].as_array().unwrap().len() == 3
+    });
+    let lines = |name: &str| {
+        let text = fs::read_to_string(notes.path().join(name)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = |action: &str, body: Value| {
+        let path = format!("/v1/actions/web/{action}");
+        let answer = served.ask("POST", &path, &[&ci], body.to_string().as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    let said = |code: i32, action: &str, more: &[&str]| {
+        let line = ["action", "run", "web", action, "--select", "*"];
+        served.fleet.machine.exits(code, &[&line[..], more].concat())
+    };
+    // All at once, so the failure of one holds up no other.
+    run("each", json!({"select": "*"}));
+    assert_eq!(nodes.map(|node| lines(node).len()), [1, 1, 1]);
+    said(15, "each", &[]);
+    assert_eq!(nodes.map(|node| lines(node).len()), [2, 2, 2]);
+    said(15, "each", &["--max-parallel", "1"]);
+    assert_eq!(nodes.map(|node| lines(node).len()), [3, 2, 2], "who asks may say otherwise");
+
+    run("once", json!({"select": "*"}));
+    run("once", json!({"nodes": "all"}));
+    assert_eq!(said(0, "once", &[]).matches("n1").count(), 1);
+    assert_eq!(lines("once"), ["n1", "n1", "n1"]);
+    // One that is away is no answer; and whoever names nodes means them.
+    served.fleet.kill_node("n2");
+    run("once", json!({"select": "name=n2|n3"}));
+    run("once", json!({"nodes": ["n1", "n3"]}));
+    let mut told = lines("once").split_off(3);
+    told[1..].sort();
+    assert_eq!(told, ["n3", "n1", "n3"]);
+    served.fleet.up_again();
 }
 
 #[test]
@@ -521,7 +683,7 @@ fn a_deploy_by_three_lines_of_curl_ends_with_the_exit_code_of_the_fleet() {
         let script = r#"set -eu
 id=$(curl -fsS "$SMGR/v1/rollouts" -H "$T" -H "Idempotency-Key: $RUN" -d "$BODY" | jq -r .id)
 curl -fsSN "$SMGR/v1/rollouts/$id/events?follow=1" -H "$T"
-exit "$(curl -fsS "$SMGR/v1/rollouts/$id" -H "$T" | jq -r .exit_code)""#;
+exit "$(curl -fsS "$SMGR/v1/rollouts/$id" -H "$T" | jq -r '.exit_code // 14')""#;
         let ran = Command::new("sh")
             .args(["-c", script])
             .env("SMGR", format!("http://127.0.0.1:{}", served.port))
@@ -552,6 +714,215 @@ exit "$(curl -fsS "$SMGR/v1/rollouts/$id" -H "$T" | jq -r .exit_code)""#;
     let again = json!({"service": "web", "release": list[0]["release"]});
     let (code, said) = three_lines("run-3", &again);
     assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn a_rollout_is_approved_promoted_paused_resumed_and_aborted_over_http() {
+    let served = Served::of(&["n1", "n2"], &[]);
+    let (job, watch) = (served.token("deploy"), served.token("watch"));
+    let user = if is_root() { "user = \"root\"\n" } else { "" };
+    let spec = |seconds: u32, more: &str| {
+        format!(
+            "{user}exec = [\"sleep\", \"{seconds}\"]\n[rollout]\nmin_healthy_time = \"200ms\"\n{more}"
+        )
+    };
+    let deploy = |version: &str, spec: String| {
+        let body = json!({"service": "web", "spec": spec, "version": version}).to_string();
+        let answer = served.ask("POST", "/v1/rollouts", &[&job], body.as_bytes());
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        answer.json()["status_url"].as_str().unwrap().to_owned()
+    };
+    let say = |to: &str, command: &str, token: &str, key: &str| {
+        let key = format!("Idempotency-Key: {key}");
+        served.ask("POST", &format!("{to}/{command}"), &[token, &key], b"")
+    };
+    let said = |to: &str, command: &str| {
+        let answer = say(to, command, &job, &format!("{to} {command}"));
+        assert_eq!(answer.status, 202, "{command}: {}", answer.body);
+        assert_eq!(answer.header("location"), Some(to), "{}", answer.head);
+        answer.json()
+    };
+    let is = |to: &str, state: &str| {
+        eventually(state, || {
+            let answer = served.ask("GET", to, &[&watch], b"");
+            (answer.json()["state"] == state).then_some(answer)
+        })
+    };
+    let first = deploy("1.0", spec(1000, ""));
+    is(&first, "succeeded");
+
+    // The job asked for it, so it is no second person; one at the command line is.
+    let more = "require_approval = true\nauto_promote = false\n";
+    let asked = deploy("2.0", spec(2000, more));
+    is(&asked, "awaiting_approval");
+    for (command, token, status, code) in [
+        ("approve", &job, 403, "E0323"),
+        ("promote", &job, 409, "E0722"),
+        ("resume", &job, 409, "E0722"),
+        ("approve", &watch, 403, "E0323"),
+        ("abort", &watch, 403, "E0323"),
+    ] {
+        let answer = say(&asked, command, token, &format!("refused {command}"));
+        let problem = answer.json();
+        assert_eq!(
+            (answer.status, &problem["code"]),
+            (status, &json!(code)),
+            "{command} {problem}"
+        );
+    }
+    is(&asked, "awaiting_approval");
+    let name = asked.rsplit('/').next().unwrap();
+    served.fleet.machine.exits(0, &["rollout", "approve", name]);
+    is(&asked, "awaiting_promotion");
+    let promoted = said(&asked, "promote");
+    assert_eq!((&promoted["id"], &promoted["changed"]), (&json!(name), &json!(true)));
+    // The same request again is the same wish; another one by its key is none.
+    assert_eq!(said(&asked, "promote"), promoted);
+    let other = say(&asked, "abort", &job, &format!("{asked} promote"));
+    assert_eq!((other.status, &other.json()["code"]), (422, &json!("E0318")));
+    is(&asked, "succeeded");
+
+    // What a person asked for, the job may agree to.
+    let file = served.fleet.machine.folder().join("web.toml");
+    fs::write(&file, spec(3000, "require_approval = true\nbake_time = \"60s\"\n")).unwrap();
+    let line = ["deploy", "web", "-f", file.to_str().unwrap(), "--release-version", "3.0"];
+    served.fleet.machine.exits(0, &[&line[..], &["--detach"]].concat());
+    let list = served.get("/v1/rollouts", &watch);
+    let of = format!("/v1/rollouts/{}", list["rollouts"][0]["rollout"].as_str().unwrap());
+    is(&of, "awaiting_approval");
+    said(&of, "approve");
+    eventually("the canary runs it", || {
+        let view = served.get(&of, &watch);
+        let nodes = view["nodes"].as_array().unwrap().clone();
+        nodes.iter().any(|node| node["state"] == "healthy").then_some(())
+    });
+    said(&of, "pause");
+    is(&of, "paused");
+    said(&of, "resume");
+    eventually("it goes on", || (served.get(&of, &watch)["state"] != "paused").then_some(()));
+    said(&of, "abort");
+    let answer = is(&of, "aborted");
+    assert_eq!(answer.header("smgr-exit-code"), Some("13"), "{}", answer.head);
+    let late = say(&of, "pause", &job, "late");
+    assert_eq!((late.status, &late.json()["code"]), (409, &json!("E0722")), "{}", late.body);
+    for node in ["n1", "n2"] {
+        let status = served.get(&format!("/v1/nodes/{node}"), &watch);
+        let web = status["instances"].as_array().unwrap().iter().find(|it| it["service"] == "web");
+        assert_eq!(web.unwrap()["release"]["version"], "2.0", "{status}");
+    }
+    // Who said what stands in the facts.
+    let events = served.all_events(&watch);
+    let by = |kind: &str| {
+        let of_it = events.iter().filter(|it| it["type"] == kind);
+        of_it.map(|it| it["by"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(by("rollout.approved"), ["operator", "deploy"]);
+    assert_eq!(by("rollout.promoted"), ["deploy"]);
+    assert_eq!(by("rollout.paused"), ["deploy"]);
+    assert_eq!(by("rollout.resumed"), ["deploy"]);
+}
+
+#[test]
+fn a_deploy_over_http_may_start_anew_wait_its_turn_supersede_and_go_on_with_one_that_failed() {
+    let served = Served::of(&["n1", "n2"], &[]);
+    let token = served.token("deploy");
+    let user = if is_root() { "user = \"root\"\n" } else { "" };
+    let spec = |exec: &str, rules: &str| {
+        format!("{user}exec = {exec}\n[rollout]\nmin_healthy_time = \"100ms\"\n{rules}")
+    };
+    let sleep = "[\"sleep\", \"1000\"]";
+    let post = |path: &str, headers: &[&str], body: &Value| {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        served.ask("POST", path, &[&[token.as_str()], headers].concat(), body.as_bytes())
+    };
+    let deploy = |more: Value| {
+        let mut body = json!({"service": "web", "spec": spec(sleep, "")});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        post("/v1/rollouts?wait=30s", &[], &body)
+    };
+    let begun = |answer: Answer| {
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        answer.json()["id"].as_str().unwrap().to_owned()
+    };
+    let view = |name: &str| served.get(&format!("/v1/rollouts/{name}"), &token);
+    let ends = |name: &str, state: &str| {
+        let view = served.get(&format!("/v1/rollouts/{name}?wait=1m"), &token);
+        assert_eq!(view["state"], state, "{view}");
+        view
+    };
+    let refused = |answer: Answer, status: u16, code: &str| {
+        let problem = answer.json();
+        assert_eq!((answer.status, &problem["code"]), (status, &json!(code)), "{problem}");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    };
+
+    // The same once more changes nothing, unless somebody asks for it.
+    ends(&begun(deploy(json!({}))), "succeeded");
+    assert_eq!(ends(&begun(deploy(json!({}))), "succeeded")["changed"], false);
+    let forced = ends(&begun(deploy(json!({"force": true}))), "succeeded");
+    assert_eq!(forced["changed"], true, "{forced}");
+    let release = json!({"service": "web", "release": forced["to"]["digest"], "force": true});
+    let again = ends(&begun(post("/v1/rollouts", &[], &release)), "succeeded");
+    assert!(again["changed"] == true && again["to"] != forced["to"], "{again}");
+
+    // Of two at once the second is refused, ends the first, or waits for its turn.
+    let slow = |bake: &str| json!({"spec": spec(sleep, &format!("bake_time = \"{bake}\"\n")), "version": bake});
+    let first = begun(deploy(slow("60s")));
+    refused(deploy(json!({})), 409, "E0721");
+    let waits = json!({"service": "web", "spec": spec(sleep, ""), "on_conflict": "queue"});
+    let (key, path) = (["Idempotency-Key: queued"], "/v1/rollouts?wait=100ms");
+    refused(post(path, &key, &waits), 409, "E0721");
+    let mut more = slow("2s");
+    more["on_conflict"] = json!("supersede");
+    let second = begun(deploy(more));
+    ends(&first, "superseded");
+    let third = begun(post("/v1/rollouts?wait=1m", &key, &waits));
+    assert_eq!(view(&second)["state"], "succeeded", "it was waited for");
+    ends(&third, "succeeded");
+    assert_eq!(begun(post("/v1/rollouts?wait=1m", &key, &waits)), third, "it is the same wish");
+
+    // What failed is gone on with where it is not healthy, once there is a reason to hope.
+    let reason = served.fleet.machine.folder().join("reason");
+    let hopes = format!("[\"sh\", \"-c\", \"test -e {} && exec sleep 1000\"]", reason.display());
+    let bad = json!({"spec": spec(&hopes, ""), "version": "3.0"});
+    let failed = begun(deploy(bad));
+    let retry = |name: &str, key: &str| {
+        let key = format!("Idempotency-Key: {key}");
+        post(&format!("/v1/rollouts/{name}/retry"), &[&key], &Value::Null)
+    };
+    ends(&failed, "rolled_back");
+    fs::write(reason, "").unwrap();
+    let retried = begun(retry(&failed, "hope"));
+    let done = ends(&retried, "succeeded");
+    assert_eq!((&done["to"], done["nodes"].as_array().unwrap().len()), (&view(&failed)["to"], 2));
+    assert_eq!(begun(retry(&failed, "hope")), retried, "it is the same wish");
+    refused(retry(&retried, "nothing"), 409, "E0722");
+
+    // Whoever waits hears that a person is awaited.
+    let manual = spec(sleep, "auto_promote = false\n");
+    let waiting = begun(deploy(json!({"spec": manual, "version": "4.0"})));
+    let path = format!("/v1/rollouts/{waiting}/events?follow=1");
+    let followed = served.ask("GET", &path, &[&token], b"").body;
+    let last: Value = serde_json::from_str(followed.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["type"], &last["exit_code"]), (&json!("result"), &json!(14)), "{last}");
+    let answer = served.ask("GET", &format!("/v1/rollouts/{waiting}?wait=1m"), &[&token], b"");
+    assert_eq!(answer.header("smgr-exit-code"), Some("14"), "{}", answer.body);
+    assert_eq!(answer.json()["waits_for"], "promote", "{}", answer.body);
+    assert_eq!(post(&format!("/v1/rollouts/{waiting}/promote"), &[], &Value::Null).status, 202);
+    ends(&waiting, "succeeded");
+    refused(retry("r-00", "none"), 404, "E0720");
+
+    for (more, status, code) in [
+        (json!({"on_conflict": "wait"}), 400, "E0101"),
+        (json!({"on_conflict": 1}), 400, "E0101"),
+        (json!({"force": "yes"}), 400, "E0101"),
+        (json!({"retry": failed}), 400, "E0101"),
+        (json!({"emergency": "now"}), 400, "E0101"),
+    ] {
+        refused(deploy(more), status, code);
+    }
+    let rollouts = served.get("/v1/rollouts", &token)["rollouts"].as_array().unwrap().len();
+    assert_eq!(rollouts, 10, "what was refused left nothing");
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! Nothing that a node recorded is missed by the controller, whoever dies meanwhile, and nothing is taken twice.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use super::Fleet;
+use serde_json::Value;
+
+use super::leaders::fleet_of_two_controllers;
+use super::{Fleet, ids_in};
 use crate::support::process::kill_9;
 use crate::support::wait::{eventually, wait_until};
 
@@ -87,6 +91,51 @@ fn a_stream_of_the_fleet_resumes_exactly_after_any_of_its_cursors() {
 }
 
 #[test]
+fn a_cursor_survives_its_controller_nothing_is_missed_and_what_is_sent_twice_is_marked() {
+    let fleet = fleet_of_two_controllers();
+    fleet.service("n1", "web", SLEEP);
+    fleet.machine.exits(0, &["apply"]);
+    // More than one page, so that the mark has to hold beyond the first.
+    for _ in 0..40 {
+        fleet.machine.exits(0, &["restart", "web@n1"]);
+    }
+    fleet.all_arrives(&["n1", "n2"]);
+    let told = fleet.machine.exits(0, &["events", "--fleet", "-o", "json"]);
+    let cursor = told.lines().rev().find_map(|line| {
+        let event: Value = serde_json::from_str(line).unwrap();
+        (event["schema"] == "smgr.event.v1").then(|| event["cursor"].as_str().unwrap().to_owned())
+    });
+    let cursor = cursor.expect("events have cursors");
+    let (first, other) = if cursor.starts_with("c1/") { ("c1", "c2") } else { ("c2", "c1") };
+    fleet.machine.exits(0, &["stop", &format!("controller-{first}"), "--node", "n1"]);
+    fleet.machine.exits(0, &["restart", "web@n1", "--node", "n1"]);
+    let after = eventually("the other one has the last restart", || {
+        let ran = fleet.machine.smgr(&["events", "--since", &cursor, "-o", "json"]);
+        let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let log = fleet.ids(&["events", "--node", "n1"]);
+        let has = ids_in(&text);
+        (ran.status.success() && log.iter().all(|id| has.contains(id))).then_some(text)
+    });
+    let lines: Vec<Value> = after.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["type"], "stream.again", "{}", lines[0]);
+    let place = |cursor: &Value| {
+        let (origin, seq) = cursor.as_str().unwrap().rsplit_once('/').unwrap();
+        assert!(origin.starts_with(other), "{cursor}");
+        seq.parse::<u64>().unwrap()
+    };
+    let until = place(&lines[0]["until"]);
+    let ids = |is_again: bool| -> BTreeSet<String> {
+        let events = lines.iter().filter(|line| line["schema"] == "smgr.event.v1");
+        let events = events.filter(|it| (place(&it["cursor"]) <= until) == is_again);
+        events.map(|event| event["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert!(until > 200 && ids(true).len() as u64 == until, "{until}, {}", ids(true).len());
+    let before: BTreeSet<String> = ids_in(&told).into_iter().collect();
+    assert!(before.is_disjoint(&ids(false)), "all that was told before is marked");
+    assert!(before.iter().all(|id| ids(true).contains(id)), "and the whole of it is there");
+}
+
+#[test]
 fn a_node_that_is_silent_is_told_to_be_unreachable_and_named_by_ping() {
     let fleet = Fleet::of(3);
     fleet.all_arrives(&["n1", "n2", "n3"]);
@@ -111,7 +160,7 @@ fn a_node_that_is_silent_is_told_to_be_unreachable_and_named_by_ping() {
 }
 
 /// Copies a folder as a backup does.
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let place = to.join(entry.file_name());

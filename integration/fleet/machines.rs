@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::process::Stdio;
 use std::thread;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use smgr::domain::id::Digest;
 use smgr::domain::policy::{KeyClass, Kind};
 use smgr::head::folder::StateFolder;
@@ -274,4 +274,69 @@ fn what_is_no_request_and_no_welcome_changes_nothing() {
     assert!(err.contains("no fleet on this machine"), "{err}");
     let (_, err) = tell(&fleet.machine, 4, &["node", "remove", "web-7"], "");
     assert!(err.contains("there are: web-1"), "{err}");
+}
+
+/// Returns the message with each of its members left out, doubled and replaced by what it does not take, and cut short.
+fn mutilated(message: &str) -> Vec<String> {
+    let whole: Value = serde_json::from_str(message).unwrap();
+    let mut places = vec![String::new()];
+    let mut next = 0;
+    while let Some(place) = places.get(next).cloned() {
+        let members = whole.pointer(&place).and_then(Value::as_object);
+        let inside = members.into_iter().flatten().map(|(name, _)| format!("{place}/{name}"));
+        places.extend(inside.collect::<Vec<_>>());
+        next += 1;
+    }
+    let deep = (0..200).fold(json!("x"), |inner, _| json!([inner]));
+    let wrong = [json!(null), json!(7), json!(""), json!([]), json!([7]), json!({"x": 1}), deep];
+    let mut all = Vec::new();
+    for place in places.iter().filter(|place| !place.is_empty()) {
+        for wrong in &wrong {
+            let mut other = whole.clone();
+            *other.pointer_mut(place).unwrap() = wrong.clone();
+            all.push(other.to_string());
+        }
+        let (block, name) = place.rsplit_once('/').unwrap();
+        let mut without = whole.clone();
+        let members = without.pointer_mut(block).unwrap().as_object_mut().unwrap();
+        let member = members.remove(name).unwrap();
+        all.push(without.to_string());
+        let members = without.pointer_mut(block).unwrap().as_object_mut().unwrap();
+        members.insert(format!("{name}s"), member);
+        all.push(without.to_string());
+    }
+    let lengths = (1..12).map(|part| message.trim().len() * part / 12);
+    all.extend(lengths.map(|length| message[..length].to_owned()));
+    let twice = message.trim();
+    all.extend([format!("{twice}{twice}"), format!("[{twice}]"), "[".repeat(10_000)]);
+    all
+}
+
+#[test]
+fn a_request_or_a_welcome_in_pieces_is_one_clear_error_and_changes_nothing() {
+    let fleet = open_fleet();
+    let web = Machine::new();
+    let (request, _) = tell(&web, 0, &["node", "request", "--name", "web-1"], "");
+    let refused = |machine: &Machine, line: &[&str], input: &str| {
+        let (out, err) = tell(machine, 7, line, input);
+        let errors = err.lines().filter(|line| line.starts_with("error: ")).count();
+        assert!(out.is_empty() && errors == 1 && err.len() < 2_000, "{input}: {out}{err}");
+    };
+    let folder = StateFolder::new(fleet.machine.state());
+    let files = || {
+        [folder.trust(), folder.root().join("fleet.json"), folder.root().join("nats.conf")]
+            .map(|path| fs::read(path).unwrap())
+    };
+    let before = files();
+    for message in mutilated(&request) {
+        refused(&fleet.machine, &["node", "admit"], &message);
+    }
+    assert!(files() == before, "nobody was admitted");
+    let (welcome, _) = tell(&fleet.machine, 0, &["node", "admit"], &request);
+    for message in mutilated(&welcome) {
+        refused(&web, &["node", "join"], &message);
+        let joined = ["node.json", "trust.smgr", "root.pub"].map(|it| web.state().join(it));
+        assert!(joined.iter().all(|path| !path.exists()), "{message}");
+    }
+    tell(&web, 0, &["node", "join"], &welcome);
 }

@@ -15,6 +15,7 @@ mod machines;
 mod placement;
 mod rollouts;
 mod selection;
+mod set_back;
 mod told;
 
 use std::collections::BTreeMap;
@@ -103,7 +104,7 @@ impl Fleet {
     fn signal_agent(&self, node: &str, to_send: Signal) {
         let folder = self.folder(node).display().to_string();
         let agents = processes_with(&folder).into_iter();
-        let mut agents = agents.filter(|(_, line)| line.contains(" agent "));
+        let mut agents = agents.filter(|(_, line)| line.contains(" --part agent "));
         let (pid, _) = agents.next().expect("its agent runs");
         signal(pid, to_send);
     }

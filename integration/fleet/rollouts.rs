@@ -1,5 +1,7 @@
 //! Releases over a fleet: wave by wave, taken back where they fail, whoever leads.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
@@ -279,6 +281,44 @@ fn what_fails_behind_the_canary_takes_the_canary_back_as_well() {
 }
 
 #[test]
+fn an_action_after_a_deploy_runs_on_each_node_once_and_takes_the_release_back_where_it_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().display();
+    let shop = Shop::of(&format!(
+        "[env]\nHERE = \"${{node}}\"\n[action.warm]\nafter = [\"deploy\"]\ntimeout = \"3s\"\n\
+         exec = [\"sh\", \"-c\", \"echo x >>{at}/${{node}}; test ! -e {at}/cold || {{ echo cannot warm; exit 3; }}\"]\n"
+    ));
+    let runs = || {
+        ["n1", "n2", "n3"].map(|node| {
+            let text = std::fs::read_to_string(folder.path().join(node)).unwrap_or_default();
+            text.lines().count()
+        })
+    };
+    shop.deploy(0, "1.0", &good("1"));
+    assert_eq!(runs(), [1, 1, 1]);
+    std::fs::write(folder.path().join("cold"), "").unwrap();
+    shop.deploy(10, "2.0", &good("2"));
+    let view = shop.last();
+    let canary = view["plan"]["waves"][0]["nodes"][0].as_str().unwrap();
+    let failure = view["nodes"].as_array().unwrap().iter().find(|it| it["node"] == canary).unwrap();
+    let failure = &failure["failure"];
+    assert_eq!(
+        (&failure["result"], &failure["exit"]["code"]),
+        (&"action_failed".into(), &3.into())
+    );
+    assert!(failure["log_tail"].to_string().contains("cannot warm"), "{failure}");
+    let screen =
+        shop.fleet.machine.exits(0, &["rollout", "show", view["rollout"].as_str().unwrap()]);
+    for told in ["action warm: it ran and failed", "exit code 3", "| cannot warm"] {
+        assert!(screen.contains(told), "{told}: {screen}");
+    }
+    assert_eq!(runs().iter().sum::<usize>(), 4, "on the canary, and not behind the way back");
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(shop.runs(node), "1.0");
+    }
+}
+
+#[test]
 fn a_paused_rollout_touches_no_further_node_until_it_is_resumed() {
     let shop = Shop::open();
     shop.deploy(0, "1.0", &good("1"));
@@ -310,6 +350,135 @@ fn a_paused_rollout_touches_no_further_node_until_it_is_resumed() {
     for node in ["n1", "n2", "n3"] {
         assert_eq!(shop.runs(node), "2.0");
     }
+}
+
+#[test]
+fn a_rollout_that_waits_for_a_person_ends_with_14_and_goes_on_as_that_one_says() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let name = || shop.list()[0]["rollout"].as_str().unwrap().to_owned();
+    let touched =
+        |view: &Value| states(view).iter().filter(|(_, state)| state != "not_started").count();
+    // Behind the canary, where it is not to go on by itself.
+    let by_hand = ["--set", "rollout.auto_promote=false"];
+    let said = shop.deploy_with(14, "2.0", &good("2"), &by_hand);
+    assert!(said.contains("it waits for a person: smgr rollout show"), "{said}");
+    let view = shop.view(&name());
+    assert_eq!((&view["state"], touched(&view)), (&"awaiting_promotion".into(), 1), "{view}");
+    let shown = shop.fleet.machine.exits(14, &["rollout", "show", &name(), "--exit-code"]);
+    assert!(shown.contains(&format!("smgr rollout promote {}", name())), "{shown}");
+    let said = shop.fleet.machine.exits(6, &["rollout", "approve", &name()]);
+    assert!(said.contains("waits for no approval"), "{said}");
+    shop.fleet.machine.exits(0, &["rollout", "promote", &name()]);
+    let said = shop.fleet.machine.exits(0, &["rollout", "watch", &name()]);
+    assert!(said.contains("2.0 on 3 of 3 nodes"), "{said}");
+    assert!(shop.fleet.machine.exits(6, &["rollout", "promote", &name()]).contains("E0722"));
+
+    // Behind each wave, the last one too, where a person is the health check.
+    shop.deploy_with(14, "3.0", &good("3"), &["--set", "rollout.health_check=\"manual\""]);
+    let waves = shop.view(&name())["plan"]["waves"].as_array().unwrap().len();
+    assert_eq!(waves, 3, "a node each");
+    for wave in 1..=waves {
+        let view = shop.view(&name());
+        assert_eq!((touched(&view), &view["ended_at"]), (wave, &Value::Null), "{view}");
+        shop.fleet.machine.exits(0, &["rollout", "promote", &name()]);
+        let code = if wave == waves { 0 } else { 14 };
+        shop.fleet.machine.exits(code, &["rollout", "watch", &name()]);
+    }
+    assert_eq!(shop.runs("n3"), "3.0");
+
+    // Before anything, where a second person has to agree; who asked for it is none.
+    let said = shop.deploy_with(14, "4.0", &good("4"), &["--set", "rollout.require_approval=true"]);
+    assert!(said.contains("awaiting approval"), "{said}");
+    let said = shop.fleet.machine.exits(7, &["rollout", "approve", &name()]);
+    assert!(said.contains("a second person has to approve: operator asked for it"), "{said}");
+    let view = shop.view(&name());
+    assert_eq!((&view["state"], touched(&view)), (&"awaiting_approval".into(), 0), "{view}");
+    shop.fleet.machine.exits(0, &["rollout", "abort", &name()]);
+    shop.fleet.machine.exits(13, &["rollout", "watch", &name()]);
+
+    // What is aborted may also stay as it is.
+    shop.deploy_with(14, "5.0", &good("5"), &by_hand);
+    let canary = shop.view(&name())["plan"]["waves"][0]["nodes"][0].as_str().unwrap().to_owned();
+    shop.fleet.machine.exits(0, &["rollout", "abort", &name(), "--leave"]);
+    shop.fleet.machine.exits(13, &["rollout", "watch", &name()]);
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!(shop.runs(node), if *node == canary { "5.0" } else { "3.0" }, "{node}");
+    }
+}
+
+#[test]
+fn a_deploy_that_pauses_by_itself_ends_with_14_and_says_what_a_person_can_do() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let pauses = ["--set", "rollout.on_failure=\"pause\"", "-o", "jsonl"];
+    let said = shop.deploy_with(14, "2.0", "exit 3", &pauses);
+    let result = said.lines().rfind(|line| line.starts_with('{')).unwrap();
+    let result: Value = serde_json::from_str(result).unwrap();
+    assert_eq!(
+        (&result["type"], &result["state"], &result["exit_code"]),
+        (&"result".into(), &"paused".into(), &14.into()),
+        "{said}"
+    );
+    let name = result["rollout"].as_str().unwrap();
+    let view = shop.view(name);
+    assert_eq!((&view["waits_for"], &view["exit_code"]), (&"abort".into(), &Value::Null), "{view}");
+    // Whoever comes later is told the same. Past a canary that failed nobody resumes, so nobody is told to.
+    let said = shop.fleet.machine.exits(14, &["rollout", "watch", name]);
+    for told in [
+        "on_failure = \"pause\"",
+        &format!("smgr rollout abort {name}"),
+        &format!("smgr rollout watch {name}"),
+    ] {
+        assert!(said.contains(told), "{told}: {said}");
+    }
+    assert!(!said.contains("resume"), "{said}");
+    shop.fleet.machine.exits(14, &["rollout", "show", name, "--exit-code"]);
+    shop.fleet.machine.exits(0, &["rollout", "abort", name]);
+    shop.fleet.machine.exits(13, &["rollout", "watch", name]);
+
+    // A check that nobody answers is inconclusive, and that pauses unless the spec says otherwise.
+    let text = std::fs::read_to_string(&shop.spec).unwrap();
+    let check = "[rollout.check.nobody]\nkind = \"http\"\nurl = \"http://127.0.0.1:1/\"\ninterval = \"1s\"\n\
+                 consecutive_error_limit = 0\n";
+    std::fs::write(&shop.spec, format!("{text}{check}")).unwrap();
+    let said = shop.deploy(14, "3.0", &good("3"));
+    let name = shop.list()[0]["rollout"].as_str().unwrap().to_owned();
+    assert!(said.contains("on_inconclusive = \"pause\""), "{said}");
+    assert!(said.contains(&format!("smgr rollout resume {name}")), "{said}");
+    // There is a check behind each wave.
+    for wave in 2..=3 {
+        shop.fleet.machine.exits(0, &["rollout", "resume", &name]);
+        wait_until("the next wave is under way", || {
+            shop.view(&name)["waves"][wave - 1]["state"] != "not_started"
+        });
+        shop.fleet.machine.exits(14, &["rollout", "watch", &name]);
+    }
+    shop.fleet.machine.exits(0, &["rollout", "resume", &name]);
+    shop.fleet.machine.exits(0, &["rollout", "watch", &name]);
+    assert_eq!(shop.runs("n3"), "3.0");
+}
+
+#[test]
+fn who_waits_goes_on_waiting_through_a_pause_that_a_person_asked_for_and_is_told_of_it() {
+    let shop = Shop::open();
+    shop.deploy(0, "1.0", &good("1"));
+    let name = shop.begin("2.0", "1s");
+    let mut watching = shop.fleet.machine.command(&["rollout", "watch", &name]);
+    let mut watching = watching.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut hears = |words: &str| {
+        let line = lines.by_ref().map(Result::unwrap).find(|line| line.contains(words));
+        line.unwrap_or_else(|| panic!("it ended and never said `{words}`"))
+    };
+    hears(&name);
+    shop.fleet.machine.exits(0, &["rollout", "pause", &name]);
+    let paused = hears("paused by operator");
+    assert!(paused.contains(&format!("smgr rollout resume {name}")), "{paused}");
+    shop.fleet.machine.exits(0, &["rollout", "resume", &name]);
+    hears("goes on");
+    hears("2.0 on 3 of 3 nodes");
+    assert_eq!(watching.wait().unwrap().code(), Some(0));
 }
 
 #[test]

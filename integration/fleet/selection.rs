@@ -150,6 +150,37 @@ fn the_logs_of_several_nodes_are_one_in_the_order_of_time() {
 }
 
 #[test]
+fn what_a_node_wrote_between_two_looks_and_nobody_can_show_is_told_as_missing() {
+    let fleet = Fleet::new();
+    let bursts = "trap 'seq 3000' USR1; echo up; while :; do sleep 0.1; done";
+    for node in ["n1", "n2"] {
+        fleet.service(node, "web", &format!("exec = [\"sh\", \"-c\", \"{bursts}\"]\n"));
+    }
+    fleet.up(2);
+    wait_until("both have written", || {
+        let ran = fleet.machine.smgr(&["logs", "web", "--select", "*"]);
+        String::from_utf8_lossy(&ran.stdout).lines().count() == 2
+    });
+    let noted = fleet.machine.folder().join("noted");
+    let mut follow = fleet.machine.command(&["logs", "web", "--select", "*", "-f"]);
+    let mut follow = follow
+        .stdout(Stdio::piped())
+        .stderr(std::fs::File::create(&noted).unwrap())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.by_ref().take(2).all(|line| line.ends_with(" up")));
+    fleet.machine.exits(0, &["signal", "web@n2", "--signal", "USR1"]);
+    // It goes on with the last ones, which are as many as are looked at.
+    assert!(lines.any(|line| line.starts_with("web@n2 | ") && line.ends_with(" 3000")));
+    let noted = std::fs::read_to_string(noted).unwrap();
+    let told = "web/0@n2 wrote more than can be shown: lines are missing here";
+    assert!(noted.contains(told) && !noted.contains("@n1"), "{noted}");
+    signal(follow.id(), Signal::INT);
+    assert_eq!(follow.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn without_a_selection_logs_are_those_of_all_nodes_and_a_verb_is_for_this_one_which_it_says() {
     let fleet = fleet("");
     let said = fleet.machine.exits(0, &["restart", "web"]);

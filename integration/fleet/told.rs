@@ -130,7 +130,7 @@ fn a_plan_shows_the_waves_what_changes_for_whom_and_the_way_back_and_does_nothin
         "1.0 → 2.0 on 3 nodes",
         "back to 1.0 if it fails",
         "1 canary    n1",
-        "no check is declared",
+        "no check counts",
         "CHANGES against 1.0 on n1 n2 n3",
         "\"2s\" → \"3s\"",
     ] {
@@ -346,6 +346,15 @@ fn a_way_back_that_failed_is_alarmed_until_a_release_succeeds() {
         own.map(|it| it["type"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(alerts(), ["alert.fired"]);
+    // The node goes on trying what ran before, and needs nobody to say so once its trouble is over.
+    let canary = shop.last()["plan"]["waves"][0]["nodes"][0].as_str().unwrap().to_owned();
+    eventually("1.0 is up again", || {
+        let status = shop.fleet.machine.json(&["status", &format!("web@{canary}")]);
+        let web = &status["instances"][0];
+        let ready = web["conditions"]["Ready"]["status"] == "true";
+        (ready && web["release"]["version"] == "1.0").then_some(())
+    });
+    assert_eq!(alerts(), ["alert.fired"], "that is for a person to look at all the same");
     shop.deploy(0, "3.0", &format!("echo ready >&3\n{}", good("3")));
     assert_eq!(alerts(), ["alert.fired", "alert.resolved"]);
 }

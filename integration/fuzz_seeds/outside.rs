@@ -19,6 +19,9 @@ pub(super) fn write_seeds() {
     for (name, text) in SELECTORS {
         put("selector", name, text.as_bytes());
     }
+    for (name, text) in SCOPES {
+        put("scope", name, text.as_bytes());
+    }
     for (name, bytes) in archives() {
         put("archive", name, &bytes);
     }
@@ -43,6 +46,25 @@ const SELECTORS: &[(&str, &str)] = &[
     ("other-letters", "umgebung=größe,\u{202e}role=web"),
     ("commas", ",,,"),
     ("bars", "env=|||"),
+];
+
+const SCOPES: &[(&str, &str)] = &[
+    ("service", "web"),
+    ("instance", "web/0"),
+    ("on-node", "web@n1"),
+    ("one", "web/65535@n1"),
+    ("node", "@n1"),
+    ("beyond", "web/65536"),
+    ("zeros", "web/007"),
+    ("signed", "web/-1"),
+    ("nothing", ""),
+    ("half", "web/@"),
+    ("twice", "web@n1@n2"),
+    ("deeper", "web/0/1"),
+    ("every-node", "@"),
+    ("control", "web\u{1b}[31m@n1"),
+    ("other-letters", "größe@n1"),
+    ("long", "wwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwww"),
 ];
 
 /// One entry of an archive: its name, its kind, what it links to, what it holds.

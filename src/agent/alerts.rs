@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use super::clock;
 use super::task::{Agent, Deadline};
 use crate::domain::alert::{Told, Watch};
-use crate::domain::id::{AlertName, InstanceId, ServiceId};
+use crate::domain::id::{AlertName, Digest, InstanceId, ServiceId};
 use crate::domain::input::{Alarm, Input};
+use crate::domain::instance::State;
 use crate::domain::spec::{Alert, AlertOn};
 
 /// The longest summary in characters: it is part of the folded state.
@@ -23,6 +24,8 @@ struct Watched {
     watch: Watch,
     /// The last line that matched, redacted.
     line: String,
+    /// The spec of the run whose lines are counted, where there was one.
+    spec: Option<Digest>,
 }
 
 impl Agent {
@@ -34,6 +37,11 @@ impl Agent {
         for (service, known) in services.filter(|(id, _)| only.is_none_or(|only| *id == only)) {
             let spec = self.services.spec_of(service);
             for (index, slot) in known.slots() {
+                // From before its first line on.
+                let runs = match &slot.state {
+                    State::Spawning { .. } => Some(known.digest),
+                    state => state.main().map(|main| main.spec),
+                };
                 let instance = InstanceId { service: service.clone(), index };
                 let is_wanted = known.wants(index);
                 let rules = spec.iter().filter(|_| !known.removed && index < known.wanted);
@@ -41,12 +49,20 @@ impl Agent {
                 let mut before = self.alerts.watched.remove(&instance).unwrap_or_default();
                 let mut after = BTreeMap::new();
                 for (name, rule) in rules {
-                    let kept = before.remove(name).filter(|watched| watched.watch.watches(rule));
+                    let known = before.remove(name);
+                    let spec = known.as_ref().and_then(|watched| watched.spec);
+                    // What lines of another spec say, those of a release that was left, is nothing against this one.
+                    let is_anew = spec.is_some() && runs.is_some() && spec != runs;
+                    let is_firing = slot.firing.contains_key(name.as_str());
+                    if is_anew && is_firing {
+                        due.push((instance.clone(), name.clone(), Some(Told::IsOver)));
+                    }
+                    let kept = known.filter(|known| !is_anew && known.watch.watches(rule));
                     let mut watched = kept.unwrap_or_else(|| {
-                        let is_firing = slot.firing.contains_key(name.as_str());
-                        let watch = Watch::new(rule, is_firing, now);
-                        Watched { watch, line: String::new() }
+                        let watch = Watch::new(rule, is_firing && !is_anew, now);
+                        Watched { watch, line: String::new(), spec }
                     });
+                    watched.spec = runs.or(spec);
                     let told = watched.watch.wanted(is_wanted, now);
                     due.push((instance.clone(), name.clone(), told));
                     after.insert(name.clone(), watched);

@@ -73,9 +73,7 @@ impl Errands {
 fn is_needed(memo: &Memo, node: &Node) -> bool {
     match memo {
         Memo::Run { .. } | Memo::Check { .. } => true,
-        Memo::Action { intent, .. } => {
-            node.seen().get(intent).is_some_and(|record| record.open().is_some())
-        }
+        Memo::Action { intent, .. } => node.awaits_action(intent),
         Memo::Hook { instance, run, hook } => {
             let state = node.instance(instance).and_then(|known| known.of_run(*run));
             match (hook, state) {

@@ -14,7 +14,7 @@ use super::clock;
 use super::folder::StateFolder;
 use super::local::Caller;
 use super::logs::LogHandle;
-use super::renewal::Pieces;
+use super::renewal::OnTheWay;
 use super::task::Agent;
 use super::wake::Wake;
 use crate::config::TOLD_BYTES_MAX;
@@ -81,15 +81,15 @@ pub(super) struct Queries {
     pub(super) keeper: Option<Hello>,
     /// Messages refused since the start.
     pub(super) refused: u64,
-    /// The pieces of a trust document that is on its way.
-    pub(super) pieces: Pieces,
+    /// The trust documents that are on their way.
+    pub(super) trust: OnTheWay,
 }
 
 impl Queries {
     pub(super) fn new(state: StateFolder, place: Place) -> Self {
         let log_waits = Arc::new(Semaphore::new(LOG_WAITS_MAX));
-        let pieces = Pieces::default();
-        Self { waiting: Vec::new(), log_waits, state, place, keeper: None, refused: 0, pieces }
+        let trust = OnTheWay::default();
+        Self { waiting: Vec::new(), log_waits, state, place, keeper: None, refused: 0, trust }
     }
 }
 
@@ -97,6 +97,10 @@ impl Agent {
     /// Takes an unsigned reading from somebody whom the socket's permissions let in.
     pub(super) fn local_read(&mut self, bytes: &[u8], caller: Caller, id: RequestId) {
         match codec::decode::<Query>(bytes) {
+            Ok(Query { ask: Ask::Trust(_), .. }) => {
+                let why = "this is no reading: a controller signs it".to_owned();
+                caller.refuse(id, Code::UNKNOWN_TYPE.to_string(), why);
+            }
             Ok(query) => self.query(query, ReplyTo::Local(caller, id)),
             Err(why) => caller.refuse(id, Code::BAD_PAYLOAD.to_string(), why.to_string()),
         }
@@ -122,7 +126,7 @@ impl Agent {
                 refused(Code::UNKNOWN_TYPE, "a controller answers this, and no node".to_owned())
             }
             Ask::Config { service } => return self.configuration(to, cause, service),
-            Ask::Trust(piece) => match self.trust_piece_came(&piece) {
+            Ask::Trust(piece) => match self.trust_piece_came(query.iss, &piece) {
                 Ok(()) => Reply::Pong { version: env!("CARGO_PKG_VERSION").to_owned() },
                 Err(refusal) => refused(refusal.code, refusal.why),
             },

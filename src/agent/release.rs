@@ -13,7 +13,6 @@ use std::sync::mpsc;
 
 use tracing::{error, warn};
 
-pub(crate) use self::fetch::ARTIFACT_BYTES_MAX;
 pub(super) use self::fetch::{Download, Refused};
 pub(crate) use self::place::Releases;
 use self::proof::Wanted;

@@ -13,7 +13,7 @@ use super::task::Agent;
 use super::trust::{ring_of, succeed};
 use crate::domain::code::Code;
 use crate::domain::event::{Context, Event, TrustChanged};
-use crate::domain::id::Digest;
+use crate::domain::id::{Digest, Kid};
 use crate::domain::input::Decision;
 use crate::domain::text;
 use crate::domain::time::Now;
@@ -21,9 +21,28 @@ use crate::wire::envelope::TRUST_BYTES_MAX;
 use crate::wire::key::digest_of;
 use crate::wire::payload::{TRUST_PIECE_BYTES, TrustPiece};
 
+/// The documents that are on their way in pieces: one for each controller's key, so that whoever stole one keeps no other
+/// controller from bringing its own. There are as many at most as the document in force has controllers.
+#[derive(Debug, Default)]
+pub(super) struct OnTheWay {
+    by: BTreeMap<Kid, Pieces>,
+}
+
+impl OnTheWay {
+    /// Takes in a piece that `by` signed; returns the whole when this was the last one that was missing.
+    fn take(&mut self, by: Kid, piece: &TrustPiece) -> Option<Vec<u8>> {
+        self.by.entry(by).or_default().take(piece)
+    }
+
+    /// Forgets all pieces: another document is in force, which names the controllers.
+    fn clear(&mut self) {
+        self.by.clear();
+    }
+}
+
 /// The pieces of one document, until it is whole.
 #[derive(Debug, Default)]
-pub(super) struct Pieces {
+struct Pieces {
     /// Its version, the SHA-256 of the whole, and how many there are.
     of: Option<(u64, Digest, u16)>,
     here: BTreeMap<u16, ByteBuf>,
@@ -43,7 +62,7 @@ impl Pieces {
         }
         let of = (*version, *digest, *parts);
         if self.of != Some(of) {
-            // The newest one counts, whoever else is still bringing an older one.
+            // The newest one counts: an older one may still be on its way.
             if self.of.is_some_and(|(known, ..)| known > *version) {
                 return None;
             }
@@ -59,16 +78,16 @@ impl Pieces {
 }
 
 impl Agent {
-    /// Takes in a piece of a document, and the document with the last one.
+    /// Takes in a piece of a document that a controller signed, and the document with the last one.
     ///
     /// # Errors
     /// As for [`trust_came`](Self::trust_came).
-    pub(super) fn trust_piece_came(&mut self, piece: &TrustPiece) -> Result<(), Refusal> {
+    pub(super) fn trust_piece_came(&mut self, by: Kid, piece: &TrustPiece) -> Result<(), Refusal> {
         let known = self.node.head().trust.as_ref().map_or(0, |trust| trust.version);
         if piece.version <= known {
             return Ok(());
         }
-        match self.queries.pieces.take(piece) {
+        match self.queries.trust.take(by, piece) {
             Some(whole) => self.trust_came(clock::now(), &whole),
             None => Ok(()),
         }
@@ -105,6 +124,7 @@ impl Agent {
         }
         info!(version = trust.version, "another trust document is in force");
         self.authority.renew(ring, trust);
+        self.queries.trust.clear();
         let events = vec![(Context::default(), Event::TrustChanged(read))];
         self.commit(now, Decision { events, effects: Vec::new() });
         Ok(())
@@ -128,6 +148,19 @@ mod tests {
         assert_eq!(pieces.take(&older[2]), None, "it takes nobody's place");
         assert_eq!(pieces.take(&cut[2]).as_deref(), Some(&*whole));
         assert!(pieces.here.is_empty(), "nothing of it is kept");
+    }
+
+    #[test]
+    fn whoever_sends_pieces_of_a_document_that_never_comes_holds_up_nobody_else() {
+        let (honest, stolen) = (Kid([1; 16]), Kid([2; 16]));
+        let whole = vec![1; 100_000];
+        let cut = TrustPiece::cut(7, &whole);
+        let never = TrustPiece { digest: Digest([9; 32]), version: u64::MAX, ..cut[0].clone() };
+        let mut all = OnTheWay::default();
+        assert_eq!(all.take(honest, &cut[0]), None);
+        assert_eq!(all.take(stolen, &never), None);
+        assert_eq!(all.take(honest, &cut[1]), None);
+        assert_eq!(all.take(honest, &cut[2]), Some(whole));
     }
 
     #[test]

@@ -168,7 +168,15 @@ impl Services {
     /// # Errors
     /// What would be wrong with them, or that it could not be kept.
     pub(super) fn keep_set(&self, node: &Node, wish: &Intent) -> Result<(), Refused> {
-        let Action::Configure { service, set, .. } = &wish.action else { return Ok(()) };
+        let Action::Configure { service, set, unset, .. } = &wish.action else { return Ok(()) };
+        // That a key is not set any more is remembered for ever. One that a later version set is known.
+        let is_any = |key: &str| {
+            let known = node.overrides().get(service);
+            config::keys::is_known(key) || known.is_some_and(|known| known.knows(key))
+        };
+        if let Some(key) = unset.iter().find(|key| !is_any(key)) {
+            return Err(Refused::new(Code::BAD_PARAMETER, format!("`{key}` is no key")));
+        }
         let Some(change) = wish.action.config_change(wish.id) else { return Ok(()) };
         let mut changed = node.overrides().clone();
         changed.entry(service.clone()).or_default().change(&change, None);

@@ -37,6 +37,7 @@ use super::telling::Untold;
 use super::timers::Timers;
 use super::voice::Voice;
 use super::wake::{Wake, Waker};
+use super::witness::Witnesses;
 use crate::domain::code::Code;
 use crate::domain::effect::{Act, Effect, Operation, Timer};
 use crate::domain::event::{Context, Event};
@@ -99,6 +100,8 @@ pub(super) enum Deadline {
     Beat,
     /// Others are to hear of what is durable.
     Tell,
+    /// The controllers have had long enough to say how far they have this log.
+    Witnesses,
     /// An alert is to be looked at although no line came.
     Alert(InstanceId, AlertName),
     /// A run is to be probed.
@@ -142,6 +145,7 @@ pub(super) struct Agent {
     pub(super) overdue: BTreeSet<Timer>,
     pub(super) waker: Waker,
     pub(super) untold: Untold,
+    pub(super) witnesses: Witnesses,
     /// Which refusals were recorded lately, and how many since.
     pub(super) refusals: BTreeMap<Code, (UnixMicros, u64)>,
     /// Why the log takes nothing, when it does not.
@@ -210,6 +214,7 @@ impl Agent {
             overdue: BTreeSet::new(),
             waker: parts.waker,
             untold: Untold::default(),
+            witnesses: Witnesses::default(),
             refusals: BTreeMap::new(),
             outage: None,
             rolls_late: false,
@@ -299,7 +304,7 @@ impl Agent {
                     );
                 }
                 match (was_connected, self.voice.is_connected()) {
-                    (false, true) => self.beat(),
+                    (false, true) => self.bus_is_up(),
                     (true, false) => self.farewell_is_over(),
                     (true, true) if self.voice.was_farewell_heard() => self.farewell_is_over(),
                     (true, true) | (false, false) => {}
@@ -343,6 +348,10 @@ impl Agent {
                 Deadline::Beat => self.beat(),
                 Deadline::Tell => self.tell(),
                 Deadline::Ranges => self.tire_ranges(),
+                Deadline::Witnesses => {
+                    self.witnesses_were_heard();
+                    self.follow_up();
+                }
                 Deadline::Alert(instance, name) => {
                     self.alert_due(instance, name);
                     self.follow_up();
@@ -472,7 +481,11 @@ impl Agent {
         }
         if matches!(
             event,
-            Event::ServiceAdded(_) | Event::ServiceRemoved(_) | Event::DesiredChanged(_)
+            Event::ServiceAdded(_)
+                | Event::ServiceRemoved(_)
+                | Event::DesiredChanged(_)
+                | Event::InstanceStarting(_)
+                | Event::InstanceHandedOver(_)
         ) {
             self.watch_alerts(Some(service));
         }

@@ -19,6 +19,9 @@ use crate::wire::payload::{Beat, PAYLOAD_VERSION, Reply};
 /// How often the head of the log is told while the bus is there.
 const BEAT: Duration = Duration::from_secs(5);
 
+/// How often while controllers are asked how far they have the log: one may come to the bus with this node.
+const ASKING_BEAT: Duration = Duration::from_millis(500);
+
 /// How long what is durable may wait for what follows it until others hear of it together: events, and that a wish was
 /// taken. Whoever waits for an outcome is then not kept waiting by what matters less, and a burst costs the bus less.
 const TELL_AFTER: Duration = Duration::from_millis(10);
@@ -70,7 +73,8 @@ impl Agent {
         let now = clock::now();
         let beat = self.sealed_beat(now);
         self.voice.beat(&beat);
-        self.timers.set(Deadline::Beat, now.mono_ns + BEAT.as_nanos() as u64);
+        let pause = if self.witnesses.are_awaited() { ASKING_BEAT } else { BEAT };
+        self.timers.set(Deadline::Beat, now.mono_ns + pause.as_nanos() as u64);
     }
 
     pub(super) fn sealed_beat(&mut self, now: Now) -> Arc<[u8]> {
@@ -85,6 +89,7 @@ impl Agent {
             state_hash: state_hash.unwrap_or(Digest([0; 32])),
             fold: state_hash.map_or(0, |_| FOLD_VERSION),
             at: now.at,
+            asks: self.witnesses.are_awaited(),
         };
         envelope::seal(Kind::Beat, &codec::encode(&beat), &self.signer).into()
     }

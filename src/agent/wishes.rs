@@ -39,7 +39,7 @@ impl Agent {
                 }
                 Err(refusal) => self.refuse(now, refusal, &to),
             },
-            Kind::Order => match self.authority.order(bytes, way) {
+            Kind::Order => match self.authority.order(bytes, way, now.at) {
                 Ok(verified) => {
                     let to = self.own_inbox(to, &verified.controller.name);
                     self.ordered(now, verified, way, to);
@@ -60,13 +60,24 @@ impl Agent {
                 match self.authority.intent(bytes, way, now.at) {
                     Ok(verified) => {
                         let to = self.own_inbox(to, &verified.actor.name);
-                        if let Err(refusal) = self.wish(now, &verified, way, to.clone(), None) {
-                            self.refuse(now, refusal, &to);
-                        }
+                        self.take_in_turn(now, verified, way, to);
                     }
                     Err(refusal) => self.refuse(now, refusal, &to),
                 }
             }
+        }
+    }
+
+    /// Takes a wish of whoever signed it, or refuses it.
+    pub(super) fn take_wish(
+        &mut self,
+        now: Now,
+        verified: &Verified<Intent>,
+        way: Way,
+        to: ReplyTo,
+    ) {
+        if let Err(refusal) = self.wish(now, verified, way, to.clone(), None) {
+            self.refuse(now, refusal, &to);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::domain::policy::Kind;
 use crate::domain::time::UnixMicros;
 use crate::head::keyfile::{KeyName, LoadKeyError, MakeKeysError, load_key, load_trust};
 use crate::wire::codec;
-use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX, seal};
+use crate::wire::envelope::{self, seal};
 use crate::wire::key::{Keyring, Signer};
 use crate::wire::payload::{Ask, Audience, Intent, Mode, PAYLOAD_VERSION, Query};
 
@@ -48,8 +48,7 @@ pub struct Signed {
 impl Signed {
     /// Returns until when a wish may be taken; `None` for one that stands for ever.
     pub fn expires(&self) -> Option<UnixMicros> {
-        let sealed = envelope::read(&self.bytes, ENVELOPE_BYTES_MAX).ok()?;
-        let intent: Intent = codec::decode(sealed.unverified_payload()).ok()?;
+        let intent: Intent = envelope::read_kept(&self.bytes, Kind::Intent).ok()?;
         (intent.mode == Mode::Once).then_some(intent.exp)
     }
 }

@@ -1,5 +1,6 @@
 //! From merged settings to a spec; checks what one key alone cannot say.
 
+mod actions;
 mod alerts;
 mod health;
 mod rollouts;
@@ -134,6 +135,7 @@ impl Builder<'_> {
             healthy_deadline: merged.millis(&["rollout", "healthy_deadline"]),
             keep: merged.integer(&["release", "keep"]),
             rollback: merged.text(&["release", "rollback"]).is_none_or(|word| word == "allow"),
+            by_process: merged.text(&["rollout", "health_check"]).as_deref() == Some("process"),
         };
         if verdict.min_healthy_time >= verdict.healthy_deadline {
             let label = "it could never have been healthy for so long in its time";
@@ -270,8 +272,10 @@ impl Builder<'_> {
             "health" => ReadyBy::Health,
             _ => ReadyBy::Started,
         };
+        // By a default that stands for what was refused, nothing is measured.
+        let is_known = !self.merged.is_refused(&["ready", "by"]);
         for (key, needed) in [("match", "log"), ("fd", "fd")] {
-            if self.merged.is_set(&["ready", key]) && by != needed {
+            if self.merged.is_set(&["ready", key]) && by != needed && is_known {
                 let label = format!("`{key}` is only for by = \"{needed}\", and by is \"{by}\"");
                 let hint = format!("by = \"{needed}\", or take `{key}` out");
                 self.contradiction(&["ready", key], label, &hint);
@@ -354,8 +358,9 @@ impl Builder<'_> {
             }
             _ => ReloadBy::None,
         };
+        let is_known = !merged.is_refused(&["reload", "by"]);
         for (key, needed) in [("signal", ["signal", "notify"]), ("exec", ["exec", "exec"])] {
-            if merged.is_set(&["reload", key]) && !needed.contains(&by.as_str()) {
+            if merged.is_set(&["reload", key]) && !needed.contains(&by.as_str()) && is_known {
                 let label = format!("`{key}` has no effect while by is \"{by}\"");
                 let hint = format!("by = \"{}\", or take `{key}` out", needed[0]);
                 self.contradiction(&["reload", key], label, &hint);
@@ -437,13 +442,15 @@ impl Builder<'_> {
                     self.mistakes.push(mistake);
                 }
             }
+            actions::batches(self, &name);
             let action = Action {
-                exec,
-                params,
                 timeout: self.positive(&["action", &name, "timeout"]),
                 user: self.merged.text(&["action", &name, "user"]).map(|text| account(&text)),
                 idempotent: self.merged.bool(&["action", &name, "idempotent"]),
                 confirm: self.merged.bool(&["action", &name, "confirm"]),
+                after_deploy: actions::after_deploy(self, &name, &params),
+                exec,
+                params,
             };
             if let Ok(name) = name.parse() {
                 all.insert(name, action);
@@ -462,6 +469,10 @@ impl Builder<'_> {
 
     fn param(&mut self, action: &str, name: &str) -> Option<Param> {
         let at = |key: &'static str| ["action", action, "params", name, key];
+        if self.merged.is_refused(&at("type")) {
+            // Its name is known all the same.
+            return Some(Param::String { pattern: None, default: None });
+        }
         let kind = self.merged.text(&at("type")).unwrap_or_default();
         let allowed: &[&str] = match kind.as_str() {
             "integer" => &["min", "max"],

@@ -236,6 +236,12 @@ pub fn find(table: &'static [Key], path: &[&str]) -> Found {
     block.map_or(Found::Nothing, Found::Block)
 }
 
+/// Says whether a spec file can have such a key, or a block of that name: `env.MODE`.
+pub fn is_known(key: &str) -> bool {
+    let path: Vec<&str> = key.split('.').collect();
+    !path.contains(&"") && !matches!(find(SERVICE, &path), Found::Nothing)
+}
+
 /// Says whether the names in the block at `path` are chosen by the writer.
 pub fn is_keyed(table: &'static [Key], path: &[&str]) -> bool {
     table.iter().any(|key| {

@@ -102,6 +102,10 @@ impl Merged {
         self.setting(path).is_some()
     }
 
+    pub(super) fn is_refused(&self, path: &[&str]) -> bool {
+        self.refused.iter().any(|refused| refused.iter().eq(path))
+    }
+
     /// Says whether a key was refused, or anything in its block if that is one with a free name.
     pub(super) fn was_refused(&self, block: &[&str], key: &str) -> bool {
         self.refused.iter().any(|path| {

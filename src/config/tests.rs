@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
-use super::keys::{NODE, SERVICE, Status};
+use super::keys::{Kind, NODE, SERVICE, Status};
 use super::*;
 use crate::domain::code::Code;
 use crate::domain::id::ServiceId;
@@ -78,6 +78,59 @@ fn every_invalid_file_gets_its_screen() {
         let expected = fs::read_to_string(&expected).unwrap_or_default();
         assert_eq!(screen, expected, "{stem}: UPDATE_SPECS=1 rewrites");
     }
+}
+
+/// What `served.toml` leaves out, so that each block of a name of one's own stands somewhere.
+const FURTHER: &str = r#"
+[socket.http]
+listen = "tcp:0.0.0.0:80"
+[rollout.check.errors]
+kind = "http"
+url  = "http://localhost/errors"
+"#;
+
+#[test]
+fn a_value_that_a_key_does_not_take_is_one_mistake_at_its_place() {
+    let text = fs::read_to_string(specs().join("served.toml")).unwrap() + FURTHER;
+    let file: toml_edit::DocumentMut = text.parse().unwrap();
+    let mut unclear = Vec::new();
+    for key in SERVICE.iter().filter(|key| key.status == Status::Served) {
+        let is_true_one = matches!(key.kind, Kind::Bool | Kind::Scalar);
+        let further = if is_true_one { "1.5" } else { "true" };
+        for wrong in ["{ a = 1 }", further] {
+            let mut file = file.clone();
+            let (mut at, mut path) = (file.as_item_mut(), Vec::new());
+            for name in key.path.split('.') {
+                let name = match name {
+                    "*" => {
+                        let block = at.as_table_like().and_then(|block| block.iter().next());
+                        block.map(|(name, _)| name.to_owned())
+                    }
+                    name => Some(name.to_owned()),
+                };
+                let name = name.unwrap_or_else(|| panic!("no block stands for {}", key.path));
+                at = &mut at[&name];
+                path.push(name);
+            }
+            *at = toml_edit::value(wrong.parse::<toml_edit::Value>().unwrap());
+            let redis = body("redis", r#"exec = ["redis-server"]"#);
+            let inputs = vec![body("web", &file.to_string()), redis];
+            let mistakes = assemble(inputs, &Options::default()).err().unwrap_or_default();
+            let is_one_at_its_place = |mistake: &Mistake| {
+                let mark = mistake.mark.as_deref();
+                let marked = mark.map_or("", |mark| &mark.snippet[mark.start..][..mark.len]);
+                !marked.is_empty()
+                    && wrong.contains(marked)
+                    && mistake.what.starts_with(&format!("{}: ", path.join(".")))
+                    && mistake.hint.is_some()
+            };
+            if !matches!(&mistakes[..], [only] if is_one_at_its_place(only)) {
+                let screen = render(&mistakes, "nothing was started", Some(100));
+                unclear.push(format!("{} = {wrong}\n{screen}", key.path));
+            }
+        }
+    }
+    assert!(unclear.is_empty(), "{}", unclear.join("\n"));
 }
 
 #[test]

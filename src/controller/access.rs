@@ -2,6 +2,7 @@
 //!
 //! Nothing here judges who may ask or wish: whoever lets others in does.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +10,15 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
+use super::links::{self, Question};
 use super::verify::Trusted;
 use super::wake::{Wake, Waker};
 use crate::bus::{Answers, Connection, NobodyListens};
-use crate::domain::id::{FleetId, IntentId, Kid, NodeId, Principal};
+use crate::config::{TOLD_BYTES_MAX, Told};
+use crate::domain::id::{FleetId, IntentId, Kid, NodeId, Principal, ServiceId};
 use crate::domain::policy::KeyClass;
 use crate::head::folder::StateFolder;
-use crate::wire::key::Keyring;
+use crate::wire::key::{Keyring, Signer};
 use crate::wire::payload::{Answer, Ask, Reply};
 use crate::wire::subject::{Callee, Subject};
 
@@ -23,7 +26,7 @@ use crate::wire::subject::{Callee, Subject};
 const REQUEST_AGAIN: Duration = Duration::from_secs(2);
 
 /// A way into a running controller. Clones lead to the same one.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Access {
     pub(super) fleet: FleetId,
     pub(super) controller: NodeId,
@@ -31,6 +34,13 @@ pub struct Access {
     pub(super) trusted: Arc<Trusted>,
     pub(super) waker: Waker,
     pub(super) connection: Connection,
+    pub(super) signer: Arc<Signer>,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access").field("controller", &self.controller).finish_non_exhaustive()
+    }
 }
 
 /// Says why a question was not answered.
@@ -111,6 +121,16 @@ impl Access {
             answer.await.map_err(|_| AskError::Ending)
         };
         timeout(within, asking).await.unwrap_or(Err(AskError::Late))
+    }
+
+    /// Asks a node for the effective configuration of a service, in the controller's own name; nothing when it does not
+    /// tell all of it in time.
+    pub async fn configuration(&self, node: &NodeId, service: &ServiceId) -> Option<Told> {
+        let ask = Ask::Config { service: service.clone() };
+        let question = Question::new(&self.signer, &self.fleet, node, ask);
+        let (connection, trusted) = (self.connection.clone(), self.trusted.clone());
+        let bytes = links::whole(connection, question, trusted, TOLD_BYTES_MAX).await?;
+        serde_json::from_slice(&bytes).ok()
     }
 
     /// Brings an intent to whichever controller leads, until it answers; `None` when none does in time.

@@ -24,10 +24,7 @@ impl Controller {
             return Vec::new();
         };
         let service = &state.plan().service;
-        let by = story.records().first().and_then(|first| {
-            let RolloutEvent::Planned(planned) = &first.event else { return None };
-            planned.by.clone()
-        });
+        let by = story.planned().and_then(|(_, planned)| planned.by.clone());
         let name = |alert: &str| format!("{service}/{alert}");
         let context = Context::service(service).because(Some(Cause::Intent(intent)), by);
         let rollout = rollout_name(intent);
@@ -74,7 +71,6 @@ impl Controller {
         let earlier = earlier.filter(|(_, other)| !other.plan().configures);
         let mut verdicts = earlier.filter_map(|(_, other)| other.verdict());
         let since = verdicts
-            .by_ref()
             .find(|verdict| matches!(verdict, Verdict::Succeeded | Verdict::RollbackFailed));
         since == Some(Verdict::RollbackFailed)
     }

@@ -63,7 +63,7 @@ struct WrittenMark {
 }
 
 /// How far one log is here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
     /// Its running epoch.
     pub(super) epoch: EpochId,

@@ -185,6 +185,7 @@ async fn serve(
             trusted: controller.trusted.clone(),
             waker: waker.clone(),
             connection: connection.clone(),
+            signer: controller.signer.clone(),
         };
         // Nodes and people reach it over the bus all the same.
         if let Err(error) = face(address, access) {

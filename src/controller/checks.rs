@@ -123,7 +123,7 @@ impl Controller {
             return;
         };
         if let CheckProbe::LogAlert { alert } = &probe {
-            let found = self.alert(state, alert);
+            let found = self.alert(now, state, alert);
             return self.measured(now, &of, found);
         }
         match self.probe(&probe, told(state, &of)) {
@@ -141,8 +141,9 @@ impl Controller {
         }
     }
 
-    /// Says whether an alert of the service fires on a node that runs the release.
-    fn alert(&self, state: &Rollout, alert: &AlertName) -> Found {
+    /// Says whether an alert of the service fires on a node that runs the release. The silence of one that is not
+    /// heard says nothing.
+    fn alert(&self, now: Now, state: &Rollout, alert: &AlertName) -> Found {
         let plan = state.plan();
         let name = format!("{}/{alert}", plan.service);
         let fires = running(state).filter(|node| {
@@ -152,9 +153,11 @@ impl Controller {
             })
         });
         let fires: Vec<&str> = fires.map(|node| node.as_str()).collect();
-        match fires.is_empty() {
-            true => (Measure::Good, "quiet".to_owned()),
-            false => (Measure::Bad, format!("firing on {}", fires.join(" "))),
+        let unheard = running(state).find(|node| !self.projection.is_heard(node, now));
+        match (fires.is_empty(), unheard) {
+            (false, _) => (Measure::Bad, format!("firing on {}", fires.join(" "))),
+            (true, Some(node)) => (Measure::Inconclusive, format!("{node} is not heard")),
+            (true, None) => (Measure::Good, "quiet".to_owned()),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::reports::word_of;
 use super::rollouts::Driven;
 use super::task::Controller;
 use crate::domain::event::Outcome;
@@ -42,10 +43,12 @@ impl Controller {
     fn configured(&self, plan: &Plan, node: &NodeId, known: NodeState) -> Vec<NodeReport> {
         let generation = plan.generation;
         let is_begun = matches!(known, NodeState::Started { .. });
-        let waits = known.is_under_way() || matches!(known, NodeState::Lost { .. });
+        // It is looked at each second, and most nodes are through or wait for their turn.
+        if !known.is_under_way() && !matches!(known, NodeState::Lost { .. }) {
+            return Vec::new();
+        }
         let record = self.projection.node(node).and_then(|it| it.seen().get(&plan.intent));
-        let outcome = record.map(|record| &record.progress).filter(|_| waits);
-        match outcome {
+        match record.map(|record| &record.progress) {
             Some(Progress::Executed { outcome: Outcome::Done { .. }, at })
                 if let Some(failure) = self.broken(node, &plan.service, *at) =>
             {
@@ -83,7 +86,6 @@ impl Controller {
             wanted.filter(|(_, it)| matches!(it.state, State::Backoff { .. } | State::Failed));
         down.find_map(|(index, slot)| {
             let last = slot.last.as_ref().filter(|last| last.at >= since)?;
-            let result = serde_json::to_value(last.result).ok()?.as_str()?.to_owned();
             let process = last.process.as_ref();
             Some(Failure {
                 instance: Some(InstanceId { service: service.clone(), index }),
@@ -91,7 +93,7 @@ impl Controller {
                 exit: process.map(|process| process.exit),
                 ran_ms: process.map(|process| process.ran_ms),
                 phase: "starting".to_owned(),
-                ..Failure::of(&result)
+                ..Failure::of(&word_of(last.result))
             })
         })
     }
@@ -118,10 +120,8 @@ impl Controller {
         let size = plan.parameters.max_parallel.last().copied().unwrap_or(Amount::Count(1));
         let size = size.batch_of(plan.size());
         let Some(driven) = self.rollouts.all.get_mut(&intent) else { return BTreeMap::new() };
-        if driven.configured.is_none() {
-            driven.configured = self.wishes.configured(intent);
-        }
-        let Some((select, keys)) = driven.configured.clone() else { return BTreeMap::new() };
+        let configured = driven.configured(intent, &self.wishes).cloned();
+        let Some((select, keys)) = configured else { return BTreeMap::new() };
         let means = self.authority.enrolled().filter(|(node, labels)| select.matches(node, labels));
         let behind = means.map(|(node, _)| node).filter(|node| {
             let folded = self.projection.node(node);

@@ -154,23 +154,22 @@ impl Controller {
         let last = self.arrivals.last(&beat.origin);
         self.projection.beat(now, &beat, last.as_ref());
         let told = EventId { origin: beat.origin.clone(), epoch: beat.epoch, seq: beat.seq };
-        match self.arrivals.mark(&beat.origin) {
-            Some(mark) if (mark.epoch, mark.seq()) == (beat.epoch, beat.seq) => {
-                if mark.frontier.root() != beat.root {
-                    self.remind(now, &beat.origin);
+        let mark = self.arrivals.mark(&beat.origin);
+        let here = mark.map(|mark| (mark.epoch, mark.seq()));
+        let is_another = here == Some((beat.epoch, beat.seq))
+            && mark.is_some_and(|mark| mark.frontier.root() != beat.root);
+        if beat.asks || is_another || here > Some((beat.epoch, beat.seq)) {
+            self.remind(now, &beat.origin);
+        }
+        match here {
+            Some(here) if here == (beat.epoch, beat.seq) => {
+                if is_another {
                     let why = "its root over the same events is another".to_owned();
                     self.is_forked(now, &beat.origin, why);
                 }
             }
             // Ahead, or behind: what was set back says so when it is asked.
-            mark => {
-                let is_behind =
-                    mark.is_some_and(|mark| (beat.epoch, beat.seq) < (mark.epoch, mark.seq()));
-                if is_behind {
-                    self.remind(now, &beat.origin);
-                }
-                self.is_missing(told);
-            }
+            _ => self.is_missing(told),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::domain::release::ReleaseId;
 use crate::domain::rollout::view::{kind_of, rfc3339, rollout_name};
 use crate::domain::rollout::{
     Command, Input, NodeReport, Observed, OnConflict, Opening, Parameters, Plan, PlanError,
-    PlanRequest, Rejection, Retry, Rollout, RolloutEvent, RolloutFact, Verdict, Why,
+    PlanRequest, Rejection, Retry, Rollout, RolloutFact, Verdict, Why,
 };
 use crate::domain::text;
 use crate::domain::time::Now;
@@ -45,16 +45,9 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     fn of(intent: IntentId, action: &'a Action) -> Result<Self, Refused> {
         match action {
-            Action::Configure { service, generation: Some(generation), .. } => Ok(Self {
-                service,
-                generation: *generation,
-                release: ReleaseId::of(&intent.0),
-                back_to: None,
-                emergency: None,
-                retry: None,
-                on_conflict: None,
-                rollback: false,
-            }),
+            Action::Configure { service, generation: Some(generation), .. } => {
+                Ok(Self::without_release(service, *generation, ReleaseId::of(&intent.0)))
+            }
             Action::Deploy {
                 service,
                 generation,
@@ -74,17 +67,24 @@ impl<'a> Asked<'a> {
                 on_conflict: *on_conflict,
                 rollback: *rollback,
             }),
-            Action::Remove { service, generation } => Ok(Self {
-                service,
-                generation: *generation,
-                release: ReleaseId::NOTHING,
-                back_to: None,
-                emergency: None,
-                retry: None,
-                on_conflict: None,
-                rollback: false,
-            }),
+            Action::Remove { service, generation } => {
+                Ok(Self::without_release(service, *generation, ReleaseId::NOTHING))
+            }
             _ => Err((Code::INTERNAL, "it is not about where a service is to be".into())),
+        }
+    }
+
+    /// Describes what brings no release: `name` stands where one would.
+    fn without_release(service: &'a ServiceId, generation: Generation, name: ReleaseId) -> Self {
+        Self {
+            service,
+            generation,
+            release: name,
+            back_to: None,
+            emergency: None,
+            retry: None,
+            on_conflict: None,
+            rollback: false,
         }
     }
 }
@@ -135,23 +135,19 @@ impl Controller {
                 None => Ok(Word::Nothing),
             };
         }
+        let is_led = matches!(
+            verified.payload.action,
+            Action::Deploy { .. } | Action::Remove { .. } | Action::Configure { .. }
+        );
         let Some(term) = self.leads() else {
-            if let Action::Deploy { .. } | Action::Remove { .. } | Action::Configure { .. } =
-                verified.payload.action
-            {
+            if is_led {
                 self.keep_wish(verified.payload.id, bytes)?;
             }
             return Ok(Word::Nothing);
         };
         match &verified.payload.action {
-            Action::Deploy { .. } | Action::Remove { .. } | Action::Configure { .. }
-                if is_known =>
-            {
-                self.known(&verified, bytes)
-            }
-            Action::Deploy { .. } | Action::Remove { .. } | Action::Configure { .. } => {
-                self.begin(now, term, &verified, targets, bytes)
-            }
+            _ if is_led && is_known => self.known(&verified, bytes),
+            _ if is_led => self.begin(now, term, &verified, targets, bytes),
             Action::Rollout { service, rollout, command } => {
                 self.command(now, &verified, (service, *rollout, *command))
             }
@@ -401,9 +397,8 @@ impl Controller {
 
     /// Says who asked for a rollout, and when.
     fn begun(&self, rollout: IntentId) -> Option<String> {
-        let first = self.rollouts.all.get(&rollout)?.story.records().first()?;
-        let RolloutEvent::Planned(planned) = &first.event else { return None };
-        let since = rfc3339(first.at);
+        let (at, planned) = self.rollouts.all.get(&rollout)?.story.planned()?;
+        let since = rfc3339(at);
         Some(match &planned.by {
             Some(by) if by.note.is_empty() => format!(" since {since}, asked for by {}", by.name),
             Some(by) => format!(" since {since}, asked for by {} ({})", by.name, by.note),

@@ -7,12 +7,18 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
 
+use super::intake::random_id;
 use super::orders::{OrderHeard, OrderKey};
 use super::verify::{Dropped, Fetched, Trusted};
 use super::wake::{Wake, Waker};
 use crate::bus::{Answers, Connection, Delivered, SubscribeError, Subscription};
 use crate::domain::id::{FleetId, IntentId, NodeId};
-use crate::wire::payload::Reply;
+use crate::domain::policy::Kind;
+use crate::head::clock;
+use crate::wire::codec;
+use crate::wire::envelope;
+use crate::wire::key::Signer;
+use crate::wire::payload::{Ask, Audience, PAYLOAD_VERSION, Query, Reply};
 use crate::wire::subject::{Callee, Filter, Inbox, Pick, Subject};
 
 /// Events, or heartbeats, that are verified together. They wait for nothing: it is what came while those before were looked at.
@@ -26,6 +32,9 @@ const ORDER_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a node may take to answer with a range.
 const FETCH_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a question may be answered.
+const QUESTION_LIFE_MS: u64 = 30_000;
 
 /// Something to say.
 #[derive(Debug)]
@@ -43,6 +52,37 @@ pub(super) struct Question {
     pub(super) of: NodeId,
     pub(super) cause: IntentId,
     pub(super) sealed: Vec<u8>,
+}
+
+impl Question {
+    /// Signs a question to a node or another controller.
+    pub(super) fn new(signer: &Signer, fleet: &FleetId, of: &NodeId, ask: Ask) -> Self {
+        let (cause, sealed) = sealed_query(signer, fleet, Audience::Nodes(vec![of.clone()]), ask);
+        let to = Callee::node(of.clone()).unwrap_or(Callee::EVERY_NODE);
+        let subject = Subject::Call { fleet: fleet.clone(), to };
+        Self { subject, of: of.clone(), cause, sealed }
+    }
+}
+
+/// Signs a question; returns its id too.
+pub(super) fn sealed_query(
+    signer: &Signer,
+    fleet: &FleetId,
+    audience: Audience,
+    ask: Ask,
+) -> (IntentId, Vec<u8>) {
+    let (now, id) = (clock::now(), random_id());
+    let query = Query {
+        v: PAYLOAD_VERSION,
+        id,
+        iss: signer.kid(),
+        iat: now.at,
+        exp: now.at.plus_ms(QUESTION_LIFE_MS),
+        fleet: fleet.clone(),
+        audience,
+        ask,
+    };
+    (id, envelope::seal(Kind::Query, &codec::encode(&query), signer))
 }
 
 /// Listens to events, heartbeats and calls, for as long as the connection lives.

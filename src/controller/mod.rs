@@ -23,6 +23,7 @@ mod reports;
 mod rollouts;
 pub mod setup;
 mod shown;
+mod standing;
 mod tails;
 mod task;
 pub mod tokens;

@@ -140,6 +140,11 @@ impl Orders {
         }
     }
 
+    /// Forgets what a rollout ordered.
+    pub(super) fn forget(&mut self, intent: IntentId) {
+        self.want(intent, &BTreeMap::new());
+    }
+
     /// Returns which orders a node may have.
     fn steps_of(&self, node: &NodeId) -> Vec<(IntentId, Step)> {
         let steps = [Step::Apply, Step::Return, Step::Leave];
@@ -195,13 +200,15 @@ impl Controller {
                 orders.map(|(node, (step, wave))| ((node.clone(), step), wave)).collect()
             }
             Some(verdict) => {
+                let configures = state.plan().configures;
                 let mut wanted = self.convergence(intent);
                 if verdict == Verdict::Succeeded {
-                    wanted.extend(match self.configures(intent) {
+                    wanted.extend(match configures {
                         true => self.unheeded(intent),
                         false => self.placed(intent),
                     });
                 }
+                self.placements.looked_at(intent, !wanted.is_empty());
                 wanted
             }
         };
@@ -258,8 +265,10 @@ impl Controller {
     /// Looks at what ended rollouts still have to order.
     pub(super) fn converge(&mut self, now: Now) {
         self.placements.forgive(self.ticks);
-        let all = self.rollouts.all.iter().filter(|(_, driven)| driven.is_over());
-        for intent in all.map(|(intent, _)| *intent).collect::<Vec<_>>() {
+        let is_due = |intent: IntentId| self.placements.is_due(intent, self.ticks);
+        let all = self.rollouts.all.iter();
+        let due = all.filter(|(intent, driven)| driven.is_over() && is_due(**intent));
+        for intent in due.map(|(intent, _)| *intent).collect::<Vec<_>>() {
             self.look_at_orders(intent);
         }
         self.send_orders(now);
@@ -320,7 +329,10 @@ impl Controller {
         let needs_proof =
             (wave > 1 || is_retried) && *step == Step::Apply && plan.emergency.is_none();
         let canary = match needs_proof {
-            true => self.rollouts.reports.proofs(plan, node),
+            true => {
+                let counts = |of: &NodeId, word: &[u8]| self.authority.is_word_of(of, word);
+                self.rollouts.reports.proofs(plan, node, counts)
+            }
             false => Vec::new(),
         };
         // Where no other node has a word, as when the only one that is meant matches again, it may be one that goes first.
@@ -396,7 +408,7 @@ impl Controller {
                 });
                 let Some(generation) = generation else { return };
                 let failure = Failure { why: format!("[{code}] {why}"), ..Failure::of("refused") };
-                if self.rollouts.all.get(intent).is_some_and(|it| it.has_ended()) {
+                if self.rollouts.all.get(intent).is_some_and(|it| it.is_over()) {
                     let of = (*intent, node.clone());
                     self.placements.refuse(of, failure.why.clone(), self.ticks);
                 }

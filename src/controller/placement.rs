@@ -1,7 +1,7 @@
 //! Where services are to be by the wishes that stand: nodes that join, come back or have other labels get them or lose
 //! them, some at a time. What has to move follows from the logs alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use tracing::warn;
@@ -15,11 +15,8 @@ use crate::domain::release::Step;
 use crate::domain::rollout::{Held, Known, Moves, Place, Verdict, Wished};
 use crate::head::clock;
 
-/// How many ticks lie between two looks at a service that is where it should be.
+/// How many ticks lie between two looks at a rollout that is over and has nothing to order.
 const LOOK_TICKS: u64 = 5;
-
-/// How many ticks lie between two questions for a wish that is not here.
-const ASK_TICKS: u64 = 30;
 
 /// How many ticks lie between an order that a node refused and the next one: a grant or an artifact may be there by then.
 const REFUSED_TICKS: u64 = 120;
@@ -31,12 +28,33 @@ pub(super) struct Placements {
     last: BTreeMap<IntentId, Moves>,
     /// Orders that nodes refused, with their words, and at which tick.
     refused: BTreeMap<(IntentId, NodeId), (String, u64)>,
+    /// Rollouts that are over and had nothing to order when they were looked at last.
+    at_rest: BTreeSet<IntentId>,
 }
 
 impl Placements {
     /// Forgets what was found in an earlier term.
     pub(super) fn begin_anew(&mut self) {
         *self = Self::default();
+    }
+
+    /// Forgets a rollout that is remembered no more.
+    pub(super) fn forget(&mut self, intent: IntentId) {
+        self.last.remove(&intent);
+        self.at_rest.remove(&intent);
+    }
+
+    /// Takes in whether a rollout that is over has something to order.
+    pub(super) fn looked_at(&mut self, intent: IntentId, has_orders: bool) {
+        match has_orders {
+            true => self.at_rest.remove(&intent),
+            false => self.at_rest.insert(intent),
+        };
+    }
+
+    /// Says whether it is time to look at a rollout that is over: each look is one at all nodes.
+    pub(super) fn is_due(&self, intent: IntentId, tick: u64) -> bool {
+        tick.is_multiple_of(LOOK_TICKS) || !self.at_rest.contains(&intent)
     }
 
     /// A node does not take the order of a rollout that is over.
@@ -92,10 +110,6 @@ impl Placements {
 impl Controller {
     /// Returns the orders by which a service gets to where a wish that succeeded wants it.
     pub(super) fn placed(&mut self, intent: IntentId) -> BTreeMap<(NodeId, Step), u16> {
-        let is_settled = |this: &Self| this.placements.last.get(&intent) == Some(&Moves::default());
-        if is_settled(self) && !self.ticks.is_multiple_of(LOOK_TICKS) {
-            return BTreeMap::new();
-        }
         let Some((service, moves)) = self.moves(intent) else {
             self.placements.last.remove(&intent);
             return BTreeMap::new();
@@ -128,6 +142,8 @@ impl Controller {
                 releases: folded.and_then(|it| it.releases().get(&service)),
                 is_there: folded.is_some_and(|it| it.services().contains_key(&service)),
                 is_away: self.projection.is_lost(node),
+                is_read: folded.is_some_and(|it| it.head().trust.is_some())
+                    && !self.is_on_its_way(node),
                 target: state.node(node),
             };
             (node, known)
@@ -144,13 +160,11 @@ impl Controller {
     /// Returns what the wish behind a rollout says of nodes.
     fn wished(&mut self, intent: IntentId) -> Option<Wished> {
         let driven = self.rollouts.all.get_mut(&intent)?;
-        if driven.wished.is_none() {
-            driven.wished = self.wishes.wished(intent);
-        }
-        if driven.wished.is_none() && self.ticks.is_multiple_of(ASK_TICKS) {
+        let wished = driven.wished(intent, &self.wishes).cloned();
+        if wished.is_none() {
             self.ask_for_wish(intent);
         }
-        self.rollouts.all.get(&intent)?.wished.clone()
+        wished
     }
 
     /// Writes down what begins to move, and why nothing does.
@@ -188,5 +202,24 @@ impl Controller {
             let facts = events.into_iter().map(|event| (context.clone(), event)).collect();
             self.recorder.record(clock::now(), facts);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_over_and_has_nothing_to_order_is_not_looked_at_each_second() {
+        let intent = IntentId([7; 16]);
+        let mut placements = Placements::default();
+        let looks = |placements: &Placements| {
+            (0..60).filter(|tick| placements.is_due(intent, *tick)).count()
+        };
+        assert_eq!(looks(&placements), 60);
+        placements.looked_at(intent, false);
+        assert_eq!(looks(&placements), 12);
+        placements.looked_at(intent, true);
+        assert_eq!(looks(&placements), 60);
     }
 }

@@ -199,3 +199,51 @@ impl Projection {
 fn ms_between(before: Now, now: Now) -> u64 {
     now.mono_ns.saturating_sub(before.mono_ns) / 1_000_000
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::{Context, EpochReason, Event, LogOpened, TrustChanged};
+    use crate::domain::id::{BootId, EpochId, Seq};
+    use crate::domain::policy::Kind;
+    use crate::wire::codec::encode;
+    use crate::wire::envelope::seal;
+    use crate::wire::key::Signer;
+    use crate::wire::payload::EventRecord;
+
+    /// Folds a log of these events.
+    fn take(projection: &mut Projection, epoch: u64, events: &[Event]) {
+        for (seq, event) in (1..).zip(events) {
+            let id = EventId {
+                origin: "n1".parse().unwrap(),
+                epoch: EpochId::new(epoch, 1),
+                seq: Seq(seq),
+            };
+            let now = Now { at: UnixMicros(seq), mono_ns: 1 };
+            let record =
+                EventRecord::of(id.clone(), now, BootId([1; 16]), &Context::default(), event);
+            let signer = Signer::from_seed(&[1; 32]);
+            projection.event(&id, &seal(Kind::Event, &encode(&record), &signer));
+        }
+    }
+
+    #[test]
+    fn of_a_node_whose_log_was_lost_what_its_new_log_says_is_all_that_is_known() {
+        let n1: NodeId = "n1".parse().unwrap();
+        let projection = || Projection::new([n1.clone()], Now { at: UnixMicros(1), mono_ns: 1 });
+        let opened = |reason| {
+            let version = "1".to_owned();
+            Event::LogOpened(LogOpened { reason, predecessor: None, version })
+        };
+        let trust =
+            |version| Event::TrustChanged(TrustChanged { version, digest: Digest([1; 32]) });
+        let (mut copy, mut fresh) = (projection(), projection());
+        take(&mut copy, 1, &[opened(EpochReason::FirstStart), trust(9)]);
+        let lost = [opened(EpochReason::FirstStart)];
+        take(&mut copy, 2, &lost);
+        take(&mut fresh, 2, &lost);
+        let state = |projection: &Projection| state_hash(projection.node(&n1).unwrap());
+        assert_eq!(state(&copy), state(&fresh));
+        assert!(copy.node(&n1).unwrap().head().trust.is_none());
+    }
+}

@@ -311,7 +311,7 @@ impl Controller {
             let events_max = events_max.clamp(1, EVENTS_MAX) as usize;
             let reply = match stream.read(events_max, BYTES_MAX) {
                 Ok((first, rows)) => {
-                    let again = u32::try_from(again.min(rows.len() as u64)).unwrap_or(u32::MAX);
+                    let again = u32::try_from(again).unwrap_or(u32::MAX);
                     Reply::Arrivals { epoch: head.epoch, first: Seq(first), rows, head, again }
                 }
                 Err(why) => refused(why.code(), why.to_string()),

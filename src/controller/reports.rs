@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_bytes::ByteBuf;
 
 use crate::domain::code::Code;
-use crate::domain::event::Event;
+use crate::domain::event::{Event, RunResult};
 use crate::domain::id::{EventId, Generation, IntentId, NodeId, ServiceId};
 use crate::domain::release::{Phase, ReleaseFailed, ReleaseId, Step};
 use crate::domain::rollout::{Failure, NodeReport, Plan};
@@ -108,18 +108,25 @@ impl Reports {
 
     /// Returns signed words that the release of a plan is healthy, none of `node` itself: those of its canary, and of others
     /// where that has none, so that an order is as long in the last wave as in the second.
-    pub(super) fn proofs(&self, plan: &Plan, node: &NodeId) -> Vec<ByteBuf> {
-        let proofs = self.words(plan, node, plan.proofs().iter());
+    ///
+    /// Only those that `counts`: a node refuses an order with the word of one that was removed, or has another key since.
+    pub(super) fn proofs(
+        &self,
+        plan: &Plan,
+        node: &NodeId,
+        counts: impl Fn(&NodeId, &[u8]) -> bool,
+    ) -> Vec<ByteBuf> {
+        let proofs = self.words(plan, node, plan.proofs().iter(), &counts);
         if !proofs.is_empty() {
             return proofs;
         }
-        let proofs = self.words(plan, node, plan.targets());
+        let proofs = self.words(plan, node, plan.targets(), &counts);
         if !proofs.is_empty() {
             return proofs;
         }
         // All of them have gone on to something newer; one that was placed since may not have.
         let all = self.by.keys().filter(|(service, _)| *service == plan.service);
-        self.words(plan, node, all.map(|(_, node)| node))
+        self.words(plan, node, all.map(|(_, node)| node), &counts)
     }
 
     fn words<'a>(
@@ -127,6 +134,7 @@ impl Reports {
         plan: &Plan,
         node: &NodeId,
         of: impl Iterator<Item = &'a NodeId>,
+        counts: &impl Fn(&NodeId, &[u8]) -> bool,
     ) -> Vec<ByteBuf> {
         let mut room = PROOFS_BYTES_MAX;
         let mut words: Vec<ByteBuf> = Vec::new();
@@ -142,7 +150,8 @@ impl Reports {
                 let is_earlier = plan.retry.is_some() && *generation < plan.generation;
                 (is_earlier || *generation == plan.generation) && *release == plan.release
             };
-            let Some((_, _, word)) = told.healthy.as_ref().filter(is_of) else { continue };
+            let word = told.healthy.as_ref().filter(is_of).map(|(.., word)| word);
+            let Some(word) = word.filter(|word| counts(other, word)) else { continue };
             if word.len() > room {
                 break;
             }
@@ -205,13 +214,17 @@ fn said(event: &Event) -> Option<Said> {
     })
 }
 
+/// Returns how a run ended, in the word that events have for it.
+pub(super) fn word_of(result: RunResult) -> String {
+    let word = serde_json::to_value(result).ok();
+    word.and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
 fn failure(body: &ReleaseFailed) -> Failure {
     let result = match (&body.result, body.phase) {
-        (Some(result), _) => serde_json::to_value(result)
-            .ok()
-            .and_then(|name| name.as_str().map(str::to_owned))
-            .unwrap_or_default(),
+        (Some(result), _) => word_of(*result),
         (None, _) if body.code == Code::WRONG_PROGRAM.to_string() => "wrong_program".to_owned(),
+        (None, _) if body.code == Code::ACTION_FAILED.to_string() => "action_failed".to_owned(),
         (None, Phase::Staging) => "not_staged".to_owned(),
         (None, Phase::Starting | Phase::Holding) => "deadline".to_owned(),
     };
@@ -228,5 +241,82 @@ fn failure(body: &ReleaseFailed) -> Failure {
         ran_ms: body.ran_ms,
         phase: phase.to_owned(),
         tail: body.tail.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::Context;
+    use crate::domain::id::{BootId, Digest, EpochId, Seq};
+    use crate::domain::policy::Kind;
+    use crate::domain::release::ReleaseHealthy;
+    use crate::domain::rollout::{Order, Parameters, PlanRequest};
+    use crate::domain::selector::Roster;
+    use crate::domain::time::Now;
+    use crate::wire::codec::encode;
+    use crate::wire::envelope::seal;
+    use crate::wire::key::Signer;
+    use crate::wire::payload::EventRecord;
+
+    const RELEASE: ReleaseId = ReleaseId(Digest([4; 32]));
+
+    fn node(number: u8) -> NodeId {
+        format!("n{number}").parse().unwrap()
+    }
+
+    /// A plan by name: n1 is the canary.
+    fn plan() -> Plan {
+        let roster: Roster = (1..=3).map(|number| (node(number), BTreeMap::new())).collect();
+        Plan::new(&PlanRequest {
+            intent: IntentId([7; 16]),
+            service: "web".parse().unwrap(),
+            generation: Generation(3),
+            release: RELEASE,
+            back_to: Some(ReleaseId(Digest([3; 32]))),
+            emergency: None,
+            retry: None,
+            targets: &roster.keys().cloned().collect(),
+            roster: &roster,
+            roster_digest: Digest([0; 32]),
+            away: &Default::default(),
+            is_new: false,
+            parameters: &Parameters { order: Order::Name, ..Parameters::default() },
+        })
+        .unwrap()
+    }
+
+    fn healthy(number: u8) -> (EventId, ByteBuf) {
+        let id = EventId { origin: node(number), epoch: EpochId::new(1, 1), seq: Seq(1) };
+        let event = Event::ReleaseHealthy(ReleaseHealthy {
+            generation: Generation(3),
+            release: RELEASE,
+            running: None,
+            ready_ms: 1,
+            held_ms: 1,
+        });
+        let now = Now { at: UnixMicros(1), mono_ns: 1 };
+        let context = Context::service(&"web".parse().unwrap());
+        let record = EventRecord::of(id.clone(), now, BootId([1; 16]), &context, &event);
+        let signer = Signer::from_seed(&[number; 32]);
+        (id, ByteBuf::from(seal(Kind::Event, &encode(&record), &signer)))
+    }
+
+    #[test]
+    fn the_word_of_a_canary_that_was_removed_or_has_another_key_gives_way_to_that_of_another_node()
+    {
+        let mut reports = Reports::default();
+        let words = [1, 2].map(|number| {
+            let (id, word) = healthy(number);
+            assert!(reports.take(&id, &word).is_some());
+            word
+        });
+        let proofs = |counts: &[u8]| {
+            let counts = |of: &NodeId, _: &[u8]| counts.iter().any(|number| node(*number) == *of);
+            reports.proofs(&plan(), &node(3), counts)
+        };
+        assert_eq!(proofs(&[1, 2]), [words[0].clone()]);
+        assert_eq!(proofs(&[2]), [words[1].clone()]);
+        assert!(proofs(&[]).is_empty());
     }
 }

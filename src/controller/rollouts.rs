@@ -11,7 +11,6 @@ use serde_bytes::ByteBuf;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::intake::random_id;
 use super::links::{self, Question};
 use super::reports::{Reports, Said};
 use super::task::{Controller, Promise, Role};
@@ -19,30 +18,24 @@ use super::wake::Wake;
 use super::wishes::{Wishes, manifest_in, release_in};
 use crate::domain::event::{Context, Event};
 use crate::domain::id::{Digest, EpochId, EventId, Generation, IntentId, NodeId, Seq, ServiceId};
-use crate::domain::policy::{KeyClass, Kind};
+use crate::domain::policy::KeyClass;
 use crate::domain::rollout::view::Record;
 use crate::domain::rollout::{
     Command, Concerns, Failure, Input, NodeReport, NodeState, Rejection, ReleaseId, Rollout,
-    RolloutEvent, RolloutFact, Story, Verdict, Wished,
+    RolloutEvent, RolloutFact, Story, Wished,
 };
 use crate::domain::selector::Selector;
 use crate::domain::time::{Now, UnixMicros};
-use crate::head::clock;
 use crate::head::recorder::Recorder;
-use crate::wire::codec;
-use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
+use crate::wire::envelope::ENVELOPE_BYTES_MAX;
 use crate::wire::parts::{self, Joiner};
-use crate::wire::payload::{Ask, Audience, Body, EventRecord, PAYLOAD_VERSION, Query};
-use crate::wire::subject::{Callee, Subject};
+use crate::wire::payload::{Ask, Audience, Body, EventRecord};
 
 /// How long every deadline is put off when a leader begins: until the nodes have told it what they did meanwhile.
 const GRACE_MS: u64 = 30_000;
 
-/// Rollouts that have ended and are remembered whole, for `smgr rollout show`.
-const ENDED_MAX: usize = 64;
-
-/// Wishes for one service that stand beside each other, each for other nodes: what is older is forgotten as it ages.
-const STANDING_MAX: usize = 64;
+/// How many ticks lie between two questions for a wish that is not here.
+const ASK_TICKS: u64 = 10;
 
 /// One rollout.
 #[derive(Debug, Default)]
@@ -64,9 +57,11 @@ pub(super) struct Driven {
     /// The digest of the plan, once an order needed it.
     pub(super) digest: Option<Digest>,
     /// Which nodes and keys it is about, where it sets some, once that was read from its file.
-    pub(super) configured: Option<(Selector, BTreeSet<String>)>,
+    configured: Option<(Selector, BTreeSet<String>)>,
     /// Where it wants the service, once that was read from its file.
     pub(super) wished: Option<Wished>,
+    /// The tick at which the other controllers were asked for the wish.
+    asked_at: Option<u64>,
 }
 
 /// Every rollout that is remembered.
@@ -108,11 +103,6 @@ impl Driven {
         self.told().iter().any(turned)
     }
 
-    /// Says whether it is over, as far as the disk knows.
-    pub(super) fn has_ended(&self) -> bool {
-        self.on_disk.as_ref().is_some_and(|state| state.verdict().is_some())
-    }
-
     fn is_open(&self) -> bool {
         self.story.state().is_some_and(|state| state.verdict().is_none())
     }
@@ -151,20 +141,20 @@ impl Driven {
         concerned
     }
 
-    /// Returns which nodes, and which keys there, the wish behind it is about, as text; a text of its own where it is not here.
-    fn means(&mut self, intent: IntentId, configures: bool, wishes: &Wishes) -> String {
-        let text = match configures {
-            true => {
-                self.configured = self.configured.take().or_else(|| wishes.configured(intent));
-                let configured = self.configured.as_ref();
-                configured.map(|(select, keys)| format!("{select} {keys:?}"))
-            }
-            false => {
-                self.wished = self.wished.take().or_else(|| wishes.wished(intent));
-                self.wished.as_ref().map(|wished| wished.select.to_string())
-            }
-        };
-        text.unwrap_or_else(|| intent.to_string())
+    /// Returns which nodes and keys the wish behind it is about, where it is here and sets some.
+    pub(super) fn configured(
+        &mut self,
+        intent: IntentId,
+        wishes: &Wishes,
+    ) -> Option<&(Selector, BTreeSet<String>)> {
+        self.configured = self.configured.take().or_else(|| wishes.configured(intent));
+        self.configured.as_ref()
+    }
+
+    /// Returns where the wish behind it wants the service, where it is here and says so.
+    pub(super) fn wished(&mut self, intent: IntentId, wishes: &Wishes) -> Option<&Wished> {
+        self.wished = self.wished.take().or_else(|| wishes.wished(intent));
+        self.wished.as_ref()
     }
 
     fn look(&mut self) {
@@ -207,15 +197,6 @@ impl<'a> Pen<'a> {
         // It is one where the last of its pieces stands.
         Some(self.recorder.event_id(Seq(self.next.0 - 1)))
     }
-}
-
-/// What is known of the wishes for one service while those are looked for that stand.
-#[derive(Debug, Default)]
-struct Standing {
-    all: BTreeSet<IntentId>,
-    meant: BTreeSet<String>,
-    /// One says where the service is at all: what is older does not count.
-    is_whole: bool,
 }
 
 /// Whose orders may be others than before.
@@ -271,61 +252,9 @@ impl Rollouts {
         found.sort_by_key(|(_, state)| std::cmp::Reverse(state.plan().generation));
         found
     }
-
-    /// Forgets the oldest that have ended, but for those whose wishes stand.
-    fn forget(&mut self, wishes: &Wishes) {
-        let ended = self.all.iter().filter(|(_, it)| it.has_ended());
-        let at = |it: &Driven| it.story.records().last().map(|record| record.at);
-        let mut ended: Vec<_> = ended.map(|(intent, it)| (at(it), *intent)).collect();
-        let excess = ended.len().saturating_sub(ENDED_MAX);
-        if excess == 0 {
-            return;
-        }
-        let stand = self.standing(wishes);
-        ended.sort();
-        for (_, intent) in ended.into_iter().filter(|(_, it)| !stand.contains(it)).take(excess) {
-            self.all.remove(&intent);
-        }
-    }
-
-    /// Returns those to which nodes converge that were away or join later: the last of each service, and of those before it
-    /// that succeeded the last for each selection, back to one that says where the service is at all.
-    fn standing(&mut self, wishes: &Wishes) -> BTreeSet<IntentId> {
-        let mut newest: Vec<_> = self
-            .all
-            .iter_mut()
-            .filter_map(|(intent, driven)| {
-                let plan = driven.story.state()?.plan();
-                let of = (plan.service.clone(), plan.configures);
-                let generation = plan.generation;
-                Some((std::cmp::Reverse(generation), of, *intent, driven))
-            })
-            .collect();
-        newest.sort_by_key(|(generation, _, intent, _)| (*generation, *intent));
-        let mut stand: BTreeMap<(ServiceId, bool), Standing> = BTreeMap::new();
-        for (_, of, intent, driven) in newest {
-            let known = stand.entry(of.clone()).or_default();
-            let is_last = known.all.is_empty();
-            let verdict = driven.on_disk().and_then(Rollout::verdict);
-            let has_succeeded = verdict == Some(Verdict::Succeeded);
-            let counts = has_succeeded && !known.is_whole && known.all.len() < STANDING_MAX;
-            let is_new = counts && known.meant.insert(driven.means(intent, of.1, wishes));
-            known.is_whole |= has_succeeded && driven.wished.as_ref().is_some_and(Wished::is_whole);
-            if is_last || is_new {
-                known.all.insert(intent);
-            }
-        }
-        stand.into_values().flat_map(|known| known.all).collect()
-    }
 }
 
 impl Controller {
-    /// Says whether a rollout sets keys of a configuration.
-    pub(super) fn configures(&self, intent: IntentId) -> bool {
-        let driven = self.rollouts.all.get(&intent);
-        driven.and_then(|it| it.story.state()).is_some_and(|state| state.plan().configures)
-    }
-
     /// Returns the term in which this controller leads.
     pub(super) fn leads(&self) -> Option<u64> {
         match self.role {
@@ -410,10 +339,8 @@ impl Controller {
         // A promise from before another took over counts facts that are not in force any more.
         let is_mine = driven.story.state().is_some_and(|state| state.leader().0 == own);
         let concerned = driven.keep(if is_mine { facts } else { driven.story.records().len() });
-        let ended = driven.on_disk().and_then(Rollout::verdict);
-        if let Some(verdict) = ended {
+        if let Some(verdict) = driven.on_disk().and_then(Rollout::verdict) {
             info!(rollout = %intent, state = verdict.as_str(), "a rollout ended");
-            self.rollouts.forget(&self.wishes);
         }
         match concerned {
             Concerned::Nodes(nodes) => self.look_at_orders_of(intent, nodes),
@@ -596,8 +523,14 @@ impl Controller {
         driven.wish.clone()
     }
 
-    /// Asks the other controllers for the signed wish of a rollout: they heard it when this one did not.
-    pub(super) fn ask_for_wish(&self, rollout: IntentId) {
+    /// Asks the other controllers for the signed wish of a rollout: they heard it when this one did not. However many orders
+    /// wait for it, it is asked for once.
+    pub(super) fn ask_for_wish(&mut self, rollout: IntentId) {
+        let Some(driven) = self.rollouts.all.get_mut(&rollout) else { return };
+        if driven.asked_at.is_some_and(|at| self.ticks < at.saturating_add(ASK_TICKS)) {
+            return;
+        }
+        driven.asked_at = Some(self.ticks);
         let own = &self.setup.controller;
         let others = self
             .lines
@@ -622,26 +555,12 @@ impl Controller {
 
     /// Signs a question to a node or another controller.
     pub(super) fn question(&self, of: &NodeId, ask: Ask) -> Question {
-        let (cause, sealed) = self.sealed_query(Audience::Nodes(vec![of.clone()]), ask);
-        let to = Callee::node(of.clone()).unwrap_or(Callee::EVERY_NODE);
-        let subject = Subject::Call { fleet: self.setup.fleet.clone(), to };
-        Question { subject, of: of.clone(), cause, sealed }
+        Question::new(&self.signer, &self.setup.fleet, of, ask)
     }
 
     /// Signs a question; returns its id too.
     pub(super) fn sealed_query(&self, audience: Audience, ask: Ask) -> (IntentId, Vec<u8>) {
-        let (now, id) = (clock::now(), random_id());
-        let query = Query {
-            v: PAYLOAD_VERSION,
-            id,
-            iss: self.signer.kid(),
-            iat: now.at,
-            exp: now.at.plus_ms(GRACE_MS),
-            fleet: self.setup.fleet.clone(),
-            audience,
-            ask,
-        };
-        (id, envelope::seal(Kind::Query, &codec::encode(&query), &self.signer))
+        links::sealed_query(&self.signer, &self.setup.fleet, audience, ask)
     }
 
     /// Takes in a signed wish that another controller gave: it has to be the one that was planned.

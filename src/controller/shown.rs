@@ -14,8 +14,8 @@ use crate::domain::code::Code;
 use crate::domain::event::Actor;
 use crate::domain::id::IntentId;
 use crate::domain::intent::{ActorKind, Verb};
+use crate::domain::rollout::ReleaseId;
 use crate::domain::rollout::view::{AsOfView, At, RolloutView, kind_of, rollout_name};
-use crate::domain::rollout::{ReleaseId, RolloutEvent};
 use crate::domain::time::UnixMicros;
 use crate::head::clock;
 use crate::wire::payload::Reply;
@@ -245,9 +245,8 @@ impl Controller {
     /// Returns when a rollout was planned, and its line in a list.
     fn row(&self, (intent, driven): (&IntentId, &Driven)) -> Option<(UnixMicros, Value)> {
         let state = driven.on_disk()?;
-        let (plan, first) = (state.plan(), driven.told().first()?);
-        let RolloutEvent::Planned(planned) = &first.event else { return None };
-        let begin = first.at;
+        let plan = state.plan();
+        let (begin, planned) = driven.story.planned()?;
         let release = |of: ReleaseId| json!({"digest": format!("sha256:{of}"), "version": self.version_of(of)});
         let ended = state.verdict().and(driven.told().last()).map(|record| At(record.at));
         let row = json!({

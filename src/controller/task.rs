@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
 
-use super::arrivals::Arrivals;
+use super::arrivals::{Arrivals, Mark};
 use super::bringing::Bringing;
 use super::checks::Measuring;
 use super::intake::Line;
@@ -194,6 +194,7 @@ impl Controller {
         self.lead_late(now);
         self.tick_rollouts(now);
         self.converge(now);
+        self.forget_rollouts();
         self.look_at_checks(now);
         self.wake_watchers();
         self.recorder.catch_up(now);
@@ -366,23 +367,24 @@ impl Controller {
                 self.receipts.insert(origin, durable);
                 continue;
             }
-            let Some(receipt) = self.receipt(now, &origin) else { continue };
+            let receipt = self.receipt(now, &origin);
             let fleet = self.setup.fleet.clone();
             self.say(Saying::Tell(Subject::Receipt { fleet, origin }, receipt));
         }
     }
 
-    /// Tells a node that more of its log is here than there: its disk was set back, and it has to begin anew.
+    /// Tells a node how far its log is here. Where that is further than there its disk was set back, and it begins anew.
     pub(super) fn remind(&self, now: Now, origin: &NodeId) {
-        let Some(receipt) = self.receipt(now, origin) else { return };
+        let receipt = self.receipt(now, origin);
         let Ok(to) = Callee::node(origin.clone()) else { return };
         let subject = Subject::Call { fleet: self.setup.fleet.clone(), to };
         self.say(Saying::Tell(subject, receipt));
     }
 
     /// Signs how far a log is here.
-    fn receipt(&self, now: Now, origin: &NodeId) -> Option<Arc<[u8]>> {
-        let mark = self.arrivals.mark(origin)?;
+    fn receipt(&self, now: Now, origin: &NodeId) -> Arc<[u8]> {
+        let nothing = Mark::default();
+        let mark = self.arrivals.mark(origin).unwrap_or(&nothing);
         let receipt = Receipt {
             v: PAYLOAD_VERSION,
             controller: self.setup.controller.clone(),
@@ -392,7 +394,7 @@ impl Controller {
             root: mark.frontier.root(),
             at: now.at,
         };
-        Some(envelope::seal(Kind::Receipt, &codec::encode(&receipt), &self.signer).into())
+        envelope::seal(Kind::Receipt, &codec::encode(&receipt), &self.signer).into()
     }
 
     fn own_beat(&mut self, now: Now) {
@@ -406,6 +408,7 @@ impl Controller {
             state_hash: crate::wire::key::digest_of(&self.own.term.to_be_bytes()),
             fold: 0,
             at: now.at,
+            asks: false,
         };
         let sealed = envelope::seal(Kind::Beat, &codec::encode(&beat), &self.signer);
         let (fleet, origin) = (self.setup.fleet.clone(), self.setup.controller.clone());

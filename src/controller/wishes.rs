@@ -17,7 +17,7 @@ use crate::domain::rollout::{Placement, Wished};
 use crate::domain::selector::Selector;
 use crate::head::folder::{StateFolder, write_whole};
 use crate::wire::codec;
-use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
+use crate::wire::envelope;
 use crate::wire::payload::{Audience, Intent};
 
 /// Wishes that are kept, those of open rollouts among them.
@@ -85,8 +85,7 @@ impl Wishes {
 
 /// Returns a wish that was verified before.
 fn intent_in(wish: &[u8]) -> Option<Intent> {
-    let sealed = envelope::read(wish, ENVELOPE_BYTES_MAX).ok()?;
-    codec::decode(sealed.unverified_payload()).ok().filter(|_| sealed.kind() == Kind::Intent)
+    envelope::read_kept(wish, Kind::Intent).ok()
 }
 
 /// Returns which nodes a wish means.

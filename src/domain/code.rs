@@ -44,7 +44,7 @@ pub enum ExitCode {
     RollbackFailed = 12,
     /// Aborted or superseded.
     Aborted = 13,
-    /// Waits for approval or promotion.
+    /// Waits for a person: to approve, to promote, or to decide after a pause that nobody asked for.
     Waits = 14,
     /// An action ran and failed on at least one node.
     ActionFailed = 15,
@@ -108,7 +108,9 @@ impl ExitCode {
             Self::Mixed => "mixed fleet",
             Self::RollbackFailed => "rollback failed: a person is needed",
             Self::Aborted => "aborted or superseded",
-            Self::Waits => "waits for approval or promotion",
+            Self::Waits => {
+                "waits for a person: approval, promotion, or a pause that nobody asked for"
+            }
             Self::ActionFailed => "action ran and failed on at least one node",
             Self::Unknown => "outcome unknown: some nodes did not answer; named",
             Self::Changes => "`plan`, `diff --exit-code`: there are changes",

@@ -411,10 +411,12 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Returns the wishes whose action has not ended.
+    /// Returns the actions that have not ended, by the ids under which the keeper knows them.
     fn actions(&self) -> impl Iterator<Item = IntentId> {
         let is_action = |record: &Record| matches!(record.action, Action::Run { .. });
-        self.open_intents().filter(move |(_, record, _)| is_action(record)).map(|(id, ..)| id)
+        let wished =
+            self.open_intents().filter(move |(_, record, _)| is_action(record)).map(|(id, ..)| id);
+        wished.chain(self.follow_ups().map(|(_, id)| id))
     }
 
     fn runs_actions(&self) -> bool {
@@ -509,12 +511,9 @@ impl<'a> Turn<'a> {
             Timer::Release(service) => self
                 .spec(service)
                 .map(|spec| spec.verdict.healthy_deadline.0.max(spec.verdict.min_healthy_time.0)),
-            Timer::Action(intent) => of_intent(intent).and_then(|(action, _)| match action {
-                Action::Run { service, action, .. } => {
-                    Some(self.spec(service)?.action.get(action)?.timeout.0)
-                }
-                _ => None,
-            }),
+            Timer::Action(id) => {
+                self.asked_action(*id).and_then(|asked| Some(asked.declared?.timeout.0))
+            }
         }
         .unwrap_or(TIMER_MS_MAX)
     }
@@ -534,8 +533,8 @@ impl<'a> Turn<'a> {
         {
             // So does a trial: the machine may have been off for weeks, and its clock may be another one.
             after_ms = match trying.held_since {
-                Some(_) => trying.min_healthy_ms,
-                None => trying.healthy_by.ms_since(trying.since),
+                Some(_) if trying.acts_until.is_none() => trying.min_healthy_ms,
+                _ => trying.healthy_by.ms_since(trying.since),
             };
         }
         Act::SetTimer { timer, at, after_ms }

@@ -1009,7 +1009,7 @@ pub struct IntentExecuted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ActionStarted {
-    /// The wish that asked for it.
+    /// The wish that asked for it; of an action after a deploy, the one for the release.
     pub intent: IntentId,
     /// Its name.
     pub action: ActionName,
@@ -1021,7 +1021,7 @@ pub struct ActionStarted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ActionEnded {
-    /// The wish that asked for it.
+    /// The wish that asked for it; of an action after a deploy, the one for the release.
     pub intent: IntentId,
     /// Its name.
     pub action: ActionName,

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::decide;
 use super::event::{
-    Actor, Because, Cause, Context, Desired, Event, IntentAccepted, ServiceAdded, TrustChanged,
+    Actor, Because, Cause, Context, Desired, Event, Exit, IntentAccepted, ServiceAdded,
+    TrustChanged,
 };
 use super::id::{BootId, Digest, Generation, InstanceId, IntentId, NodeId, RunId, ServiceId};
 use super::input::{Decision, Input, World};
@@ -340,12 +341,23 @@ impl Node {
                     return Err(IllegalEvent { state: "not under way", event: event.kind() });
                 }
             }
-            Event::ActionStarted(body) => match self.seen.open_mut(&body.intent) {
-                Some(open) => open.action_until = Some(body.until),
-                None => return Err(IllegalEvent { state: "not under way", event: event.kind() }),
-            },
+            Event::ActionStarted(body) => {
+                let until = Some(body.until);
+                if let Some(trying) = self.follow_up_mut(context, body.intent, &body.action) {
+                    trying.acts_until = until;
+                } else if let Some(open) = self.seen.open_mut(&body.intent) {
+                    open.action_until = until;
+                } else {
+                    return Err(IllegalEvent { state: "not under way", event: event.kind() });
+                }
+            }
             Event::ActionEnded(body) => {
-                if self.seen.open_mut(&body.intent).is_none() {
+                if let Some(trying) = self.follow_up_mut(context, body.intent, &body.action) {
+                    trying.acts_until = None;
+                    if body.exit == Exit::Code(0) {
+                        trying.after.remove(0);
+                    }
+                } else if self.seen.open_mut(&body.intent).is_none() {
                     return Err(IllegalEvent { state: "not under way", event: event.kind() });
                 }
             }

@@ -161,6 +161,11 @@ impl Overrides {
         fleet.chain(temporary).filter(|(.., it)| it.text.is_some())
     }
 
+    /// Says whether anything was said of a key.
+    pub fn knows(&self, key: &str) -> bool {
+        self.fleet.contains_key(key) || self.temporary.contains_key(key)
+    }
+
     /// Says whether a wish for the fleet has been heeded, by this one or a newer one.
     pub fn has_heeded<'k>(
         &self,

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::event::{Detached, Exit, RunResult};
-use super::id::{CheckName, Digest, Generation, InstanceId, IntentId, NodeId, ServiceId};
+use super::id::{
+    ActionName, CheckName, Digest, Generation, InstanceId, IntentId, NodeId, ServiceId,
+};
 use super::time::UnixMicros;
 
 /// The longest spec of a release, in bytes: the manifest travels in one envelope with its signatures.
@@ -83,6 +85,12 @@ impl Manifest {
     }
 }
 
+/// The largest artifact that is taken, in bytes.
+pub const ARTIFACT_BYTES_MAX: u64 = 2 << 30;
+
+/// How the places begin from which artifacts are fetched.
+pub const SCHEMES: [&str; 4] = ["file:/", "http://", "https://", "nats:"];
+
 /// The files of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -90,11 +98,11 @@ impl Manifest {
 pub struct Artifact {
     /// SHA-256 of the file as it is fetched.
     pub sha256: Digest,
-    /// Its length in bytes.
+    /// Its length in bytes, at most [`ARTIFACT_BYTES_MAX`].
     pub bytes: u64,
     /// What it is.
     pub format: ArtifactFormat,
-    /// Where it may be fetched, tried in this order, at most [`SOURCES_MAX`]: `file:/…`, `http://…`, `https://…`,
+    /// Where it may be fetched, tried in this order, 1 to [`SOURCES_MAX`]: `file:/…`, `http://…`, `https://…`,
     /// `nats:BUCKET/NAME`.
     pub from: Vec<String>,
 }
@@ -210,6 +218,12 @@ pub struct ReleaseApplied {
     /// The checks that have to pass.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckName>,
+    /// Whether its checks do not count: the processes have to be ready and stay up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_process: bool,
+    /// The actions that have to succeed then, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<ActionName>,
     /// How many good releases are kept.
     pub keep: u16,
     /// SHA-256 of the plan, when a controller asked for it.
@@ -250,7 +264,8 @@ pub struct ReleaseFailed {
     pub step: Step,
     /// How far it had come.
     pub phase: Phase,
-    /// The error code that says why: `E0701`, and `E0711` where another program ran than the release has.
+    /// The error code that says why: `E0701`, `E0711` where another program ran than the release has, and `E0612` where it
+    /// was healthy and an action after the deploy failed.
     pub code: String,
     /// In words.
     pub why: String,

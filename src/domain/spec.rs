@@ -234,6 +234,9 @@ pub struct Verdict {
     pub keep: u16,
     /// Whether a person may go back to an earlier one.
     pub rollback: bool,
+    /// Whether its checks do not count: the processes have to be ready and stay up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_process: bool,
 }
 
 impl Verdict {
@@ -249,6 +252,7 @@ impl Default for Verdict {
             healthy_deadline: Millis::from_secs(300),
             keep: 5,
             rollback: true,
+            by_process: false,
         }
     }
 }
@@ -547,6 +551,10 @@ pub struct Action {
     pub idempotent: bool,
     /// Whether a person is asked first.
     pub confirm: bool,
+    /// Whether it runs on each node where a release became healthy, which is good when it succeeded. Left out where it
+    /// does not, so that older specs keep their digests.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub after_deploy: bool,
 }
 
 impl Action {
@@ -559,6 +567,7 @@ impl Action {
             user: None,
             idempotent: false,
             confirm: false,
+            after_deploy: false,
         }
     }
 }

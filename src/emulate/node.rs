@@ -157,7 +157,7 @@ impl EmulatedNode {
                 }
                 Err(refusal) => self.refuse(now, refusal, reply),
             },
-            Ok(Kind::Order) => match self.authority.order(bytes, Way::Bus) {
+            Ok(Kind::Order) => match self.authority.order(bytes, Way::Bus, now.at) {
                 Ok(verified) => self.order(now, verified, reply),
                 Err(refusal) => self.refuse_order(now, refusal, reply),
             },
@@ -192,6 +192,7 @@ impl EmulatedNode {
             state_hash,
             fold: FOLD_VERSION,
             at: now.at,
+            asks: false,
         };
         self.voice.beat(envelope::seal(Kind::Beat, &codec::encode(&beat), &self.signer).into());
     }

@@ -273,7 +273,7 @@ impl Authority {
         self.addressed(&query.fleet, &query.audience, false)
             .map_err(|why| refuse(Code::WRONG_AUDIENCE, why))?;
         let (verb, service) = verb_of(&query.ask);
-        might_sign(&holder, query.iat, now)
+        self.holds_now(&holder, query.iat, now)
             .and_then(|()| self.in_time(query.iat, query.exp, way, holder.class, now))
             .and_then(|()| self.granted(&holder, verb, service))
             .and_then(|()| match query.ask {
@@ -386,11 +386,22 @@ impl Authority {
         way: Way,
         now: UnixMicros,
     ) -> Result<(), (Code, String)> {
-        might_sign(holder, intent.iat, now)?;
+        self.holds_now(holder, intent.iat, now)?;
         match intent.mode {
             Mode::Once => self.in_time(intent.iat, intent.exp, way, holder.class, now),
             Mode::Desired => Ok(()),
         }
+    }
+
+    /// Says whether a key had not ended when it signed, and has not yet. By a clock that is behind the history of this
+    /// machine it would hold again, so what counts is the later of the two.
+    fn holds_now(
+        &self,
+        holder: &Holder,
+        signed: UnixMicros,
+        now: UnixMicros,
+    ) -> Result<(), (Code, String)> {
+        might_sign(holder, signed, now.max(self.floor))
     }
 
     fn granted(

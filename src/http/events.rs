@@ -22,7 +22,6 @@ use super::serve::Shared;
 use crate::cli::json;
 use crate::cli::json::event::{Beside, event_json};
 use crate::cli::json::stream::{Control, control_json};
-use crate::cli::screen::units::rfc3339;
 use crate::cli::time;
 use crate::domain::code::Code;
 use crate::domain::id::{EventId, Seq, ServiceId};
@@ -50,8 +49,8 @@ pub(super) struct Page {
     /// The last place of the page, with those that were left out.
     pub(super) last: Option<EventId>,
     pub(super) head: EventId,
-    /// So many of the first may have been given out before: the cursor was another controller's.
-    again: u32,
+    /// Up to here events may have been given out before: the cursor was another controller's.
+    again: Option<EventId>,
 }
 
 /// `GET /v1/events`.
@@ -84,7 +83,7 @@ pub(super) async fn events(
                 "events": page.events.into_iter().map(|(_, event)| event).collect::<Vec<_>>(),
                 "cursor": cursor,
                 "head": page.head.to_string(),
-                "again": page.again,
+                "again_until": page.again.map(|until| until.to_string()),
             });
             Ok(json_response(StatusCode::OK, &document))
         }
@@ -115,6 +114,7 @@ pub(super) async fn page(
             events.push((cursor, event));
         }
     }
+    let again = (again > 0).then(|| place(u64::from(again)));
     Ok(Page { events, last, head, again })
 }
 
@@ -155,12 +155,8 @@ async fn feed(
     let mut text = "retry: 1000\n\n".to_owned();
     let mut is_live = false;
     loop {
-        if next.again > 0 {
-            let again = json!({
-                "schema": "smgr.stream.v1", "type": "stream.again",
-                "at": rfc3339(time::now()), "events": next.again,
-            });
-            text.push_str(&control(&again));
+        if let Some(until) = next.again {
+            text.push_str(&control(&control_json(&Control::Again { until }, time::now())));
         }
         for (cursor, event) in &next.events {
             text.push_str(&format!("id: {cursor}\ndata: {}\n\n", json::line(event)));

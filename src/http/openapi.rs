@@ -42,8 +42,10 @@ fn schema_of<T: schemars::JsonSchema>(name: &str) -> Map<String, Value> {
     let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
     let mut parts = schema.as_object_mut().map(std::mem::take).unwrap_or_default();
     parts.remove("$schema");
-    let mut schemas = match parts.remove("$defs") {
-        Some(Value::Object(definitions)) => definitions,
+    // They lie where they are referred to.
+    let mut beside = parts.remove("components").unwrap_or_default();
+    let mut schemas = match beside["schemas"].take() {
+        Value::Object(definitions) => definitions,
         _ => Map::new(),
     };
     schemas.insert(name.to_owned(), Value::Object(parts));
@@ -157,4 +159,14 @@ fn the_openapi_document_is_that_of_the_routes_and_types() {
         there == text,
         "schemas/openapi.json is not what the routes say: UPDATE_SCHEMAS=1 rewrites it"
     );
+}
+
+#[test]
+fn whatever_the_document_refers_to_is_in_it() {
+    let document = document();
+    let text = document.to_string();
+    for reference in text.split("\"$ref\":\"#").skip(1) {
+        let place = reference.split('"').next().unwrap();
+        assert!(document.pointer(place).is_some(), "{place}");
+    }
 }

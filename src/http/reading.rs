@@ -71,9 +71,11 @@ pub(super) async fn status(
 pub(super) async fn node(
     State(shared): State<Arc<Shared>>,
     Path(node): Path<String>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     shared.callers.find(&headers)?.may_read(Verb::Status)?;
+    Parameters::read(query.as_deref())?.end()?;
     let mut fleet = fleet(&shared.access).await?;
     fleet.nodes.retain(|known| known.node.as_str() == node);
     match fleet.nodes.is_empty() {
@@ -208,6 +210,15 @@ impl Parameters {
     {
         let read = self.take(name).map(|text| text.parse()).transpose();
         Ok(read.map_err(|error| CliError::from_error(code, &error))?)
+    }
+
+    /// Takes a switch out: `1` or `0`, which is as if it were absent.
+    pub(super) fn switch(&mut self, name: &str) -> Result<bool, Problem> {
+        match self.take(name).as_deref() {
+            Some("1") => Ok(true),
+            Some("0") | None => Ok(false),
+            Some(_) => Err(Problem::new(Code::USAGE, format!("`{name}` is 1 or 0"))),
+        }
     }
 
     /// Takes a length of time out.

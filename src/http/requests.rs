@@ -4,7 +4,8 @@
 //! These are texts, not truth: what became of a wish stands in the logs of the nodes. Without them a node would refuse
 //! the second wish of one id, and execute nothing.
 //!
-//! Each key has a folder of its own, so that a job that asks without end leaves the others their room.
+//! Each key has a folder of its own, so that a job that asks without end leaves the others their room. The folder of one that
+//! nobody uses any more goes with its last request.
 
 use std::fs;
 use std::io;
@@ -89,7 +90,21 @@ impl Requests {
     pub(super) fn open(folder: &StateFolder) -> io::Result<Self> {
         let folder = folder.root().join("requests");
         private_folder(&folder)?;
-        Ok(Self { folder })
+        let requests = Self { folder };
+        requests.forget_keys()?;
+        Ok(requests)
+    }
+
+    /// Removes the folders in which nothing was kept for longer than a request is remembered: keys are changed for others.
+    fn forget_keys(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.folder)?.flatten().filter(is_old) {
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                // Earlier versions kept the files of all keys beside each other.
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(())
     }
 
     /// Returns what is known of a request.
@@ -110,7 +125,6 @@ impl Requests {
         for folder in fs::read_dir(&self.folder)? {
             let folder = folder?;
             let path = file_of(&folder.path(), id);
-            // Earlier versions kept the files of all keys beside each other.
             if folder.file_type()?.is_dir() && path.try_exists()? {
                 return Ok(Some(path));
             }
@@ -129,6 +143,9 @@ impl Requests {
             return Ok((first, false));
         }
         let folder = self.folder.join(by.to_string());
+        if !folder.exists() {
+            self.forget_keys().map_err(failed)?;
+        }
         private_folder(&folder).map_err(failed)?;
         if make_room(&folder).map_err(failed)? >= REQUESTS_MAX {
             let what = format!("{REQUESTS_MAX} requests of this key in 24 hours are remembered");
@@ -170,14 +187,16 @@ fn make_room(folder: &Path) -> io::Result<usize> {
     if files.len() < REQUESTS_MAX {
         return Ok(files.len());
     }
-    let now = SystemTime::now();
-    let is_old = |file: &fs::DirEntry| {
-        let changed = file.metadata().and_then(|about| about.modified());
-        changed.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > KEPT_FOR))
-    };
     let (old, young): (Vec<_>, Vec<_>) = files.into_iter().partition(is_old);
     old.iter().try_for_each(|file| fs::remove_file(file.path()))?;
     Ok(young.len())
+}
+
+/// Says whether a file, or what is in a folder, was changed longer ago than a request is remembered.
+fn is_old(entry: &fs::DirEntry) -> bool {
+    let changed = entry.metadata().and_then(|about| about.modified());
+    let age = changed.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+    age.is_some_and(|age| age > KEPT_FOR)
 }
 
 #[cfg(test)]
@@ -202,6 +221,7 @@ mod tests {
         requests.finish(id, &first).unwrap();
         assert_eq!(requests.get(id).unwrap(), Some(first));
     }
+
     #[test]
     fn a_key_that_asks_without_end_leaves_the_others_their_room() {
         let temp = tempfile::tempdir().unwrap();
@@ -215,5 +235,27 @@ mod tests {
         let refused = requests.keep(id(REQUESTS_MAX), noisy, kept()).unwrap_err();
         assert!(format!("{refused:?}").contains("of this key"), "{refused:?}");
         assert!(requests.keep(id(REQUESTS_MAX), other, kept()).unwrap().1);
+    }
+
+    #[test]
+    fn the_folder_of_a_key_that_was_changed_for_another_goes_when_its_requests_are_old() {
+        let temp = tempfile::tempdir().unwrap();
+        let state = StateFolder::new(temp.path());
+        let requests = Requests::open(&state).unwrap();
+        let (before, since) = (Kid([1; 16]), Kid([2; 16]));
+        let kept = || Kept::new(digest_of(b"restart web"), b"signed");
+        let folder = requests.folder.join(before.to_string());
+        let age = |days: u64| {
+            let at = SystemTime::now() - Duration::from_secs(days * 24 * 3600);
+            fs::File::open(&folder).unwrap().set_modified(at).unwrap();
+        };
+        assert!(requests.keep(IntentId([1; 16]), before, kept()).unwrap().1);
+        age(0);
+        drop(Requests::open(&state).unwrap());
+        assert!(folder.exists(), "they are remembered for a day");
+        age(2);
+        assert!(requests.keep(IntentId([2; 16]), since, kept()).unwrap().1);
+        assert!(!folder.exists());
+        assert!(requests.get(IntentId([2; 16])).unwrap().is_some());
     }
 }

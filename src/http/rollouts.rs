@@ -24,24 +24,26 @@ use super::serve::{Shared, whole_body};
 use super::wishes::{Asked, another, blocking, id_of, random_id, unreadable};
 use crate::cli::commands::place::matching;
 use crate::cli::commands::release::format_of;
-use crate::cli::commands::rollout::{Known, result};
+use crate::cli::commands::rollout::{self, Known, Left, exit_of, left_of, result};
 use crate::cli::error::CliError;
 use crate::cli::json;
 use crate::cli::screen::words::full_intent;
 use crate::cli::specs::mistaken;
 use crate::config;
 use crate::controller::Access;
-use crate::domain::code::{Code, ExitCode};
+use crate::domain::code::Code;
 use crate::domain::id::{Digest, IntentId, NodeId, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand, Verb};
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::release::{Artifact, MANIFEST_VERSION, Manifest, ReleaseId, SPEC_BYTES_MAX};
+use crate::domain::rollout::OnConflict;
 use crate::domain::rollout::view::rollout_name;
 use crate::domain::selector::Selector;
 use crate::domain::text;
 use crate::head::authority::{Enrolment, Way};
 use crate::head::clock;
 use crate::head::keyfile::load_trust;
+use crate::head::manifest::check_manifest;
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::key::digest_of;
@@ -78,6 +80,11 @@ pub(super) struct Deploy {
     version: String,
     /// On which nodes: `env=prod,role=web`. Absent: what `[placement]` says, or all.
     select: Option<String>,
+    /// Start it anew where the same runs already.
+    #[serde(default)]
+    force: bool,
+    /// What follows when another rollout of the service is under way. Absent: what `rollout.on_conflict` of the spec says.
+    on_conflict: Option<OnConflict>,
     /// What the caller says of itself, for the history. At most 200 bytes.
     #[serde(default)]
     note: String,
@@ -105,6 +112,7 @@ pub(super) async fn deploy(
 ) -> Result<Response, Problem> {
     let caller = shared.callers.find(&headers)?;
     let asked = Asked::read(query.as_deref(), &headers)?;
+    let until = Instant::now() + asked.wait;
     let bytes = whole_body(body, ENVELOPE_BYTES_MAX).await?;
     let deploy: Deploy = serde_json::from_slice(&bytes).map_err(|error| {
         let why = text::brief(error.to_string(), text::WHY_BYTES_MAX);
@@ -115,7 +123,9 @@ pub(super) async fn deploy(
     let kept = match known {
         Some(known) => known,
         None => {
-            let (note, intent) = (deploy.note.clone(), intent_of(&shared.access, deploy).await?);
+            let note = deploy.note.clone();
+            let wanted = wanted(&shared.access, deploy).await?;
+            let intent = intent_of(&shared.access, wanted, until).await?;
             signed(&shared, &caller, (id, request, &note), intent)?
         }
     };
@@ -130,7 +140,9 @@ pub(super) async fn command(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let caller = shared.callers.find(&headers)?;
+    let asked = Asked::read(query.as_deref(), &headers)?;
     let command = match command.as_str() {
+        "retry" => return retry(&shared, &caller, asked, &rollout).await,
         "pause" => RolloutCommand::Pause,
         "resume" => RolloutCommand::Resume,
         "promote" => RolloutCommand::Promote,
@@ -139,14 +151,11 @@ pub(super) async fn command(
         other => {
             let what = format!("`{other}` is no word to a rollout");
             return Err(Problem::new(Code::NO_SUCH_PATH, what)
-                .hint("pause, resume, promote, approve, abort"));
+                .hint("pause, resume, promote, approve, abort, retry"));
         }
     };
-    let asked = Asked::read(query.as_deref(), &headers)?;
     let view = view(&shared.access, &rollout, (0, Duration::ZERO)).await?;
-    let broken = || Problem::new(Code::INTERNAL, "a rollout does not say what it is");
-    let service = view["service"].as_str().and_then(|it| it.parse().ok()).ok_or_else(broken)?;
-    let of: IntentId = view["id"].as_str().and_then(|it| it.parse().ok()).ok_or_else(broken)?;
+    let (service, of) = (rollout::service_of(&view)?, rollout::id_of(&view)?);
     let (id, known) = before(&shared, &caller, asked.key.as_deref()).await?;
     let request = digest_of(format!("{of} {command:?}").as_bytes());
     let kept = match known {
@@ -163,12 +172,50 @@ pub(super) async fn command(
     asked_for(&shared, &caller, (id, request), kept, rollout_name(of)).await
 }
 
+/// Goes on with a rollout that ended, by a rollout of its own: on the nodes that are not healthy on the release.
+async fn retry(
+    shared: &Shared,
+    caller: &Caller<'_>,
+    asked: Asked,
+    rollout: &str,
+) -> Result<Response, Problem> {
+    let until = Instant::now() + asked.wait;
+    let view = view(&shared.access, rollout, (0, Duration::ZERO)).await?;
+    let of = rollout::id_of(&view)?;
+    let (id, known) = before(shared, caller, asked.key.as_deref()).await?;
+    let request = digest_of(format!("{of} retry").as_bytes());
+    let kept = match known {
+        Some(known) => known,
+        None => {
+            let intent = match (left_of(&view)?, rollout::service_of(&view)?) {
+                (Left::Release(left), service) => {
+                    let wanted = Wanted {
+                        service,
+                        manifest: manifest_behind(&shared.access, of).await?,
+                        select: Some(Selector::nodes(&left)),
+                        retry: Some(of),
+                        on_conflict: None,
+                    };
+                    intent_of(&shared.access, wanted, until).await?
+                }
+                (Left::Removal(left), service) => {
+                    removal(&shared.access, service, &Selector::nodes(&left)).await?
+                }
+            };
+            signed(shared, caller, (id, request, ""), intent)?
+        }
+    };
+    asked_for(shared, caller, (id, request), kept, rollout_name(id)).await
+}
+
 /// `GET /v1/rollouts`.
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     shared.callers.find(&headers)?.may_read(Verb::Status)?;
+    Parameters::read(query.as_deref())?.end()?;
     let document = document(&shared.access, Ask::Rollouts, TASK_WITHIN).await?;
     Ok(json_response(StatusCode::OK, &document))
 }
@@ -189,17 +236,16 @@ pub(super) async fn show(
     loop {
         let left = until.saturating_duration_since(Instant::now()).min(FACT_WITHIN);
         let view = view(&shared.access, &rollout, (seen, left)).await?;
-        if is_over(&view) || Instant::now() >= until {
+        if stands(&view) || Instant::now() >= until {
             let mut response = json_response(StatusCode::OK, &view);
-            let exit = view["exit_code"].as_u64().and_then(|code| u8::try_from(code).ok());
-            tell_exit(&mut response, exit.unwrap_or(ExitCode::StillRunning.number()));
+            tell_exit(&mut response, exit_of(&view).number());
             return Ok(response);
         }
         seen = facts_of(&view);
     }
 }
 
-/// `GET /v1/rollouts/{rollout}/events`: one event a line, and behind the end the result.
+/// `GET /v1/rollouts/{rollout}/events`: one event a line, and the result behind its end, or where a person is awaited.
 pub(super) async fn events(
     State(shared): State<Arc<Shared>>,
     Path(rollout): Path<String>,
@@ -209,7 +255,7 @@ pub(super) async fn events(
     shared.callers.find(&headers)?.may_read(Verb::Events)?;
     let mut parameters = Parameters::read(query.as_deref())?;
     let mut after = parameters.cursor("since")?;
-    let follow = parameters.take("follow").is_some_and(|follow| follow == "1");
+    let follow = parameters.switch("follow")?;
     parameters.end()?;
     let place = shared.followers.clone().try_acquire_owned().map_err(|_| {
         let what = "too many follow the stream already";
@@ -248,7 +294,7 @@ pub(super) async fn events(
                 let Ok(view) = view(&shared.access, &name, (0, Duration::ZERO)).await else {
                     return;
                 };
-                ended = is_over(&view).then_some(view);
+                ended = stands(&view).then_some(view);
                 wait = match (&ended, follow) {
                     (None, true) => QUIET,
                     _ => Duration::from_millis(1),
@@ -366,44 +412,109 @@ async fn is_heard_of(access: &Access, rollout: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Makes a wish of what is asked.
-async fn intent_of(access: &Access, deploy: Deploy) -> Result<(Mode, Action, Audience), Problem> {
-    let trust = trust_of(access)?;
-    let rows = rows(access).await?;
+/// A release for a fleet, and how it is to get there.
+struct Wanted {
+    service: ServiceId,
+    manifest: Manifest,
+    select: Option<Selector>,
+    /// The rollout that it goes on with.
+    retry: Option<IntentId>,
+    on_conflict: Option<OnConflict>,
+}
+
+/// Reads what is asked.
+async fn wanted(access: &Access, deploy: Deploy) -> Result<Wanted, Problem> {
+    let Deploy { force, on_conflict, .. } = deploy;
     let service = deploy.service.clone();
     let select = deploy.select.as_deref().map(str::parse::<Selector>).transpose();
     let select = select.map_err(|error| CliError::from_error(Code::BAD_SELECTOR, &error))?;
-    let manifest = manifest_of(access, deploy, &rows).await?;
-    let bytes = codec::encode(&manifest);
-    let release = ReleaseId::of(&bytes);
-    let rollouts = config::rollouts_of(config::release_layer(release, manifest))
+    let mut manifest = manifest_of(access, deploy).await?;
+    if force {
+        manifest.again = Some(clock::now().at);
+    }
+    Ok(Wanted { service, manifest, select, retry: None, on_conflict })
+}
+
+/// Makes a wish of what is wanted; where that stands in a queue, when its turn has come.
+async fn intent_of(
+    access: &Access,
+    wanted: Wanted,
+    until: Instant,
+) -> Result<(Mode, Action, Audience), Problem> {
+    let Wanted { service, manifest, select, retry, on_conflict } = wanted;
+    let release = codec::encode(&manifest);
+    check_manifest(&service, &release).map_err(|why| Problem::new(Code::BAD_MANIFEST, why))?;
+    let id = ReleaseId::of(&release);
+    let rollouts = config::rollouts_of(config::release_layer(id, manifest))
         .map_err(|mistakes| mistaken(&mistakes, "nothing was deployed"))?;
+    if on_conflict.unwrap_or(rollouts.parameters.on_conflict) == OnConflict::Queue {
+        turn_comes(access, &service, until).await?;
+    }
     let select = select.or(rollouts.placement.select).unwrap_or_else(Selector::every);
-    let nodes: Vec<NodeId> = matching(&trust, &select)?.into_iter().collect();
-    let known = Known::of(&service, &nodes, (&rows, &fleet(access).await?));
-    let back_to = known.good.iter().copied().find(|good| *good != release);
-    let generation = known.next;
-    let (emergency, retry, on_conflict) = (None, None, None);
-    let release = bytes;
+    let (known, audience) = known(access, &service, &select).await?;
     let action = Action::Deploy {
         service,
-        generation,
+        generation: known.next,
         release,
-        back_to,
-        emergency,
+        back_to: known.good.into_iter().find(|good| *good != id),
+        emergency: None,
         retry,
         on_conflict,
         rollback: false,
     };
-    let audience = Audience::Select { selector: select.to_string(), roster: trust.roster_digest() };
     Ok((Mode::Desired, action, audience))
 }
 
+async fn removal(
+    access: &Access,
+    service: ServiceId,
+    select: &Selector,
+) -> Result<(Mode, Action, Audience), Problem> {
+    let (known, audience) = known(access, &service, select).await?;
+    Ok((Mode::Desired, Action::Remove { service, generation: known.next }, audience))
+}
+
+/// Returns what is known of a service on the nodes that are meant, and how these are named.
+async fn known(
+    access: &Access,
+    service: &ServiceId,
+    select: &Selector,
+) -> Result<(Known, Audience), Problem> {
+    let trust = trust_of(access)?;
+    let nodes: Vec<NodeId> = matching(&trust, select)?.into_iter().collect();
+    let known = Known::of(service, &nodes, (&rows(access).await?, &fleet(access).await?));
+    let audience = Audience::Select { selector: select.to_string(), roster: trust.roster_digest() };
+    Ok((known, audience))
+}
+
+/// Waits until no rollout of the service is under way. Nothing is signed before, so nothing is lost with who waits.
+async fn turn_comes(access: &Access, service: &ServiceId, until: Instant) -> Result<(), Problem> {
+    let is_open = |row: &Value| row["service"] == service.as_str() && row["ended_at"].is_null();
+    while let Some(row) = rows(access).await?.into_iter().find(is_open) {
+        let name = row["rollout"].as_str().unwrap_or_default();
+        let mut seen = 0;
+        loop {
+            let left = until.saturating_duration_since(Instant::now()).min(FACT_WITHIN);
+            if left.is_zero() {
+                let what = format!("{name} of {service} is under way still, and nothing was begun");
+                return Err(Problem::new(Code::ROLLOUT_UNDER_WAY, what)
+                    .hint("sent again it waits again; `wait` says how long, at most 5m"));
+            }
+            let view = view(access, name, (seen, left)).await?;
+            if is_over(&view) {
+                break;
+            }
+            seen = facts_of(&view);
+        }
+    }
+    Ok(())
+}
+
 /// Returns the manifest: of a release that was asked for before, or made of a spec.
-async fn manifest_of(access: &Access, deploy: Deploy, rows: &[Value]) -> Result<Manifest, Problem> {
+async fn manifest_of(access: &Access, deploy: Deploy) -> Result<Manifest, Problem> {
     let Deploy { service, release, spec, artifact, version, .. } = deploy;
     match (release, spec) {
-        (Some(release), None) => known_manifest(access, &service, &release, rows).await,
+        (Some(release), None) => known_manifest(access, &service, &release).await,
         (None, Some(spec)) if spec.len() <= SPEC_BYTES_MAX => {
             let artifact = artifact.map(|At { url, sha256, bytes }| {
                 let digest = sha256.strip_prefix("sha256:").unwrap_or(&sha256).parse();
@@ -431,25 +542,25 @@ async fn known_manifest(
     access: &Access,
     service: &ServiceId,
     release: &str,
-    rows: &[Value],
 ) -> Result<Manifest, Problem> {
-    let is_it = |row: &&Value| row["service"] == service.as_str() && row["release"] == release;
-    let row = rows.iter().find(is_it).ok_or_else(|| {
+    let is_it = |row: &Value| row["service"] == service.as_str() && row["release"] == release;
+    let row = rows(access).await?.into_iter().find(is_it).ok_or_else(|| {
         Problem::new(Code::RELEASE_GONE, format!("no rollout of {service} was about {release}"))
             .hint("deploy it with its `spec`, or see: GET /v1/rollouts")
     })?;
-    let broken = |why: &str| Problem::new(Code::WISH_GONE, why);
-    let id = row["id"].as_str().and_then(|id| id.parse().ok());
-    let rollout: IntentId = id.ok_or_else(|| broken("the rollout has no name"))?;
+    manifest_behind(access, rollout::id_of(&row)?).await
+}
+
+/// Returns the manifest in the signed wish behind a rollout.
+async fn manifest_behind(access: &Access, rollout: IntentId) -> Result<Manifest, Problem> {
     let bytes = match access.ask(Ask::Wish { rollout }, TASK_WITHIN).await? {
         Reply::Piece { bytes } => bytes,
         reply => return Err(unexpected(reply)),
     };
-    let sealed = envelope::read(&bytes, ENVELOPE_BYTES_MAX).map_err(unreadable)?;
-    let intent: Intent = codec::decode(sealed.unverified_payload()).map_err(unreadable)?;
+    let intent: Intent = envelope::read_kept(&bytes, Kind::Intent).map_err(unreadable)?;
     match intent.action {
         Action::Deploy { release, .. } => codec::decode(&release).map_err(unreadable),
-        _ => Err(broken("the wish behind the rollout is no deploy")),
+        _ => Err(Problem::new(Code::WISH_GONE, "the wish behind the rollout is no deploy")),
     }
 }
 
@@ -461,6 +572,11 @@ pub(super) fn trust_of(access: &Access) -> Result<Trust, Problem> {
 
 fn is_over(view: &Value) -> bool {
     !view["ended_at"].is_null()
+}
+
+/// Says whether it is over, or goes on only when a person says so.
+fn stands(view: &Value) -> bool {
+    is_over(view) || !view["waits_for"].is_null()
 }
 
 fn facts_of(view: &Value) -> u32 {

@@ -51,6 +51,10 @@ pub(super) enum Sent {
 
 const WAIT: (&str, &str) =
     ("wait", "How long the outcome is waited for: `30s`, `1m`; at most 5m. Default 60s.");
+const TURN: (&str, &str) = (
+    "wait",
+    "With `on_conflict` = `queue`: how long its turn is waited for, at most 5m. Default 60s.",
+);
 const SINCE: (&str, &str) =
     ("since", "The cursor of the last event that the client has; what follows it is answered.");
 const KEY: (&str, &str) = (
@@ -147,7 +151,7 @@ pub(super) const ROUTES: &[Route] = &[
         path: "/v1/events",
         what: "All events of the fleet, in the order in which they reached this controller: a page, or with `Accept: \
                text/event-stream` a stream that goes on. Nothing is missed behind a cursor; what may have been told \
-               before is counted (`again`, `stream.again`).",
+               before is marked by the last cursor of it (`again_until`, `stream.again`).",
         by_token: true,
         query: &[
             SINCE,
@@ -208,7 +212,7 @@ pub(super) const ROUTES: &[Route] = &[
         path: "/v1/rollouts",
         what: "Deploy over the fleet: a release that is known, or a spec with what it runs.",
         by_token: true,
-        query: &[],
+        query: &[TURN],
         headers: &[KEY],
         body: Sent::Deploy,
         answers: &[(JSON, "smgr.asked.v1")],
@@ -230,7 +234,10 @@ pub(super) const ROUTES: &[Route] = &[
         path: "/v1/rollouts/{rollout}",
         what: "One rollout, and why it went as it went: the document of `smgr rollout show -o json`.",
         by_token: true,
-        query: &[("wait", "How long its end is waited for, at most 5m. Default: not at all.")],
+        query: &[(
+            "wait",
+            "How long its end is waited for, or that it waits for a person; at most 5m. Default: not at all.",
+        )],
         headers: &[],
         body: Sent::Nothing,
         answers: &[(JSON, "smgr.rollout.v1")],
@@ -239,9 +246,9 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         method: "get",
         path: "/v1/rollouts/{rollout}/events",
-        what: "What happened in a rollout, one event a line; behind its end the result is the last one.",
+        what: "What happened in a rollout, one event a line; behind its end, or where it waits for a person, the result is the last one.",
         by_token: true,
-        query: &[SINCE, ("follow", "`1`: go on until it has ended.")],
+        query: &[SINCE, ("follow", "`1`: go on until it has ended or waits for a person.")],
         headers: &[],
         body: Sent::Nothing,
         answers: &[("application/jsonl", "")],
@@ -250,9 +257,9 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         method: "post",
         path: "/v1/rollouts/{rollout}/{command}",
-        what: "pause, resume, promote, approve, or abort a rollout.",
+        what: "pause, resume, promote, approve, abort, or retry a rollout: the last is a rollout of its own.",
         by_token: true,
-        query: &[],
+        query: &[TURN],
         headers: &[KEY],
         body: Sent::Nothing,
         answers: &[(JSON, "smgr.asked.v1")],

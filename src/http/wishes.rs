@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::callers::Caller;
 use super::problem::{Problem, status_of, tell_exit};
@@ -21,14 +21,16 @@ use super::requests::Kept;
 use super::rollouts::trust_of;
 use super::serve::{Shared, whole_body};
 use crate::cli::commands::place::matching;
-use crate::cli::commands::ramp::{LIFE as RAMP_LIFE, NAMED_MAX, at_a_time, stops};
+use crate::cli::commands::ramp::{
+    LIFE as RAMP_LIFE, NAMED_MAX, RULES_WITHIN, Rules, at_a_time, stops,
+};
 use crate::cli::error::CliError;
 use crate::cli::screen::words::full_intent;
 use crate::cli::verdict::{Verdict, Verdicts};
 use crate::cli::wish::Signed;
 use crate::controller::{Access, Heard};
 use crate::domain::code::{Code, ExitCode};
-use crate::domain::id::{ActionName, Digest, IntentId, NodeId, ServiceId};
+use crate::domain::id::{ActionName, Digest, IntentId, Kid, NodeId, ServiceId};
 use crate::domain::intent::{Action, Verb};
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::rollout::{Amount, chunks};
@@ -72,7 +74,7 @@ pub(super) struct Wish {
     /// On nodes by their labels, `env=prod,role=web`: those that have the service, some at a time.
     select: Option<String>,
     /// On how many nodes at a time, such as `["1", "25%"]`: the last repeats. After a node on which it failed no other is
-    /// asked. With `select` it is `["1", "25%"]`, for an action `["25%"]`, unless told otherwise.
+    /// asked. With `select` it is `["1", "25%"]`, for an action what the service says (`["25%"]`), unless told otherwise.
     #[serde(default)]
     max_parallel: Vec<Amount>,
     /// Parameters of an action, by name.
@@ -176,7 +178,7 @@ pub(super) async fn envelope(
     let bytes = whole_body(body, ENVELOPE_BYTES_MAX).await?;
     let judged = shared.gate().brought(&bytes, clock::now().at)?;
     let kept = Kept::new(digest_of(&bytes), &bytes);
-    bring(&shared, (judged.payload.id, kept), asked.wait).await
+    bring(&shared, (judged.payload.id, judged.payload.iss, kept), asked.wait).await
 }
 
 /// `GET /v1/intents/{intent}`: what came of a wish that was brought by this controller.
@@ -203,12 +205,13 @@ pub(super) async fn outcome(
     }
     // To ask the nodes for more of it is to send it again, and to give the next ones their turn.
     let intent = intent_of(&kept.envelope().map_err(unreadable)?)?;
-    if intent.iss != caller.kid() {
+    let by = intent.iss;
+    if by != caller.kid() {
         for node in &named_in(&intent)? {
             caller.may(intent.action.verb(), intent.action.service(), node)?;
         }
     }
-    bring(&shared, (id, kept), asked.wait).await
+    bring(&shared, (id, by, kept), asked.wait).await
 }
 
 /// What stands beside a wish.
@@ -306,7 +309,7 @@ async fn wished(
     if !kept.is_of(request) {
         return Err(another());
     }
-    bring(shared, (id, kept), wait).await
+    bring(shared, (id, caller.kid(), kept), wait).await
 }
 
 pub(super) fn random_id() -> Result<IntentId, Problem> {
@@ -333,7 +336,13 @@ async fn meant(
     wish: &Wish,
 ) -> Result<(Vec<NodeId>, Vec<Amount>), Problem> {
     match (&wish.nodes, &wish.select) {
-        (Some(nodes), None) => Ok((named(access, action, nodes).await?, wish.max_parallel.clone())),
+        (Some(nodes), None) => {
+            let mut named = named(access, action, nodes).await?;
+            if *nodes == Nodes::All(All::All) {
+                (named, _) = as_declared(access, action, named).await;
+            }
+            Ok((named, wish.max_parallel.clone()))
+        }
         (None, Some(select)) => {
             let select: Selector =
                 select.parse().map_err(|error| CliError::from_error(Code::BAD_SELECTOR, &error))?;
@@ -350,13 +359,36 @@ async fn meant(
                 let hint = "select fewer, or let the command line do it: smgr action run --select";
                 return Err(Problem::new(Code::TOO_LARGE, what).hint(hint));
             }
-            let default = || at_a_time(action).to_vec();
+            let (nodes, default) = as_declared(access, action, nodes).await;
             let told = Some(wish.max_parallel.clone()).filter(|sizes| !sizes.is_empty());
-            Ok((nodes, told.unwrap_or_else(default)))
+            Ok((nodes, told.unwrap_or(default)))
         }
         (Some(_), Some(_)) | (None, None) => {
             Err(Problem::new(Code::USAGE, "either `nodes` or `select` says where"))
         }
+    }
+}
+
+/// Returns on which of these nodes something is done, and on how many at a time: of an action the service says so.
+async fn as_declared(
+    access: &Access,
+    action: &Action,
+    nodes: Vec<NodeId>,
+) -> (Vec<NodeId>, Vec<Amount>) {
+    let default = at_a_time(action).to_vec();
+    let Action::Run { service, action, .. } = action else { return (nodes, default) };
+    let asked = async {
+        for node in &nodes {
+            if let Some(told) = access.configuration(node, service).await {
+                return Some((node.clone(), Rules::of(&told, action)?));
+            }
+        }
+        None
+    };
+    match timeout(RULES_WITHIN, asked).await.ok().flatten() {
+        Some((node, rules)) if rules.is_for_one => (vec![node], rules.max_parallel),
+        Some((_, rules)) => (nodes, rules.max_parallel),
+        None => (nodes, default),
     }
 }
 
@@ -387,18 +419,17 @@ async fn named(access: &Access, action: &Action, nodes: &Nodes) -> Result<Vec<No
     }
 }
 
-/// Keeps a wish, sends it, waits, and tells what each node made of it.
+/// Keeps a wish that `by` signed, sends it, waits, and tells what each node made of it.
 ///
 /// With `max_parallel` nodes have their turns. Whoever stops waiting stops that: what was asked goes on, and who asks again
 /// goes on with it.
 async fn bring(
     shared: &Arc<Shared>,
-    (id, new): (IntentId, Kept),
+    (id, by, new): (IntentId, Kid, Kept),
     wait: Duration,
 ) -> Result<Response, Problem> {
     let requests = shared.requests.clone();
     let request = new.clone();
-    let by = intent_of(&new.envelope().map_err(unreadable)?)?.iss;
     let (mut kept, is_new) = blocking(move || requests.keep(id, by, request)).await??;
     if !kept.is_same_request(&new) {
         return Err(another());
@@ -530,10 +561,8 @@ async fn call(
     verdict
 }
 
-/// Reads the intent in an envelope that was verified before it was kept.
 fn intent_of(envelope: &[u8]) -> Result<Intent, Problem> {
-    let sealed = envelope::read(envelope, ENVELOPE_BYTES_MAX).map_err(unreadable)?;
-    codec::decode(sealed.unverified_payload()).map_err(unreadable)
+    envelope::read_kept(envelope, Kind::Intent).map_err(unreadable)
 }
 
 fn named_in(intent: &Intent) -> Result<Vec<NodeId>, Problem> {

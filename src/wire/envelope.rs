@@ -4,7 +4,7 @@
 //! decoded, stored, hashed and forwarded; an envelope is never written again. The PAE is DSSE 1.0.2
 //! (<https://github.com/secure-systems-lab/dsse/blob/v1.0.2/protocol.md>).
 
-use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 use serde::ser::SerializeTuple;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_bytes::Bytes;
@@ -132,6 +132,32 @@ pub fn read(bytes: &[u8], bytes_max: usize) -> Result<Sealed<'_>, EnvelopeError>
     let outer: Outer<'_> = codec::decode(bytes).map_err(EnvelopeError::Shape)?;
     let kind = kind_of(outer.typ).ok_or(EnvelopeError::UnknownType)?;
     Ok(Sealed { kind, typ: outer.typ, payload: outer.payload, signatures: outer.signatures })
+}
+
+/// Says why an envelope that was kept cannot be read again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadKeptError {
+    /// It is none.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// It is of another kind.
+    #[error("the message is of another kind")]
+    Kind,
+    /// Its payload is not of this kind.
+    #[error(transparent)]
+    Payload(#[from] CodecError),
+}
+
+/// Reads what an envelope holds that was verified before it was kept. Proves nothing.
+///
+/// # Errors
+/// It is no envelope, or holds something else.
+pub fn read_kept<T: DeserializeOwned>(bytes: &[u8], kind: Kind) -> Result<T, ReadKeptError> {
+    let sealed = read(bytes, ENVELOPE_BYTES_MAX)?;
+    if sealed.kind() != kind {
+        return Err(ReadKeptError::Kind);
+    }
+    Ok(codec::decode(sealed.unverified_payload())?)
 }
 
 impl<'a> Sealed<'a> {

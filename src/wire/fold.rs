@@ -10,7 +10,7 @@ use super::envelope;
 use super::key::digest_of;
 use super::payload::{Body, EventRecord};
 use super::row::Row;
-use crate::domain::event::{Baseline, Context, Event};
+use crate::domain::event::{Baseline, Context, EpochReason, Event};
 use crate::domain::id::{Digest, IntentId, RunId, Seq, ServiceId};
 use crate::domain::node::{FOLD_VERSION, Node, NodePart};
 use crate::domain::recent::Restarts;
@@ -122,8 +122,15 @@ impl<'a> Fold<'a> {
     /// Folds an event about what the context says.
     fn take(&mut self, seq: Seq, at: UnixMicros, event: &Event) -> Result<(), Broken> {
         self.last_at = self.last_at.max(at);
-        if matches!(event, Event::Baseline(part) if part.part == 0) {
+        // Both say all that is known. Whoever has a copy of a log that was lost held what that one said.
+        let begins = match event {
+            Event::Baseline(part) => part.part == 0,
+            Event::LogOpened(opened) => opened.reason == EpochReason::FirstStart,
+            _ => false,
+        };
+        if begins {
             self.told.clear();
+            *self.node = Node::default();
         }
         self.restarts.note(at, &self.context, event);
         wishes_told_by(event, |intent| {
@@ -140,9 +147,6 @@ impl<'a> Fold<'a> {
 
     /// Restores the state from a part of a baseline; the last one has to lead to the hash that it names.
     fn baseline(&mut self, part: &Baseline) -> Result<(), Broken> {
-        if part.part == 0 {
-            *self.node = Node::default();
-        }
         let restored: NodePart = codec::decode(&part.state).map_err(illegal)?;
         self.node.restore(restored);
         let complete = part.part + 1 == part.parts && part.fold == FOLD_VERSION;

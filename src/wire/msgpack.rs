@@ -216,6 +216,7 @@ const NEVER: u8 = 0xc1;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fmt::Debug;
 
     use proptest::prelude::*;
@@ -225,6 +226,7 @@ mod tests {
 
     use super::*;
     use crate::domain::event::Event;
+    use crate::domain::rollout::samples::of_a_log;
     use crate::wire::codec;
     use crate::wire::payload::{Answer, Beat, EventRecord, Intent, Query, Trust};
     use crate::wire::tests::samples;
@@ -277,6 +279,14 @@ mod tests {
         }
     }
 
+    fn holds_body(event: &Event) {
+        let (kind, body) = (event.kind(), codec::encode_body(event));
+        assert!(body_agrees(kind, &body), "{event:?} is not read");
+        for bytes in changed(&body) {
+            body_agrees(kind, &bytes);
+        }
+    }
+
     #[test]
     fn every_payload_is_read_as_rmp_serde_reads_it_however_it_is_damaged() {
         holds(&samples::intent());
@@ -284,13 +294,16 @@ mod tests {
         holds(&samples::answer());
         holds(&samples::beat());
         holds(&samples::trust());
+        holds(&samples::order());
+        holds(&samples::receipt());
+        holds(&samples::manifest());
         for (context, event) in samples::events() {
             holds(&samples::record(&context, &event));
-            let (kind, body) = (event.kind(), codec::encode_body(&event));
-            assert!(body_agrees(kind, &body), "{event:?} is not read");
-            for bytes in changed(&body) {
-                body_agrees(kind, &bytes);
-            }
+            holds_body(&event);
+        }
+        let facts = of_a_log().into_iter().map(|fact| (fact.event.kind(), fact));
+        for fact in facts.collect::<BTreeMap<_, _>>().into_values() {
+            holds_body(&Event::Rollout(Box::new(fact)));
         }
     }
 

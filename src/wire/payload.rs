@@ -351,8 +351,8 @@ pub enum Reply {
         rows: Vec<ByteBuf>,
         /// The last place.
         head: EventId,
-        /// So many of the first ones may have been given to the asker before: it came with the place of another
-        /// controller, which is known here only roughly.
+        /// What lies up to this place may have been given to the asker before, on this page and on later ones: it came
+        /// with the place of another controller, which says nothing of the order of arrival here. Else 0.
         #[serde(default)]
         again: u32,
     },
@@ -505,6 +505,9 @@ pub struct Beat {
     pub fold: u32,
     /// When.
     pub at: UnixMicros,
+    /// Whether controllers are asked how far they have the log: each says so with a receipt.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
 }
 
 /// A controller's word that it has a log durably up to here, and that this extends what it had before.

@@ -65,6 +65,10 @@ fn applied(number: u8, step: Step, left: u8, now: u8) -> Fact {
     Fact::Applied { generation, step, left, now, spec }
 }
 
+fn ran(intent: IntentId) -> Fact {
+    Fact::Ran { intent, action: "warm".to_owned() }
+}
+
 fn healthy(number: u8) -> Fact {
     Fact::Healthy { generation: Generation(number.into()), release: release(number) }
 }
@@ -253,8 +257,8 @@ fn each_fault_of_a_node_that_is_put_in_is_found() {
             let outcome = Fact::Executed { intent: SECOND };
             late.filter(|it| it.fact == outcome).for_each(|it| it.at = UnixMicros(90_000_000));
         }),
-        ("ran twice", |it| (0..2).for_each(|_| it.on("n1", Fact::Ran { intent: FIRST }))),
-        ("ran and was not taken", |it| it.on("n2", Fact::Ran { intent: BAD })),
+        ("ran twice", |it| (0..2).for_each(|_| it.on("n1", ran(FIRST)))),
+        ("ran and was not taken", |it| it.on("n2", ran(BAD))),
         ("which was never taken", |it| it.by("n2", Some(BAD), Fact::Desired(Desired::Running))),
         ("a spec that nobody wished", |it| it.unasked("n2", &added(5))),
         ("a spec that nobody wished", |it| {

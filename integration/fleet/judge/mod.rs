@@ -73,8 +73,8 @@ enum Fact {
     },
     /// What became of it.
     Executed { intent: IntentId },
-    /// The action that it asks for was run.
-    Ran { intent: IntentId },
+    /// The action that it asks for was run, or one that follows a deploy.
+    Ran { intent: IntentId, action: String },
     /// An order was taken.
     Ordered {
         generation: Generation,

@@ -37,8 +37,8 @@ fn wishes(entries: &[Entry]) -> Vec<String> {
                 }
                 Some(_) => {}
             },
-            Fact::Ran { intent } => {
-                if !ran.insert(*intent) {
+            Fact::Ran { intent, action } => {
+                if !ran.insert((*intent, action)) {
                     faults.push(format!("wish {intent} ran twice"));
                 }
                 if !open.contains_key(intent) {

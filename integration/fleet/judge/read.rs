@@ -180,7 +180,7 @@ fn entry_of(row: &[u8]) -> Option<Entry> {
             Fact::Accepted { intent, wish, key, is_own, digest, until }
         }
         Event::IntentExecuted(it) => Fact::Executed { intent: it.intent },
-        Event::ActionStarted(it) => Fact::Ran { intent: it.intent },
+        Event::ActionStarted(it) => Fact::Ran { intent: it.intent, action: it.action.to_string() },
         Event::OrderAccepted(it) => Fact::Ordered {
             generation: it.generation,
             step: it.step,

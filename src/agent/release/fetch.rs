@@ -21,9 +21,6 @@ use crate::domain::code::Code;
 use crate::domain::id::{Digest, ServiceId};
 use crate::domain::release::{Artifact, ArtifactFormat};
 
-/// The largest artifact that is fetched, in bytes.
-pub(crate) const ARTIFACT_BYTES_MAX: u64 = 2 << 30;
-
 /// What the uplink fetches: nothing else of a node reaches out.
 const BY_UPLINK: &[&str] = &["http://", "https://", "nats:"];
 
@@ -69,10 +66,6 @@ pub(super) fn stage(
 ) -> Result<Seal, Refused> {
     if let Some(seal) = releases.sealed(service, &artifact.sha256.to_string()) {
         return Ok(seal);
-    }
-    if artifact.bytes > ARTIFACT_BYTES_MAX {
-        let why = format!("it has {} bytes, more than {ARTIFACT_BYTES_MAX}", artifact.bytes);
-        return Err(Refused::new(Code::TOO_LARGE, why));
     }
     let disk = |error: io::Error| Refused::disk(&error);
     let staged = releases.begin(service, artifact.sha256).map_err(disk)?;

@@ -71,6 +71,10 @@ pub(super) async fn unset(
         let what = format!("`{key}` is no key: a value is not given");
         return Err(CliError::new(Code::USAGE, what));
     }
+    if let Some(key) = unset.iter().find(|key| !config::keys::is_known(key)) {
+        let what = format!("`{key}` is no key of a service");
+        return Err(CliError::new(Code::USAGE, what).next("smgr help spec"));
+    }
     let is_temporary = args.temporary || args.select.is_none();
     if args.select.is_none() && !is_any_set(context, &args.service, &unset).await? {
         let keys = unset.into_iter().collect::<Vec<_>>().join(", ");

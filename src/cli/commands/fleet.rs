@@ -93,8 +93,8 @@ pub(super) fn is_of_controller(context: &Context, since: &Since) -> bool {
 pub(super) struct Page {
     pub(super) events: Vec<(EventId, EventRecord)>,
     pub(super) head: EventId,
-    /// So many of the first may have been given out before.
-    again: u32,
+    /// Up to here events may have been given out before.
+    again: Option<EventId>,
 }
 
 /// Prints the stream of all events of the fleet.
@@ -130,11 +130,11 @@ pub(super) async fn events(
             }
             continue;
         };
-        if page.again > 0 {
+        if let Some(until) = page.again {
             out.note(&format!(
-                "another controller answers: {} events may have been told before",
-                page.again
+                "another controller answers: events up to {until} may have been told before"
             ));
+            printer.control(Control::Again { until });
         }
         let is_empty = page.events.is_empty();
         for (cursor, record) in page.events {
@@ -182,6 +182,7 @@ pub(super) async fn read(
                         .zip(first.0..)
                         .map(|(row, seq)| Ok((place(seq), verified(row, &ring)?)))
                         .collect::<Result<_, CliError>>()?;
+                    let again = (again > 0).then(|| place(u64::from(again)));
                     return Ok(Some(Page { events, head, again }));
                 }
                 Reply::Refused { code, why } => {

@@ -237,6 +237,9 @@ fn join(context: &Context, path: &Path, out: Out) -> Result<ExitCode, CliError> 
         return Err(CliError::new(Code::TRUST_UNUSABLE, what).hint("have it admitted again"));
     }
     let urls = welcome.urls.iter().cloned().map(checked).collect::<Result<Vec<_>, _>>()?;
+    if urls.is_empty() {
+        return Err(bad("names no bus"));
+    }
     for (path, bytes) in
         [(folder.root_pin(), hex_line(root).as_bytes()), (folder.trust(), trust.as_slice())]
     {

@@ -20,13 +20,14 @@ use crate::config;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::{Generation, IntentId, NodeId, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand};
+use crate::domain::policy::Kind;
 use crate::domain::release::{Manifest, ReleaseId};
 use crate::domain::rollout::view::rollout_name;
 use crate::domain::rollout::{OnConflict, Parameters, Placement};
 use crate::domain::selector::Selector;
 use crate::head::keyfile::load_trust;
 use crate::wire::codec;
-use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
+use crate::wire::envelope;
 use crate::wire::payload::{Ask, Audience, Intent, Reply, Trust};
 use crate::wire::status::FleetStatus;
 pub(super) use ahead::plan;
@@ -397,24 +398,14 @@ async fn retry(
     out: Out,
 ) -> Result<ExitCode, CliError> {
     let view = view(&mut client, name, (0, 0)).await?;
-    if view["ended_at"].is_null() {
-        let why = format!("{} is still under way", view["rollout"].as_str().unwrap_or(name));
-        return Err(CliError::new(Code::ROLLOUT_NOT_SO, why));
-    }
-    let left = nodes_of(&view, |state| state != "healthy" && state != "late_join");
-    if left.is_empty() {
-        let why = "every node is on the release already";
-        return Err(CliError::new(Code::ROLLOUT_NOT_SO, why));
-    }
-    if view["kind"] == "remove" {
-        let whence = (service_of(&view)?, Selector::nodes(&left));
-        let remove = |service, generation| Action::Remove { service, generation };
-        return over_fleet(context, client, whence, remove, waiting, out).await;
-    }
-    if view["kind"] == "configure" {
-        let why = "what was set is known to the nodes alone: set it again";
-        return Err(CliError::new(Code::ROLLOUT_NOT_SO, why));
-    }
+    let left = match left_of(&view)? {
+        Left::Release(left) => left,
+        Left::Removal(left) => {
+            let whence = (service_of(&view)?, Selector::nodes(&left));
+            let remove = |service, generation| Action::Remove { service, generation };
+            return over_fleet(context, client, whence, remove, waiting, out).await;
+        }
+    };
     let manifest = manifest_of(&mut client, &view).await?;
     let wanted = Wanted {
         service: service_of(&view)?,
@@ -427,6 +418,32 @@ async fn retry(
         rollback: false,
     };
     deploy(context, client, wanted, waiting, out).await
+}
+
+/// What a rollout that ended has left to do, and on which nodes.
+pub(crate) enum Left {
+    /// They are not healthy on its release.
+    Release(Vec<NodeId>),
+    /// They have the service still.
+    Removal(Vec<NodeId>),
+}
+
+/// Returns what a rollout has left to do that is gone on with.
+pub(crate) fn left_of(view: &Value) -> Result<Left, CliError> {
+    let not_so = |why: String| Err(CliError::new(Code::ROLLOUT_NOT_SO, why));
+    if view["ended_at"].is_null() {
+        let name = view["rollout"].as_str().unwrap_or("it");
+        return not_so(format!("{name} is still under way"));
+    }
+    let left = nodes_of(view, |state| state != "healthy" && state != "late_join");
+    match view["kind"].as_str() {
+        _ if left.is_empty() => not_so("every node is on the release already".to_owned()),
+        Some("remove") => Ok(Left::Removal(left)),
+        Some("configure") => {
+            not_so("what was set is known to the nodes alone: set it again".to_owned())
+        }
+        _ => Ok(Left::Release(left)),
+    }
 }
 
 /// Sends a wish and returns whether it changed something.
@@ -525,11 +542,9 @@ async fn manifest_of(client: &mut Client, row: &Value) -> Result<Manifest, CliEr
     let rollout = id_of(row)?;
     let bytes = client.ask_for_whole(&Ask::Wish { rollout }).await?.ok_or_else(no_answer)?;
     let strange = |why: String| CliError::new(Code::WISH_GONE, why);
-    let sealed =
-        envelope::read(&bytes, ENVELOPE_BYTES_MAX).map_err(|it| strange(it.to_string()))?;
     // Somebody signed it once; what is signed now is what is read here, and its digest has to be the known one.
     let intent: Intent =
-        codec::decode(sealed.unverified_payload()).map_err(|it| strange(it.to_string()))?;
+        envelope::read_kept(&bytes, Kind::Intent).map_err(|it| strange(it.to_string()))?;
     let Action::Deploy { release, .. } = &intent.action else {
         return Err(strange("it deploys nothing".to_owned()));
     };
@@ -539,12 +554,12 @@ async fn manifest_of(client: &mut Client, row: &Value) -> Result<Manifest, CliEr
     codec::decode(release).map_err(|it| strange(it.to_string()))
 }
 
-fn id_of(row: &Value) -> Result<IntentId, CliError> {
+pub(crate) fn id_of(row: &Value) -> Result<IntentId, CliError> {
     let id = row["id"].as_str().and_then(|id| id.parse().ok());
     id.ok_or_else(|| CliError::new(Code::INTERNAL, "a controller named no rollout"))
 }
 
-fn service_of(row: &Value) -> Result<ServiceId, CliError> {
+pub(crate) fn service_of(row: &Value) -> Result<ServiceId, CliError> {
     let service = row["service"].as_str().and_then(|service| service.parse().ok());
     service.ok_or_else(|| CliError::new(Code::INTERNAL, "a controller named no service"))
 }
@@ -568,9 +583,9 @@ fn is_unheard(view: &Value) -> bool {
     view["kind"] != "deploy" && unreachable.is_some_and(|nodes| !nodes.is_empty())
 }
 
-fn exit_of(view: &Value) -> ExitCode {
+/// Returns how a command ends that waits for a rollout.
+pub(crate) fn exit_of(view: &Value) -> ExitCode {
     let number = view["exit_code"].as_u64();
-    let state = view["state"].as_str().unwrap_or_default();
     match number {
         // It is gone from where somebody answered; of the others nobody can say.
         Some(0) if is_unheard(view) => ExitCode::Unknown,
@@ -578,7 +593,7 @@ fn exit_of(view: &Value) -> ExitCode {
             let is_it = |exit: &&ExitCode| u64::from(exit.number()) == number;
             ExitCode::ALL.iter().find(is_it).copied().unwrap_or(ExitCode::Internal)
         }
-        None if state.starts_with("awaiting_") => ExitCode::Waits,
+        None if !view["waits_for"].is_null() => ExitCode::Waits,
         None => ExitCode::StillRunning,
     }
 }

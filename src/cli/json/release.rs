@@ -30,6 +30,7 @@ pub(super) fn data(event: &Event) -> Value {
             "now": it.now.map(id), "version": it.version, "spec": digest(&it.spec),
             "min_healthy_ms": it.min_healthy_ms, "healthy_by": time(Some(it.healthy_by)),
             "checks": it.checks.iter().map(|check| check.as_str()).collect::<Vec<_>>(),
+            "after": it.after.iter().map(|action| action.as_str()).collect::<Vec<_>>(),
             "keep": it.keep, "plan": it.plan.as_ref().map(digest), "term": it.term,
         }),
         Event::ReleaseHealthy(it) => json!({

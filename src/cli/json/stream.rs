@@ -30,6 +30,11 @@ pub enum Control {
         /// `fetching`, or why they cannot be had.
         reason: String,
     },
+    /// The cursor was another controller's: what follows up to `until` may have been told before.
+    Again {
+        /// The last event of which this holds.
+        until: EventId,
+    },
     /// Nothing happened.
     Beat {
         /// The last event sent, if there is one.
@@ -55,6 +60,7 @@ pub fn control_json(control: &Control, at: UnixMicros) -> Value {
                 "reason": reason,
             }),
         ),
+        Control::Again { until } => ("stream.again", json!({"until": until.to_string()})),
         Control::Beat { cursor } => ("stream.beat", json!({"cursor": id(cursor)})),
     };
     let mut line = json!({"schema": "smgr.stream.v1", "type": kind, "at": rfc3339(at)});
@@ -85,6 +91,9 @@ mod tests {
             before: sample::event_id(12),
             reason: "fetching".to_owned(),
         };
+        assert!(line(Control::Again { until: sample::event_id(9) }).ends_with(&format!(
+            r#""type":"stream.again","at":"2026-11-22T14:07:40.000Z","until":"n1/{token}/9"}}"#
+        )));
         let gap: Value = serde_json::from_str(&line(gap)).unwrap();
         assert_eq!(gap["origin"], "n1");
         assert_eq!(gap["before"], format!("n1/{token}/12"));

@@ -37,7 +37,7 @@ pub fn ahead_text(
     let held = view["plan"]["parameters"]["min_healthy_time_ms"].as_u64().unwrap_or_default();
     let failed = &view["plan"]["parameters"]["on_failure"];
     let health = match view["plan"]["parameters"]["health_check"].as_str() {
-        Some("process") => "no check is declared, so its processes run",
+        Some("process") => "its processes are ready and stay up, no check counts",
         Some("manual") => "a person says so",
         _ => "its checks pass",
     };

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::units::{rfc3339, size, span};
 use super::words::{exit_words, name_of};
+use crate::domain::code::Code;
 use crate::domain::event::Event;
 use crate::domain::release::{Manifest, Phase, ReleaseFailed, ReleaseId, Step};
 use crate::wire::codec;
@@ -101,6 +102,7 @@ pub(super) fn clause(event: &Event) -> String {
 
 fn failed(it: &ReleaseFailed) -> String {
     let at = match it.phase {
+        _ if it.code == Code::ACTION_FAILED.to_string() => "was healthy, but",
         Phase::Staging => "was not staged",
         Phase::Starting => "did not become ready",
         Phase::Holding => "did not stay healthy",

@@ -52,13 +52,25 @@ impl Progress {
         let state = word(&view["state"]);
         // What follows from a failure is told behind it.
         if state != self.state && self.awaited.len() == awaited {
-            self.state = state.to_owned();
+            let was = std::mem::replace(&mut self.state, state.to_owned());
             match state {
+                "paused" if view["waits_for"].is_null() => {
+                    let why = last_why(view);
+                    line(
+                        &mut text,
+                        &format!(
+                            "{}; it goes on with: {}",
+                            why.trim_start_matches(": "),
+                            next_commands(view)
+                        ),
+                    );
+                }
                 "paused" | "rolling_back" | "stopping" => {
                     let why = last_why(view);
                     line(&mut text, &format!("{}{why}", spoken(state)));
                 }
                 "awaiting_promotion" | "awaiting_approval" => line(&mut text, &spoken(state)),
+                _ if was == "paused" => line(&mut text, "goes on"),
                 _ => {}
             }
         }
@@ -71,7 +83,8 @@ impl Progress {
     /// Says whether what became of a node is to be told now, and takes it as told.
     fn is_news(&mut self, view: &Value, node: &Value) -> bool {
         let (name, state) = (word(&node["node"]), word(&node["state"]));
-        let goes_on = view["ended_at"].is_null();
+        // Whoever waits is told no more where a person has to say how it goes on.
+        let goes_on = view["ended_at"].is_null() && view["waits_for"].is_null();
         let is_of_wave = |other: &&Value| other["wave"] == node["wave"];
         let mut wave = list(&view["nodes"]).iter().filter(is_of_wave);
         let is_it = match state {
@@ -262,20 +275,26 @@ pub fn rollout_text(view: &Value) -> String {
         }
     }
     text.push_str(&placement(&view["placement"]));
-    let name = word(&view["rollout"]);
-    let next = match state {
-        "succeeded" => format!("smgr rollback {}", word(&view["service"])),
-        "paused" => format!("smgr rollout resume {name}    smgr rollout abort {name}"),
-        "awaiting_promotion" => format!("smgr rollout promote {name}    smgr rollout abort {name}"),
-        "awaiting_approval" => format!("smgr rollout approve {name}    smgr rollout abort {name}"),
-        _ if view["ended_at"].is_null() => {
-            format!("smgr rollout watch {name}    smgr rollout abort {name}")
-        }
-        _ => format!("smgr rollout retry {name}"),
-    };
     text.push_str("\nNEXT\n");
-    line(&mut text, &next);
+    line(&mut text, &next_commands(view));
     text
+}
+
+/// Returns what can be typed next.
+pub fn next_commands(view: &Value) -> String {
+    let name = word(&view["rollout"]);
+    let said = |verbs: &[&str]| {
+        let commands = verbs.iter().map(|verb| format!("smgr rollout {verb} {name}"));
+        commands.collect::<Vec<_>>().join("    ")
+    };
+    match (word(&view["state"]), view["waits_for"].as_str()) {
+        ("succeeded", _) => format!("smgr rollback {}", word(&view["service"])),
+        (_, Some("abort")) => said(&["abort"]),
+        (_, Some(verb)) => said(&[verb, "abort"]),
+        ("paused", None) => said(&["resume", "abort"]),
+        _ if view["ended_at"].is_null() => said(&["watch", "abort"]),
+        _ => said(&["retry"]),
+    }
 }
 
 /// Returns what is set otherwise where it failed.

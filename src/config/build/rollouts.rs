@@ -61,7 +61,7 @@ fn amount(merged: &Merged, path: &[&str]) -> Amount {
     text.parse().expect("invariant: read as an amount")
 }
 
-fn batches(builder: &mut Builder<'_>, path: &[&str]) -> Vec<Amount> {
+pub(super) fn batches(builder: &mut Builder<'_>, path: &[&str]) -> Vec<Amount> {
     let texts = builder.merged.texts(path).unwrap_or_default();
     let parsed = |text: &String| text.parse().expect("invariant: read as an amount");
     let list: Vec<Amount> = texts.iter().map(parsed).collect();

@@ -28,7 +28,6 @@ macro_rules! one_of {
 }
 
 const COUNT: Kind = Integer(0, i64::MAX);
-const SHARE: Kind = Other("number, percent, or a list of them");
 const SWITCH: &str = "False switches the block off, wherever it was defined";
 
 /// Every key of a service, in the order of the documentation.
@@ -445,13 +444,18 @@ pub const SERVICE: &[Key] = &[
     ),
     served("action.*.params.*.max", Integer(i64::MIN, i64::MAX), None, "For integers: the largest"),
     served("action.*.params.*.default", Scalar, None, "Stands in when it is not given"),
-    reserved(
+    served(
         "action.*.run_on",
-        one_of![later("all"), later("one"), later("leader")],
+        one_of![can("all"), can("one"), later("leader")],
         Toml("\"all\""),
-        "On which nodes",
+        "On all nodes that are selected, or on one of them",
     ),
-    reserved("action.*.max_parallel", SHARE, Toml("\"25%\""), "On how many nodes at a time"),
+    served(
+        "action.*.max_parallel",
+        Kind::Amounts,
+        Toml("\"25%\""),
+        "On how many nodes at a time; the last of several repeats",
+    ),
     served(
         "action.*.idempotent",
         Bool,
@@ -460,7 +464,7 @@ pub const SERVICE: &[Key] = &[
     ),
     served("action.*.timeout", Duration, Toml("\"30s\""), "Then it is killed and has failed"),
     served("action.*.user", User, Words("the service's"), "As whom it runs"),
-    reserved("action.*.after", Names, Toml("[]"), "As a step of every rollout"),
+    served("action.*.after", Names, Toml("[]"), "[\"deploy\"]: also on each node behind a deploy"),
     served("action.*.confirm", Bool, Toml("false"), "A person is asked first"),
     served("action.*.enabled", Bool, Toml("true"), SWITCH),
     served(

@@ -418,7 +418,8 @@ impl Turn<'_> {
                 }
             }
             Timer::Action(intent) => {
-                if self.open(&intent).is_some_and(|open| open.action_until == Some(at)) {
+                let of_wish = self.open(&intent).and_then(|open| open.action_until);
+                if of_wish.or_else(|| self.follow_up_until(intent)) == Some(at) {
                     self.repair(Act::KillAction { intent });
                 }
             }

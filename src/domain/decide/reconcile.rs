@@ -61,10 +61,9 @@ impl Turn<'_> {
         if meeting.booted {
             self.boot(&ids);
         }
-        self.meet_intents(
-            kept.actions.into_iter().map(|kept| (kept.intent, kept.ended)).collect(),
-            meeting,
-        );
+        let actions = kept.actions.into_iter().map(|kept| (kept.intent, kept.ended)).collect();
+        self.meet_follow_ups(&actions, meeting);
+        self.meet_intents(actions, meeting);
         if meeting.agent_is_new {
             self.stage_again();
         }
@@ -226,6 +225,29 @@ impl Turn<'_> {
             let desired = self.service(&id.service).map(|service| service.desired);
             if ended && desired != Some(Desired::Stopped) && self.is_wanted(id) {
                 self.bring_up(id, true);
+            }
+        }
+    }
+
+    /// Goes on with the actions after a deploy that had begun. What another keeper may have begun is not begun again.
+    fn meet_follow_ups(
+        &mut self,
+        kept: &BTreeMap<IntentId, Option<(Exit, u64)>>,
+        meeting: Meeting,
+    ) {
+        for (service, id) in self.follow_ups().collect::<Vec<_>>() {
+            if let Some(at) = self.follow_up_until(id).filter(|_| meeting.agent_is_new) {
+                let timer = self.set_timer(Timer::Action(id), at);
+                self.repair(timer);
+            }
+            match kept.get(&id) {
+                Some(Some((exit, ran_ms))) => {
+                    let end = ActionEnd::Exited { exit: *exit, ran_ms: *ran_ms };
+                    self.action_ended(id, end);
+                }
+                Some(None) => {}
+                None if meeting.keeper_is_new => self.action_ended(id, ActionEnd::Lost),
+                None => self.ask_for_follow_up(&service),
             }
         }
     }

@@ -3,17 +3,20 @@
 //! The verdict is the node's own: nobody else sees a process end before it is ready. On a failure the node returns by
 //! itself, under the generation after that of the wish, so that no order can apply it again.
 
+use std::collections::BTreeMap;
+
 use super::Turn;
 use crate::domain::code::Code;
 use crate::domain::effect::{Act, Effect, Reply, Timer};
 use crate::domain::event::{
-    Cause, Context, Desired, DesiredChanged, Event, Outcome, ServiceAdded, ServiceRemoved,
+    ActionStarted, Cause, Context, Desired, DesiredChanged, Event, Exit, Outcome, RunResult,
+    ServiceAdded, ServiceRemoved,
 };
-use crate::domain::id::{Digest, Generation, IntentId, ServiceId};
+use crate::domain::id::{ActionName, Digest, Generation, InstanceId, IntentId, ServiceId};
 use crate::domain::input::{OrderMark, StagedRelease, Wish};
 use crate::domain::intent::Action;
 use crate::domain::rejection::Rejection;
-use crate::domain::release::trial::{Failure, Releases, Trial};
+use crate::domain::release::trial::{Broken, Failure, Releases, Trial};
 use crate::domain::release::{
     OrderAccepted, Phase, ReleaseApplied, ReleaseFailed, ReleaseHealthy, ReleaseReturned,
     ReleaseStaged, Step,
@@ -25,6 +28,40 @@ use crate::domain::time::UnixMicros;
 
 /// What a return may take until it has failed, in milliseconds, where the spec that is returned to says less.
 const RETURN_MS_MIN: u64 = 60_000;
+
+/// Why a release failed.
+struct Found {
+    code: Code,
+    why: String,
+    instance: Option<InstanceId>,
+    result: Option<RunResult>,
+    exit: Option<Exit>,
+    ran_ms: Option<u64>,
+}
+
+impl Found {
+    fn of(code: Code, why: String) -> Self {
+        Self { code, why, instance: None, result: None, exit: None, ran_ms: None }
+    }
+
+    fn broken(code: Code, broken: &Broken) -> Self {
+        let Broken { instance, why, result, exit, ran_ms, was_ready: _ } = broken.clone();
+        Self { code, why, instance: Some(instance), result, exit, ran_ms }
+    }
+
+    /// An action runs beside the first instance, and what it says stands in the log of that.
+    fn by_action(
+        service: &ServiceId,
+        action: &ActionName,
+        why: String,
+        exit: Option<Exit>,
+        ran_ms: Option<u64>,
+    ) -> Self {
+        let instance = Some(InstanceId { service: service.clone(), index: 0 });
+        let why = format!("action {action}: {why}");
+        Self { instance, exit, ran_ms, ..Self::of(Code::ACTION_FAILED, why) }
+    }
+}
 
 impl Turn<'_> {
     fn releases(&self, service: &ServiceId) -> Option<&Releases> {
@@ -259,7 +296,7 @@ impl Turn<'_> {
         }
     }
 
-    fn about_release(&self, service: &ServiceId) -> Context {
+    pub(super) fn about_release(&self, service: &ServiceId) -> Context {
         let intent = self.trial(service).map(|trial| trial.intent);
         let by = intent.and_then(|intent| self.record(&intent)).and_then(|it| it.by.clone());
         Context::service(service).because(intent.map(Cause::Intent), by)
@@ -331,7 +368,10 @@ impl Turn<'_> {
             Step::Apply => spec.verdict.healthy_deadline.0,
             Step::Return | Step::Leave => spec.verdict.healthy_deadline.0.max(RETURN_MS_MIN),
         };
-        let judged = spec.health.iter().filter(|(_, rule)| rule.on_failure != OnFailure::Report);
+        let by_process = spec.verdict.by_process;
+        let is_judged = |on_failure| !by_process && on_failure != OnFailure::Report;
+        let judged = spec.health.iter().filter(|(_, rule)| is_judged(rule.on_failure));
+        let follow_ups = spec.action.iter().filter(|(_, action)| action.after_deploy);
         let ordered = self.releases(service).and_then(|it| it.plan);
         let plan = ordered.filter(|(of, _)| *of == trial.intent).map(|(_, plan)| plan);
         let body = ReleaseApplied {
@@ -341,6 +381,10 @@ impl Turn<'_> {
             now,
             version: staged.version,
             spec: staged.digest,
+            after: match trial.step {
+                Step::Apply => follow_ups.map(|(name, _)| name.clone()).collect(),
+                Step::Return | Step::Leave => Vec::new(),
+            },
             min_healthy_ms: match trial.step {
                 Step::Apply => spec.verdict.min_healthy_time.0,
                 Step::Return | Step::Leave => 0,
@@ -350,6 +394,7 @@ impl Turn<'_> {
                 Step::Apply => judged.map(|(name, _)| name.clone()).collect(),
                 Step::Return | Step::Leave => Vec::new(),
             },
+            by_process,
             keep: spec.verdict.keep,
             plan,
             term: plan.and(self.head().term.as_ref().map(|(term, _)| *term)),
@@ -410,6 +455,14 @@ impl Turn<'_> {
             return self.fail(service, None);
         }
         match (trial.step, held) {
+            // An action begins when it was healthy for long enough, and has what is left of its time.
+            (Step::Apply, _) if trial.acting().is_some() => {
+                let action = trial.next_action().cloned().filter(|_| trying.healthy_by <= passed);
+                if let Some(action) = action {
+                    let why = "it was not over in the time that the release had".to_owned();
+                    self.fail(service, Some(Found::by_action(service, &action, why, None, None)));
+                }
+            }
             (Step::Return | Step::Leave, Some(_)) => self.returned(service),
             (Step::Apply, Some(since)) => {
                 let generation = trial.generation;
@@ -440,13 +493,20 @@ impl Turn<'_> {
         let Some(trying) = &trial.trying else { return };
         // It may have been unwell since it was looked at.
         let Some(since) = trying.held_since.filter(|since| *since == held) else { return };
-        if trial.step != Step::Apply {
+        if trial.step != Step::Apply || trial.acting().is_some() {
             return;
         }
         let running = match running {
             Ok(running) => running,
-            Err(why) => return self.fail(service, Some(why)),
+            Err(why) => return self.fail(service, Some(Found::of(Code::WRONG_PROGRAM, why))),
         };
+        if let Some(action) = trial.next_action() {
+            let (intent, id, action) = (trial.intent, trial.action_id(action), action.clone());
+            let declared = self.spec(service).and_then(|spec| spec.action.get(&action));
+            let body = ActionStarted { intent, action, until: self.until(declared) };
+            self.begun(id, self.about_release(service), body);
+            return self.ask_for_follow_up(service);
+        }
         let (intent, body) = (
             trial.intent,
             ReleaseHealthy {
@@ -462,6 +522,50 @@ impl Turn<'_> {
         let changed = self.open(&intent).is_some_and(|open| open.changed);
         self.execute(intent, Outcome::Done { changed });
         self.promise(Act::PruneReleases { service: service.clone() });
+    }
+
+    /// Returns the actions after a deploy that have begun: whose they are, and under which id the keeper knows them.
+    pub(super) fn follow_ups(&self) -> impl Iterator<Item = (ServiceId, IntentId)> {
+        let older = self.node.releases().keys();
+        let newer = self.draft.releases().keys();
+        let newer = newer.filter(|service| !self.node.releases().contains_key(*service));
+        older.chain(newer).filter_map(|service| {
+            let (id, _) = self.trial(service)?.acting()?;
+            Some((service.clone(), id))
+        })
+    }
+
+    /// Returns when such an action is killed.
+    pub(super) fn follow_up_until(&self, id: IntentId) -> Option<UnixMicros> {
+        let (service, _) = self.follow_ups().find(|(_, known)| *known == id)?;
+        self.trial(&service)?.trying.as_ref()?.acts_until
+    }
+
+    /// Asks for the action that has begun; asking again is harmless as long as the keeper lives.
+    pub(super) fn ask_for_follow_up(&mut self, service: &ServiceId) {
+        let acting = self.trial(service).and_then(Trial::acting);
+        let Some((intent, action)) = acting.map(|(id, action)| (id, action.clone())) else {
+            return;
+        };
+        let (service, params) = (service.clone(), BTreeMap::new());
+        self.promise(Act::StartAction { intent, service, action, params });
+    }
+
+    /// Takes in what came of an action after a deploy. One that succeeded leads on when the release is looked at again.
+    pub(super) fn follow_up_ended(
+        &mut self,
+        service: &ServiceId,
+        action: &ActionName,
+        outcome: &Outcome,
+        ran_ms: u64,
+    ) {
+        let (why, exit) = match outcome {
+            Outcome::Done { .. } => return,
+            Outcome::Failed { why, exit, .. } => (why.clone(), *exit),
+            Outcome::Unknown { why } => (why.clone(), None),
+        };
+        let ran_ms = exit.map(|_| ran_ms);
+        self.fail(service, Some(Found::by_action(service, action, why, exit, ran_ms)));
     }
 
     fn returned(&mut self, service: &ServiceId) {
@@ -488,14 +592,13 @@ impl Turn<'_> {
         mains.peek().is_some() && mains.all(|main| main.started_at < at)
     }
 
-    /// Writes down that a release failed, and begins the return where there is one; `wrong` says which program runs where
-    /// that is why.
-    fn fail(&mut self, service: &ServiceId, wrong: Option<String>) {
+    /// Writes down that a release failed, and begins the return where there is one; `found` says why where it was neither
+    /// an instance nor the time.
+    fn fail(&mut self, service: &ServiceId, found: Option<Found>) {
         let Some(trial) = self.trial(service).cloned() else { return };
         let Some(trying) = &trial.trying else { return };
         let returns = trial.step == Step::Apply && trial.back.is_some();
         let code = Releases::code_of(trial.step, returns);
-        let broken = trying.broken.clone();
         let late = || {
             let all = trial.step == Step::Apply && trying.held_since.is_some();
             match all {
@@ -503,22 +606,22 @@ impl Turn<'_> {
                 false => "not all instances were healthy in time".to_owned(),
             }
         };
-        let found = if wrong.is_some() { Code::WRONG_PROGRAM } else { code };
-        let why =
-            wrong.or_else(|| broken.as_ref().map(|broken| broken.why.clone())).unwrap_or_else(late);
-        let why = text::brief(why, text::WHY_BYTES_MAX);
-        let exit = broken.as_ref().and_then(|broken| broken.exit);
+        let broken = |broken: &Broken| Found::broken(code, broken);
+        let found = found.or_else(|| trying.broken.as_ref().map(broken));
+        let found = found.unwrap_or_else(|| Found::of(code, late()));
+        let why = text::brief(found.why, text::WHY_BYTES_MAX);
+        let exit = found.exit;
         let body = ReleaseFailed {
             generation: trial.generation,
             release: trial.release,
             step: trial.step,
             phase: trial.phase(),
-            code: found.to_string(),
+            code: found.code.to_string(),
             why: why.clone(),
-            instance: broken.as_ref().map(|broken| broken.instance.clone()),
-            result: broken.as_ref().and_then(|broken| broken.result),
+            instance: found.instance,
+            result: found.result,
             exit,
-            ran_ms: broken.as_ref().and_then(|broken| broken.ran_ms),
+            ran_ms: found.ran_ms,
             tail: None,
             returns,
         };

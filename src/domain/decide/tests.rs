@@ -3,6 +3,7 @@
 mod alert;
 mod any;
 mod follow;
+mod follow_up;
 mod handover;
 mod health;
 mod site;

@@ -2,8 +2,9 @@
 
 use super::{IllegalEvent, Node};
 use crate::domain::event::{Context, Event, IntentAccepted};
-use crate::domain::id::Digest;
+use crate::domain::id::{ActionName, Digest, IntentId};
 use crate::domain::intent::Action;
+use crate::domain::release::trial::{Releases, Trying};
 use crate::domain::time::UnixMicros;
 
 impl Node {
@@ -27,6 +28,27 @@ impl Node {
                 known.left = None;
             }
         }
+    }
+
+    /// Returns what a wish has on trial whose next step is this action.
+    pub(super) fn follow_up_mut(
+        &mut self,
+        context: &Context,
+        intent: IntentId,
+        action: &ActionName,
+    ) -> Option<&mut Trying> {
+        let trial = self.releases.get_mut(context.service.as_ref()?)?.trial.as_mut()?;
+        let is_next = trial.intent == intent && trial.next_action() == Some(action);
+        trial.trying.as_mut().filter(|_| is_next)
+    }
+
+    /// Says whether a service has a use for an action under this id: a wish asked for it, or a release waits for it.
+    pub fn awaits_action(&self, id: &IntentId) -> bool {
+        let is_it = |known: &Releases| {
+            known.trial.as_ref().and_then(|trial| trial.acting()).is_some_and(|(of, _)| of == *id)
+        };
+        let record = self.seen.get(id);
+        record.is_some_and(|record| record.open().is_some()) || self.releases.values().any(is_it)
     }
 
     /// Folds an event about releases.

@@ -37,6 +37,8 @@ pub(crate) fn events() -> Vec<Event> {
             min_healthy_ms: 10_000,
             healthy_by: UnixMicros(1_795_356_190_114_000),
             checks: vec!["app".parse().unwrap()],
+            by_process: false,
+            after: Vec::new(),
             keep: 5,
             plan: Some(Digest([0xee; 32])),
             term: Some(3),

@@ -1,12 +1,14 @@
 //! What is folded about the releases of one service of a node.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::{OrderAccepted, Phase, ReleaseApplied, ReleaseFailed, ReleaseHealthy, ReleaseId};
 use super::{ReleaseReturned, Step};
 use crate::domain::code::Code;
 use crate::domain::event::{Event, Exit, RunResult, StateName, StopReason};
-use crate::domain::id::{CheckName, Digest, Generation, InstanceId, IntentId};
+use crate::domain::health::Check;
+use crate::domain::id::{ActionName, CheckName, Digest, Generation, InstanceId, IntentId};
 use crate::domain::instance::State;
 use crate::domain::node::Service;
 use crate::domain::time::UnixMicros;
@@ -107,6 +109,9 @@ pub struct Trying {
     /// The checks that have to pass.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckName>,
+    /// Whether its checks do not count: the processes have to be ready and stay up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_process: bool,
     /// How many good releases are kept.
     pub keep: u16,
     /// Whether it is what is returned to.
@@ -118,6 +123,12 @@ pub struct Trying {
     /// The first thing that went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<Broken>,
+    /// The actions that have to succeed before it is good, in their order; the first is the next.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<ActionName>,
+    /// When the first of them is killed, as it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acts_until: Option<UnixMicros>,
 }
 
 /// What went wrong with a process of a release.
@@ -145,9 +156,34 @@ impl Trial {
     pub fn deadline(&self) -> Option<UnixMicros> {
         let trying = self.trying.as_ref()?;
         let Some(since) = trying.held_since else { return Some(trying.healthy_by) };
+        if trying.acts_until.is_some() {
+            return (since <= trying.healthy_by).then_some(trying.healthy_by);
+        }
         let held = since.plus_ms(trying.min_healthy_ms);
         // It cannot have become well too late, or it had failed by then: the clock was set, or the machine was off.
         Some(if since <= trying.healthy_by { held.min(trying.healthy_by) } else { held })
+    }
+
+    /// Returns the action that is to run once it was healthy for long enough.
+    pub fn next_action(&self) -> Option<&ActionName> {
+        self.trying.as_ref()?.after.first()
+    }
+
+    /// Returns the action that runs, and the id under which the keeper knows it.
+    pub fn acting(&self) -> Option<(IntentId, &ActionName)> {
+        let trying = self.trying.as_ref().filter(|trying| trying.acts_until.is_some())?;
+        let action = trying.after.first()?;
+        Some((self.action_id(action), action))
+    }
+
+    /// Returns the id under which the keeper knows an action of this trial: one that no wish has, and no other trial.
+    pub fn action_id(&self, action: &ActionName) -> IntentId {
+        let hash = Sha256::new_with_prefix(b"smgr-after-deploy-v1\0")
+            .chain_update(self.intent.0)
+            .chain_update(self.since.0.to_be_bytes())
+            .chain_update(action.as_str())
+            .finalize();
+        IntentId(std::array::from_fn(|at| hash[at]))
     }
 
     /// Says how far it is.
@@ -175,7 +211,7 @@ impl Trying {
                         && self.checks.iter().all(|name| {
                             slot.checks.get(name).is_some_and(|check| check.failing.is_none())
                         })
-                        && !slot.checks.values().any(super::super::health::Check::is_unready)
+                        && (self.by_process || !slot.checks.values().any(Check::is_unready))
                 }
                 // A oneshot that ended as it should.
                 State::Completed => slot.since >= self.since,
@@ -337,10 +373,13 @@ impl Releases {
             healthy_by: body.healthy_by,
             min_healthy_ms: body.min_healthy_ms,
             checks: body.checks.clone(),
+            by_process: body.by_process,
             keep: body.keep,
             is_return: body.step == Step::Return,
             held_since: None,
             broken: None,
+            after: body.after.clone(),
+            acts_until: None,
         });
         self.current = body.now.map(|release| Mark {
             release,

@@ -214,7 +214,7 @@ impl Rollout {
     }
 
     /// Returns the kind of the wave that is open on the way forward.
-    fn open_kind(&self) -> Option<WaveKind> {
+    pub(super) fn open_kind(&self) -> Option<WaveKind> {
         match &self.phase {
             super::Phase::Forward(At::Open(wave) | At::Settled { wave, .. }) => {
                 self.waves.get(*wave).map(|wave| wave.kind)

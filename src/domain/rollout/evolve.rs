@@ -1,7 +1,7 @@
 //! Taking in what happened. Every event holds all that is needed; nothing is decided here.
 
 use super::Step;
-use super::event::{Breach, CheckMeasured, Paused, RolloutEvent, WaveStarted};
+use super::event::{Breach, CheckMeasured, Paused, RolloutEvent, WaveStarted, Why};
 use super::input::Measure;
 use super::state::{At, CheckRun, Hold, IllegalEvent, NodeState, Owed, Phase, Rollout, number};
 use crate::domain::id::NodeId;
@@ -263,7 +263,8 @@ impl Rollout {
 
     fn hold(&mut self, body: &Paused) {
         self.owed = None;
-        self.hold = Some(Hold { progress_left_ms: body.progress_left_ms });
+        let commanded = matches!(body.cause, Why::Intent(_));
+        self.hold = Some(Hold { commanded, progress_left_ms: body.progress_left_ms });
         self.stands_still_at = None;
     }
 

@@ -61,6 +61,8 @@ pub struct Known<'a> {
     pub is_there: bool,
     /// Whether nothing is heard of the node.
     pub is_away: bool,
+    /// Whether its log was read, so that what it does not tell is not so.
+    pub is_read: bool,
     /// What became of it in the rollout itself, when that was about it.
     pub target: Option<NodeState>,
 }
@@ -175,9 +177,9 @@ impl Wished {
         if has_left && generation == self.generation {
             return Some(lacks);
         }
-        // Its disk may have been set back to before it.
+        // Its disk may have been set back to before it, or lost.
         let is_set_back = known.target == Some(NodeState::Healthy)
-            && known.releases.is_some()
+            && known.is_read
             && generation < self.generation;
         if is_set_back {
             return Some(lacks);
@@ -299,12 +301,13 @@ mod tests {
         labels: Labels,
         releases: Option<Releases>,
         is_away: bool,
+        is_read: bool,
         target: Option<NodeState>,
     }
 
     fn of(name: &'static str, role: &str) -> Node {
         let labels = [("role".to_owned(), role.to_owned())].into();
-        Node { name, labels, releases: None, is_away: false, target: None }
+        Node { name, labels, releases: None, is_away: false, is_read: false, target: None }
     }
 
     impl Node {
@@ -350,6 +353,7 @@ mod tests {
             releases: it.releases.as_ref(),
             is_there: it.releases.as_ref().is_some_and(|it| it.current.is_some()),
             is_away: it.is_away,
+            is_read: it.is_read || it.releases.is_some(),
             target: it.target,
         });
         Wished::places(&chain, of, names.iter().zip(known))
@@ -414,6 +418,15 @@ mod tests {
         let moves = moves(web(), &all);
         assert_eq!((moves.gain, moves.lose), (vec![], vec![]));
         assert_eq!(moves.held, Some(Held::Failed(nodes(&["n1"]))));
+    }
+
+    #[test]
+    fn a_node_that_lost_its_log_gets_again_what_the_rollout_brought_there() {
+        let unread = of("n2", "web").target();
+        let lost = Node { is_read: true, ..unread.clone() };
+        let gain = |other: Node| moves(web(), &[of("n1", "web").runs(3).target(), other]).gain;
+        assert_eq!(gain(lost), nodes(&["n2"]));
+        assert_eq!(gain(unread), [], "its log may be on its way");
     }
 
     #[test]

@@ -132,6 +132,8 @@ pub(super) enum Owed {
 /// Why nothing new begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hold {
+    /// Whether somebody said so: that one knows what is to follow. Else it waits for anybody.
+    pub(super) commanded: bool,
     pub(super) progress_left_ms: u64,
 }
 
@@ -296,12 +298,30 @@ impl Rollout {
         }
     }
 
+    /// Returns what a person is awaited for, as the command that lets it go on; nothing where it goes on by itself, or
+    /// somebody paused it, who knows what is to follow.
+    pub fn waits_for(&self) -> Option<&'static str> {
+        match (&self.phase, self.hold) {
+            (Phase::Ended(_), _) | (_, Some(Hold { commanded: true, .. })) => None,
+            (_, Some(_)) if self.canary_has_failed() => Some("abort"),
+            (_, Some(_)) => Some("resume"),
+            (Phase::AwaitingApproval, None) => Some("approve"),
+            (Phase::Forward(At::Promotion(_)), None) => Some("promote"),
+            (_, None) => None,
+        }
+    }
+
+    /// Says whether the canary that is open failed: nobody resumes past it, since the nodes behind it would refuse their
+    /// orders for want of its signed results.
+    pub(super) fn canary_has_failed(&self) -> bool {
+        self.forgiven.canary && self.open_kind() == Some(WaveKind::Canary)
+    }
+
     /// Returns the exit code of whoever waits for it: the verdict's, 14 while a person is awaited, none otherwise.
     pub fn exit_code(&self) -> Option<u8> {
         match &self.phase {
             Phase::Ended(verdict) => Some(verdict.exit_code()),
-            Phase::AwaitingApproval | Phase::Forward(At::Promotion(_)) => Some(14),
-            _ => None,
+            _ => self.waits_for().map(|_| 14),
         }
     }
 

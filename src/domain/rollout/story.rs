@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::event::RolloutEvent;
+use super::event::{Planned, RolloutEvent};
 use super::input::{Input, Rejection};
 use super::state::Rollout;
 use super::view::Record;
@@ -33,6 +33,13 @@ struct Part {
 }
 
 impl Story {
+    /// Returns its first fact, and when it was told: what was planned, and who asked.
+    pub fn planned(&self) -> Option<(UnixMicros, &Planned)> {
+        let first = self.records.first()?;
+        let RolloutEvent::Planned(planned) = &first.event else { return None };
+        Some((first.at, planned))
+    }
+
     /// Takes in the next fact of one controller's log.
     pub fn take(&mut self, record: Record) {
         let origin = record.id.origin.clone();

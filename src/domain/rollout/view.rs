@@ -94,6 +94,8 @@ pub struct RolloutView {
     pub state: &'static str,
     /// Null until final.
     pub exit_code: Option<u8>,
+    /// See [`super::Rollout::waits_for`].
+    pub waits_for: Option<&'static str>,
     /// Null until final.
     pub changed: Option<bool>,
     /// The release before.

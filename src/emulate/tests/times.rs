@@ -291,6 +291,7 @@ impl Site {
                     releases: folded.releases().get(&web),
                     is_there: folded.services().contains_key(&web),
                     is_away: machine.is_away,
+                    is_read: true,
                     target: driven.state.node(node),
                 };
                 (node, known)

@@ -69,7 +69,7 @@ impl Authority {
     ///
     /// # Errors
     /// The first check that failed.
-    pub fn receipt(&mut self, bytes: &[u8], way: Way) -> Result<Receipt, Refusal> {
+    pub fn receipt(&mut self, bytes: &[u8], way: Way, now: UnixMicros) -> Result<Receipt, Refusal> {
         let Open { payload: receipt, kid, holder, .. } =
             self.open::<Receipt>(bytes, Kind::Receipt, way)?;
         let refuse = |code: Code, why: &str| Refusal {
@@ -77,6 +77,7 @@ impl Authority {
             why: why.to_owned(),
             signed: Some(Signed { id: None, actor: actor_of(&holder, kid) }),
         };
+        self.holds_now(&holder, receipt.at, now).map_err(|(code, why)| refuse(code, &why))?;
         let is_its_own = holder.name.as_str() == receipt.controller.as_str();
         match () {
             () if receipt.v != PAYLOAD_VERSION => {
@@ -102,11 +103,13 @@ impl Authority {
     /// Says whether what `signer` is answered may go to an inbox of `listener`: his own, or that of a controller, which
     /// brings wishes to nodes and sees in their logs what comes of them.
     pub fn may_hear(&self, signer: &Principal, listener: &Principal) -> bool {
-        let is_controller = |name: &Principal| {
-            let mut holders = self.ring.iter().map(|(_, holder)| holder);
-            holders.any(|holder| holder.class == KeyClass::Controller && holder.name == *name)
-        };
-        signer == listener || is_controller(listener)
+        signer == listener || self.controllers().any(|name| name == listener)
+    }
+
+    /// Returns the controllers of the fleet.
+    pub fn controllers(&self) -> impl Iterator<Item = &Principal> {
+        let holders = self.ring.iter().map(|(_, holder)| holder);
+        holders.filter(|holder| holder.class == KeyClass::Controller).map(|holder| &holder.name)
     }
 }
 

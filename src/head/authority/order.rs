@@ -17,6 +17,7 @@ use crate::domain::policy::Kind;
 use crate::domain::release::{ReleaseId, Step};
 use crate::domain::selector::Selector;
 use crate::domain::text;
+use crate::domain::time::UnixMicros;
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::payload::{
@@ -76,11 +77,17 @@ impl Authority {
         self.roster = nodes.into();
     }
 
-    /// Checks an order and the intent inside it.
+    /// Checks an order and the intent inside it. The controller's key must hold now: its own word for when it signed binds
+    /// nobody who stole it.
     ///
     /// # Errors
     /// The first check that failed.
-    pub fn order(&mut self, bytes: &[u8], way: Way) -> Result<VerifiedOrder, OrderRefusal> {
+    pub fn order(
+        &mut self,
+        bytes: &[u8],
+        way: Way,
+        now: UnixMicros,
+    ) -> Result<VerifiedOrder, OrderRefusal> {
         let Open { payload: order, kid, holder, .. } =
             self.open::<Order>(bytes, Kind::Order, way)?;
         let controller = actor_of(&holder, kid);
@@ -110,8 +117,7 @@ impl Authority {
         if let Some((_, code, why)) = outer.into_iter().find(|(is_wrong, ..)| *is_wrong) {
             return Err(refuse(code, why.to_owned(), None));
         }
-        super::might_sign(&holder, order.iat, order.iat)
-            .map_err(|(code, why)| refuse(code, why, None))?;
+        self.holds_now(&holder, order.iat, now).map_err(|(code, why)| refuse(code, why, None))?;
         let intent = self.inside(&order).map_err(|(code, why)| refuse(code, why, None))?;
         let wish = intent.payload.action.generation().unwrap_or_default();
         let wish = Some((wish, intent.payload.action.release()));
@@ -300,6 +306,14 @@ impl Authority {
                 names.join(", "),
             ),
         ))
+    }
+
+    /// Says whether a word that was verified before is signed by the key that the roster has for its node today.
+    pub fn is_word_of(&self, node: &NodeId, bytes: &[u8]) -> bool {
+        let own = self.roster.get(node).map(|enrolled| enrolled.kid);
+        let own = own.filter(|kid| !self.revoked.contains(kid));
+        let sealed = envelope::read(bytes, ENVELOPE_BYTES_MAX).ok();
+        own.is_some() && sealed.is_some_and(|sealed| sealed.kids().all(|kid| Some(kid) == own))
     }
 
     /// Opens an event by the key that the roster has for its node.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Authority, Open, Refusal, Signed, Verified, Way, actor_of, fits_mode, might_sign};
+use super::{Authority, Open, Refusal, Signed, Verified, Way, actor_of, fits_mode};
 use crate::domain::code::Code;
 use crate::domain::event::Actor;
 use crate::domain::id::{Digest, NodeId, ServiceId};
@@ -62,7 +62,7 @@ impl Authority {
                 return Err(refuse((Code::NOT_YET, why)));
             }
         };
-        let objection = might_sign(&holder, intent.iat, now).and(allowed).err().map(refuse);
+        let objection = self.holds_now(&holder, intent.iat, now).and(allowed).err().map(refuse);
         Ok(Requested { verified: Verified { payload: intent, digest, actor, objection }, targets })
     }
 

@@ -15,10 +15,12 @@ use serde_json::{Map, Value, json};
 use super::samples;
 use crate::domain::event::Event;
 use crate::domain::policy::{Holder, KeyClass, Kind};
+use crate::domain::rollout::RolloutEvent;
+use crate::domain::rollout::samples::of_a_log;
 use crate::wire::codec;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::key::{Keyring, Signer};
-use crate::wire::payload::{Answer, Beat, Body, EventRecord, Intent, Order, Query, Trust};
+use crate::wire::payload::{Answer, Beat, Body, EventRecord, Intent, Order, Query, Receipt, Trust};
 
 /// One envelope and what is in it.
 struct Vector {
@@ -51,6 +53,10 @@ fn vectors() -> BTreeMap<String, Vector> {
         (
             "order".to_owned(),
             sealed(Kind::Order, codec::encode(&samples::order()), &samples::controller()),
+        ),
+        (
+            "receipt".to_owned(),
+            sealed(Kind::Receipt, codec::encode(&samples::receipt()), &samples::controller()),
         ),
     ]);
     for (context, event) in samples::events() {
@@ -97,6 +103,7 @@ fn every_golden_envelope_opens_to_the_value_it_was_made_of() {
     assert_eq!(open::<Trust>("trust-roster", Kind::Trust), samples::trust_with_roster());
     assert_eq!(open::<Intent>("intent-deploy", Kind::Intent), samples::deploy());
     assert_eq!(open::<Order>("order", Kind::Order), samples::order());
+    assert_eq!(open::<Receipt>("receipt", Kind::Receipt), samples::receipt());
     for (context, event) in samples::events() {
         let record: EventRecord = open(&format!("event.{}", event.kind()), Kind::Event);
         assert_eq!(record, samples::record(&context, &event));
@@ -152,15 +159,31 @@ fn write(vectors: &BTreeMap<String, Vector>) {
         fs::write(folder().join(format!("{name}.json")), text(vector)).unwrap();
         fs::write(seeds.join("envelope").join(name), &vector.envelope).unwrap();
         // The first byte tells the fuzzer's target what the rest is.
-        let kinds = ["intent", "query", "answer", "event", "beat", "trust", "order"];
-        let kind = kinds.iter().position(|kind| name.starts_with(kind)).unwrap();
+        let kind = PAYLOADS.iter().position(|kind| name.starts_with(kind)).unwrap();
         fs::write(seeds.join("payload").join(name), prefixed(kind, &vector.payload)).unwrap();
         if let Some(body) = &vector.body {
-            let kind = name.strip_prefix("event.").unwrap();
-            let place = Event::KINDS.iter().position(|(known, _)| *known == kind).unwrap();
-            fs::write(seeds.join("event_body").join(name), prefixed(place, body)).unwrap();
+            write_body(&seeds, name.strip_prefix("event.").unwrap(), body);
         }
     }
+    // It travels inside a wish.
+    let manifest = codec::encode(&samples::manifest());
+    let kind = PAYLOADS.iter().position(|kind| *kind == "manifest").unwrap();
+    fs::write(seeds.join("payload/manifest"), prefixed(kind, &manifest)).unwrap();
+    for fact in of_a_log() {
+        let event = Event::Rollout(Box::new(fact));
+        write_body(&seeds, event.kind(), &codec::encode_body(&event));
+    }
+}
+
+/// What the fuzzer's target of payloads reads, in its order.
+const PAYLOADS: &[&str] =
+    &["intent", "query", "answer", "event", "beat", "trust", "order", "receipt", "manifest"];
+
+fn write_body(seeds: &Path, kind: &str, body: &[u8]) {
+    let mut kinds = Event::KINDS.iter().chain(RolloutEvent::KINDS);
+    let place = kinds.position(|(known, _)| *known == kind).unwrap();
+    let file = seeds.join("event_body").join(format!("event.{kind}"));
+    fs::write(file, prefixed(place, body)).unwrap();
 }
 
 fn prefixed(first: usize, rest: &[u8]) -> Vec<u8> {

@@ -14,6 +14,7 @@ use crate::domain::id::{Digest, InstanceId, IntentId, Seq, ServiceId};
 use crate::domain::intent::Action;
 use crate::domain::node::Node;
 use crate::domain::policy::{Holder, KeyClass, Kind};
+use crate::domain::rollout::RolloutEvent;
 use crate::domain::text;
 use crate::wire::codec::{self, decode, encode};
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
@@ -152,7 +153,7 @@ fn a_claimed_length_of_4_gib_allocates_nothing() {
         assert!(envelope::read(&bytes, ENVELOPE_BYTES_MAX).is_err());
         let payload = [&[0x95, 1][..], &encode("t"), &bytes].concat();
         assert!(envelope::read(&payload, ENVELOPE_BYTES_MAX).is_err());
-        for (kind, _) in Event::KINDS {
+        for (kind, _) in Event::KINDS.iter().chain(RolloutEvent::KINDS) {
             assert!(codec::decode_body(kind, &bytes).is_err(), "{kind}");
         }
     }
@@ -161,7 +162,7 @@ fn a_claimed_length_of_4_gib_allocates_nothing() {
 #[test]
 fn nesting_is_limited_in_every_payload() {
     let deep = [[0x81, 0xa1, b'x'].repeat(4_000), vec![0xc0]].concat();
-    for (kind, _) in Event::KINDS {
+    for (kind, _) in Event::KINDS.iter().chain(RolloutEvent::KINDS) {
         assert!(codec::decode_body(kind, &deep).is_err(), "{kind}");
     }
     // An unknown field is skipped, so it is where depth could hide.

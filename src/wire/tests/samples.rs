@@ -20,7 +20,7 @@ use crate::wire::envelope::seal;
 use crate::wire::key::Signer;
 use crate::wire::payload::{
     Answer, Ask, Audience, Beat, Enrolled, EventRecord, Intent, Mode, Order, PAYLOAD_VERSION,
-    Query, Reply, Trust, TrustedKey,
+    Query, Receipt, Reply, Trust, TrustedKey,
 };
 
 /// 2026-11-22T14:02:10.114Z.
@@ -146,6 +146,7 @@ pub(in crate::wire) fn beat() -> Beat {
         state_hash: Digest([0x44; 32]),
         fold: 1,
         at: AT,
+        asks: false,
     }
 }
 
@@ -188,7 +189,7 @@ pub(in crate::wire) fn trust_with_roster() -> Trust {
     Trust { keys: vec![controller], nodes: vec![n1], ..trust() }
 }
 
-fn manifest() -> Manifest {
+pub(in crate::wire) fn manifest() -> Manifest {
     Manifest {
         v: MANIFEST_VERSION,
         service: web(),
@@ -224,6 +225,19 @@ pub(in crate::wire) fn deploy() -> Intent {
             roster: trust_with_roster().roster_digest(),
         },
         ..intent()
+    }
+}
+
+/// What a controller has of the log of node `n1`.
+pub(in crate::wire) fn receipt() -> Receipt {
+    Receipt {
+        v: PAYLOAD_VERSION,
+        controller: "c1".parse().unwrap(),
+        origin: node(),
+        epoch: epoch(),
+        size: 41,
+        root: Digest([0x77; 32]),
+        at: AT,
     }
 }
 

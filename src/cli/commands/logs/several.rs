@@ -53,10 +53,7 @@ pub(super) async fn logs(
     (lines, follow): (u32, bool),
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    if nodes.len() > NODES_MAX {
-        let what = format!("{} nodes are selected, and {NODES_MAX} are read at once", nodes.len());
-        return Err(CliError::new(Code::USAGE, what).hint("select fewer of them"));
-    }
+    may_be_read_at_once(&nodes)?;
     let selector = Selector { node: None, ..selector };
     let global = Global { nodes: Vec::new(), ..context.global.clone() };
     let context = Context { global, ..context.clone() };
@@ -91,6 +88,14 @@ pub(super) async fn logs(
         Ok(ended) => ended,
         Err(_) => Ok(ExitCode::Done), // One has seen enough.
     }
+}
+
+fn may_be_read_at_once(nodes: &[NodeId]) -> Result<(), CliError> {
+    if nodes.len() <= NODES_MAX {
+        return Ok(());
+    }
+    let what = format!("{} nodes are selected, and {NODES_MAX} are read at once", nodes.len());
+    Err(CliError::new(Code::USAGE, what).hint("select fewer of them"))
 }
 
 /// Takes what there is in the beginning: the last lines over all nodes, and who gave none.
@@ -225,11 +230,10 @@ impl Reader {
             let mut had_news = false;
             for (slot, lines) in read {
                 let known = before.entry(slot.clone()).or_default();
-                let fresh = match is_first {
-                    true => &lines[lines.len().saturating_sub(shown as usize)..],
-                    false => behind(known, &lines),
+                let (fresh, missed) = match is_first {
+                    true => (&lines[lines.len().saturating_sub(shown as usize)..], false),
+                    false => news(known, &lines),
                 };
-                let missed = !is_first && !known.is_empty() && fresh.len() == lines.len();
                 had_news |= !fresh.is_empty();
                 let said = Said::Lines { slot, lines: fresh.to_vec(), missed };
                 *known = lines;
@@ -245,6 +249,12 @@ impl Reader {
             }
         }
     }
+}
+
+/// Returns the lines that were not known, and whether there were more between them and what is known.
+fn news<'l>(known: &[String], lines: &'l [String]) -> (&'l [String], bool) {
+    let fresh = behind(known, lines);
+    (fresh, !known.is_empty() && !fresh.is_empty() && fresh.len() == lines.len())
 }
 
 /// Says that nobody listens any more.
@@ -323,6 +333,66 @@ mod tests {
     fn texts(shelf: &mut Shelf, at: Instant) -> Vec<String> {
         let lines = std::iter::from_fn(|| shelf.take(at));
         lines.map(|line| cri(&line.text).map_or("-", |(_, text)| text).to_owned()).collect()
+    }
+
+    #[test]
+    fn more_nodes_than_are_read_at_once_are_one_error_and_nobody_is_asked() {
+        let nodes = |count: usize| -> Vec<NodeId> {
+            (1..=count).map(|number| format!("n{number}").parse().unwrap()).collect()
+        };
+        may_be_read_at_once(&nodes(NODES_MAX)).unwrap();
+        let error = may_be_read_at_once(&nodes(NODES_MAX + 1)).unwrap_err();
+        assert_eq!((error.code, error.what.contains("65 nodes")), (Code::USAGE, true), "{error}");
+    }
+
+    #[test]
+    fn what_was_written_between_two_looks_is_told_as_missing_only_where_they_do_not_meet() {
+        let lines = |texts: &[&str]| texts.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        let known = lines(&["a", "b", "c"]);
+        for (seen, fresh, missed) in [
+            (&["b", "c", "d"][..], &["d"][..], false),
+            (&["a", "b", "c"], &[], false),
+            (&["d", "e", "f"], &["d", "e", "f"], true),
+            // It is empty when its files were removed: nothing is missing that anybody could be shown.
+            (&[], &[], false),
+        ] {
+            let seen = lines(seen);
+            assert_eq!(news(&known, &seen), (&lines(fresh)[..], missed), "{seen:?}");
+        }
+        assert!(!news(&[], &known).1, "nothing was known of it");
+    }
+
+    #[tokio::test]
+    async fn of_all_nodes_together_as_many_last_lines_are_kept_as_are_wanted() {
+        let (to, mut said) = mpsc::channel(SAID_MAX);
+        let [n1, n2, n3] = ["n1", "n2", "n3"].map(slot);
+        let put =
+            |slot: &(NodeId, u16), lines| Said::Lines { slot: slot.clone(), lines, missed: false };
+        let awaited = [&n1, &n2, &n3].map(|(node, _)| node.clone());
+        for word in [
+            put(&n1, vec![line(1, "a"), line(4, "d")]),
+            Said::Read(n1.0),
+            put(&n2, vec![line(2, "b"), line(3, "c")]),
+            Said::Read(n2.0),
+            Said::Failed(n3.0.clone(), CliError::new(Code::AGENT_UNREACHABLE, "away")),
+        ] {
+            to.send(word).await.unwrap();
+        }
+        let (mut shelf, failed) = first(&mut said, awaited.into(), 2).await;
+        assert_eq!(failed.into_iter().map(|(node, _)| node).collect::<Vec<_>>(), [n3.0]);
+        assert_eq!(texts(&mut shelf, Instant::now() + HELD), ["c", "d"]);
+    }
+
+    #[tokio::test]
+    async fn beyond_so_many_lines_that_wait_the_oldest_is_printed_at_once() {
+        let mut shelf = Shelf::default();
+        let more = 3;
+        let text = |n: usize| format!("2026-11-22T14:02:00.{n:09}Z stdout F {n}");
+        shelf.put(&slot("n1"), (0..HELD_MAX + more).map(text).collect());
+        let now = Instant::now();
+        assert_eq!(texts(&mut shelf, now), ["0", "1", "2"]);
+        assert_eq!((shelf.lines.len(), shelf.due().is_some()), (HELD_MAX, true));
+        assert_eq!(texts(&mut shelf, now + HELD).len(), HELD_MAX);
     }
 
     #[tokio::test]

@@ -9,7 +9,6 @@ use std::task::{Context as TaskContext, Poll};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::agent::release::ARTIFACT_BYTES_MAX;
 use crate::bus::{ObjectError, ObjectPlace};
 use crate::cli::args::Deploy;
 use crate::cli::client::Client;
@@ -19,7 +18,7 @@ use crate::cli::error::CliError;
 use crate::cli::out::Out;
 use crate::domain::code::Code;
 use crate::domain::id::{Digest, ServiceId};
-use crate::domain::release::{Artifact, ArtifactFormat, Manifest};
+use crate::domain::release::{ARTIFACT_BYTES_MAX, Artifact, ArtifactFormat, Manifest};
 use crate::head::manifest::VERSION_BYTES_MAX;
 use crate::web;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{Ready, add_tails, document, exit_of, is_unheard, read};
+use super::{Ready, add_tails, document, exit_of, read};
 use crate::cli::args::Output;
 use crate::cli::client::Client;
 use crate::cli::context::Context;
@@ -14,7 +14,7 @@ use crate::cli::interrupt::Interrupts;
 use crate::cli::json;
 use crate::cli::json::event::{Beside, event_json};
 use crate::cli::out::Out;
-use crate::cli::screen::rollout::Progress;
+use crate::cli::screen::rollout::{Progress, next_commands};
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::EventId;
 use crate::wire::payload::Ask;
@@ -32,7 +32,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(300);
 const LAST_EVENT_WITHIN: Duration = Duration::from_secs(5);
 const LAST_EVENT_WAIT_MS: u32 = 1_000;
 
-/// Goes with a rollout to its end.
+/// Goes with a rollout to its end, or until it waits for a person. A pause that somebody asked for is waited through.
 pub(super) async fn watch(
     context: &Context,
     mut client: Client,
@@ -59,7 +59,8 @@ pub(super) async fn watch(
             Ok(Ok(view)) => view,
         };
         facts = facts_of(&view);
-        if out.is_text() && !view["ended_at"].is_null() {
+        let is_last = !view["ended_at"].is_null() || !view["waits_for"].is_null();
+        if out.is_text() && is_last {
             // No later picture has them, and the controller may still be asking for them.
             drop(timeout(TAILS_WITHIN, add_tails(context, &mut view)).await);
         }
@@ -79,6 +80,8 @@ pub(super) async fn watch(
             out.json(&result(&view));
         } else if waits {
             out.note(&format!("it waits for a person: smgr rollout show {name}"));
+            out.note(&format!("to go on: {}", next_commands(&view)));
+            out.note(&format!("to watch it again: smgr rollout watch {name}"));
         } else if exit != ExitCode::Done {
             out.note(&format!("why: smgr rollout show {name}"));
         }
@@ -104,7 +107,7 @@ pub(super) async fn turn_comes(
     };
     let name = row["rollout"].as_str().unwrap_or_default().to_owned();
     out.note(&format!("waits for the end of {name}; nothing was begun"));
-    let mut seen = 0;
+    let (mut seen, mut waits) = (0, false);
     loop {
         let ask = Ask::Rollout { name: name.clone(), seen, wait_ms: WAIT_MS };
         let view = match next(client, &ask, deadline).await {
@@ -114,6 +117,10 @@ pub(super) async fn turn_comes(
         };
         if !view["ended_at"].is_null() {
             return Ok(true);
+        }
+        let before = std::mem::replace(&mut waits, !view["waits_for"].is_null());
+        if waits && !before {
+            out.note(&format!("{name} waits for a person: {}", next_commands(&view)));
         }
         seen = facts_of(&view);
     }
@@ -214,14 +221,15 @@ async fn next(client: &mut Client, ask: &Ask, deadline: Option<Instant>) -> Resu
     }
 }
 
-/// Returns the last line of `-o jsonl`.
+/// Returns the last line of `-o jsonl`, of a rollout that is over or waits for a person.
 pub(crate) fn result(view: &Value) -> Value {
     let why = view["why"].as_array().and_then(|why| why.first()).map(|link| link["text"].clone());
     json!({
         "schema": "smgr.result.v1", "type": "result", "rollout": view["rollout"],
         "intent": view["id"], "state": view["state"],
-        "exit_code": if is_unheard(view) { json!(ExitCode::Unknown.number()) } else { view["exit_code"].clone() },
+        "exit_code": exit_of(view).number(),
         "changed": view["changed"], "cursor": view["as_of"]["cursor"], "why": why,
         "answered": view["nodes"].as_array().map_or(0, Vec::len), "missing": view["unreachable"],
+        "rolled_back_to": (view["state"] == "rolled_back").then(|| &view["from"]["version"]),
     })
 }

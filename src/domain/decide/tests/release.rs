@@ -12,11 +12,12 @@ use crate::domain::intent::Action;
 use crate::domain::rejection::Rejection;
 use crate::domain::release::trial::Trial;
 use crate::domain::release::{ReleaseId, Step};
+use crate::domain::spec::Spec;
 use crate::domain::time::UnixMicros;
 
-const HEALTHY_MS: u64 = 10_000;
+pub(super) const HEALTHY_MS: u64 = 10_000;
 
-fn deploy(generation: u64, release: &str) -> Action {
+pub(super) fn deploy(generation: u64, release: &str) -> Action {
     Action::Deploy {
         service: service("web"),
         generation: Generation(generation),
@@ -30,7 +31,11 @@ fn deploy(generation: u64, release: &str) -> Action {
 }
 
 fn staged(site: &mut Site, generation: u64, digest: u8) {
-    site.specs.insert(service("web"), Arc::new(spec()));
+    staged_as(site, generation, digest, spec());
+}
+
+pub(super) fn staged_as(site: &mut Site, generation: u64, digest: u8, spec: Spec) {
+    site.specs.insert(service("web"), Arc::new(spec));
     site.tell(Input::Staged {
         service: service("web"),
         generation: Generation(generation),
@@ -46,19 +51,19 @@ fn staged(site: &mut Site, generation: u64, digest: u8) {
 }
 
 /// Lets the running process be replaced by the next one.
-fn replaced(site: &mut Site, run: u64) {
+pub(super) fn replaced(site: &mut Site, run: u64) {
     if run > 1 {
         site.exit("web", run - 1, Exit::Signal { signal: 15, core_dumped: false }, 100);
     }
     site.start("web", run);
 }
 
-fn trial(site: &Site) -> &Trial {
+pub(super) fn trial(site: &Site) -> &Trial {
     site.node.releases()[&service("web")].trial.as_ref().unwrap()
 }
 
 /// Lets the next deadline of the release pass; returns since when what is to be proved has been well.
-fn in_time(site: &mut Site) -> Option<UnixMicros> {
+pub(super) fn in_time(site: &mut Site) -> Option<UnixMicros> {
     let at = trial(site).deadline().unwrap();
     site.tell(Input::Timer { timer: Timer::Release(service("web")), at });
     site.last.effects.iter().find_map(|effect| match effect.act() {
@@ -67,7 +72,7 @@ fn in_time(site: &mut Site) -> Option<UnixMicros> {
     })
 }
 
-fn read(site: &mut Site, generation: u64, since: UnixMicros) {
+pub(super) fn read(site: &mut Site, generation: u64, since: UnixMicros) {
     let (service, generation) = (service("web"), Generation(generation));
     site.tell(Input::Proved { service, generation, since, running: Ok(Some(Digest([7; 32]))) });
 }
@@ -104,7 +109,7 @@ fn complaint_12_a_release_whose_process_runs_another_program_has_failed_however_
 }
 
 /// A node on which release `a`, of generation 1, is good in run 1.
-fn with_a() -> Site {
+pub(super) fn with_a() -> Site {
     let mut site = Site::empty();
     site.wish(deploy(1, "a"));
     staged(&mut site, 1, 11);
@@ -117,14 +122,14 @@ fn current(site: &Site) -> Option<ReleaseId> {
     site.node.releases()[&service("web")].current.as_ref().map(|mark| mark.release)
 }
 
-fn outcome(site: &Site) -> Option<Outcome> {
+pub(super) fn outcome(site: &Site) -> Option<Outcome> {
     site.last.effects.iter().find_map(|effect| match effect.act() {
         Act::Answer { reply: Reply::Outcome(outcome), .. } => Some(outcome.clone()),
         _ => None,
     })
 }
 
-fn asks_to_stage(site: &Site) -> Option<(Step, Option<ReleaseId>)> {
+pub(super) fn asks_to_stage(site: &Site) -> Option<(Step, Option<ReleaseId>)> {
     site.last.effects.iter().find_map(|effect| match effect {
         Effect::Promise(Act::Stage { step, release, .. }) => Some((*step, *release)),
         _ => None,
@@ -227,6 +232,50 @@ fn one_that_ends_before_it_is_good_is_left_for_the_last_good_one() {
         panic!("{:?} {:?}", site.events(), site.state("web"))
     };
     assert_eq!((code, exit), (Code::RELEASE_RETURNED.to_string(), Some(Exit::Code(1))));
+}
+
+#[test]
+fn a_return_that_fails_is_told_and_the_node_goes_on_trying_what_ran_before() {
+    let mut site = with_a();
+    site.wish(deploy(2, "b"));
+    staged(&mut site, 2, 12);
+    replaced(&mut site, 2);
+    site.exit("web", 2, Exit::Code(1), 300);
+    staged(&mut site, 3, 11);
+    let (instance, run) = (id("web"), site.at("web").last_run);
+    let (step, why) = ("exec".to_owned(), "no such file".to_owned());
+    site.tell(Input::StartFailed { instance, run, step, errno: 2, why });
+    let failed = site.last.events.iter().find_map(|(_, event)| match event {
+        Event::ReleaseFailed(body) => Some((body.step, body.returns, body.code.clone())),
+        _ => None,
+    });
+    assert_eq!(failed, Some((Step::Return, false, Code::RETURN_FAILED.to_string())));
+    let Some(Outcome::Failed { code, .. }) = outcome(&site) else { panic!("{:?}", site.events()) };
+    assert_eq!(code, Code::RETURN_FAILED.to_string());
+    // No trial any more, and no wish: the ordinary machinery brings it up once it can.
+    assert!(site.node.releases()[&service("web")].trial.is_none());
+    site.pass("web").then(&["instance.starting web/0"]);
+    let (run, _) = site.spawned("web/0").expect("it is tried again");
+    site.start("web", run);
+    assert!(site.state("web").main().is_some());
+    assert_eq!(current(&site), Some(ReleaseId::of(b"a")));
+}
+
+#[test]
+fn a_return_whose_files_are_gone_is_told_as_one_that_failed() {
+    let mut site = with_a();
+    site.wish(deploy(2, "b"));
+    staged(&mut site, 2, 12);
+    replaced(&mut site, 2);
+    site.exit("web", 2, Exit::Code(1), 300);
+    let gone = (Code::RELEASE_GONE, "the manifest is not here".to_owned());
+    let (service, generation) = (service("web"), Generation(3));
+    site.tell(Input::Staged { service, generation, staged: Err(gone) });
+    let Some(Outcome::Failed { code, why, .. }) = outcome(&site) else {
+        panic!("{:?}", site.events())
+    };
+    assert_eq!(code, Code::RETURN_FAILED.to_string());
+    assert!(why.contains("is not here"), "{why}");
 }
 
 #[test]

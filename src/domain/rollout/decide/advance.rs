@@ -230,7 +230,7 @@ impl Rollout {
             },
             At::Open(wave) => self.settled(now, *wave, self.plan.parameters.bake_ms, true),
             At::Settled { wave, bake_until, checks } => {
-                if self.forgiven.canary && self.open_kind() == Some(WaveKind::Canary) {
+                if self.canary_has_failed() {
                     return None;
                 }
                 self.passed(now, *wave, *bake_until, checks)

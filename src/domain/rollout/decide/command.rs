@@ -8,7 +8,7 @@ use crate::domain::rollout::event::{
 };
 use crate::domain::rollout::input::{Command, Rejection};
 use crate::domain::rollout::parameters::Skip;
-use crate::domain::rollout::plan::{WaveKind, chunks};
+use crate::domain::rollout::plan::chunks;
 use crate::domain::rollout::state::{At, NodeState, Phase, Rollout};
 use crate::domain::time::UnixMicros;
 
@@ -74,8 +74,7 @@ impl Rollout {
 
     fn resume(&self, now: UnixMicros, turn: Turn<'_>) -> Result<Vec<RolloutEvent>, Rejection> {
         let hold = self.hold.ok_or(Rejection::NotPaused)?;
-        // No person resumes past a canary: the nodes would refuse their orders for want of its signed results.
-        if self.open_kind() == Some(WaveKind::Canary) && self.forgiven.canary {
+        if self.canary_has_failed() {
             return Err(Rejection::CanaryFailed);
         }
         let left_ms = match hold.progress_left_ms {

@@ -311,6 +311,25 @@ fn a_pause_starts_no_new_node_lets_swaps_finish_and_stops_the_timer() {
 }
 
 #[test]
+fn who_waits_is_told_of_a_pause_that_nobody_asked_for_and_waits_on_through_one_that_somebody_did() {
+    let pause = Parameters { on_failure: OnFailure::Pause, ..by_name() };
+    let mut run = Run::of(plan(3, pause));
+    run.command(Command::Pause).unwrap();
+    assert_eq!((run.rollout.waits_for(), run.rollout.exit_code()), (None, None));
+    // What goes wrong meanwhile is for whoever sees it first.
+    assert!(run.fails("n1").contains(&"paused"));
+    assert_eq!((run.rollout.waits_for(), run.rollout.exit_code()), (Some("abort"), Some(14)));
+
+    let mut run = Run::of(plan(3, Parameters { auto_promote: false, ..by_name() }));
+    run.healthy("n1");
+    assert_eq!(run.rollout.waits_for(), Some("promote"));
+    run.command(Command::Pause).unwrap();
+    assert_eq!((run.rollout.state(), run.rollout.waits_for()), ("paused", None));
+    let run = Run::of(plan(3, Parameters { require_approval: true, ..by_name() }));
+    assert_eq!(run.rollout.waits_for(), Some("approve"));
+}
+
+#[test]
 fn an_abort_works_in_every_state() {
     let manual = Parameters { auto_promote: false, ..by_name() };
     let asks = Parameters { require_approval: true, ..by_name() };
@@ -480,6 +499,7 @@ fn a_failed_canary_is_never_passed_by_pausing_and_resuming() {
     let mut run = Run::of(plan(3, pause));
     run.fails("n1");
     assert_eq!(run.rollout.state(), "paused");
+    assert_eq!((run.rollout.waits_for(), run.rollout.exit_code()), (Some("abort"), Some(14)));
     assert_eq!(run.command(Command::Resume), Err(Rejection::CanaryFailed));
     assert_eq!(run.tick(86_400_000), [""; 0]);
     assert!(run.applies().is_empty());
@@ -504,7 +524,9 @@ fn a_person_may_resume_past_a_failed_node_and_the_next_failure_pauses_again() {
     let mut run = Run::of(plan(4, pause));
     run.healthy("n1");
     assert!(run.fails("n2").contains(&"paused"));
+    assert_eq!((run.rollout.waits_for(), run.rollout.exit_code()), (Some("resume"), Some(14)));
     assert!(run.command(Command::Resume).unwrap().contains(&"wave_started"));
+    assert_eq!((run.rollout.waits_for(), run.rollout.exit_code()), (None, None));
     assert!(run.fails("n3").contains(&"paused"));
     run.command(Command::Resume).unwrap();
     run.healthy("n4");
@@ -552,6 +574,7 @@ fn an_error_is_not_a_failure_and_many_in_a_row_are_inconclusive() {
     assert_eq!(measure(&mut run, Measure::Error), ["check_measured"]);
     let facts = measure(&mut run, Measure::Error);
     assert_eq!(&facts[..3], ["check_measured", "check_ended", "paused"]);
+    assert_eq!(run.rollout.waits_for(), Some("resume"));
     assert_eq!(run.command(Command::Resume), Ok(vec!["resumed", "wave_started"]));
 }
 

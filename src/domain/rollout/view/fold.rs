@@ -170,6 +170,7 @@ impl Fold {
             kind: kind_of(rollout.plan()),
             state: rollout.state(),
             exit_code: verdict.map(|verdict| verdict.exit_code()),
+            waits_for: rollout.waits_for(),
             changed: self.changed,
             from: plan.back_to.map(release),
             to: release(plan.release),

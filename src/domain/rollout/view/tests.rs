@@ -89,6 +89,7 @@ fn every_field_of_the_contract_is_there_from_the_first_moment() {
         "kind",
         "state",
         "exit_code",
+        "waits_for",
         "changed",
         "from",
         "to",

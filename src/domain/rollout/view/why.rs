@@ -38,9 +38,7 @@ pub(super) fn chain(rollout: &Rollout, records: &[&Record]) -> Vec<WhyView> {
             origin,
         });
         match cause {
-            Why::Fact(number) => {
-                next = usize::try_from(*number).ok().and_then(|at| records.get(at)).copied();
-            }
+            Why::Fact(number) => next = fact(*number, records),
             Why::Report(event) => {
                 links.extend(report(record).map(|(kind, r#where, text)| WhyView {
                     at: None,
@@ -59,6 +57,18 @@ pub(super) fn chain(rollout: &Rollout, records: &[&Record]) -> Vec<WhyView> {
     links
 }
 
+fn fact<'r>(number: u32, records: &[&'r Record]) -> Option<&'r Record> {
+    usize::try_from(number).ok().and_then(|at| records.get(at)).copied()
+}
+
+/// Returns the fact that led to another.
+fn follows<'r>(cause: &Why, records: &[&'r Record]) -> Option<&'r RolloutEvent> {
+    match cause {
+        Why::Fact(number) => fact(*number, records).map(|record| &record.event),
+        Why::Intent(_) | Why::Report(_) | Why::Time => None,
+    }
+}
+
 /// Returns what the node itself said, where its report led to a fact.
 fn report(record: &Record) -> Option<(&'static str, String, String)> {
     let (node, failure) = match &record.event {
@@ -68,7 +78,11 @@ fn report(record: &Record) -> Option<(&'static str, String, String)> {
     };
     let instance = failure.instance.as_ref();
     let r#where = instance.map_or(node.to_string(), |instance| format!("{instance}@{node}"));
-    let kind = if failure.exit.is_some() { "instance_exited" } else { "release_failed" };
+    let kind = match failure.exit {
+        _ if failure.result == "action_failed" => "action_failed",
+        Some(_) => "instance_exited",
+        None => "release_failed",
+    };
     Some((kind, r#where, failure.text()))
 }
 
@@ -99,13 +113,20 @@ fn told(record: &Record, rollout: &Rollout, records: &[&Record]) -> Option<Told>
             ("node_lost", on(&body.node), text, None)
         }
         RolloutEvent::CheckEnded(body) => ("check_ended", None, body.text(), None),
+        RolloutEvent::CheckMeasured(_) => ("check_measured", None, record.event.text(), None),
         RolloutEvent::BudgetExceeded(body) => {
             ("budget_exceeded", None, body.text(), body.origin.clone())
         }
         RolloutEvent::Paused(body) => {
             let text = match &body.by {
                 Some(by) => format!("paused by {}", by.name),
-                None => "paused until somebody decides".to_owned(),
+                None => {
+                    let key = match follows(&body.cause, records) {
+                        Some(RolloutEvent::CheckEnded(_)) => "on_inconclusive",
+                        _ => "on_failure",
+                    };
+                    format!("{key} = \"pause\": nothing new begins until somebody decides")
+                }
             };
             ("paused", None, text, body.origin.clone())
         }

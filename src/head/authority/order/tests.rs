@@ -155,13 +155,13 @@ fn word(origin: &str, event: &Event, signer: &Signer) -> ByteBuf {
 
 fn code(order: &Order) -> Option<Code> {
     let bytes = seal(Kind::Order, &encode(order), &controller());
-    fleet().order(&bytes, Way::Bus).err().map(|refused| refused.refusal.code)
+    fleet().order(&bytes, Way::Bus, NOW).err().map(|refused| refused.refusal.code)
 }
 
 #[test]
 fn an_order_inside_its_intent_is_taken() {
     let bytes = seal(Kind::Order, &encode(&order()), &controller());
-    let taken = fleet().order(&bytes, Way::Bus).unwrap();
+    let taken = fleet().order(&bytes, Way::Bus, NOW).unwrap();
     assert_eq!(taken.intent.payload, deploy());
     assert_eq!(taken.intent.actor.name.as_str(), "ci", "it is done on the signer's authority");
     assert_eq!((taken.mark.term, taken.mark.step), (3, Step::Apply));
@@ -248,9 +248,44 @@ fn each_order_that_goes_beyond_is_refused_by_its_own_code() {
     }
     assert_eq!(code(&order()), None);
     let bytes = seal(Kind::Order, &encode(&order()), &alice());
-    let by_a_person = fleet().order(&bytes, Way::Bus).unwrap_err();
+    let by_a_person = fleet().order(&bytes, Way::Bus, NOW).unwrap_err();
     assert_eq!(by_a_person.refusal.code, Code::CLASS_MAY_NOT_SIGN);
     assert!(by_a_person.about.is_none(), "it costs no row");
+}
+
+#[test]
+fn an_order_is_taken_until_the_controllers_key_ends_whatever_it_says_of_when_it_signed() {
+    let ends = NOW.plus_ms(3_600_000);
+    let mut gate = fleet();
+    let ring = std::sync::Arc::make_mut(&mut gate.ring);
+    let (key, holder) = ring.get(controller().kid()).unwrap();
+    let (key, holder) = (*key, Holder { until: Some(ends), ..holder.clone() });
+    ring.insert(key, holder);
+    let bytes = seal(Kind::Order, &encode(&order()), &controller());
+    let mut code = |now| gate.order(&bytes, Way::Bus, now).err().map(|it| it.refusal.code);
+    assert_eq!(code(NOW), None);
+    assert_eq!(code(ends.plus_ms(SKEW_MS)), None);
+    assert_eq!(code(ends.plus_ms(SKEW_MS + 1)), Some(Code::KEY_OUT_OF_TIME));
+    gate.raise_floor(ends.plus_ms(SKEW_MS + 1));
+    let refused = gate.order(&bytes, Way::Bus, NOW).unwrap_err();
+    assert_eq!(refused.refusal.code, Code::KEY_OUT_OF_TIME, "the clock was set back");
+}
+
+#[test]
+fn a_node_that_was_away_for_weeks_takes_a_wish_whose_key_ended_meanwhile() {
+    let mut gate = fleet();
+    let ring = std::sync::Arc::make_mut(&mut gate.ring);
+    let (key, holder) = ring.get(deploy().iss).unwrap();
+    let (key, holder) = (*key, Holder { until: Some(NOW.plus_ms(3_600_000)), ..holder.clone() });
+    ring.insert(key, holder);
+    let later = NOW.plus_ms(45 * 24 * 3_600_000);
+    let mut code = |order: &Order| {
+        let bytes = seal(Kind::Order, &encode(order), &controller());
+        gate.order(&bytes, Way::Bus, later).err().map(|it| it.refusal.code)
+    };
+    assert_eq!(code(&Order { iat: later, ..order() }), None);
+    let unverified = Order { iat: later, verified_at: later, ..order() };
+    assert_eq!(code(&unverified), Some(Code::KEY_OUT_OF_TIME));
 }
 
 #[test]
@@ -308,6 +343,21 @@ fn no_controller_goes_beyond_the_canary_without_its_word() {
 }
 
 #[test]
+fn a_word_that_no_node_would_take_any_more_is_known_as_such() {
+    let mut gate = fleet();
+    let n2 = "n2".parse().unwrap();
+    let good = healthy(42, &manifest());
+    let (own, other) = (word("n2", &good, &node_key()), word("n2", &good, &controller()));
+    assert!(gate.is_word_of(&n2, &own) && !gate.is_word_of(&n2, &other));
+    assert!(!gate.is_word_of(&"n3".parse().unwrap(), &own), "it is not enrolled");
+    gate.enrol(Enrolment::from(vec![Enrolled { kid: Kid([1; 16]), ..enrolled("n2") }]));
+    assert!(!gate.is_word_of(&n2, &own), "it has another key since");
+    let mut gate = fleet();
+    gate.revoked.push(node_key().kid());
+    assert!(!gate.is_word_of(&n2, &own));
+}
+
+#[test]
 fn a_node_goes_first_where_its_turn_is_first_and_nowhere_because_a_controller_says_so() {
     let first_release = wished(None, None, &manifest_with("canary = 1"));
     let second_release = wished(Some(ReleaseId(Digest([3; 32]))), None, &manifest());
@@ -315,7 +365,7 @@ fn a_node_goes_first_where_its_turn_is_first_and_nowhere_because_a_controller_sa
         assert_eq!(code(order), None, "n1 is the first by name");
         let bytes = seal(Kind::Order, &encode(order), &controller());
         let mut gate = with_nodes(&["n0"]);
-        let refused = gate.order(&bytes, Way::Bus).unwrap_err();
+        let refused = gate.order(&bytes, Way::Bus, NOW).unwrap_err();
         assert_eq!(refused.refusal.code, Code::CANARY_UNPROVEN);
         let why = "without one it may go to 1 of 3 nodes: n0";
         assert!(refused.refusal.why.contains(why), "{}", refused.refusal.why);
@@ -324,13 +374,13 @@ fn a_node_goes_first_where_its_turn_is_first_and_nowhere_because_a_controller_sa
     let good = word("n2", &healthy(42, &manifest()), &node_key());
     let proved = Order { canary: vec![good], ..second_release.clone() };
     let bytes = seal(Kind::Order, &encode(&proved), &controller());
-    let taken = with_nodes(&["n0"]).order(&bytes, Way::Bus);
+    let taken = with_nodes(&["n0"]).order(&bytes, Way::Bus, NOW);
     assert!(taken.is_ok(), "with a word it is no matter of turns");
     let hurried = wished(None, Some("the site is down"), &manifest());
     let back = Order { step: Step::Return, ..second_release };
     for order in [hurried, back] {
         let bytes = seal(Kind::Order, &encode(&order), &controller());
-        assert!(with_nodes(&["n0"]).order(&bytes, Way::Bus).is_ok());
+        assert!(with_nodes(&["n0"]).order(&bytes, Way::Bus, NOW).is_ok());
     }
 }
 
@@ -339,7 +389,7 @@ fn where_nothing_is_signed_to_go_back_to_and_no_waves_only_who_has_the_service_n
     let order = wished(None, None, &manifest());
     let is_unproved = |mut gate: Authority| {
         let bytes = seal(Kind::Order, &encode(&order), &controller());
-        gate.order(&bytes, Way::Bus).unwrap().mark.is_unproved
+        gate.order(&bytes, Way::Bus, NOW).unwrap().mark.is_unproved
     };
     assert!(!is_unproved(with_nodes(&[])), "n1 is the first by name");
     assert!(is_unproved(with_nodes(&["n0"])), "which the core hears");
@@ -365,10 +415,13 @@ fn a_turn_is_that_of_the_roster_that_the_wish_names() {
         nodes: ["n0", "n1", "n2"].map(enrolled).into(),
     };
     gate.renew((*gate.ring).clone(), trust.clone());
-    assert!(gate.order(&bytes, Way::Bus).is_ok(), "n0 joined when the wish was signed already");
+    assert!(
+        gate.order(&bytes, Way::Bus, NOW).is_ok(),
+        "n0 joined when the wish was signed already"
+    );
     let ring = (*gate.ring).clone();
     (0..9).for_each(|_| gate.renew(ring.clone(), trust.clone()));
-    let refused = gate.order(&bytes, Way::Bus).unwrap_err();
+    let refused = gate.order(&bytes, Way::Bus, NOW).unwrap_err();
     assert!(refused.refusal.why.ends_with("deploy anew"), "{}", refused.refusal.why);
 }
 
