@@ -10,7 +10,6 @@ use std::thread;
 use std::time::Duration;
 
 use super::Fleet;
-use crate::support::wait::wait_until;
 
 /// A fleet, and the folder of the demo.
 struct Minute {
@@ -23,9 +22,6 @@ impl Minute {
         let fleet = Fleet::new();
         let said = fleet.machine.exits(0, &["up", "--nodes", "3", "-d"]);
         assert!(said.contains("try: smgr demo shop"), "{said}");
-        wait_until("the controller knows of every node that nothing is there", || {
-            fleet.status()["as_of"]["complete"] == true
-        });
         let said = fleet.machine.exits(0, &["demo", "shop"]);
         let names = "web-1.0.tar.gz, web-1.1.tar.gz, web-broken.tar.gz";
         assert_eq!(said, format!("wrote web.toml and three releases: {names}\n"));

@@ -418,10 +418,10 @@ impl Controller {
         Observed { release: release.map(|mark| mark.release), healthy: healthy && judged }
     }
 
-    /// Says whether a node has nothing of a service and never had a release of it, as its log tells that is here.
+    /// Says whether a node is there and, as far as anything is known of it, has nothing of a service and never had a
+    /// release of it. Of a node that was just made nothing has arrived; one that knows better refuses.
     fn is_new_to(&self, node: &NodeId, service: &ServiceId) -> bool {
-        let is_told = self.arrivals.last(node).is_some() && !self.projection.is_lost(node);
-        let known = self.projection.node(node).filter(|_| is_told);
+        let known = self.projection.node(node).filter(|_| !self.projection.is_lost(node));
         known.is_some_and(|known| {
             !known.services().contains_key(service) && !known.releases().contains_key(service)
         })

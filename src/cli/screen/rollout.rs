@@ -36,6 +36,7 @@ impl Progress {
             self.is_begun = true;
             text.push_str(&head(view));
         }
+        let awaited = self.awaited.len();
         // Nodes of one wave to which the same happened have one line.
         let mut told: Vec<(u64, Vec<&Value>)> = Vec::new();
         for node in list(&view["nodes"]).iter().filter(|node| self.is_news(view, node)) {
@@ -49,7 +50,8 @@ impl Progress {
             text.push_str(&wave_line(view, wave, &nodes));
         }
         let state = word(&view["state"]);
-        if state != self.state {
+        // What follows from a failure is told behind it.
+        if state != self.state && self.awaited.len() == awaited {
             let was = std::mem::replace(&mut self.state, state.to_owned());
             match state {
                 "paused" if view["waits_for"].is_null() => {
@@ -81,7 +83,8 @@ impl Progress {
     /// Says whether what became of a node is to be told now, and takes it as told.
     fn is_news(&mut self, view: &Value, node: &Value) -> bool {
         let (name, state) = (word(&node["node"]), word(&node["state"]));
-        let goes_on = view["ended_at"].is_null();
+        // Whoever waits is told no more where a person has to say how it goes on.
+        let goes_on = view["ended_at"].is_null() && view["waits_for"].is_null();
         let is_of_wave = |other: &&Value| other["wave"] == node["wave"];
         let mut wave = list(&view["nodes"]).iter().filter(is_of_wave);
         let is_it = match state {

@@ -142,14 +142,17 @@ fn is_up(instance: &InstanceStatus) -> bool {
     readiness(instance) == Readiness::Yes || rests.contains(&instance.state)
 }
 
-/// Says whether a node is known to have nothing of the service; as a controller sees it, or the waves would be others.
+/// Says whether a node is there and nothing is known of the service on it; as a controller sees it, or the waves would be
+/// others.
 fn is_new_to(ready: &Ready, node: &NodeId) -> bool {
     let known = ready.fleet.nodes.iter().find(|it| it.node == *node);
     // Of whom nothing was heard yet, nobody can say already that it is away.
     let known = known.filter(|it| it.reachable || it.last_seen.is_none());
-    known.and_then(|known| known.status.as_ref()).is_some_and(|status| {
-        !status.services.iter().any(|it| it.service == ready.service)
-            && !status.releases.iter().any(|it| it.service == ready.service)
+    known.is_some_and(|known| {
+        known.status.as_ref().is_none_or(|status| {
+            !status.services.iter().any(|it| it.service == ready.service)
+                && !status.releases.iter().any(|it| it.service == ready.service)
+        })
     })
 }
 

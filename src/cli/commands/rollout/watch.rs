@@ -59,7 +59,8 @@ pub(super) async fn watch(
             Ok(Ok(view)) => view,
         };
         facts = facts_of(&view);
-        if out.is_text() && !view["ended_at"].is_null() {
+        let is_last = !view["ended_at"].is_null() || !view["waits_for"].is_null();
+        if out.is_text() && is_last {
             // No later picture has them, and the controller may still be asking for them.
             drop(timeout(TAILS_WITHIN, add_tails(context, &mut view)).await);
         }
