@@ -114,11 +114,7 @@ fn are_alike(one: &Value, other: &Value) -> bool {
 
 /// Returns the line of nodes of one wave to which the same happened.
 fn wave_line(view: &Value, wave: u64, nodes: &[&Value]) -> String {
-    let names: Vec<&str> = nodes.iter().take(NAMED_MAX).map(|node| word(&node["node"])).collect();
-    let more = match nodes.len().saturating_sub(NAMED_MAX) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
+    let names: Vec<&str> = nodes.iter().map(|node| word(&node["node"])).collect();
     let number = match wave_kind(view, wave) {
         // There is no other wave.
         "first" => String::new(),
@@ -126,7 +122,16 @@ fn wave_line(view: &Value, wave: u64, nodes: &[&Value]) -> String {
         kind => format!("{wave} {kind:<8} "),
     };
     let words = progress_words(view, nodes);
-    format!("  {number}{}{more}   {words}\n", names.join(" "))
+    format!("  {number}{}   {words}\n", named(&names))
+}
+
+/// Names nodes, as many as fit a line, and counts the others.
+fn named(names: &[&str]) -> String {
+    let first = names[..names.len().min(NAMED_MAX)].join(" ");
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
 }
 
 /// Says what became of nodes, in the words of who watches.
@@ -172,6 +177,22 @@ fn last_line(failure: &Value) -> Option<String> {
     let lines = list(&failure["log_tail"]).iter().rev();
     let mut lines = lines.map(|line| word(line).trim()).filter(|line| !line.is_empty());
     lines.next().map(|line| brief(printable(line).into_owned(), LAST_LINE_BYTES_MAX))
+}
+
+/// Says how far a rollout is while nothing new happens: `rolling: 2 of 8 nodes healthy, n3 n5 starting`.
+pub fn under_way(view: &Value) -> String {
+    let nodes = list(&view["nodes"]);
+    let healthy = nodes.iter().filter(|node| node["state"] == "healthy").count();
+    let mut text =
+        format!("{}: {healthy} of {} nodes healthy", spoken(word(&view["state"])), nodes.len());
+    for state in ["starting", "unreachable", "rolling_back"] {
+        let names = nodes.iter().filter(|node| node["state"] == state).map(|it| word(&it["node"]));
+        let names: Vec<&str> = names.collect();
+        if !names.is_empty() {
+            text.push_str(&format!(", {} {}", named(&names), spoken(state)));
+        }
+    }
+    text
 }
 
 /// Returns what is said of a rollout that nobody waits for.

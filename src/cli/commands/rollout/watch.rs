@@ -14,13 +14,16 @@ use crate::cli::interrupt::Interrupts;
 use crate::cli::json;
 use crate::cli::json::event::{Beside, event_json};
 use crate::cli::out::Out;
-use crate::cli::screen::rollout::{Progress, next_commands};
+use crate::cli::screen::rollout::{Progress, next_commands, under_way};
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::id::EventId;
 use crate::wire::payload::Ask;
 
 /// How long a controller is asked to wait for the next fact, in milliseconds.
 const WAIT_MS: u32 = 3_000;
+
+/// How long whoever watches hears nothing.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// How long a node is asked for the last lines of what failed there.
 const TAILS_WITHIN: Duration = Duration::from_secs(2);
@@ -42,6 +45,7 @@ pub(super) async fn watch(
     let mut interrupts = Interrupts::watch()?;
     let deadline = context.global.timeout.map(|timeout| Instant::now() + timeout);
     let mut progress = Progress::default();
+    let mut said = Instant::now();
     let mut facts = 0;
     loop {
         let ask = Ask::Rollout { name: name.clone(), seen: facts, wait_ms: WAIT_MS };
@@ -67,6 +71,10 @@ pub(super) async fn watch(
         let news = progress.news(&view);
         if out.is_text() && !news.is_empty() {
             out.data(&news);
+            said = Instant::now();
+        } else if out.is_text() && said.elapsed() >= QUIET {
+            out.note(&under_way(&view));
+            said = Instant::now();
         }
         if let Some(events) = &mut events {
             events.print(&mut client, &view, out).await?;

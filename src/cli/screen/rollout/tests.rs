@@ -114,3 +114,19 @@ fn a_failure_is_told_without_a_last_line_where_there_is_none_and_with_one_that_i
     assert_eq!(told(&["\u{1b}[31mred"]), format!("{ended}\u{fffd}[31mred\n"));
     assert!(told(&[&"x".repeat(4096)]).len() < 256, "one line of a terminal or two");
 }
+
+#[test]
+fn complaint_13_who_waits_is_told_how_far_it_is_though_nothing_happens() {
+    let nodes = |last: &str| {
+        json!([node("n1", 1, "healthy"), node("n2", 2, "starting"), node("n3", 2, last)])
+    };
+    assert_eq!(
+        under_way(&view("canary", nodes("unreachable"))),
+        "rolling: 1 of 3 nodes healthy, n2 starting, n3 unreachable"
+    );
+    let many: Vec<Value> = (1..=10).map(|it| node(&format!("n{it}"), 1, "starting")).collect();
+    assert_eq!(
+        under_way(&view("first", many.into())),
+        "rolling: 0 of 10 nodes healthy, n1 n2 n3 n4 n5 n6 n7 n8 and 2 more starting"
+    );
+}
