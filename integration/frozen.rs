@@ -82,7 +82,12 @@ fn history_says_who_restarted_a_service_and_an_answer_names_the_event_that_says_
     machine.service("web", "exec = [\"/bin/sleep\", \"1001\"]\n");
     machine.exits(0, &["apply"]);
     machine.ready_but("web", Some(before));
-    let events = machine.events();
+    // The state is ahead of the disk, which is all that events tell of.
+    let events = eventually("the new run is told", || {
+        let events = machine.events();
+        let started = events.iter().filter(|event| event["type"] == "instance.started").count();
+        (started == 2).then_some(events)
+    });
     let last =
         |kind: &str| -> &Value { events.iter().rev().find(|event| event["type"] == kind).unwrap() };
     let applied = &last("service.added")["intent"];

@@ -43,8 +43,9 @@ fn is_ready_after_the_death_of_the_agent(sign: &str, ready: &str, how: &str) {
     assert_eq!(starting(&machine), pid);
     go(&machine);
     assert_eq!(u64::from(machine.ready("web")), pid);
-    let events = machine.events();
-    let ready = events.iter().find(|event| event["type"] == "instance.ready").unwrap();
+    let ready = eventually("it is told", || {
+        machine.events().into_iter().find(|event| event["type"] == "instance.ready")
+    });
     assert_eq!(ready["data"]["how"], how);
     // And one that is killed once more stays as ready as it is.
     kill_9(machine.part("agent"));

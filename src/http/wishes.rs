@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::callers::Caller;
 use super::problem::{Problem, status_of, tell_exit};
@@ -21,9 +21,7 @@ use super::requests::Kept;
 use super::rollouts::{self, trust_of};
 use super::serve::{Shared, whole_body};
 use crate::cli::commands::place::matching;
-use crate::cli::commands::ramp::{
-    LIFE as RAMP_LIFE, NAMED_MAX, RULES_WITHIN, Rules, at_a_time, stops,
-};
+use crate::cli::commands::ramp::{LIFE as RAMP_LIFE, NAMED_MAX, at_a_time, rules, stops};
 use crate::cli::error::CliError;
 use crate::cli::screen::words::full_intent;
 use crate::cli::verdict::{Verdict, Verdicts};
@@ -352,7 +350,7 @@ async fn meant(
         (Some(nodes), None) => {
             let mut named = named(access, action, nodes).await?;
             if *nodes == Nodes::All(All::All) {
-                (named, _) = as_declared(access, action, named).await;
+                (named, _) = as_declared(access, action, named).await?;
             }
             Ok((named, wish.max_parallel.clone()))
         }
@@ -372,7 +370,7 @@ async fn meant(
                 let hint = "select fewer, or let the command line do it: smgr action run --select";
                 return Err(Problem::new(Code::TOO_LARGE, what).hint(hint));
             }
-            let (nodes, default) = as_declared(access, action, nodes).await;
+            let (nodes, default) = as_declared(access, action, nodes).await?;
             let told = Some(wish.max_parallel.clone()).filter(|sizes| !sizes.is_empty());
             Ok((nodes, told.unwrap_or(default)))
         }
@@ -387,22 +385,21 @@ async fn as_declared(
     access: &Access,
     action: &Action,
     nodes: Vec<NodeId>,
-) -> (Vec<NodeId>, Vec<Amount>) {
+) -> Result<(Vec<NodeId>, Vec<Amount>), Problem> {
     let default = at_a_time(action).to_vec();
-    let Action::Run { service, action, .. } = action else { return (nodes, default) };
-    let asked = async {
-        for node in &nodes {
-            if let Some(told) = access.configuration(node, service).await {
-                return Some((node.clone(), Rules::of(&told, action)?));
-            }
-        }
-        None
+    // On one node it is all the same.
+    let (Action::Run { service, action, .. }, 2..) = (action, nodes.len()) else {
+        return Ok((nodes, default));
     };
-    match timeout(RULES_WITHIN, asked).await.ok().flatten() {
+    let asked = nodes.iter().cloned().map(|node| async move {
+        let told = access.configuration(&node, service).await;
+        (node, told)
+    });
+    Ok(match rules(action, asked.collect()).await? {
         Some((node, rules)) if rules.is_for_one => (vec![node], rules.max_parallel),
         Some((_, rules)) => (nodes, rules.max_parallel),
         None => (nodes, default),
-    }
+    })
 }
 
 /// Returns the nodes that have the service, as far as this controller knows.

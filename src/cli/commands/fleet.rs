@@ -134,7 +134,9 @@ pub(super) async fn events(
             out.note(&format!(
                 "another controller answers: events up to {until} may have been told before"
             ));
-            printer.control(Control::Again { until });
+            if args.follow {
+                printer.control(Control::Again { until });
+            }
         }
         let is_empty = page.events.is_empty();
         for (cursor, record) in page.events {

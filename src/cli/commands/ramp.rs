@@ -1,10 +1,13 @@
 //! One wish on many nodes, some at a time: what goes wrong on the first does not reach the others.
 
+mod rules;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
+pub(crate) use self::rules::rules;
 use super::place;
 use crate::cli::args::{Over, Waiting};
 use crate::cli::client::{Client, Whom};
@@ -16,9 +19,8 @@ use crate::cli::screen::outcome::{Act, ramp_text};
 use crate::cli::screen::words::full_intent;
 use crate::cli::verdict::{Verdict, Verdicts, carry_out};
 use crate::cli::wish::Signed;
-use crate::config::Told;
 use crate::domain::code::ExitCode;
-use crate::domain::id::{ActionName, NodeId};
+use crate::domain::id::NodeId;
 use crate::domain::intent::Action;
 use crate::domain::rollout::{Amount, chunks};
 use crate::domain::selector::Selector as NodeSelector;
@@ -40,48 +42,6 @@ pub(crate) fn at_a_time(action: &Action) -> &'static [Amount] {
     }
 }
 
-/// What a service says of one of its actions over a fleet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Rules {
-    /// Whether one of the nodes that are selected is enough.
-    pub(crate) is_for_one: bool,
-    /// On how many nodes at a time it runs.
-    pub(crate) max_parallel: Vec<Amount>,
-}
-
-impl Rules {
-    /// Reads them from the effective configuration of the service; nothing where it has no such action.
-    pub(crate) fn of(told: &Told, action: &ActionName) -> Option<Self> {
-        let value = |key: &str| Some(told.keys.get(&format!("action.{action}.{key}"))?.json());
-        let amounts = match value("max_parallel")? {
-            Value::Array(amounts) => amounts,
-            one => vec![one],
-        };
-        // A number stands as a number, a share as a text.
-        let read = |it: &Value| it.as_str().map_or_else(|| it.to_string(), str::to_owned).parse();
-        let max_parallel = amounts.iter().map(read).collect::<Result<_, _>>().ok()?;
-        Some(Self { is_for_one: value("run_on")? == "one", max_parallel })
-    }
-}
-
-/// How long nodes are asked, one after the other, until one says how an action runs. A node that is gone costs nothing of
-/// it; where nobody answers for so long, nobody runs the action either.
-pub(crate) const RULES_WITHIN: Duration = Duration::from_secs(10);
-
-/// Asks the nodes what the service says of an action; returns who answered as well.
-async fn rules(context: &Context, action: &Action, nodes: &[NodeId]) -> Option<(NodeId, Rules)> {
-    let Action::Run { service, action, .. } = action else { return None };
-    let asked = async {
-        for node in nodes {
-            if let Ok(told) = Client::configuration(context, node, service).await {
-                return Some((node.clone(), Rules::of(&told, action)?));
-            }
-        }
-        None
-    };
-    timeout(RULES_WITHIN, Box::pin(asked)).await.ok()?
-}
-
 /// Does something to a service on each selected node that has it, once per node.
 ///
 /// Nodes that do not answer hold up nobody and are named in the end. After a node on which it failed no other is asked.
@@ -95,10 +55,16 @@ pub(super) async fn over(
     let service = action.service().expect("a wish for many nodes is about a service");
     let mut nodes = place::selected(context, service, select).await?;
     let mut default = at_a_time(&action).to_vec();
-    if let Some((node, rules)) = rules(context, &action, &nodes).await {
-        default = rules.max_parallel;
-        if rules.is_for_one {
-            nodes = vec![node];
+    // On one node it is all the same.
+    if let (Action::Run { action, .. }, 2..) = (&action, nodes.len()) {
+        let asked = nodes.iter().map(async |node: &NodeId| {
+            (node.clone(), Client::configuration(context, node, service).await.ok())
+        });
+        if let Some((node, rules)) = rules(action, asked.collect()).await? {
+            default = rules.max_parallel;
+            if rules.is_for_one {
+                nodes = vec![node];
+            }
         }
     }
     let sizes = if over.max_parallel.is_empty() { &default } else { &over.max_parallel };

@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::units::span;
-use super::words::signal_name;
 use crate::domain::text::{brief, columns, printable};
 
 /// How many nodes a line names: of a large wave the others are counted.
@@ -70,7 +69,7 @@ impl Progress {
                     line(&mut text, &format!("{}{why}", spoken(state)));
                 }
                 "awaiting_promotion" | "awaiting_approval" => line(&mut text, &spoken(state)),
-                _ if was == "paused" => line(&mut text, "goes on"),
+                _ if was == "paused" && view["ended_at"].is_null() => line(&mut text, "goes on"),
                 _ => {}
             }
         }
@@ -151,12 +150,9 @@ fn progress_words(view: &Value, nodes: &[&Value]) -> String {
 /// Says how something failed, and the last that it said.
 fn ended_words(failure: &Value) -> String {
     let exit = &failure["exit"];
-    let ended = match (exit["code"].as_i64(), exit["signal"].as_i64()) {
+    let ended = match (exit["code"].as_i64(), exit["signal"].as_str()) {
         (Some(code), _) => Some(format!("exited with code {code}")),
-        (None, Some(signal)) => {
-            let name = i32::try_from(signal).map_or_else(|_| signal.to_string(), signal_name);
-            Some(format!("ended by signal {name}"))
-        }
+        (None, Some(signal)) => Some(format!("ended by signal {}", printable(signal))),
         (None, None) => None,
     };
     let ran = failure["ran_ms"].as_u64().map(|ms| format!(" after {}", span(ms)));
@@ -483,9 +479,9 @@ fn node_words(view: &Value, node: &Value) -> String {
 
 fn failure_words(failure: &Value) -> String {
     let exit = &failure["exit"];
-    let ended = match (exit["code"].as_i64(), exit["signal"].as_i64()) {
+    let ended = match (exit["code"].as_i64(), exit["signal"].as_str()) {
         (Some(code), _) => Some(format!("exit code {code}")),
-        (None, Some(signal)) => Some(format!("signal {signal}")),
+        (None, Some(signal)) => Some(format!("signal {}", printable(signal))),
         (None, None) => None,
     };
     let why = word(&failure["why"]);
@@ -524,8 +520,9 @@ fn spoken(word: &str) -> String {
 }
 
 fn line(text: &mut String, what: &str) {
+    // Nodes and people are quoted in it.
     text.push_str("  ");
-    text.push_str(what.trim_end());
+    text.push_str(&printable(what.trim_end()));
     text.push('\n');
 }
 

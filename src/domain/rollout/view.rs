@@ -17,6 +17,7 @@ use super::{Amount, HealthCheck, OnFailure, ReleaseId};
 use crate::domain::event::{Actor, Detached, Exit};
 use crate::domain::id::{EventId, NodeId, ServiceId};
 use crate::domain::origin::Origin;
+use crate::domain::signal::Signal;
 use crate::domain::time::UnixMicros;
 
 /// A fact of a rollout with its place in the log and its time.
@@ -345,19 +346,24 @@ pub struct ExitView {
     pub known: bool,
     /// The exit code.
     pub code: Option<i32>,
-    /// The signal's number.
-    pub signal: Option<i32>,
+    /// The signal: `KILL`.
+    pub signal: Option<String>,
     /// Whether a core was written.
     pub core_dumped: bool,
+    /// Whether it was killed for want of memory.
+    pub oom_killed: bool,
 }
 
-impl From<Exit> for ExitView {
-    fn from(exit: Exit) -> Self {
-        let none = Self { known: true, code: None, signal: None, core_dumped: false };
+impl ExitView {
+    /// Returns it as events tell it.
+    pub fn of(exit: Exit, oom_killed: bool) -> Self {
+        let none = Self { known: true, code: None, signal: None, core_dumped: false, oom_killed };
         match exit {
             Exit::Code(code) => Self { code: Some(code), ..none },
             Exit::Signal { signal, core_dumped } => {
-                Self { signal: Some(signal), core_dumped, ..none }
+                let name = Signal::from_number(signal)
+                    .map_or_else(|| signal.to_string(), |signal| signal.to_string());
+                Self { signal: Some(name), core_dumped, ..none }
             }
             Exit::Unknown => Self { known: false, ..none },
         }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    AskedView, At, BudgetView, DeadlinesView, FailureView, GenerationView, NodeView, OnView,
-    ParametersView, PlanView, PlannedWaveView, Record, ReleaseView, RollbackView, RolloutView,
-    Sha256, WaveView, rollout_name, written,
+    AskedView, At, BudgetView, DeadlinesView, ExitView, FailureView, GenerationView, NodeView,
+    OnView, ParametersView, PlanView, PlannedWaveView, Record, ReleaseView, RollbackView,
+    RolloutView, Sha256, WaveView, rollout_name, written,
 };
 use crate::domain::id::NodeId;
 use crate::domain::rollout::event::{Planned, RolloutEvent, Why};
@@ -288,7 +288,7 @@ impl FailureView {
             instance: failure.instance.as_ref().map(|instance| format!("{instance}@{node}")),
             result: failure.result.clone(),
             why: failure.why.clone(),
-            exit: failure.exit.map(Into::into),
+            exit: failure.exit.map(|exit| ExitView::of(exit, failure.result == "oom_kill")),
             ran_ms: failure.ran_ms,
             phase: failure.phase.clone(),
             event: match cause {
