@@ -1,4 +1,4 @@
-"""The figure of a handover: a web server is restarted and given a new spec while somebody asks it all the time.
+"""The figure of a handover: a web server is restarted, and brought from release to release, while somebody asks it all the time.
 
 Beside it stands what the machine itself takes for it: the same load while an unrelated server of the same kind starts.
 """
@@ -11,6 +11,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tarfile
 import time
 
 from managers import Smgr
@@ -37,30 +38,35 @@ class Web(Smgr):
         self.port = port
         self.version = 0
 
-    def write(self) -> None:
+    def deploy(self) -> None:
+        """Packs the next release and brings it up: a server of its own in a folder of its own."""
         self.version += 1
+        packed = self.root / f"web-{self.version}.tar.gz"
+        with tarfile.open(packed, "w:gz") as archive:
+            archive.add(SERVER, "server.py")
         user = 'user = "root"\n' if os.geteuid() == 0 else ""
-        text = f"""[service.web]
-exec = ["{sys.executable}", "{SERVER}", "--folder", "{self.root}"]
+        spec = self.root / "web.toml"
+        text = f"""exec = ["{sys.executable}", "${{release}}/server.py", "--folder", "{self.root}"]
 {user}env.VERSION = "{self.version}"
 socket.http.listen = "tcp:127.0.0.1:{self.port}"
 ready.by = "notify"
 update.method = "handover"
+rollout.min_healthy_time = "100ms"
 """
-        (self.root / "smgr.toml").write_text(text, encoding="utf-8")
+        spec.write_text(text, encoding="utf-8")
+        self.call("deploy", "web", "-f", str(spec), "--artifact", str(packed))
 
     def up(self) -> None:
-        self.write()
         self.call("up", "-d")
+        self.deploy()
 
     def switch(self, number: int) -> None:
-        """Restarts it, and every other time gives it a new spec."""
+        """Restarts it, and every other time brings up the next release."""
         before = ask(self.port)[2]
         if number % 2:
             self.call("restart", "web")
         else:
-            self.write()
-            self.call("apply")
+            self.deploy()
         deadline = time.monotonic() + READY_SECONDS
         while ask(self.port)[2] == before:
             if time.monotonic() > deadline:
