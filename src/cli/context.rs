@@ -169,7 +169,11 @@ pub fn note(context: &Context) -> String {
             (var("GITHUB_SERVER_URL")?, var("GITHUB_REPOSITORY")?, var("GITHUB_RUN_ID")?);
         Some(format!("run {server}/{repository}/actions/runs/{run}"))
     };
-    let job = || github().or_else(|| var("CI_JOB_URL").map(|url| format!("run {url}")));
+    let job = || {
+        let run = github().or_else(|| var("CI_JOB_URL").map(|url| format!("run {url}")))?;
+        let commit = var("GITHUB_SHA").or_else(|| var("CI_COMMIT_SHA"));
+        Some(commit.map_or(run.clone(), |commit| format!("{run} commit {commit}")))
+    };
     let sudo =
         || var("SUDO_USER").filter(|_| context.is_root).map(|user| format!("sudo by {user}"));
     let note = sudo().or_else(job).or(context.verb.map(str::to_owned)).unwrap_or_default();

@@ -73,6 +73,8 @@ fn actor(actor: &Actor) -> Value {
         "name": actor.name.as_str(),
         "key": actor.key.map(full_key),
         "note": text_or_null(&actor.note),
+        "run_url": actor.run_url(),
+        "commit": actor.commit(),
     })
 }
 
@@ -95,6 +97,23 @@ fn exit(exit: Exit, oom_killed: bool) -> serde_json::Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::intent::ActorKind;
+
+    #[test]
+    fn a_ci_run_is_named_as_in_the_contract() {
+        let by = |note: &str| {
+            let by = crate::cli::sample::by(ActorKind::Ci, "shop-deploy", note);
+            actor(&by.expect("somebody"))
+        };
+        let run = "https://git.example.com/shop/actions/runs/8412";
+        let told = by(&format!("run {run} commit 77ab0c1"));
+        assert_eq!((&told["run_url"], &told["commit"]), (&json!(run), &json!("77ab0c1")));
+        assert_eq!(by(&format!("http token ci run {run}"))["run_url"], run);
+        for note in ["", "run", "run 8412", "commit", "commit no-hex", "restart"] {
+            let told = by(note);
+            assert!(told["run_url"].is_null() && told["commit"].is_null(), "{told}");
+        }
+    }
 
     #[test]
     fn a_line_shows_no_control_character_and_loses_none() {

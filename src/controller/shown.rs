@@ -268,6 +268,7 @@ fn by_json(by: &Actor) -> Value {
     json!({
         "kind": by.kind, "name": by.name, "note": by.note,
         "key": by.key.map(|key| format!("k-{key}")),
+        "run_url": by.run_url(), "commit": by.commit(),
     })
 }
 

@@ -129,6 +129,23 @@ pub struct Actor {
     pub note: String,
 }
 
+impl Actor {
+    /// Returns the address of the CI run that its note names: `run https://… commit 77ab0c1`.
+    pub fn run_url(&self) -> Option<&str> {
+        self.noted("run").filter(|url| url.starts_with("https://") || url.starts_with("http://"))
+    }
+
+    /// Returns the commit that its note names.
+    pub fn commit(&self) -> Option<&str> {
+        self.noted("commit").filter(|commit| commit.bytes().all(|it| it.is_ascii_hexdigit()))
+    }
+
+    fn noted(&self, name: &str) -> Option<&str> {
+        let mut words = self.note.split_whitespace();
+        words.find(|word| *word == name).and_then(|_| words.next())
+    }
+}
+
 macro_rules! events {
     (
         $(#[$of:meta])* pub enum $name:ident $(, $family:ident($family_of:ty) of $prefix:literal)?;
