@@ -136,6 +136,40 @@ fn an_action_is_killed_at_its_deadline_and_has_no_longer_than_the_release() {
 }
 
 #[test]
+fn the_deadline_of_one_release_is_none_of_another() {
+    let mut site = healthy(&["warm"], false);
+    let late = trial(&site).trying.as_ref().unwrap().healthy_by.plus_ms(1);
+    let timer = Timer::Release(service("db"));
+    site.tell(Input::Timer { timer, at: late }).then_nothing();
+    assert!(trial(&site).acting().is_some());
+
+    let mut site = with_a();
+    site.wish(deploy(2, "b"));
+    staged_as(&mut site, 2, 12, spec());
+    let timer = Timer::Release(service("db"));
+    site.tell(Input::Timer { timer, at: trial(&site).deadline().unwrap() }).then_nothing();
+    replaced(&mut site, 2);
+    let timer = Timer::Release(service("db"));
+    site.tell(Input::Timer { timer, at: late });
+    let proves = |act: &&Act| matches!(act, Act::ProveRelease { .. });
+    assert!(!site.acts(false).iter().any(proves), "{:?}", site.last.effects);
+}
+
+#[test]
+fn an_action_of_a_release_that_was_healthy_too_late_by_a_clock_that_was_set_has_no_deadline() {
+    let mut site = with_a();
+    site.wish(deploy(2, "b"));
+    staged_as(&mut site, 2, 12, acts(&["warm"], false));
+    let healthy_by = trial(&site).trying.as_ref().unwrap().healthy_by;
+    site.now = healthy_by.plus_ms(1);
+    replaced(&mut site, 2);
+    goes_on(&mut site);
+    assert!(trial(&site).acting().is_some() && trial(&site).deadline().is_none());
+    site.tell(Input::Timer { timer: Timer::Release(service("web")), at: healthy_by });
+    site.then_nothing();
+}
+
+#[test]
 fn an_agent_that_comes_back_takes_in_what_became_of_the_action_and_asks_for_it_once() {
     let mut site = healthy(&["warm"], false);
     let (_, id) = asked(&site).unwrap();
