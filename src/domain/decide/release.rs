@@ -503,6 +503,9 @@ impl Turn<'_> {
             Err(why) => return self.fail(service, Some(Found::of(Code::WRONG_PROGRAM, why))),
         };
         if let Some(action) = trial.next_action() {
+            if self.head().stopping == Some(false) {
+                return; // It would be ended at once. It begins when the release is healthy again.
+            }
             let (intent, id, action) = (trial.intent, trial.action_id(action), action.clone());
             let declared = self.spec(service).and_then(|spec| spec.action.get(&action));
             let body = ActionStarted { intent, action, until: self.until(declared) };
