@@ -434,6 +434,10 @@ impl Agent {
                 Effect::Promise(act) => promises.push(act),
             }
         }
+        if !events.is_empty() {
+            // As at the next start: a clock that is set back does not make a key hold again that has ended.
+            self.authority.raise_floor(now.at);
+        }
         self.kill_useless_errands();
         self.attach_tails(&mut events);
         if self.outage.is_none() {
