@@ -490,6 +490,10 @@ impl Agent {
                 | Event::DesiredChanged(_)
                 | Event::InstanceStarting(_)
                 | Event::InstanceHandedOver(_)
+                // One that was to take over may be gone.
+                | Event::InstanceStopping(_)
+                | Event::InstanceStartFailed(_)
+                | Event::InstanceExited(_)
         ) {
             self.watch_alerts(Some(service));
         }
