@@ -7,7 +7,6 @@ use super::task::{Agent, Deadline};
 use crate::domain::alert::{Told, Watch};
 use crate::domain::id::{AlertName, Digest, InstanceId, ServiceId};
 use crate::domain::input::{Alarm, Input};
-use crate::domain::instance::State;
 use crate::domain::spec::{Alert, AlertOn};
 
 /// The longest summary in characters: it is part of the folded state.
@@ -37,11 +36,7 @@ impl Agent {
         for (service, known) in services.filter(|(id, _)| only.is_none_or(|only| *id == only)) {
             let spec = self.services.spec_of(service);
             for (index, slot) in known.slots() {
-                // From before its first line on.
-                let runs = match &slot.state {
-                    State::Spawning { .. } => Some(known.digest),
-                    state => state.main().map(|main| main.spec),
-                };
+                let runs = slot.heard_spec(known.digest);
                 let instance = InstanceId { service: service.clone(), index };
                 let is_wanted = known.wants(index);
                 let rules = spec.iter().filter(|_| !known.removed && index < known.wanted);
@@ -133,7 +128,8 @@ impl Agent {
     ) -> Option<Alarm> {
         let (spec, _) = self.services.spec_of(&instance.service)?;
         let rule = spec.alert.get(alert)?;
-        let run = self.node.instance(instance).and_then(|slot| slot.state.run());
+        let slot = self.node.instance(instance);
+        let run = slot.and_then(|slot| slot.coming().map_or(&slot.state, |it| &it.state).run());
         let annotations = self.launchers.annotations(rule, instance, run);
         let summary = annotations.get("summary").cloned().unwrap_or_else(|| words(rule, lines));
         Some(Alarm {

@@ -78,7 +78,12 @@ impl Agent {
             }
             Act::KeepReady { instance, run, how } => self.keep_ready(instance, run, how),
             Act::StartAction { intent, service, action, params } => {
-                self.start_action(intent, &service, &action, &params);
+                // A release may have failed, or a wish been given up, since it was promised.
+                if self.node.awaits_action(&intent) {
+                    self.start_action(intent, &service, &action, &params);
+                } else {
+                    debug!(%intent, "an action that nobody waits for any more");
+                }
             }
             Act::KillAction { intent } => {
                 let run = names::action(intent);

@@ -22,7 +22,7 @@ use super::wake::Wake;
 use crate::config::{self, Loaded, LoadedService, Mistake, Options, Part, Roots, Told};
 use crate::domain::code::Code;
 use crate::domain::id::{Digest, Generation, IntentId, ServiceId};
-use crate::domain::input::Input;
+use crate::domain::input::{Input, OrderMark};
 use crate::domain::instance::{Instance, State};
 use crate::domain::intent::Action;
 use crate::domain::node::Node;
@@ -167,16 +167,14 @@ impl Services {
     ///
     /// # Errors
     /// What would be wrong with them, or that it could not be kept.
-    pub(super) fn keep_set(&self, node: &Node, wish: &Intent) -> Result<(), Refused> {
+    pub(super) fn keep_set(
+        &self,
+        node: &Node,
+        wish: &Intent,
+        order: Option<&OrderMark>,
+    ) -> Result<(), Refused> {
         let Action::Configure { service, set, unset, .. } = &wish.action else { return Ok(()) };
-        // That a key is not set any more is remembered for ever. One that a later version set is known.
-        let is_any = |key: &str| {
-            let known = node.overrides().get(service);
-            config::keys::is_known(key) || known.is_some_and(|known| known.knows(key))
-        };
-        if let Some(key) = unset.iter().find(|key| !is_any(key)) {
-            return Err(Refused::new(Code::BAD_PARAMETER, format!("`{key}` is no key")));
-        }
+        check_unset(node, service, unset, order)?;
         let Some(change) = wish.action.config_change(wish.id) else { return Ok(()) };
         let mut changed = node.overrides().clone();
         changed.entry(service.clone()).or_default().change(&change, None);
@@ -500,13 +498,53 @@ impl Agent {
     }
 }
 
+/// Checks that a wish sets no more what is a key. That it is not set any more is remembered for ever, so a wish that nobody
+/// judged yet may not name anything. What comes in an order was judged when it was wished, maybe by a version that knew more
+/// keys than this one, and what was set by one is known.
+fn check_unset(
+    node: &Node,
+    service: &ServiceId,
+    unset: &BTreeSet<String>,
+    order: Option<&OrderMark>,
+) -> Result<(), Refused> {
+    let known = node.overrides().get(service);
+    let is_any =
+        |key: &String| config::keys::is_known(key) || known.is_some_and(|known| known.knows(key));
+    match unset.iter().find(|key| order.is_none() && !is_any(key)) {
+        Some(key) => Err(Refused::new(Code::BAD_PARAMETER, format!("`{key}` is no key"))),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::domain::origin::Origin;
+    use crate::domain::release::Step;
     use crate::domain::template::Template;
+    use crate::domain::time::UnixMicros;
+
+    #[test]
+    fn a_key_that_is_none_here_is_unset_by_an_order_alone() {
+        let order = OrderMark {
+            step: Step::Apply,
+            plan: Digest([0; 32]),
+            term: 1,
+            controller: "c1".parse().unwrap(),
+            verified_at: UnixMicros(1),
+            wave: 1,
+            is_unproved: false,
+        };
+        let web: ServiceId = "web".parse().unwrap();
+        let is_taken = |key: &str, order: Option<&OrderMark>| {
+            check_unset(&Node::default(), &web, &BTreeSet::from([key.to_owned()]), order).is_ok()
+        };
+        assert!(is_taken("stop.timeout", None));
+        assert!(!is_taken("stop.timeuot", None));
+        assert!(is_taken("stop.timeuot", Some(&order)));
+    }
 
     #[test]
     fn the_text_of_a_spec_that_nothing_names_is_kept_as_long_as_events_and_no_longer() {

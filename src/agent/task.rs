@@ -434,6 +434,10 @@ impl Agent {
                 Effect::Promise(act) => promises.push(act),
             }
         }
+        if !events.is_empty() {
+            // As at the next start: a clock that is set back does not make a key hold again that has ended.
+            self.authority.raise_floor(now.at);
+        }
         self.kill_useless_errands();
         self.attach_tails(&mut events);
         if self.outage.is_none() {
@@ -486,6 +490,10 @@ impl Agent {
                 | Event::DesiredChanged(_)
                 | Event::InstanceStarting(_)
                 | Event::InstanceHandedOver(_)
+                // One that was to take over may be gone.
+                | Event::InstanceStopping(_)
+                | Event::InstanceStartFailed(_)
+                | Event::InstanceExited(_)
         ) {
             self.watch_alerts(Some(service));
         }

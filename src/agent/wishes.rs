@@ -182,7 +182,7 @@ impl Agent {
                 .map_err(|error| refused(error.code(), error.to_string()))?;
         }
         if !seen {
-            let kept = self.services.keep_set(&self.node, intent);
+            let kept = self.services.keep_set(&self.node, intent, order.as_ref());
             kept.map_err(|Refused { code, why }| refused(code, why))?;
         }
         let manifest =

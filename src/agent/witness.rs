@@ -103,7 +103,11 @@ impl Agent {
         self.timers.cancel(&Deadline::Witnesses);
         let Witnesses { wishes, .. } = std::mem::take(&mut self.witnesses);
         for (wish, to) in wishes {
-            self.take_wish(clock::now(), &wish, Way::Bus, to);
+            let now = clock::now();
+            match self.authority.judge_again(&wish, Way::Bus, now.at) {
+                Ok(()) => self.take_wish(now, &wish, Way::Bus, to),
+                Err(refusal) => self.refuse(now, refusal, &to),
+            }
         }
     }
 

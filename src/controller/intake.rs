@@ -67,6 +67,11 @@ impl Line {
             forked: None,
         }
     }
+
+    /// Says whether nothing of it is fetched, nor will be again after a failure.
+    fn is_at_rest(&self) -> bool {
+        !self.busy && self.retry_at.is_none()
+    }
 }
 
 impl Controller {
@@ -135,7 +140,7 @@ impl Controller {
         let Some(line) = self.lines.get_mut(&told.origin) else { return };
         let origin = told.origin.clone();
         line.wanted = Some(told);
-        if !line.busy && line.retry_at.is_none() {
+        if line.is_at_rest() {
             self.intake.gaps += 1;
             self.ask_for(&origin);
         }
@@ -319,6 +324,11 @@ impl Controller {
     /// Says whether more of a log is being fetched, or is about to be.
     pub(super) fn is_on_its_way(&self, origin: &NodeId) -> bool {
         self.lines.get(origin).is_some_and(|line| line.busy)
+    }
+
+    /// Says whether all of a log is here, as far as anybody told: what is not in it is not so.
+    pub(super) fn is_read(&self, origin: &NodeId) -> bool {
+        self.lines.get(origin).is_none_or(Line::is_at_rest)
     }
 
     pub(super) fn count_dropped(&mut self, why: Dropped) {

@@ -142,8 +142,7 @@ impl Controller {
                 releases: folded.and_then(|it| it.releases().get(&service)),
                 is_there: folded.is_some_and(|it| it.services().contains_key(&service)),
                 is_away: self.projection.is_lost(node),
-                is_read: folded.is_some_and(|it| it.head().trust.is_some())
-                    && !self.is_on_its_way(node),
+                is_read: folded.is_some_and(|it| it.head().trust.is_some()) && self.is_read(node),
                 target: state.node(node),
             };
             (node, known)

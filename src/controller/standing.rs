@@ -8,6 +8,7 @@ use super::task::Controller;
 use super::wishes::Wishes;
 use crate::domain::id::{IntentId, ServiceId};
 use crate::domain::rollout::{Rollout, Verdict, Wished};
+use crate::domain::time::UnixMicros;
 
 /// Rollouts that have ended and are remembered whole, for `smgr rollout show`.
 const ENDED_MAX: usize = 64;
@@ -46,16 +47,29 @@ impl Rollouts {
         let ended = self.all.iter().filter(|(_, it)| it.is_over());
         let at = |it: &Driven| it.story.records().last().map(|record| record.at);
         let mut ended: Vec<_> = ended.map(|(intent, it)| (at(it), *intent)).collect();
+        let mut over = self.without_beginning();
         let excess = ended.len().saturating_sub(ENDED_MAX);
-        if excess == 0 {
-            return Vec::new();
+        if excess > 0 {
+            let stand = self.standing(wishes);
+            ended.sort();
+            let ended = ended.into_iter().map(|(_, intent)| intent);
+            over.extend(ended.filter(|it| !stand.contains(it)).take(excess));
         }
-        let stand = self.standing(wishes);
-        ended.sort();
-        let over = ended.into_iter().map(|(_, intent)| intent).filter(|it| !stand.contains(it));
-        let over: Vec<_> = over.take(excess).collect();
         over.iter().for_each(|intent| drop(self.all.remove(intent)));
         over
+    }
+
+    /// Returns those of which nothing is known but late facts, as of one that was forgotten. The last of them that a
+    /// beginning would complete are kept: it may be on its way in another controller's log.
+    fn without_beginning(&self) -> Vec<IntentId> {
+        let all = self.all.iter().filter(|(_, it)| it.story.state().is_none());
+        let mut all: Vec<_> = all.map(|(intent, it)| (it.story.last_told(), *intent)).collect();
+        all.sort();
+        let excess = all.len().saturating_sub(ENDED_MAX);
+        let is_over = |(at, (told, _)): &(usize, (Option<UnixMicros>, IntentId))| {
+            told.is_none() || *at < excess
+        };
+        all.into_iter().enumerate().filter(is_over).map(|(_, (_, intent))| intent).collect()
     }
 
     /// Returns those to which nodes converge that were away or join later: the last of each service, and of those before it
@@ -111,10 +125,10 @@ mod tests {
     use crate::domain::rollout::view::Record;
     use crate::domain::rollout::{
         Command, Input, Opening, Parameters, Plan, PlanRequest, ReleaseId, RolloutEvent,
-        RolloutFact, Story,
+        RolloutFact, Story, TakenOver, Why,
     };
     use crate::domain::selector::Roster;
-    use crate::domain::time::{Now, UnixMicros};
+    use crate::domain::time::Now;
     use crate::head::folder::StateFolder;
     use crate::wire::parts;
     use crate::wire::payload::{Body, EventRecord};
@@ -170,6 +184,48 @@ mod tests {
         facts
     }
 
+    /// Takes facts of a rollout in, as they come from the log of its leader.
+    fn take(rollouts: &mut Rollouts, seq: &mut u64, number: u8, facts: Vec<RolloutEvent>) {
+        for event in facts {
+            let rollout = IntentId([number; 16]);
+            for part in parts::cut(RolloutFact { rollout, event }).unwrap() {
+                *seq += 1;
+                let id = EventId { origin: leader(), epoch: EpochId::new(1, 1), seq: Seq(*seq) };
+                let now = Now { at: UnixMicros(*seq), mono_ns: 1 };
+                let event = Event::Rollout(Box::new(part));
+                let context = Context::default();
+                let record = EventRecord::of(id, now, BootId([1; 16]), &context, &event);
+                rollouts.fact(&"c1".parse().unwrap(), &record, Body::Known(event));
+            }
+        }
+    }
+
+    #[test]
+    fn late_facts_of_what_was_forgotten_are_forgotten_and_those_without_a_beginning_are_bounded() {
+        let temp = tempfile::tempdir().unwrap();
+        let wishes = Wishes::of(&StateFolder::new(temp.path())).unwrap();
+        let mut rollouts = Rollouts::default();
+        let mut seq = 0;
+        let end = superseded(1).pop().unwrap();
+        take(&mut rollouts, &mut seq, 1, vec![end]);
+        assert_eq!(rollouts.all.len(), 1);
+        assert_eq!(rollouts.forget(&wishes), [IntentId([1; 16])]);
+
+        let over = |number: u8| TakenOver {
+            cause: Why::Intent(IntentId([number; 16])),
+            controller: leader(),
+            term: 2,
+            after: 5,
+            grace_until: UnixMicros(1),
+        };
+        for number in 2..=70 {
+            take(&mut rollouts, &mut seq, number, vec![RolloutEvent::TakenOver(over(number))]);
+        }
+        let oldest: Vec<_> = (2..=6).map(|number| IntentId([number; 16])).collect();
+        assert_eq!(rollouts.forget(&wishes), oldest);
+        assert_eq!(rollouts.all.len(), ENDED_MAX, "what they lack may be on its way");
+    }
+
     #[test]
     fn one_that_only_stands_by_remembers_no_more_rollouts_than_the_one_that_led_them() {
         let temp = tempfile::tempdir().unwrap();
@@ -177,18 +233,7 @@ mod tests {
         let mut rollouts = Rollouts::default();
         let mut seq = 0;
         for number in 1..=70 {
-            for event in superseded(number) {
-                let rollout = IntentId([number; 16]);
-                for part in parts::cut(RolloutFact { rollout, event }).unwrap() {
-                    seq += 1;
-                    let id = EventId { origin: leader(), epoch: EpochId::new(1, 1), seq: Seq(seq) };
-                    let now = Now { at: UnixMicros(seq), mono_ns: 1 };
-                    let event = Event::Rollout(Box::new(part));
-                    let context = Context::default();
-                    let record = EventRecord::of(id, now, BootId([1; 16]), &context, &event);
-                    rollouts.fact(&"c1".parse().unwrap(), &record, Body::Known(event));
-                }
-            }
+            take(&mut rollouts, &mut seq, number, superseded(number));
         }
         assert_eq!(rollouts.all.len(), 70);
         let forgotten = rollouts.forget(&wishes);

@@ -67,9 +67,9 @@ struct Turn<'a> {
     reconciling: bool,
     /// Whether that agent has just begun, without a timer.
     agent_is_new: bool,
-    /// The deadline of a release that has passed, which its timer says: the clock of the wall may be set meanwhile, by
-    /// decades where a machine has no other.
-    passed: UnixMicros,
+    /// The deadline of the release of a service that has passed, which its timer says: the clock of the wall may be set
+    /// meanwhile, by decades where a machine has no other.
+    passed: Option<(ServiceId, UnixMicros)>,
     /// Whether the node was told to end by this input, or knows the keeper only since it.
     may_end: bool,
 }
@@ -87,7 +87,7 @@ impl<'a> Turn<'a> {
             spawns: BTreeMap::new(),
             reconciling: false,
             agent_is_new: false,
-            passed: UnixMicros::default(),
+            passed: None,
             may_end: false,
         }
     }

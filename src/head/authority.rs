@@ -221,6 +221,29 @@ impl Authority {
         Ok(Verified { payload: intent, digest, actor, objection })
     }
 
+    /// Judges a wish again that had to wait: what is trusted may have changed meanwhile.
+    ///
+    /// # Errors
+    /// Why it is not taken any more.
+    pub fn judge_again(
+        &self,
+        wish: &Verified<Intent>,
+        way: Way,
+        now: UnixMicros,
+    ) -> Result<(), Refusal> {
+        let intent = &wish.payload;
+        let kid = intent.iss;
+        if self.revoked.contains(&kid) {
+            return Err(unsigned(Code::KEY_REVOKED, format!("key {kid} was taken back")));
+        }
+        let Some((_, holder)) = self.ring.get(kid) else {
+            return Err(refusal_of(EnvelopeError::UnknownKey { kid }));
+        };
+        self.intent_in_time(intent, holder, way, now)
+            .and_then(|()| self.granted(holder, intent.action.verb(), intent.action.service()))
+            .map_err(|(code, why)| wish.refused(code, why))
+    }
+
     /// Opens an intent and checks what holds for it wherever it is taken.
     fn read_intent(&mut self, bytes: &[u8], way: Way) -> Result<Open<Intent>, Refusal> {
         let opened: Open<Intent> = self.open(bytes, Kind::Intent, way)?;

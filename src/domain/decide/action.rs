@@ -82,6 +82,7 @@ impl<'a> Turn<'a> {
             ActionEnd::NotStarted { .. } | ActionEnd::Lost => (Exit::Unknown, 0),
         };
         let timed_out = ran_ms >= timeout_ms;
+        let goes_down = self.head().stopping == Some(false);
         // What a deploy begins is written down before it is asked for, so its end is as well, whatever that was.
         if follows.is_some() || matches!(end, ActionEnd::Exited { .. }) {
             let action = action.clone();
@@ -91,6 +92,11 @@ impl<'a> Turn<'a> {
         if end != ActionEnd::Lost {
             self.promise(Act::AcknowledgeAction { intent: id });
         }
+        let end = match end {
+            // Its service was taken from under it, and it was killed then: no word against the release.
+            _ if follows.is_some() && goes_down && exit != Exit::Code(0) => ActionEnd::Lost,
+            end => end,
+        };
         let outcome = match end {
             ActionEnd::Exited { exit, .. } => match exit {
                 Exit::Code(0) => Outcome::Done { changed: true },

@@ -424,7 +424,7 @@ impl Turn<'_> {
                 }
             }
             // The trial is judged after every input.
-            Timer::Release(_) => self.passed = at,
+            Timer::Release(service) => self.passed = Some((service, at)),
             Timer::Override(service) => self.expire(&service, at),
             Timer::Ready(ref id, run)
             | Timer::Stop(ref id, run)

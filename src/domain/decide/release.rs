@@ -447,9 +447,10 @@ impl Turn<'_> {
     fn judge(&mut self, service: &ServiceId) {
         let Some(trial) = self.trial(service) else { return };
         let Some(trying) = &trial.trying else { return };
-        let passed = self.passed;
+        let passed = self.passed.as_ref().filter(|(of, _)| of == service).map(|(_, at)| *at);
+        let is_over = |due: UnixMicros| passed.is_some_and(|at| due <= at);
         let held = trying.held_since.filter(|since| {
-            trying.min_healthy_ms == 0 || since.plus_ms(trying.min_healthy_ms) <= passed
+            trying.min_healthy_ms == 0 || is_over(since.plus_ms(trying.min_healthy_ms))
         });
         if trying.broken.is_some() {
             return self.fail(service, None);
@@ -457,8 +458,9 @@ impl Turn<'_> {
         match (trial.step, held) {
             // An action begins when it was healthy for long enough, and has what is left of its time.
             (Step::Apply, _) if trial.acting().is_some() => {
-                let action = trial.next_action().cloned().filter(|_| trying.healthy_by <= passed);
-                if let Some(action) = action {
+                // It has none where the clock was set meanwhile: what is healthy now was so too late by that.
+                let is_late = trial.deadline().is_some_and(is_over);
+                if let Some(action) = trial.next_action().cloned().filter(|_| is_late) {
                     let why = "it was not over in the time that the release had".to_owned();
                     self.fail(service, Some(Found::by_action(service, &action, why, None, None)));
                 }
@@ -473,7 +475,7 @@ impl Turn<'_> {
                 let service = service.clone();
                 self.repair(Act::ProveRelease { service, generation, since, pid });
             }
-            (_, None) if trying.healthy_by <= passed => self.fail(service, None),
+            (_, None) if is_over(trying.healthy_by) => self.fail(service, None),
             (_, None) => {}
         }
     }
@@ -501,6 +503,9 @@ impl Turn<'_> {
             Err(why) => return self.fail(service, Some(Found::of(Code::WRONG_PROGRAM, why))),
         };
         if let Some(action) = trial.next_action() {
+            if self.head().stopping == Some(false) {
+                return; // It would be ended at once. It begins when the release is healthy again.
+            }
             let (intent, id, action) = (trial.intent, trial.action_id(action), action.clone());
             let declared = self.spec(service).and_then(|spec| spec.action.get(&action));
             let body = ActionStarted { intent, action, until: self.until(declared) };

@@ -59,6 +59,16 @@ impl Instance {
         })
     }
 
+    /// Returns the spec of the run by whose lines a spec is judged: of the one that is to take over, from before its
+    /// first line on, where there is one; `adopted` is what a run starts from that has not been told to have begun.
+    pub fn heard_spec(&self, adopted: Digest) -> Option<Digest> {
+        match (self.coming(), &self.state) {
+            (Some(coming), _) => Some(coming.spec),
+            (None, State::Spawning { .. }) => Some(adopted),
+            (None, state) => state.main().map(|main| main.spec),
+        }
+    }
+
     /// Says whether an event is about the run beside the one that counts.
     pub(in crate::domain) fn is_beside(&self, run: Option<RunId>) -> bool {
         run.is_some() && self.beside.as_ref().is_some_and(|beside| beside.state.run() == run)

@@ -138,6 +138,12 @@ impl Story {
         self.state.as_ref()
     }
 
+    /// Returns when the last fact was told, in force or not; `None` where none is of use.
+    pub fn last_told(&self) -> Option<UnixMicros> {
+        let last = self.parts.values().filter_map(|part| part.records.last());
+        last.map(|record| record.at).max()
+    }
+
     /// Returns the facts in force.
     pub fn records(&self) -> &[Record] {
         &self.records

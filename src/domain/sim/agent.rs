@@ -322,6 +322,7 @@ impl Agent {
             Act::Spawn { instance, run, .. }
                 if self.switches.spawn_check
                     && !(self.reconciled && self.node.awaits_start(&instance, run)) => {}
+            Act::StartAction { intent, .. } if !self.node.awaits_action(&intent) => {}
             Act::Signal { instance, run, .. } | Act::KillTree { instance, run }
                 if !self.switches.ends_relieved
                     && self.node.instance(&instance).is_some_and(|slot| {

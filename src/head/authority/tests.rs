@@ -356,6 +356,33 @@ fn a_clock_below_the_log_judges_no_age_but_local_root_is_heard() {
     }
 }
 
+#[test]
+fn a_wish_that_had_to_wait_is_judged_by_what_is_trusted_then() {
+    let bytes = signed(Kind::Intent, &wish());
+    let changes: [(fn(&mut Authority), Option<Code>); 5] = [
+        (|_| (), None),
+        (|gate| gate.revoked.push(alice().kid()), Some(Code::KEY_REVOKED)),
+        (|gate| gate.ring = Keyring::default().into(), Some(Code::UNKNOWN_SIGNER)),
+        (|gate| hold(gate, None, Vec::new()), Some(Code::NOT_GRANTED)),
+        (|gate| hold(gate, Some(UnixMicros(1)), Vec::new()), Some(Code::KEY_OUT_OF_TIME)),
+    ];
+    for (change, code) in changes {
+        let mut gate = gate();
+        let waits = gate.intent(&bytes, Way::Bus, NOW).unwrap();
+        change(&mut gate);
+        let refusal = gate.judge_again(&waits, Way::Bus, NOW).err();
+        assert_eq!(refusal.map(|it| it.code), code);
+    }
+}
+
+/// Lets a key be held on other terms.
+fn hold(gate: &mut Authority, until: Option<UnixMicros>, grants: Vec<Grant>) {
+    let mut ring = Keyring::default();
+    let name = "somebody".parse().unwrap();
+    ring.insert(alice().public(), Holder { name, class: KeyClass::Human, grants, until });
+    gate.ring = ring.into();
+}
+
 /// Wishes of one class's key, no two the same.
 fn wishes_of(class: KeyClass) -> impl Iterator<Item = Vec<u8>> {
     let key = key_of(class);

@@ -5,12 +5,12 @@ use super::release::{staged_as, with_a};
 use super::site::*;
 use crate::domain::code::Code;
 use crate::domain::effect::{Act, Timer};
-use crate::domain::event::{Event, Exit, Outcome};
+use crate::domain::event::{Context, Event, Exit, Outcome};
 use crate::domain::id::IntentId;
 use crate::domain::input::{ActionEnd, Input, Kept, KeptAction};
 use crate::domain::node::Node;
 use crate::domain::release::{ReleaseFailed, Step};
-use crate::domain::spec::{Action, Spec};
+use crate::domain::spec::{Action, DependsOn, Spec};
 
 fn acts(names: &[&str], idempotent: bool) -> Spec {
     let mut spec = spec();
@@ -58,6 +58,13 @@ fn failed(site: &Site) -> ReleaseFailed {
         _ => None,
     });
     failed.unwrap_or_else(|| panic!("{:?}", site.events()))
+}
+
+/// A run that nothing ran before is healthy for long enough.
+fn replaced_by(site: &mut Site, run: u64) {
+    site.start("web", run);
+    site.later(HEALTHY_MS);
+    goes_on(site);
 }
 
 /// An agent meets the keeper of before, or another one.
@@ -133,6 +140,87 @@ fn an_action_is_killed_at_its_deadline_and_has_no_longer_than_the_release() {
     assert!(site.acts(false).iter().any(kills), "{:?}", site.last.effects);
     assert_eq!(in_time(&mut site), None);
     assert_eq!(failed(&site).why, "action warm: it was not over in the time that the release had");
+}
+
+#[test]
+fn the_deadline_of_one_release_is_none_of_another() {
+    let mut site = healthy(&["warm"], false);
+    let late = trial(&site).trying.as_ref().unwrap().healthy_by.plus_ms(1);
+    let timer = Timer::Release(service("db"));
+    site.tell(Input::Timer { timer, at: late }).then_nothing();
+    assert!(trial(&site).acting().is_some());
+
+    let mut site = with_a();
+    site.wish(deploy(2, "b"));
+    staged_as(&mut site, 2, 12, spec());
+    let timer = Timer::Release(service("db"));
+    site.tell(Input::Timer { timer, at: trial(&site).deadline().unwrap() }).then_nothing();
+    replaced(&mut site, 2);
+    let timer = Timer::Release(service("db"));
+    site.tell(Input::Timer { timer, at: late });
+    let proves = |act: &&Act| matches!(act, Act::ProveRelease { .. });
+    assert!(!site.acts(false).iter().any(proves), "{:?}", site.last.effects);
+}
+
+#[test]
+fn an_action_of_a_release_that_was_healthy_too_late_by_a_clock_that_was_set_has_no_deadline() {
+    let mut site = with_a();
+    site.wish(deploy(2, "b"));
+    staged_as(&mut site, 2, 12, acts(&["warm"], false));
+    let healthy_by = trial(&site).trying.as_ref().unwrap().healthy_by;
+    site.now = healthy_by.plus_ms(1);
+    replaced(&mut site, 2);
+    goes_on(&mut site);
+    assert!(trial(&site).acting().is_some() && trial(&site).deadline().is_none());
+    site.tell(Input::Timer { timer: Timer::Release(service("web")), at: healthy_by });
+    site.then_nothing();
+}
+
+#[test]
+fn a_node_that_goes_down_says_nothing_against_the_release_whose_action_it_ends() {
+    let killed = Exit::Signal { signal: 9, core_dumped: false };
+    let goes_down = |idempotent| {
+        let mut site = healthy(&["warm"], idempotent);
+        let (_, id) = asked(&site).unwrap();
+        site.tell(Input::Shutdown { leave_running: false });
+        site.exit("web", 2, Exit::Signal { signal: 15, core_dumped: false }, 50);
+        let kills = |act: &&Act| matches!(act, Act::KillAction { intent } if *intent == id);
+        assert!(site.acts(false).iter().any(kills), "{:?}", site.last.effects);
+        assert!(!site.stops_agent(), "it is to be told how the action ended");
+        (site, id)
+    };
+
+    let (mut site, id) = goes_down(true);
+    ends(&mut site, id, killed);
+    assert_eq!(site.events(), ["action.ended web"]);
+    assert!(site.stops_agent() && trial(&site).failure.is_none());
+    site.append(Context::default(), Event::AgentStarted(keeper(2)));
+    site.tell(Input::Reconcile(kept(2, true, Vec::new())));
+    replaced_by(&mut site, 3);
+    assert_eq!(asked(&site), Some(("warm".to_owned(), id)), "it begins anew");
+
+    let (mut site, id) = goes_down(true);
+    ends(&mut site, id, Exit::Code(0));
+    assert!(trial(&site).next_action().is_none(), "what has succeeded is not done again");
+
+    let (mut site, id) = goes_down(false);
+    ends(&mut site, id, killed);
+    assert_eq!(failed(&site).why, "action warm: it may have run: agent or keeper died with it");
+}
+
+#[test]
+fn no_action_begins_while_the_node_goes_down() {
+    let mut site = healthy(&["warm"], true);
+    let (_, id) = asked(&site).unwrap();
+    let mut shop = spec();
+    shop.depends_on.insert(service("web"), DependsOn::default());
+    site.adopt("shop", shop, 9);
+    site.start("shop", 1);
+    site.tell(Input::Shutdown { leave_running: false })
+        .then(&["agent.stopping", "instance.stopping shop/0"]);
+    ends(&mut site, id, Exit::Code(1));
+    goes_on(&mut site);
+    assert_eq!((asked(&site), site.events()), (None, Vec::new()));
 }
 
 #[test]

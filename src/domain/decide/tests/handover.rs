@@ -197,6 +197,32 @@ fn a_changed_spec_is_handed_over_to_and_is_not_tried_again_by_itself_after_it_fa
 }
 
 #[test]
+fn what_is_heard_in_a_handover_is_said_of_the_spec_that_comes_until_it_fails() {
+    let heard = |site: &Site| {
+        let adopted = site.node.services()[&service("web")].digest;
+        site.at("web").heard_spec(adopted)
+    };
+    let (before, after) = (Some(Digest([1; 32])), Some(Digest([2; 32])));
+    let mut site = serving(web());
+    assert_eq!(heard(&site), before);
+    site.adopt("web", web(), 2);
+    assert_eq!(heard(&site), after, "from before its first line on");
+    site.start("web", 2);
+    assert_eq!(heard(&site), after);
+    site.exit("web", 2, Exit::Code(1), 5);
+    assert_eq!(heard(&site), before, "it is gone");
+
+    let mut site = serving(web());
+    site.adopt("web", web(), 2).start("web", 2);
+    site.pass("web");
+    assert_eq!(heard(&site), before, "it was too late");
+
+    let mut site = serving(web());
+    site.adopt("web", web(), 2).start("web", 2).ready("web", 2);
+    assert_eq!((heard(&site), site.at("web").coming()), (after, None), "it has taken over");
+}
+
+#[test]
 fn a_spec_that_changes_during_a_handover_is_the_one_that_takes_over() {
     let mut site = serving(web());
     site.adopt("web", web(), 2).start("web", 2);
