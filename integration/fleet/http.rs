@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use smgr::domain::id::IntentId;
+use smgr::domain::id::{Generation, IntentId};
 use smgr::domain::intent::{Action, RolloutCommand};
 use smgr::domain::policy::Kind;
 use smgr::domain::time::UnixMicros;
@@ -683,6 +683,24 @@ fn a_release_that_was_signed_elsewhere_is_brought_to_the_controller_that_leads()
     let word = post(&seal(Kind::Intent, &codec::encode(&intent), &signer));
     assert_eq!((word.status, &word.json()["status_url"]), (202, &json!(place)), "{}", word.body);
     assert_eq!(waits(&place)["state"], "succeeded");
+
+    // What a key may not do is refused before it is kept.
+    let folder = served.fleet.folder("c1");
+    let job = keyfile::load_key(&folder.join("keys/jobs/watch.key")).unwrap();
+    let word = Intent { id: IntentId([9; 16]), iss: job.kid(), ..intent };
+    let service = "web".parse().unwrap();
+    let removal = Intent {
+        id: IntentId([10; 16]),
+        mode: Mode::Desired,
+        action: Action::Remove { service, generation: Generation(99) },
+        audience: Audience::Nodes(["n1", "n2"].map(|name| name.parse().unwrap()).to_vec()),
+        ..word.clone()
+    };
+    for refused in [word, removal] {
+        let answer = post(&seal(Kind::Intent, &codec::encode(&refused), &job));
+        answer.problem(&format!("{:?}", refused.action), (403, "E0323"));
+    }
+    assert!(!folder.join("requests").join(job.kid().to_string()).exists());
 }
 
 #[test]
