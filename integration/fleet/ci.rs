@@ -231,10 +231,12 @@ fn a_release_for_a_selection_is_published_to_the_controllers_by_a_script_without
     publish(0, &file);
     assert_eq!(machine.json(&["rollout", "list"])["rollouts"].as_array().unwrap().len(), 1);
 
-    // What a controller refuses is told as it is told to the command line.
-    publish(0, &sign("2.0", "60s"));
+    // What a controller refuses is told as it is told to the command line. Of two that were signed for the same number the
+    // second hears what it waits for, and not that its number is old.
+    let [second, third] = [sign("2.0", "60s"), sign("3.0", "0s")];
+    publish(0, &second);
     let (second, _) = jobs.last();
-    let said = publish(6, &sign("3.0", "0s"));
+    let said = publish(6, &third);
     assert!(said.contains("refused: ") && said.contains("[E0721]"), "{said}");
     assert_eq!(jobs.last().0, second, "nothing was begun");
     machine.exits(0, &["rollout", "abort", &second]);

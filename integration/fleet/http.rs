@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use smgr::domain::id::IntentId;
+use smgr::domain::id::{Generation, IntentId};
 use smgr::domain::intent::{Action, RolloutCommand};
 use smgr::domain::policy::Kind;
 use smgr::domain::time::UnixMicros;
@@ -230,7 +230,7 @@ struct Stream {
 #[test]
 fn what_is_asked_over_http_is_answered_as_everywhere_and_what_may_not_be_asked_is_a_problem() {
     let served = Served::of(&["n1", "n2"], &[("n2", "web", SLEEP)]);
-    let (ci, watch) = (served.token("ci"), served.token("watch"));
+    let [ci, watch, deploy] = ["ci", "watch", "deploy"].map(|job| served.token(job));
     assert_eq!(served.ask("GET", "/healthz", &[], b"").body, "ok\n");
     let paths = served.ask("GET", "/openapi.json", &[], b"").json()["paths"].clone();
     assert!(paths["/v1/events"]["get"].is_object());
@@ -274,25 +274,30 @@ fn what_is_asked_over_http_is_answered_as_everywhere_and_what_may_not_be_asked_i
     sent("/v1/services/web/explode", &ci, wish, (404, "E0108"));
     sent("/v1/actions/web/none", &ci, wish, (404, "E0605"));
     sent("/v1/rollouts", &ci, b"{}", (400, "E0101"));
-    sent("/v1/rollouts", &ci, br#"{"service": "web"}"#, (400, "E0101"));
-    sent("/v1/rollouts", &ci, br#"{"service": "web", "release": "sha256:00"}"#, (404, "E0710"));
-    sent("/v1/rollouts", &ci, br#"{"service": "web", "spec": "exce = 1"}"#, (422, "E0412"));
+    // Whoever may deploy it nowhere is told nothing of it.
+    sent("/v1/rollouts", &ci, br#"{"service": "web", "release": "sha256:00"}"#, (403, "E0323"));
+    sent("/v1/rollouts", &deploy, br#"{"service": "api", "spec": "exce = 1"}"#, (403, "E0323"));
+    sent("/v1/rollouts/r-00/pause", &ci, b"", (403, "E0323"));
+    sent("/v1/actions/none/none", &watch, wish, (403, "E0323"));
+    sent("/v1/rollouts", &deploy, br#"{"service": "web"}"#, (400, "E0101"));
+    sent("/v1/rollouts", &deploy, br#"{"service": "web", "release": "sha256:00"}"#, (404, "E0710"));
+    sent("/v1/rollouts", &deploy, br#"{"service": "web", "spec": "exce = 1"}"#, (422, "E0412"));
     for artifact in [
         json!({"url": "ftp://127.0.0.1/web", "sha256": "0".repeat(64), "bytes": 7}),
         json!({"url": "http://127.0.0.1/web", "sha256": "0".repeat(64), "bytes": 3_u64 << 30}),
         json!({"url": "", "sha256": "0".repeat(64), "bytes": 7}),
     ] {
         let body = json!({"service": "web", "spec": "exec = [\"a\"]", "artifact": artifact});
-        sent("/v1/rollouts", &ci, body.to_string().as_bytes(), (422, "E0707"));
+        sent("/v1/rollouts", &deploy, body.to_string().as_bytes(), (422, "E0707"));
     }
     sent(
         "/v1/rollouts",
-        &ci,
+        &deploy,
         br#"{"service": "web", "spec": "exec = [\"a\"]", "select": "env=no"}"#,
         (404, "E0604"),
     );
     sent("/v1/rollouts", &ci, br#"{"service": "web", "spec": "exec = [\"a\"]"}"#, (403, "E0323"));
-    sent("/v1/rollouts/r-00/pause", &ci, b"", (404, "E0720"));
+    sent("/v1/rollouts/r-00/pause", &deploy, b"", (404, "E0720"));
     sent("/v1/rollouts/r-00/explode", &ci, b"", (404, "E0108"));
     sent("/v1/intents", &ci, b"junk", (415, "E0101"));
     sent("/v1/status", &ci, b"", (405, "E0108"));
@@ -307,6 +312,7 @@ fn what_is_asked_over_http_is_answered_as_everywhere_and_what_may_not_be_asked_i
     ] {
         assert_eq!(served.ask("GET", path, &[&watch], b"").status, status, "{path}");
     }
+    served.fleet.all_arrives(&["n1", "n2"]);
     served.nothing_but_refusals(&watch, before.len());
 
     // A token that is taken back lets nobody in, at once.
@@ -406,6 +412,7 @@ fn every_route_refuses_whoever_may_not_and_whatever_it_does_not_take_and_changes
     ] {
         served.ask("GET", path, &[&watch], b"").problem(path, expected);
     }
+    served.fleet.all_arrives(&["n1", "n2"]);
     served.nothing_but_refusals(&watch, before);
 }
 
@@ -676,6 +683,24 @@ fn a_release_that_was_signed_elsewhere_is_brought_to_the_controller_that_leads()
     let word = post(&seal(Kind::Intent, &codec::encode(&intent), &signer));
     assert_eq!((word.status, &word.json()["status_url"]), (202, &json!(place)), "{}", word.body);
     assert_eq!(waits(&place)["state"], "succeeded");
+
+    // What a key may not do is refused before it is kept.
+    let folder = served.fleet.folder("c1");
+    let job = keyfile::load_key(&folder.join("keys/jobs/watch.key")).unwrap();
+    let word = Intent { id: IntentId([9; 16]), iss: job.kid(), ..intent };
+    let service = "web".parse().unwrap();
+    let removal = Intent {
+        id: IntentId([10; 16]),
+        mode: Mode::Desired,
+        action: Action::Remove { service, generation: Generation(99) },
+        audience: Audience::Nodes(["n1", "n2"].map(|name| name.parse().unwrap()).to_vec()),
+        ..word.clone()
+    };
+    for refused in [word, removal] {
+        let answer = post(&seal(Kind::Intent, &codec::encode(&refused), &job));
+        answer.problem(&format!("{:?}", refused.action), (403, "E0323"));
+    }
+    assert!(!folder.join("requests").join(job.kid().to_string()).exists());
 }
 
 #[test]
@@ -746,7 +771,7 @@ fn a_deploy_by_three_lines_of_curl_ends_with_the_exit_code_of_the_fleet() {
         let script = r#"set -eu
 id=$(curl -fsS "$SMGR/v1/rollouts" -H "$T" -H "Idempotency-Key: $RUN" -d "$BODY" | jq -r .id)
 curl -fsSN "$SMGR/v1/rollouts/$id/events?follow=1" -H "$T"
-exit "$(curl -fsS "$SMGR/v1/rollouts/$id" -H "$T" | jq -r '.exit_code // 14')""#;
+exit "$(curl -fsS "$SMGR/v1/rollouts/$id" -H "$T" | jq -r '.exit_code // (if .waits_for then 14 else 124 end)')""#;
         let ran = Command::new("sh")
             .args(["-c", script])
             .env("SMGR", format!("http://127.0.0.1:{}", served.port))
@@ -931,7 +956,10 @@ fn a_deploy_over_http_may_start_anew_wait_its_turn_supersede_and_go_on_with_one_
     // Of two at once the second is refused, ends the first, or waits for its turn.
     let slow = |bake: &str| json!({"spec": spec(sleep, &format!("bake_time = \"{bake}\"\n")), "version": bake});
     let first = begun(deploy(slow("60s")));
-    refused(deploy(json!({})), 409, "E0721");
+    let body = json!({"service": "web", "spec": spec(sleep, "")});
+    let refused_first = || post("/v1/rollouts", &["Idempotency-Key: refused"], &body);
+    refused(refused_first(), 409, "E0721");
+    refused(refused_first(), 409, "E0721");
     let waits = json!({"service": "web", "spec": spec(sleep, ""), "on_conflict": "queue"});
     let (key, path) = (["Idempotency-Key: queued"], "/v1/rollouts?wait=100ms");
     refused(post(path, &key, &waits), 409, "E0721");
@@ -943,6 +971,28 @@ fn a_deploy_over_http_may_start_anew_wait_its_turn_supersede_and_go_on_with_one_
     assert_eq!(view(&second)["state"], "succeeded", "it was waited for");
     ends(&third, "succeeded");
     assert_eq!(begun(post("/v1/rollouts?wait=1m", &key, &waits)), third, "it is the same wish");
+
+    // What was refused is judged anew by the same key, and once it was taken it is the same wish.
+    let taken = refused_first();
+    let place = format!("/v1/intents/{}", taken.json()["intent"].as_str().unwrap());
+    let fourth = begun(taken);
+    ends(&fourth, "succeeded");
+    assert_eq!(begun(refused_first()), fourth);
+    // Its wish is known as well.
+    let wish = served.ask("GET", &place, &[&token], b"");
+    assert_eq!(wish.header("location"), Some(&*format!("/v1/rollouts/{fourth}")), "{}", wish.body);
+
+    // Two that wait for the same end both have their turn.
+    let busy = begun(deploy(slow("1s")));
+    let both = std::thread::scope(|scope| {
+        let one = || scope.spawn(|| begun(post("/v1/rollouts?wait=1m", &[], &waits)));
+        [one(), one()].map(|waiting| waiting.join().unwrap())
+    });
+    assert_eq!(view(&busy)["state"], "succeeded", "it was waited for");
+    assert_ne!(both[0], both[1]);
+    for name in &both {
+        ends(name, "succeeded");
+    }
 
     // What failed is gone on with where it is not healthy, once there is a reason to hope.
     let reason = served.fleet.machine.folder().join("reason");
@@ -985,7 +1035,7 @@ fn a_deploy_over_http_may_start_anew_wait_its_turn_supersede_and_go_on_with_one_
         refused(deploy(more), status, code);
     }
     let rollouts = served.get("/v1/rollouts", &token)["rollouts"].as_array().unwrap().len();
-    assert_eq!(rollouts, 10, "what was refused left nothing");
+    assert_eq!(rollouts, 14, "what was refused left nothing");
 }
 
 #[test]

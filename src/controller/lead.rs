@@ -156,7 +156,8 @@ impl Controller {
     }
 
     fn keep_wish(&self, intent: IntentId, bytes: &[u8]) -> Result<(), Refused> {
-        let kept = self.wishes.keep(intent, bytes);
+        let is_rollout = self.rollouts.all.contains_key(&intent);
+        let kept = self.wishes.keep(intent, bytes, is_rollout);
         kept.map_err(|why| (Code::IO, format!("the wish cannot be kept: {why}")))?;
         self.prune_wishes();
         Ok(())
@@ -198,7 +199,6 @@ impl Controller {
             let why = format!("with {} bytes it does not fit an order", bytes.len());
             return Err((Code::TOO_LARGE, why));
         }
-        self.is_newest(service, generation, &targets)?;
         let (targets, parameters) = match &intent.action {
             Action::Deploy { release, .. } => {
                 let manifest =
@@ -209,6 +209,9 @@ impl Controller {
             }
             _ => self.holders(service, targets)?,
         };
+        // Before its number is looked at: whoever waited for the same end has signed the same one, and is to wait again.
+        self.has_room(service, on_conflict.unwrap_or(parameters.on_conflict))?;
+        self.is_newest(service, generation, &targets)?;
         for (name, check) in &parameters.checks {
             self.is_measured(&check.probe)
                 .map_err(|(code, why)| (code, format!("rollout.check.{name}: {why}")))?;
@@ -256,8 +259,7 @@ impl Controller {
                 .map_err(|why| (Code::NO_PLAN, format!("over {} nodes: {why}", targets.len())))?;
         }
         self.keep_wish(intent.id, bytes)?;
-        let on_conflict = on_conflict.unwrap_or(parameters.on_conflict);
-        self.make_room(now, service, intent.id, on_conflict)?;
+        self.supersede(now, service, intent.id)?;
         let event = self.open_rollout(now, intent.id, service, events);
         for node in away {
             let report = NodeReport::Unreachable;
@@ -365,34 +367,34 @@ impl Controller {
         }
     }
 
-    /// Ends the rollout that is in the way, where the spec says so.
-    fn make_room(
-        &mut self,
-        now: Now,
-        service: &ServiceId,
-        with: IntentId,
-        on_conflict: OnConflict,
-    ) -> Result<(), Refused> {
-        let all = self.rollouts.of_service(service);
-        let open = all.into_iter().filter(|(_, state)| state.verdict().is_none());
-        let open: Vec<IntentId> = open.map(|(intent, _)| intent).collect();
-        for other in open {
-            match on_conflict {
-                OnConflict::Supersede => {
-                    let command = Command::Supersede { with };
-                    let input = Input::Command { intent: with, by: None, command };
-                    self.drive(now, other, &input).map_err(|why| rejected(&why))?;
-                }
-                // Whoever asked waits for the end of it and asks again: nothing is kept for those who went away.
-                OnConflict::Reject | OnConflict::Queue => {
-                    let begun = self.begun(other).unwrap_or_default();
-                    let name = rollout_name(other);
-                    let why = format!("{name} of {service} is under way{begun}");
-                    return Err((Code::ROLLOUT_UNDER_WAY, why));
-                }
+    /// Says whether a rollout of the service may begin: none is under way, or it ends that one.
+    fn has_room(&self, service: &ServiceId, on_conflict: OnConflict) -> Result<(), Refused> {
+        match (on_conflict, self.under_way(service).first()) {
+            (OnConflict::Supersede, _) | (_, None) => Ok(()),
+            // Whoever asked waits for the end of it and asks again: nothing is kept for those who went away.
+            (OnConflict::Reject | OnConflict::Queue, Some(other)) => {
+                let begun = self.begun(*other).unwrap_or_default();
+                let name = rollout_name(*other);
+                let why = format!("{name} of {service} is under way{begun}");
+                Err((Code::ROLLOUT_UNDER_WAY, why))
             }
         }
+    }
+
+    /// Ends what is in the way of a rollout that has room.
+    fn supersede(&mut self, now: Now, service: &ServiceId, with: IntentId) -> Result<(), Refused> {
+        for other in self.under_way(service) {
+            let command = Command::Supersede { with };
+            let input = Input::Command { intent: with, by: None, command };
+            self.drive(now, other, &input).map_err(|why| rejected(&why))?;
+        }
         Ok(())
+    }
+
+    /// Returns the rollouts of a service that have not ended.
+    fn under_way(&self, service: &ServiceId) -> Vec<IntentId> {
+        let all = self.rollouts.of_service(service).into_iter();
+        all.filter(|(_, state)| state.verdict().is_none()).map(|(intent, _)| intent).collect()
     }
 
     /// Says who asked for a rollout, and when.

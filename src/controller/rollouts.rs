@@ -570,7 +570,7 @@ impl Controller {
         let is_it = planned.is_some() && release_in(bytes, rollout) == planned;
         // The first bytes count, so they have to be somebody's. Whether that one may is for the nodes to say, each for itself.
         let is_it = is_it && self.authority.is_signed(bytes);
-        match is_it.then(|| self.wishes.keep(rollout, bytes)) {
+        match is_it.then(|| self.wishes.keep(rollout, bytes, true)) {
             Some(Ok(())) => {
                 self.orders.hurry(rollout);
                 self.send_orders(now);

@@ -40,12 +40,12 @@ impl Wishes {
         self.folder.join(format!("{intent}.intent"))
     }
 
-    /// Keeps a wish. The first bytes of an id are the ones that count.
-    pub(super) fn keep(&self, intent: IntentId, bytes: &[u8]) -> io::Result<()> {
-        let path = self.path(intent);
-        match path.exists() {
+    /// Keeps a wish. Of one that became a rollout the first bytes are the ones that count; one that was refused may be
+    /// signed anew.
+    pub(super) fn keep(&self, intent: IntentId, bytes: &[u8], is_rollout: bool) -> io::Result<()> {
+        match self.read(intent).is_some_and(|kept| is_rollout || kept == bytes) {
             true => Ok(()),
-            false => write_whole(&path, bytes, 0o600),
+            false => write_whole(&self.path(intent), bytes, 0o600),
         }
     }
 
@@ -141,4 +141,24 @@ pub(super) fn manifest_in(wish: &[u8]) -> Option<(ReleaseId, Manifest)> {
     let intent = intent_in(wish)?;
     let Action::Deploy { release, .. } = &intent.action else { return None };
     Some((ReleaseId::of(release), codec::decode(release).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_of_a_rollout_stay_and_those_of_a_wish_that_was_refused_do_not() {
+        let temp = tempfile::tempdir().unwrap();
+        let wishes = Wishes::of(&StateFolder::new(temp.path())).unwrap();
+        let intent = IntentId([7; 16]);
+        for (bytes, is_rollout, kept) in [
+            (b"refused", false, b"refused"),
+            (b"again  ", false, b"again  "),
+            (b"another", true, b"again  "),
+        ] {
+            wishes.keep(intent, bytes, is_rollout).unwrap();
+            assert_eq!(wishes.read(intent).unwrap(), kept);
+        }
+    }
 }

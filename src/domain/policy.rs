@@ -97,6 +97,10 @@ impl<T: PartialEq> Names<T> {
             Self::Only(names) => names.contains(name),
         }
     }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Only(names) if names.is_empty())
+    }
 }
 
 /// One permission.
@@ -132,6 +136,17 @@ pub fn allowed_by(grants: &[Grant], request: Request<'_>) -> Option<usize> {
                 Some(service) => grant.services.contains(service),
                 None => matches!(grant.services, Names::All),
             }
+    })
+}
+
+/// Says whether a verb is allowed on some node, for this service or, where none is named, for any.
+pub fn allowed_somewhere(grants: &[Grant], verb: Verb, service: Option<&ServiceId>) -> bool {
+    grants.iter().any(|grant| {
+        let of_it = match service {
+            Some(service) => grant.services.contains(service),
+            None => !grant.services.is_empty(),
+        };
+        grant.verbs.contains(&verb) && of_it && !grant.nodes.is_empty()
     })
 }
 
@@ -184,6 +199,17 @@ mod tests {
     fn nothing_is_allowed_by_nothing() {
         assert!(!allowed(&[], Verb::Status, Some("shop"), "n1"));
         assert!(!allowed(&[grant(&[], &[], &[])], Verb::Status, Some("shop"), "n1"));
+    }
+
+    #[test]
+    fn who_may_do_something_nowhere_is_told_apart_from_who_may_on_some_node() {
+        let grants = [grant(&[Verb::Deploy], &["shop"], &["n1"]), grant(&[Verb::Stop], &[], &[])];
+        let shop = "shop".parse().unwrap();
+        let other = "shop-api".parse().unwrap();
+        assert!(allowed_somewhere(&grants, Verb::Deploy, Some(&shop)));
+        assert!(allowed_somewhere(&grants, Verb::Deploy, None));
+        assert!(!allowed_somewhere(&grants, Verb::Deploy, Some(&other)));
+        assert!(!allowed_somewhere(&grants, Verb::Stop, None));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::controller::tokens::Tokens;
 use crate::domain::code::Code;
 use crate::domain::id::{Kid, NodeId, Principal, ServiceId};
 use crate::domain::intent::Verb;
-use crate::domain::policy::{Holder, KeyClass, Request, allowed_by};
+use crate::domain::policy::{Holder, KeyClass, Request, allowed_by, allowed_somewhere};
 use crate::head::clock;
 use crate::head::enrol::job_key;
 use crate::head::folder::StateFolder;
@@ -140,6 +140,26 @@ impl Caller<'_> {
     /// When no grant says so.
     pub(super) fn may_read(&self, verb: Verb) -> Result<(), Problem> {
         self.may(verb, None, self.controller)
+    }
+
+    /// Checks that the key may do something to a service, or to any where none is named, on some node: whoever may not is
+    /// told nothing, and nobody waits or asks for him.
+    ///
+    /// # Errors
+    /// When no grant says so.
+    pub(super) fn may_somewhere(
+        &self,
+        verb: Verb,
+        service: Option<&ServiceId>,
+    ) -> Result<(), Problem> {
+        match allowed_somewhere(&self.holder.grants, verb, service) {
+            true => Ok(()),
+            false => {
+                let of = service.map(|service| format!(" `{service}`")).unwrap_or_default();
+                let what = format!("`{}` may not {verb}{of} on any node", self.holder.name);
+                Err(Problem::new(Code::NOT_GRANTED, what))
+            }
+        }
     }
 
     /// Checks a grant of the key.

@@ -124,11 +124,7 @@ async fn follow(
     since: Option<EventId>,
     service: Option<ServiceId>,
 ) -> Result<Response, Problem> {
-    let followers = shared.followers.clone();
-    let place = followers.try_acquire_owned().map_err(|_| {
-        let what = "too many follow the stream already";
-        Problem::new(Code::BUSY, what).status(StatusCode::SERVICE_UNAVAILABLE)
-    })?;
+    let place = shared.place()?;
     // A cursor that is none is told before there is a stream.
     let first = page(&shared, since.clone(), Duration::ZERO, service.as_ref()).await?;
     let (sender, receiver) = mpsc::channel(PAGES);

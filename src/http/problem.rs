@@ -24,6 +24,11 @@ impl Problem {
         CliError::new(code, what).into()
     }
 
+    /// Returns its code.
+    pub(super) fn code(&self) -> Code {
+        self.error.code
+    }
+
     /// Says what can be done.
     #[must_use]
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -5,17 +5,19 @@
 //! the second wish of one id, and execute nothing.
 //!
 //! Each key has a folder of its own, so that a job that asks without end leaves the others their room. The folder of one that
-//! nobody uses any more goes with its last request.
+//! nobody uses any more goes a day after its last request: at a start, or when a key is used for the first time.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tracing::warn;
 
 use super::problem::Problem;
 use crate::domain::code::Code;
@@ -80,6 +82,8 @@ impl Kept {
 #[derive(Clone, Debug)]
 pub(super) struct Requests {
     folder: PathBuf,
+    /// Held while a request is kept or forgotten: a folder goes between two requests and not within one.
+    writing: Arc<Mutex<()>>,
 }
 
 impl Requests {
@@ -90,18 +94,22 @@ impl Requests {
     pub(super) fn open(folder: &StateFolder) -> io::Result<Self> {
         let folder = folder.root().join("requests");
         private_folder(&folder)?;
-        let requests = Self { folder };
+        let requests = Self { folder, writing: Arc::default() };
         requests.forget_keys()?;
         Ok(requests)
     }
 
     /// Removes the folders in which nothing was kept for longer than a request is remembered: keys are changed for others.
+    /// One that cannot be removed only takes room.
     fn forget_keys(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.folder)?.flatten().filter(is_old) {
-            match entry.file_type()?.is_dir() {
-                true => fs::remove_dir_all(entry.path())?,
+            let removed = entry.file_type().and_then(|kind| match kind.is_dir() {
+                true => fs::remove_dir_all(entry.path()),
                 // Earlier versions kept the files of all keys beside each other.
-                false => fs::remove_file(entry.path())?,
+                false => fs::remove_file(entry.path()),
+            });
+            if let Err(error) = removed {
+                warn!(path = %entry.path().display(), %error, "old requests stay on the disk");
             }
         }
         Ok(())
@@ -139,6 +147,7 @@ impl Requests {
     /// When too many of this key are kept, or the disk refuses.
     pub(super) fn keep(&self, id: IntentId, by: Kid, new: Kept) -> Result<(Kept, bool), Problem> {
         let failed = |error: io::Error| Problem::new(Code::IO, format!("not kept: {error}"));
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(first) = self.get(id).map_err(failed)? {
             return Ok((first, false));
         }
@@ -158,6 +167,19 @@ impl Requests {
         let first = self.get(id).map_err(failed)?;
         let first = first.map(|first| (first, false));
         first.ok_or_else(|| Problem::new(Code::BUSY, "the request was forgotten a moment ago"))
+    }
+
+    /// Forgets a request that became nothing, so that the next one of this id is judged anew; unless another one took its
+    /// place meanwhile.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(super) fn forget(&self, id: IntentId, kept: &Kept) -> io::Result<()> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.find(id)? {
+            Some(path) if self.get(id)?.as_ref() == Some(kept) => fs::remove_file(path),
+            _ => Ok(()),
+        }
     }
 
     /// Keeps the result of a request.
@@ -188,7 +210,11 @@ fn make_room(folder: &Path) -> io::Result<usize> {
         return Ok(files.len());
     }
     let (old, young): (Vec<_>, Vec<_>) = files.into_iter().partition(is_old);
-    old.iter().try_for_each(|file| fs::remove_file(file.path()))?;
+    let remove = |file: &fs::DirEntry| match fs::remove_file(file.path()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    old.iter().try_for_each(remove)?;
     Ok(young.len())
 }
 
@@ -220,6 +246,26 @@ mod tests {
         first.result = Some(serde_json::json!({"exit_code": 0}));
         requests.finish(id, &first).unwrap();
         assert_eq!(requests.get(id).unwrap(), Some(first));
+    }
+
+    #[test]
+    fn a_request_that_became_nothing_is_forgotten_and_one_that_took_its_place_is_not() {
+        let temp = tempfile::tempdir().unwrap();
+        let requests = Requests::open(&StateFolder::new(temp.path())).unwrap();
+        let (id, by) = (IntentId([7; 16]), Kid([1; 16]));
+        let kept = |bytes: &[u8]| Kept::new(digest_of(b"deploy web"), bytes);
+        let (first, _) = requests.keep(id, by, kept(b"signed")).unwrap();
+        requests.forget(id, &first).unwrap();
+        assert_eq!(requests.get(id).unwrap(), None);
+        let (second, is_new) = requests.keep(id, by, kept(b"signed later")).unwrap();
+        assert!(is_new);
+        requests.forget(id, &first).unwrap();
+        assert_eq!(requests.get(id).unwrap(), Some(second.clone()));
+        // What has a result came to an end.
+        let done = Kept { result: Some(serde_json::json!({"changed": true})), ..second.clone() };
+        requests.finish(id, &done).unwrap();
+        requests.forget(id, &second).unwrap();
+        assert_eq!(requests.get(id).unwrap(), Some(done));
     }
 
     #[test]

@@ -13,7 +13,8 @@ use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::warn;
 
 use super::callers::Caller;
 use super::events::{PAGES, QUIET, STUCK, page};
@@ -33,7 +34,7 @@ use crate::config;
 use crate::controller::Access;
 use crate::domain::code::Code;
 use crate::domain::event::Actor;
-use crate::domain::id::{Digest, IntentId, Kid, NodeId, Principal, ServiceId};
+use crate::domain::id::{Digest, EventId, IntentId, Kid, NodeId, Principal, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand, Verb};
 use crate::domain::policy::{KeyClass, Kind};
 use crate::domain::release::{Artifact, MANIFEST_VERSION, Manifest, ReleaseId, SPEC_BYTES_MAX};
@@ -41,7 +42,8 @@ use crate::domain::rollout::OnConflict;
 use crate::domain::rollout::view::rollout_name;
 use crate::domain::selector::Selector;
 use crate::domain::text;
-use crate::head::authority::{Enrolment, Way};
+use crate::domain::time::UnixMicros;
+use crate::head::authority::{Enrolment, Refusal, Way};
 use crate::head::clock;
 use crate::head::keyfile::load_trust;
 use crate::head::manifest::check_manifest;
@@ -53,11 +55,14 @@ use crate::wire::payload::{Ask, Audience, Intent, Mode, PAYLOAD_VERSION, Reply, 
 /// How long the controller that leads may take to answer.
 const LEADER_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long its first facts may take to arrive here.
+/// How long what it made of a wish may take to arrive here.
 const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a word about a rollout may be taken after it was signed.
 const WORD_LIFE_MS: u64 = 120_000;
+
+/// The pause before a wish whose turn had come is signed anew, since another one's had, too.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
 
 /// The longest wait for the end of a rollout in one request, and of one question for its next fact.
 const END_WITHIN: Duration = Duration::from_secs(300);
@@ -113,25 +118,13 @@ pub(super) async fn deploy(
 ) -> Result<Response, Problem> {
     let caller = shared.callers.find(&headers)?;
     let asked = Asked::read(query.as_deref(), &headers)?;
-    let until = Instant::now() + asked.wait;
     let bytes = whole_body(body, ENVELOPE_BYTES_MAX).await?;
     let deploy: Deploy = serde_json::from_slice(&bytes).map_err(|error| {
         let why = text::brief(error.to_string(), text::WHY_BYTES_MAX);
         Problem::new(Code::USAGE, format!("the body was not understood: {why}"))
     })?;
-    let (id, known) = before(&shared, &caller, asked.key.as_deref()).await?;
-    let request = digest_of(&bytes);
-    let kept = match known {
-        Some(known) => known,
-        None => {
-            let note = deploy.note.clone();
-            let wanted = wanted(&shared.access, deploy).await?;
-            let intent = intent_of(&shared.access, wanted, until).await?;
-            signed(&shared, &caller, (id, request, &note), intent)?
-        }
-    };
-    asked_for(&shared, (caller.kid(), &caller.holder.name), (id, request), kept, rollout_name(id))
-        .await
+    caller.may_somewhere(Verb::Deploy, Some(&deploy.service))?;
+    asked_for(&shared, &caller, asked, (digest_of(&bytes), Wish::Deploy(deploy))).await
 }
 
 /// `POST /v1/rollouts/{rollout}/{command}`.
@@ -144,72 +137,39 @@ pub(super) async fn command(
     let caller = shared.callers.find(&headers)?;
     let asked = Asked::read(query.as_deref(), &headers)?;
     let command = match command.as_str() {
-        "retry" => return retry(&shared, &caller, asked, &rollout).await,
-        "pause" => RolloutCommand::Pause,
-        "resume" => RolloutCommand::Resume,
-        "promote" => RolloutCommand::Promote,
-        "approve" => RolloutCommand::Approve,
-        "abort" => RolloutCommand::Abort { rollback: true },
+        "retry" => None,
+        "pause" => Some(RolloutCommand::Pause),
+        "resume" => Some(RolloutCommand::Resume),
+        "promote" => Some(RolloutCommand::Promote),
+        "approve" => Some(RolloutCommand::Approve),
+        "abort" => Some(RolloutCommand::Abort { rollback: true }),
         other => {
             let what = format!("`{other}` is no word to a rollout");
             return Err(Problem::new(Code::NO_SUCH_PATH, what)
                 .hint("pause, resume, promote, approve, abort, retry"));
         }
     };
+    let may = |service: Option<&ServiceId>| {
+        let may_deploy = caller.may_somewhere(Verb::Deploy, service);
+        may_deploy.or_else(|refused| match command {
+            // Of a removal it goes on with the removal.
+            None => caller.may_somewhere(Verb::Remove, service).map_err(|_| refused),
+            Some(_) => Err(refused),
+        })
+    };
+    may(None)?;
     let view = view(&shared.access, &rollout, (0, Duration::ZERO)).await?;
     let (service, of) = (rollout::service_of(&view)?, rollout::id_of(&view)?);
-    let (id, known) = before(&shared, &caller, asked.key.as_deref()).await?;
-    let request = digest_of(format!("{of} {command:?}").as_bytes());
-    let kept = match known {
-        Some(known) => known,
-        None => {
-            let holders = shared.access.ring().iter().map(|(_, holder)| holder);
-            let controllers = holders.filter(|holder| holder.class == KeyClass::Controller);
-            let controllers = controllers.filter_map(|it| it.name.as_str().parse().ok()).collect();
-            let action = Action::Rollout { service, rollout: of, command };
-            let intent = (Mode::Once, action, Audience::Nodes(controllers));
-            signed(&shared, &caller, (id, request, ""), intent)?
+    may(Some(&service))?;
+    let (said, wish) = match command {
+        Some(command) => {
+            let said = format!("{of} {command:?}");
+            (said, Wish::Word(Action::Rollout { service, rollout: of, command }))
         }
+        // It is a rollout of its own: on the nodes that are not healthy on the release.
+        None => (format!("{of} retry"), Wish::Retry(view)),
     };
-    asked_for(&shared, (caller.kid(), &caller.holder.name), (id, request), kept, rollout_name(of))
-        .await
-}
-
-/// Goes on with a rollout that ended, by a rollout of its own: on the nodes that are not healthy on the release.
-async fn retry(
-    shared: &Shared,
-    caller: &Caller<'_>,
-    asked: Asked,
-    rollout: &str,
-) -> Result<Response, Problem> {
-    let until = Instant::now() + asked.wait;
-    let view = view(&shared.access, rollout, (0, Duration::ZERO)).await?;
-    let of = rollout::id_of(&view)?;
-    let (id, known) = before(shared, caller, asked.key.as_deref()).await?;
-    let request = digest_of(format!("{of} retry").as_bytes());
-    let kept = match known {
-        Some(known) => known,
-        None => {
-            let intent = match (left_of(&view)?, rollout::service_of(&view)?) {
-                (Left::Release(left), service) => {
-                    let wanted = Wanted {
-                        service,
-                        manifest: manifest_behind(&shared.access, of).await?,
-                        select: Some(Selector::nodes(&left)),
-                        retry: Some(of),
-                        on_conflict: None,
-                    };
-                    intent_of(&shared.access, wanted, until).await?
-                }
-                (Left::Removal(left), service) => {
-                    removal(&shared.access, service, &Selector::nodes(&left)).await?
-                }
-            };
-            signed(shared, caller, (id, request, ""), intent)?
-        }
-    };
-    asked_for(shared, (caller.kid(), &caller.holder.name), (id, request), kept, rollout_name(id))
-        .await
+    asked_for(&shared, &caller, asked, (digest_of(said.as_bytes()), wish)).await
 }
 
 /// `GET /v1/rollouts`.
@@ -261,10 +221,7 @@ pub(super) async fn events(
     let mut after = parameters.cursor("since")?;
     let follow = parameters.switch("follow")?;
     parameters.end()?;
-    let place = shared.followers.clone().try_acquire_owned().map_err(|_| {
-        let what = "too many follow the stream already";
-        Problem::new(Code::BUSY, what).status(StatusCode::SERVICE_UNAVAILABLE)
-    })?;
+    let place = shared.place()?;
     let first = view(&shared.access, &rollout, (0, Duration::ZERO)).await?;
     let name = first["rollout"].as_str().unwrap_or_default().to_owned();
     let (sender, receiver) = mpsc::channel::<String>(PAGES);
@@ -314,15 +271,108 @@ pub(super) async fn events(
     Ok(([kind, NOT_KEPT], Body::from_stream(body)).into_response())
 }
 
-/// Returns the id of a request, and what is kept of it when it came before.
-async fn before(
+/// What a token asks of the controllers.
+enum Wish {
+    /// A release.
+    Deploy(Deploy),
+    /// To go on with a rollout that ended, as it is shown.
+    Retry(Value),
+    /// A word to a rollout.
+    Word(Action),
+}
+
+/// A wish as it is signed.
+struct Intended {
+    mode: Mode,
+    action: Action,
+    audience: Audience,
+    /// Whether it stands in a queue where another rollout is under way.
+    queues: bool,
+}
+
+impl Wish {
+    /// Returns what the caller says of itself.
+    fn note(&self) -> &str {
+        match self {
+            Self::Deploy(deploy) => &deploy.note,
+            Self::Retry(_) | Self::Word(_) => "",
+        }
+    }
+
+    /// Makes it what is signed, by what is known of the fleet at this moment; where it stands in a queue, when its turn has
+    /// come.
+    async fn intended(&self, shared: &Shared, until: Instant) -> Result<Intended, Problem> {
+        let access = &shared.access;
+        match self {
+            Self::Deploy(deploy) => {
+                intent_of(shared, wanted(access, deploy.clone()).await?, until).await
+            }
+            Self::Retry(view) => match (left_of(view)?, rollout::service_of(view)?) {
+                (Left::Release(left), service) => {
+                    let of = rollout::id_of(view)?;
+                    let wanted = Wanted {
+                        service,
+                        manifest: manifest_behind(access, of).await?,
+                        select: Some(Selector::nodes(&left)),
+                        retry: Some(of),
+                        on_conflict: None,
+                    };
+                    intent_of(shared, wanted, until).await
+                }
+                (Left::Removal(left), service) => {
+                    removal(access, service, &Selector::nodes(&left)).await
+                }
+            },
+            Self::Word(action) => {
+                let holders = access.ring().iter().map(|(_, holder)| holder);
+                let controllers = holders.filter(|holder| holder.class == KeyClass::Controller);
+                let names = controllers.filter_map(|holder| holder.name.as_str().parse().ok());
+                let audience = Audience::Nodes(names.collect());
+                Ok(Intended { mode: Mode::Once, action: action.clone(), audience, queues: false })
+            }
+        }
+    }
+}
+
+/// Asks the controllers for something by the key of a token.
+///
+/// What the one that leads refuses became nothing: it is forgotten, and the same request is signed and judged anew, under the
+/// same id. So whatever an answer that was lost would have said, controllers begin one rollout of it at most.
+async fn asked_for(
     shared: &Shared,
     caller: &Caller<'_>,
-    key: Option<&str>,
-) -> Result<(IntentId, Option<Kept>), Problem> {
-    let Some(key) = key else { return Ok((random_id()?, None)) };
-    let (id, requests) = (id_of(caller, key), shared.requests.clone());
-    Ok((id, blocking(move || requests.get(id)).await?.map_err(unreadable)?))
+    Asked { key, wait }: Asked,
+    (request, wish): (Digest, Wish),
+) -> Result<Response, Problem> {
+    let until = Instant::now() + wait;
+    let id = key.as_ref().map_or_else(random_id, |key| Ok(id_of(caller, key)))?;
+    loop {
+        let requests = shared.requests.clone();
+        let known = blocking(move || requests.get(id)).await?.map_err(unreadable)?;
+        let is_known = known.is_some();
+        let (kept, queues) = match known {
+            Some(known) => (known, false),
+            None => {
+                let intended = wish.intended(shared, until).await?;
+                let queues = intended.queues;
+                (signed(shared, caller, (id, request, wish.note()), intended)?, queues)
+            }
+        };
+        let by = (caller.kid(), &caller.holder.name);
+        match led(shared, by, (id, request), kept).await? {
+            Ok(response) => return Ok(response),
+            // It was signed for what was so then.
+            Err(_) if is_known => {}
+            // Somebody else whose turn had come was faster, and may not have been heard of here.
+            Err(problem) if queues && problem.code() == Code::ROLLOUT_UNDER_WAY => {
+                if Instant::now() >= until {
+                    return Err(problem);
+                }
+                sleep(ASK_AGAIN).await;
+            }
+            Err(problem) => return Err(problem),
+        }
+    }
 }
 
 /// Signs a wish for the controllers by the key of the caller's token, when the gate of a controller would take it.
@@ -330,10 +380,12 @@ fn signed(
     shared: &Shared,
     caller: &Caller<'_>,
     (id, request, note): (IntentId, Digest, &str),
-    (mode, action, audience): (Mode, Action, Audience),
+    Intended { mode, action, audience, .. }: Intended,
 ) -> Result<Kept, Problem> {
     let iat = clock::now().at;
     let note = text::brief(note.to_owned(), 200);
+    // A word about a rollout is granted or not by who leads it, which knows its nodes.
+    let is_word = matches!(action, Action::Rollout { .. });
     let intent = Intent {
         v: PAYLOAD_VERSION,
         id,
@@ -347,86 +399,126 @@ fn signed(
         note: format!("http token {} {note}", caller.token).trim_end().to_owned(),
     };
     let bytes = envelope::seal(Kind::Intent, &codec::encode(&intent), caller.signer);
-    let trust = trust_of(&shared.access)?;
-    let mut gate = shared.gate();
-    let roster = trust.roster_digest();
-    gate.enrol(Enrolment::from(trust.nodes));
-    // A word about a rollout is granted or not by who leads it, which knows its nodes.
-    if let Action::Rollout { .. } = intent.action {
-        return Ok(Kept::new(request, &bytes));
+    if !is_word {
+        judge(shared, &bytes, iat)?;
     }
-    let requested = gate.request(&bytes, Way::Bus, (iat, roster))?;
-    match requested.verified.objection {
-        Some(objection) => Err(objection.into()),
-        None => Ok(Kept::new(request, &bytes)),
-    }
+    Ok(Kept::new(request, &bytes))
 }
 
-/// Brings a wish that was signed elsewhere to the controller that leads, whose gate judges it. `signer` did sign it.
+/// Says whether the gate of a controller would take a wish.
+fn judge(shared: &Shared, bytes: &[u8], now: UnixMicros) -> Result<(), Problem> {
+    let trust = trust_of(&shared.access)?;
+    let roster = trust.roster_digest();
+    let mut gate = shared.gate();
+    gate.enrol(Enrolment::from(trust.nodes));
+    let requested = gate.request(bytes, Way::Bus, (now, roster))?;
+    requested.verified.objection.map_or(Ok(()), |objection| Err(objection.into()))
+}
+
+/// Brings a wish that was signed elsewhere to the controller that leads. `signer` did sign it, and nobody has judged more of
+/// it than `objection` says.
 pub(super) async fn brought(
     shared: &Shared,
-    signer: &Actor,
+    (signer, objection): (&Actor, Option<Refusal>),
     bytes: &[u8],
 ) -> Result<Response, Problem> {
     let intent: Intent = envelope::read_kept(bytes, Kind::Intent).map_err(unreadable)?;
-    let rollout = match intent.action {
-        Action::Rollout { rollout, .. } => rollout,
-        Action::Deploy { .. } | Action::Remove { .. } | Action::Configure { .. } => intent.id,
-        _ => {
-            return Err(Problem::new(Code::ORDER_NEEDED, "a wish that runs once names its nodes")
-                .hint("smgr sign with --node, or the same over HTTP with `select`"));
+    if rollout_of(&intent).is_none() {
+        return Err(Problem::new(Code::ORDER_NEEDED, "a wish that runs once names its nodes")
+            .hint("smgr sign with --node, or the same over HTTP with `select`"));
+    }
+    let (requests, id) = (shared.requests.clone(), intent.id);
+    // One that was taken before is answered however old it is.
+    if blocking(move || requests.get(id)).await?.map_err(unreadable)?.is_none() {
+        match (&intent.action, objection) {
+            (_, Some(objection)) => return Err(objection.into()),
+            (Action::Rollout { .. }, None) => {}
+            _ => judge(shared, bytes, clock::now().at)?,
         }
-    };
+    }
     let request = digest_of(bytes);
     let kept = Kept::new(request, bytes);
-    let by = (intent.iss, &signer.name);
-    asked_for(shared, by, (intent.id, request), kept, rollout_name(rollout)).await
+    led(shared, (intent.iss, &signer.name), (id, request), kept).await?
 }
 
-/// Keeps a wish for the controllers, brings it to the one that leads, and tells where its way can be followed.
-async fn asked_for(
+/// Returns the rollout that a wish for the controllers is about; nothing of one that is for nodes.
+pub(super) fn rollout_of(intent: &Intent) -> Option<IntentId> {
+    match (&intent.action, intent.mode, &intent.audience) {
+        (Action::Rollout { rollout, .. }, ..) => Some(*rollout),
+        (_, Mode::Desired, Audience::Nodes(nodes)) if nodes.len() == 1 => None,
+        (_, Mode::Desired, _) => Some(intent.id),
+        (_, Mode::Once, _) => None,
+    }
+}
+
+/// Keeps a wish for the controllers, brings it to the one that leads, and tells where its way can be followed, or why it is
+/// refused. What was refused is forgotten.
+async fn led(
     shared: &Shared,
     (by, principal): (Kid, &Principal),
     (id, request): (IntentId, Digest),
-    kept: Kept,
-    rollout: String,
-) -> Result<Response, Problem> {
+    new: Kept,
+) -> Result<Result<Response, Problem>, Problem> {
+    let requests = shared.requests.clone();
+    let (mut kept, _) = blocking(move || requests.keep(id, by, new)).await??;
     if !kept.is_of(request) {
         return Err(another());
     }
-    let requests = shared.requests.clone();
-    let (kept, _) = blocking(move || requests.keep(id, by, kept)).await??;
-    if !kept.is_of(request) {
-        return Err(another());
+    if let Some(result) = &kept.result {
+        return Ok(Ok(taken(result)));
     }
     let bytes = kept.envelope().map_err(unreadable)?;
+    let intent: Intent = envelope::read_kept(&bytes, Kind::Intent).map_err(unreadable)?;
     let until = Instant::now() + LEADER_WITHIN;
-    let changed = match shared.access.request(principal, (id, &bytes), until).await {
-        Some(Reply::Accepted { .. }) => true,
-        Some(Reply::Outcome { .. }) => false,
-        Some(reply) => return Err(unexpected(reply)),
+    let (changed, event) = match shared.access.request(principal, (id, &bytes), until).await {
+        Some(Reply::Accepted { event }) => (true, event),
+        Some(Reply::Outcome { event, .. }) => (false, event),
+        Some(reply) => {
+            let requests = shared.requests.clone();
+            blocking(move || requests.forget(id, &kept)).await?.map_err(unreadable)?;
+            return Ok(Err(unexpected(reply)));
+        }
         None => {
             return Err(Problem::new(Code::NO_LEADER, "no controller that leads answered in time")
                 .hint("sent again with the same Idempotency-Key it is the same wish"));
         }
     };
-    if changed {
-        is_heard_of(&shared.access, &rollout).await?;
-    }
+    arrives(&shared.access, &event).await?;
+    let rollout = rollout_name(rollout_of(&intent).unwrap_or(id));
     let place = format!("/v1/rollouts/{rollout}");
     let document = json!({
         "schema": "smgr.asked.v1", "id": rollout, "intent": full_intent(id), "changed": changed,
         "status_url": place, "events_url": format!("{place}/events?follow=1"),
     });
-    let location = [(header::LOCATION, place.clone())];
-    Ok((location, json_response(StatusCode::ACCEPTED, &document)).into_response())
+    kept.result = Some(document.clone());
+    let requests = shared.requests.clone();
+    // Without it a repeat is answered by who leads.
+    if let Err(error) = blocking(move || requests.finish(id, &kept)).await? {
+        warn!(%error, "the result of a request was not kept");
+    }
+    Ok(Ok(taken(&document)))
 }
 
-/// Waits until this controller has heard of a rollout: the one that leads may be another, and whoever asked asks here next.
-async fn is_heard_of(access: &Access, rollout: &str) -> Result<(), Problem> {
+/// Says that a wish for the controllers was taken, and where its way can be followed.
+pub(super) fn taken(document: &Value) -> Response {
+    let place = document["status_url"].as_str().unwrap_or_default().to_owned();
+    let response = json_response(StatusCode::ACCEPTED, document);
+    ([(header::LOCATION, place)], response).into_response()
+}
+
+/// Waits until an event of whoever leads is here: that may be another controller, and whoever asked asks here next.
+async fn arrives(access: &Access, event: &EventId) -> Result<(), Problem> {
     let until = Instant::now() + HEARD_WITHIN;
     let mut after = None;
-    while Instant::now() < until && view(access, rollout, (0, Duration::ZERO)).await.is_err() {
+    // What this one leads itself it knows when it answers.
+    while event.origin != *access.controller() && Instant::now() < until {
+        let ask = Ask::Copy { origin: event.origin.clone(), after: None, events_max: 1 };
+        if let Reply::Range { head, .. } = access.ask(ask, TASK_WITHIN).await?
+            && head.origin == event.origin
+            && (head.epoch, head.seq) >= (event.epoch, event.seq)
+        {
+            break;
+        }
         let ask = Ask::Arrivals { after, events_max: 1, wait_ms: 1000 };
         after = match access.ask(ask, TASK_WITHIN).await? {
             Reply::Arrivals { head, .. } => Some(head),
@@ -460,19 +552,17 @@ async fn wanted(access: &Access, deploy: Deploy) -> Result<Wanted, Problem> {
 }
 
 /// Makes a wish of what is wanted; where that stands in a queue, when its turn has come.
-async fn intent_of(
-    access: &Access,
-    wanted: Wanted,
-    until: Instant,
-) -> Result<(Mode, Action, Audience), Problem> {
+async fn intent_of(shared: &Shared, wanted: Wanted, until: Instant) -> Result<Intended, Problem> {
+    let access = &shared.access;
     let Wanted { service, manifest, select, retry, on_conflict } = wanted;
     let release = codec::encode(&manifest);
     check_manifest(&service, &release).map_err(|why| Problem::new(Code::BAD_MANIFEST, why))?;
     let id = ReleaseId::of(&release);
     let rollouts = config::rollouts_of(config::release_layer(id, manifest))
         .map_err(|mistakes| mistaken(&mistakes, "nothing was deployed"))?;
-    if on_conflict.unwrap_or(rollouts.parameters.on_conflict) == OnConflict::Queue {
-        turn_comes(access, &service, until).await?;
+    let queues = on_conflict.unwrap_or(rollouts.parameters.on_conflict) == OnConflict::Queue;
+    if queues {
+        turn_comes(shared, &service, until).await?;
     }
     let select = select.or(rollouts.placement.select).unwrap_or_else(Selector::every);
     let (known, audience) = known(access, &service, &select).await?;
@@ -486,16 +576,17 @@ async fn intent_of(
         on_conflict,
         rollback: false,
     };
-    Ok((Mode::Desired, action, audience))
+    Ok(Intended { mode: Mode::Desired, action, audience, queues })
 }
 
 async fn removal(
     access: &Access,
     service: ServiceId,
     select: &Selector,
-) -> Result<(Mode, Action, Audience), Problem> {
+) -> Result<Intended, Problem> {
     let (known, audience) = known(access, &service, select).await?;
-    Ok((Mode::Desired, Action::Remove { service, generation: known.next }, audience))
+    let action = Action::Remove { service, generation: known.next };
+    Ok(Intended { mode: Mode::Desired, action, audience, queues: false })
 }
 
 /// Returns what is known of a service on the nodes that are meant, and how these are named.
@@ -512,9 +603,11 @@ async fn known(
 }
 
 /// Waits until no rollout of the service is under way. Nothing is signed before, so nothing is lost with who waits.
-async fn turn_comes(access: &Access, service: &ServiceId, until: Instant) -> Result<(), Problem> {
+async fn turn_comes(shared: &Shared, service: &ServiceId, until: Instant) -> Result<(), Problem> {
+    let access = &shared.access;
     let is_open = |row: &Value| row["service"] == service.as_str() && row["ended_at"].is_null();
     while let Some(row) = rows(access).await?.into_iter().find(is_open) {
+        let _place = shared.place()?;
         let name = row["rollout"].as_str().unwrap_or_default();
         let mut seen = 0;
         loop {

@@ -204,7 +204,7 @@ pub(super) const ROUTES: &[Route] = &[
         query: &[WAIT],
         headers: &[],
         body: Sent::Nothing,
-        answers: &[(JSON, "smgr.result.v1")],
+        answers: &[(JSON, "smgr.result.v1"), (JSON, "smgr.asked.v1")],
         handler: || get(wishes::outcome),
     },
     Route {

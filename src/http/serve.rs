@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::response::Response;
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
@@ -32,7 +33,7 @@ use crate::retry::drawn;
 /// Connections at once. More wait in the backlog of the kernel.
 const CONNECTIONS_MAX: usize = 256;
 
-/// Of those, how many may follow the stream.
+/// Of those, how many may follow a stream or stand in a queue.
 const FOLLOWERS_MAX: usize = 128;
 
 /// How long a client may take to say what it wants: the head, and then the body.
@@ -53,8 +54,7 @@ pub(super) struct Shared {
     pub(super) access: Access,
     pub(super) callers: Callers,
     pub(super) requests: Requests,
-    /// Places for those who follow the stream.
-    pub(super) followers: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
     gate: Mutex<Authority>,
 }
 
@@ -62,6 +62,17 @@ impl Shared {
     /// Returns the gate; its floods are its own, apart from those of the bus.
     pub(super) fn gate(&self) -> MutexGuard<'_, Authority> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns a place for one who follows a stream or stands in a queue.
+    ///
+    /// # Errors
+    /// When there is none: others need connections, too.
+    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.followers.clone().try_acquire_owned().map_err(|_| {
+            let what = "too many follow a stream or stand in a queue already";
+            Problem::new(Code::BUSY, what).status(StatusCode::SERVICE_UNAVAILABLE)
+        })
     }
 }
 
@@ -173,7 +184,7 @@ pub(super) async fn whole_body(body: Body, bytes_max: usize) -> Result<Bytes, Pr
         Err(_) => {
             let what = format!("the body did not come within {} s", BODY_WITHIN.as_secs());
             let problem = Problem::new(Code::USAGE, what);
-            Err(problem.status(axum::http::StatusCode::REQUEST_TIMEOUT))
+            Err(problem.status(StatusCode::REQUEST_TIMEOUT))
         }
     }
 }

@@ -180,12 +180,12 @@ pub(super) async fn envelope(
         Err(refusal) => refusal.code == Code::ORDER_NEEDED,
     };
     if is_for_controllers {
-        let signer = match judged {
-            Ok(verified) => Some(verified.actor),
-            Err(refusal) => refusal.signed.map(|signed| signed.actor),
+        let (signer, objection) = match judged {
+            Ok(verified) => (Some(verified.actor), verified.objection),
+            Err(refusal) => (refusal.signed.map(|signed| signed.actor), None),
         };
         let signer = signer.expect("invariant: what is for controllers was signed");
-        return rollouts::brought(&shared, &signer, &bytes).await;
+        return rollouts::brought(&shared, (&signer, objection), &bytes).await;
     }
     let judged = judged?;
     let kept = Kept::new(digest_of(&bytes), &bytes);
@@ -211,11 +211,18 @@ pub(super) async fn outcome(
     let requests = shared.requests.clone();
     let kept = blocking(move || requests.get(id)).await?.map_err(unreadable)?;
     let kept = kept.ok_or_else(unknown)?;
-    if let Some(result) = &kept.result {
-        return Ok(told(id, StatusCode::OK, result));
+    let intent = intent_of(&kept.envelope().map_err(unreadable)?)?;
+    match (&kept.result, rollouts::rollout_of(&intent)) {
+        (Some(result), None) => return Ok(told(id, StatusCode::OK, result)),
+        (Some(result), Some(_)) => return Ok(rollouts::taken(result)),
+        (None, Some(_)) => {
+            let what = "no controller that leads has answered it yet";
+            return Err(Problem::new(Code::NO_LEADER, what)
+                .hint("sent again with the same Idempotency-Key it is the same wish"));
+        }
+        (None, None) => {}
     }
     // To ask the nodes for more of it is to send it again, and to give the next ones their turn.
-    let intent = intent_of(&kept.envelope().map_err(unreadable)?)?;
     let by = intent.iss;
     if by != caller.kid() {
         for node in &named_in(&intent)? {
@@ -277,6 +284,9 @@ async fn wished(
     if wish.max_parallel.iter().any(|amount| amount.is_zero()) {
         let what = "`max_parallel` 0 would never end: at least 1 or 1%";
         return Err(Problem::new(Code::USAGE, what));
+    }
+    if let Some(service) = action.service() {
+        caller.may_somewhere(action.verb(), Some(service))?;
     }
     let request = (&action, format!("{:?}", wish.nodes), &wish.select, &wish.max_parallel);
     let request = digest_of(&codec::encode(&request));

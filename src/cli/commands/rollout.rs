@@ -356,6 +356,10 @@ pub(super) async fn rollout(
             return Ok(if exit_code { exit_of(&view) } else { ExitCode::Done });
         }
         RolloutArgs::Watch { name } => {
+            // Another one may not have heard yet that what it waited for was said.
+            if let Some(leader) = super::fleet::ask(&mut client).await?.and_then(|it| it.leader) {
+                client.prefer(leader);
+            }
             return watch(context, client, (name, Events::wanted(out)), out).await;
         }
         RolloutArgs::Retry { name, waiting } => {

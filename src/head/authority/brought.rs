@@ -4,14 +4,16 @@
 use super::{Authority, Open, Refusal, Signed, Verified, Way, actor_of, fits_mode};
 use crate::domain::code::Code;
 use crate::domain::id::Principal;
+use crate::domain::intent::Action;
 use crate::domain::policy::{self, KeyClass, Kind};
 use crate::domain::time::UnixMicros;
 use crate::wire::envelope::{self, ENVELOPE_BYTES_MAX};
 use crate::wire::payload::{Audience, Intent, Mode, NODES_MAX, PAYLOAD_VERSION, Receipt};
 
 impl Authority {
-    /// Checks an intent for others: all that needs no history, the grants for each node that it names. Its age is left
-    /// as an objection, since one that was taken before is answered however old it is.
+    /// Checks an intent for others: all that needs no history, the grants for each node that it names; for a word to a
+    /// rollout, that there is one for the service at all. Its age is left as an objection, since one that was taken before
+    /// is answered however old it is.
     ///
     /// # Errors
     /// The first check that failed.
@@ -55,9 +57,15 @@ impl Authority {
             let request = policy::Request { verb, service, node };
             policy::allowed_by(&holder.grants, request).is_none()
         };
-        if let Some(node) = nodes.iter().find(is_refused) {
+        let refused = match intent.action {
+            // It names the controllers. Who leads knows the nodes of the rollout, and judges by these.
+            Action::Rollout { .. } => (!policy::allowed_somewhere(&holder.grants, verb, service))
+                .then(|| "any node".to_owned()),
+            _ => nodes.iter().find(is_refused).map(|node| format!("`{node}`")),
+        };
+        if let Some(place) = refused {
             let of = service.map(|service| format!(" `{service}`")).unwrap_or_default();
-            let why = format!("`{}` may not {verb}{of} on `{node}`", holder.name);
+            let why = format!("`{}` may not {verb}{of} on {place}", holder.name);
             return Err(refuse(Code::NOT_GRANTED, why));
         }
         let in_time = self.intent_in_time(&intent, &holder, Way::Bus, now);
@@ -117,6 +125,7 @@ impl Authority {
 mod tests {
     use super::super::tests::{NOW, alice, gate, wish};
     use super::*;
+    use crate::domain::intent::{RolloutCommand, Verb};
     use crate::wire::codec::encode;
     use crate::wire::envelope::seal;
 
@@ -143,6 +152,40 @@ mod tests {
         assert_eq!(code(|it| it.v = 9), Some(Code::BAD_PAYLOAD));
         assert_eq!(code(|it| it.mode = Mode::Desired), Some(Code::NOT_YET));
         assert_eq!(code(|it| it.exp = UnixMicros(it.iat.0 - 60_000_000)), Some(Code::EXPIRED));
+    }
+
+    #[test]
+    fn a_word_to_a_rollout_names_controllers_and_needs_a_grant_on_some_node() {
+        let word = |intent: &mut Intent, service: &str| {
+            let service = service.parse().unwrap();
+            let rollout = crate::domain::id::IntentId([8; 16]);
+            let command = RolloutCommand::Promote;
+            intent.action = Action::Rollout { service, rollout, command };
+            intent.audience = Audience::Nodes(vec!["c1".parse().unwrap()]);
+        };
+        let judged = |verbs: &[Verb]| {
+            let mut gate = gate();
+            let grant = policy::Grant {
+                verbs: policy::Names::Only(verbs.to_vec()),
+                services: policy::Names::Only(vec!["web".parse().unwrap()]),
+                nodes: policy::Names::Only(vec!["n1".parse().unwrap()]),
+            };
+            let holder = policy::Holder {
+                name: "alice".parse().unwrap(),
+                class: KeyClass::Human,
+                grants: vec![grant],
+                until: None,
+            };
+            std::sync::Arc::make_mut(&mut gate.ring).insert(alice().public(), holder);
+            ["web", "shop"].map(|service| {
+                let mut intent = wish();
+                word(&mut intent, service);
+                let bytes = seal(Kind::Intent, &encode(&intent), &alice());
+                gate.brought(&bytes, NOW).err().map(|refusal| refusal.code)
+            })
+        };
+        assert_eq!(judged(&[Verb::Deploy]), [None, Some(Code::NOT_GRANTED)]);
+        assert_eq!(judged(&[Verb::Restart])[0], Some(Code::NOT_GRANTED));
     }
 
     #[test]
