@@ -444,3 +444,16 @@ pub(super) fn random_id() -> IntentId {
     let halves = [clock::entropy().to_be_bytes(), clock::entropy().to_be_bytes()];
     IntentId(halves.concat().try_into().expect("twice 8 bytes are 16"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_read_when_nothing_of_it_is_fetched_nor_will_be_after_a_failure() {
+        let line = || Line::new(KeyClass::Node);
+        assert!(line().is_at_rest());
+        assert!(!Line { busy: true, ..line() }.is_at_rest());
+        assert!(!Line { retry_at: Some(7), ..line() }.is_at_rest());
+    }
+}

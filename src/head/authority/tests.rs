@@ -358,8 +358,9 @@ fn a_clock_below_the_log_judges_no_age_but_local_root_is_heard() {
 
 #[test]
 fn a_wish_that_had_to_wait_is_judged_by_what_is_trusted_then() {
+    type Change = fn(&mut Authority);
     let bytes = signed(Kind::Intent, &wish());
-    let changes: [(fn(&mut Authority), Option<Code>); 5] = [
+    let changes: [(Change, Option<Code>); 5] = [
         (|_| (), None),
         (|gate| gate.revoked.push(alice().kid()), Some(Code::KEY_REVOKED)),
         (|gate| gate.ring = Keyring::default().into(), Some(Code::UNKNOWN_SIGNER)),
