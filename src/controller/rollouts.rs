@@ -15,7 +15,7 @@ use super::links::{self, Question};
 use super::reports::{Reports, Said};
 use super::task::{Controller, Promise, Role};
 use super::wake::Wake;
-use super::wishes::{Wishes, manifest_in, release_in};
+use super::wishes::{Wishes, is_behind, manifest_in};
 use crate::domain::event::{Context, Event};
 use crate::domain::id::{Digest, EpochId, EventId, Generation, IntentId, NodeId, Seq, ServiceId};
 use crate::domain::policy::KeyClass;
@@ -515,6 +515,10 @@ impl Controller {
         let driven = self.rollouts.all.get_mut(&intent)?;
         if driven.wish.is_none() {
             let bytes = self.wishes.read(intent)?;
+            let plan = driven.story.state().map(Rollout::plan);
+            if plan.is_some_and(|plan| !is_behind(&bytes, plan)) {
+                return None;
+            }
             if let Some((release, manifest)) = manifest_in(&bytes) {
                 driven.version = Some((release, manifest.version));
             }
@@ -566,11 +570,10 @@ impl Controller {
     /// Takes in a signed wish that another controller gave: it has to be the one that was planned.
     pub(super) fn wish_came(&mut self, now: Now, rollout: IntentId, bytes: &[u8]) {
         let state = self.rollouts.all.get(&rollout).and_then(|driven| driven.story.state());
-        let planned = state.map(|state| state.plan().release);
-        let is_it = planned.is_some() && release_in(bytes, rollout) == planned;
-        // The first bytes count, so they have to be somebody's. Whether that one may is for the nodes to say, each for itself.
+        let is_it = state.is_some_and(|state| is_behind(bytes, state.plan()));
+        // It has to be somebody's. Whether that one may is for the nodes to say, each for itself.
         let is_it = is_it && self.authority.is_signed(bytes);
-        match is_it.then(|| self.wishes.keep(rollout, bytes, true)) {
+        match is_it.then(|| self.wishes.keep(rollout, bytes, false)) {
             Some(Ok(())) => {
                 self.orders.hurry(rollout);
                 self.send_orders(now);

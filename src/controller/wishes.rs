@@ -13,7 +13,7 @@ use crate::domain::id::IntentId;
 use crate::domain::intent::Action;
 use crate::domain::policy::Kind;
 use crate::domain::release::{Manifest, ReleaseId};
-use crate::domain::rollout::{Placement, Wished};
+use crate::domain::rollout::{Placement, Plan, Wished};
 use crate::domain::selector::Selector;
 use crate::head::folder::{StateFolder, write_whole};
 use crate::wire::codec;
@@ -125,15 +125,17 @@ fn wished_in(wish: &[u8]) -> Option<Wished> {
     })
 }
 
-/// Returns what a service is to run from by the wish behind a rollout, if it is that one.
-pub(super) fn release_in(wish: &[u8], rollout: IntentId) -> Option<ReleaseId> {
-    let intent = intent_in(wish).filter(|intent| intent.id == rollout)?;
-    match &intent.action {
-        Action::Deploy { release, .. } => Some(ReleaseId::of(release)),
-        Action::Remove { .. } => Some(ReleaseId::NOTHING),
-        Action::Configure { .. } => Some(ReleaseId::of(&intent.id.0)),
-        _ => None,
-    }
+/// Says whether a plan was made of this wish. One with the same id that was refused has another number.
+pub(super) fn is_behind(wish: &[u8], plan: &Plan) -> bool {
+    let Some(intent) = intent_in(wish) else { return false };
+    let release = match &intent.action {
+        Action::Deploy { release, .. } => ReleaseId::of(release),
+        Action::Remove { .. } => ReleaseId::NOTHING,
+        Action::Configure { .. } => ReleaseId::of(&intent.id.0),
+        _ => return false,
+    };
+    let generation = intent.action.generation();
+    (intent.id, generation, release) == (plan.intent, Some(plan.generation), plan.release)
 }
 
 /// Returns the manifest in a wish that was verified before.

@@ -4,6 +4,7 @@
 //!
 //! It listens on the loopback alone and has a thread of its own, so that nobody who asks here can hold up the controller.
 
+mod asked;
 mod callers;
 mod events;
 mod metrics;

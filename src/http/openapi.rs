@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::rollouts::Deploy;
+use super::asked::Deploy;
 use super::routes::{ROUTES, Route, Sent};
 use super::wishes::{ENVELOPE, Wish};
 

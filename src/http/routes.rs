@@ -45,7 +45,7 @@ pub(super) enum Sent {
     Wish,
     /// A signed intent.
     Envelope,
-    /// See [`rollouts::Deploy`].
+    /// See [`asked::Deploy`].
     Deploy,
 }
 

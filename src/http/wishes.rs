@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::asked::{self, trust_of};
 use super::callers::Caller;
 use super::problem::{Problem, status_of, tell_exit};
 use super::reading::{Parameters, fleet, json_response};
 use super::requests::Kept;
-use super::rollouts::{self, trust_of};
 use super::serve::{Shared, whole_body};
 use crate::cli::commands::place::matching;
 use crate::cli::commands::ramp::{LIFE as RAMP_LIFE, NAMED_MAX, at_a_time, rules, stops};
@@ -185,7 +185,7 @@ pub(super) async fn envelope(
             Err(refusal) => (refusal.signed.map(|signed| signed.actor), None),
         };
         let signer = signer.expect("invariant: what is for controllers was signed");
-        return rollouts::brought(&shared, (&signer, objection), &bytes).await;
+        return asked::brought(&shared, (&signer, objection), &bytes).await;
     }
     let judged = judged?;
     let kept = Kept::new(digest_of(&bytes), &bytes);
@@ -212,9 +212,9 @@ pub(super) async fn outcome(
     let kept = blocking(move || requests.get(id)).await?.map_err(unreadable)?;
     let kept = kept.ok_or_else(unknown)?;
     let intent = intent_of(&kept.envelope().map_err(unreadable)?)?;
-    match (&kept.result, rollouts::rollout_of(&intent)) {
+    match (&kept.result, asked::rollout_of(&intent)) {
         (Some(result), None) => return Ok(told(id, StatusCode::OK, result)),
-        (Some(result), Some(_)) => return Ok(rollouts::taken(result)),
+        (Some(result), Some(_)) => return Ok(asked::taken(result)),
         (None, Some(_)) => {
             let what = "no controller that leads has answered it yet";
             return Err(Problem::new(Code::NO_LEADER, what)
