@@ -31,9 +31,13 @@ impl Agent {
     /// Watches for what the specs say of all services, or of one that changed.
     pub(super) fn watch_alerts(&mut self, only: Option<&ServiceId>) {
         let now = now_ms();
-        let services = self.node.services().iter();
+        // With every end of a run: of the others nothing is looked at.
+        let services = match only {
+            Some(only) => self.node.services().range(only..=only),
+            None => self.node.services().range::<ServiceId, _>(..),
+        };
         let mut due = Vec::new();
-        for (service, known) in services.filter(|(id, _)| only.is_none_or(|only| *id == only)) {
+        for (service, known) in services {
             let spec = self.services.spec_of(service);
             for (index, slot) in known.slots() {
                 let runs = slot.heard_spec(known.digest);

@@ -36,10 +36,11 @@ impl Progress {
             text.push_str(&head(view));
         }
         let awaited = self.awaited.len();
+        let going = going_waves(view);
         // Nodes of one wave to which the same happened have one line.
         let mut told: Vec<(u64, Vec<&Value>)> = Vec::new();
-        for node in list(&view["nodes"]).iter().filter(|node| self.is_news(view, node)) {
-            let wave = node["wave"].as_u64().unwrap_or_default();
+        for node in list(&view["nodes"]).iter().filter(|node| self.is_news(view, &going, node)) {
+            let wave = wave_of(node);
             match told.last_mut().filter(|(of, nodes)| *of == wave && are_alike(nodes[0], node)) {
                 Some((_, nodes)) => nodes.push(node),
                 None => told.push((wave, vec![node])),
@@ -80,19 +81,13 @@ impl Progress {
     }
 
     /// Says whether what became of a node is to be told now, and takes it as told.
-    fn is_news(&mut self, view: &Value, node: &Value) -> bool {
+    fn is_news(&mut self, view: &Value, going: &BTreeSet<u64>, node: &Value) -> bool {
         let (name, state) = (word(&node["node"]), word(&node["state"]));
         // Whoever waits is told no more where a person has to say how it goes on.
         let goes_on = view["ended_at"].is_null() && view["waits_for"].is_null();
-        let is_of_wave = |other: &&Value| other["wave"] == node["wave"];
-        let mut wave = list(&view["nodes"]).iter().filter(is_of_wave);
         let is_it = match state {
             // Told with the rest of its wave, as long as that goes forward.
-            "healthy" => {
-                let is_forward = matches!(word(&view["state"]), "canary" | "rolling");
-                let waits = |of: &Value| matches!(word(&of["state"]), "starting" | "not_started");
-                !(is_forward && wave.any(waits))
-            }
+            "healthy" => !going.contains(&wave_of(node)),
             // Its last line says more than all else, and is fetched when it has failed.
             "failed" => {
                 let has_ended = node["failure"]["instance"].is_string();
@@ -104,6 +99,17 @@ impl Progress {
         };
         is_it && self.nodes.insert(name.to_owned(), state.to_owned()).as_deref() != Some(state)
     }
+}
+
+/// Returns the waves that go forward and have not brought all their nodes through.
+fn going_waves(view: &Value) -> BTreeSet<u64> {
+    let is_forward = matches!(word(&view["state"]), "canary" | "rolling");
+    let waits = |of: &&Value| matches!(word(&of["state"]), "starting" | "not_started");
+    list(&view["nodes"]).iter().filter(|_| is_forward).filter(waits).map(wave_of).collect()
+}
+
+fn wave_of(node: &Value) -> u64 {
+    node["wave"].as_u64().unwrap_or_default()
 }
 
 /// Says whether two nodes of a wave are told in one line.

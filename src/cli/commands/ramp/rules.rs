@@ -44,8 +44,8 @@ impl Rules {
     }
 }
 
-/// Returns how an action runs, and the first of the nodes that says so and has it; `None` where none of them has the action. `asked` are
-/// the questions, each with its node.
+/// Returns how an action runs, and the first of the nodes that says so and has it; `None` where none of them has the action.
+/// `asked` are the questions, each with its node.
 ///
 /// # Errors
 /// None of them says anything: what is for one node alone would run on all of them otherwise.
@@ -71,7 +71,7 @@ pub(crate) async fn rules<A: Future<Output = (NodeId, Option<Told>)>>(
     match found.is_some() || is_heard {
         true => Ok(found),
         false => {
-            let what = format!("none of {} nodes says how `{action}` runs", count);
+            let what = format!("none of {count} nodes says how `{action}` runs");
             Err(CliError::new(Code::AGENT_UNREACHABLE, what).hint("nothing was begun"))
         }
     }
