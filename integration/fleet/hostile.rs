@@ -48,6 +48,30 @@ fn a_controllers_access(controller: &StateFolder) -> BusOptions {
     options
 }
 
+pub(super) fn n2() -> Subject {
+    let to = Callee::node("n2".parse().unwrap()).unwrap();
+    Subject::Call { fleet: "local".parse().unwrap(), to }
+}
+
+/// Returns a wish for n2, signed by whoever runs the fleet, that may run once within ten minutes.
+pub(super) fn once_on_n2(n1: &StateFolder, action: Action) -> Vec<u8> {
+    let key = load_key(&KeyName::Operator.path(n1)).unwrap();
+    let now = clock::now().at;
+    let intent = Intent {
+        v: PAYLOAD_VERSION,
+        id: IntentId([7; 16]),
+        iss: key.kid(),
+        iat: now,
+        exp: now.plus_ms(600_000),
+        fleet: "local".parse().unwrap(),
+        mode: Mode::Once,
+        action,
+        audience: Audience::Nodes(vec!["n2".parse().unwrap()]),
+        note: String::new(),
+    };
+    envelope::seal(Kind::Intent, &codec::encode(&intent), &key)
+}
+
 /// Returns the wish that a controller kept last.
 fn last_wish(controller: &StateFolder) -> Vec<u8> {
     let wishes = fs::read_dir(controller.root().join("wishes")).unwrap();
@@ -200,9 +224,7 @@ fn a_controller_that_lies_about_a_log_has_it_begun_anew_once_in_ten_minutes_and_
         let bytes = envelope::seal(Kind::Receipt, &codec::encode(&receipt), &key);
         block_on(async {
             let bus = Connection::dial(&options).await.unwrap();
-            let to = Callee::node("n2".parse().unwrap()).unwrap();
-            let subject = Subject::Call { fleet: "local".parse().unwrap(), to };
-            bus.publish(&subject, bytes).await.unwrap();
+            bus.publish(&n2(), bytes).await.unwrap();
             drop(bus.flush().await);
         });
         last().epoch
@@ -274,30 +296,14 @@ fn what_is_no_key_of_a_service_is_unset_nowhere() {
     fleet.service("n2", "web", "exec = [\"sleep\", \"1000\"]\n");
     fleet.up(2);
     let n1 = StateFolder::new(fleet.folder("n1"));
-    let key = load_key(&KeyName::Operator.path(&n1)).unwrap();
-    let now = clock::now().at;
-    let intent = Intent {
-        v: PAYLOAD_VERSION,
-        id: IntentId([7; 16]),
-        iss: key.kid(),
-        iat: now,
-        exp: now.plus_ms(60_000),
-        fleet: "local".parse().unwrap(),
-        mode: Mode::Once,
-        action: Action::Configure {
-            service: "web".parse().unwrap(),
-            generation: None,
-            set: Default::default(),
-            unset: ["stop.timeuot".to_owned()].into(),
-            until: None,
-        },
-        audience: Audience::Nodes(vec!["n2".parse().unwrap()]),
-        note: String::new(),
+    let unset = Action::Configure {
+        service: "web".parse().unwrap(),
+        generation: None,
+        set: Default::default(),
+        unset: ["stop.timeuot".to_owned()].into(),
+        until: None,
     };
-    let wish = envelope::seal(Kind::Intent, &codec::encode(&intent), &key);
-    let to = Callee::node("n2".parse().unwrap()).unwrap();
-    let subject = Subject::Call { fleet: "local".parse().unwrap(), to };
-    let reply = answer_to(&a_persons_access(&n1), &subject, wish);
+    let reply = answer_to(&a_persons_access(&n1), &n2(), once_on_n2(&n1, unset));
     let Reply::Refused { why, .. } = &reply else { panic!("{reply:?}") };
     assert!(why.contains("`stop.timeuot` is no key"), "{why}");
 }

@@ -7,19 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use smgr::bus::Connection;
-use smgr::domain::id::IntentId;
 use smgr::domain::intent::Action;
 use smgr::domain::policy::Kind;
-use smgr::head::clock;
 use smgr::head::folder::StateFolder;
-use smgr::head::keyfile::{KeyName, load_key};
-use smgr::wire::codec;
 use smgr::wire::envelope;
-use smgr::wire::payload::{Answer, Audience, Intent, Mode, PAYLOAD_VERSION};
-use smgr::wire::subject::{Callee, Subject};
+use smgr::wire::payload::Answer;
 
 use super::Fleet;
-use super::hostile::a_persons_access;
+use super::hostile::{a_persons_access, n2, once_on_n2};
 use super::intake::copy;
 use super::rollouts::Shop;
 use crate::releases::good;
@@ -29,33 +24,15 @@ use crate::support::wait::{eventually, wait_until};
 /// How old the log of a node has to be before a controller is believed that it was set back.
 const BELIEVED_AFTER: Duration = Duration::from_secs(10);
 
-fn n2() -> Subject {
-    let to = Callee::node("n2".parse().unwrap()).unwrap();
-    Subject::Call { fleet: "local".parse().unwrap(), to }
-}
-
 /// Returns a wish for n2 that may run once, for minutes.
 fn mark(n1: &StateFolder) -> Vec<u8> {
-    let key = load_key(&KeyName::Operator.path(n1)).unwrap();
-    let now = clock::now().at;
-    let intent = Intent {
-        v: PAYLOAD_VERSION,
-        id: IntentId([7; 16]),
-        iss: key.kid(),
-        iat: now,
-        exp: now.plus_ms(600_000),
-        fleet: "local".parse().unwrap(),
-        mode: Mode::Once,
-        action: Action::Run {
-            service: "web".parse().unwrap(),
-            action: "mark".parse().unwrap(),
-            params: Default::default(),
-            confirmed: false,
-        },
-        audience: Audience::Nodes(vec!["n2".parse().unwrap()]),
-        note: String::new(),
+    let mark = Action::Run {
+        service: "web".parse().unwrap(),
+        action: "mark".parse().unwrap(),
+        params: Default::default(),
+        confirmed: false,
     };
-    envelope::seal(Kind::Intent, &codec::encode(&intent), &key)
+    once_on_n2(n1, mark)
 }
 
 #[test]
