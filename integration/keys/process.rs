@@ -116,6 +116,8 @@ fn a_file_of_the_environment_that_is_not_there_fails_the_start_and_says_which() 
     let events = machine.events();
     let failed = events.iter().find(|event| event["type"] == "instance.start_failed").unwrap();
     assert!(failed["data"]["why"].as_str().unwrap().contains("/nowhere/web.env"), "{failed}");
+    let said = machine.exits(3, &["status", "web"]);
+    assert!(said.contains("could not be started") && said.contains("/nowhere/web.env"), "{said}");
 }
 
 #[test]

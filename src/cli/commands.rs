@@ -123,7 +123,7 @@ pub async fn carry_out(
         Command::Config { command: ConfigCommand::Check { paths } } | Command::Check { paths } => {
             topics::check(context, &paths, out)
         }
-        Command::Init => topics::init(out),
+        Command::Init => topics::init(context, out),
         Command::Demo { folder } => demo::demo(context, &folder, out),
         Command::Backup { file } => topics::backup(context, &file, out),
         Command::Help { topic } => topics::help(&topic, out),

@@ -72,6 +72,11 @@ impl Context {
         })
     }
 
+    /// Returns as whom a service runs whose file is written for root, who has to say it: the person behind `sudo`, else root.
+    pub fn service_user(&self) -> Option<String> {
+        self.is_root.then(|| var("SUDO_USER").unwrap_or_else(|| "root".to_owned()))
+    }
+
     /// Returns the same with wishes that say which command they come from.
     pub fn by(&self, verb: &'static str) -> Self {
         Self { verb: Some(verb), ..self.clone() }
@@ -160,10 +165,13 @@ fn token<T: std::str::FromStr>(text: &str) -> Option<T> {
     mapped.trim_matches('-').parse().ok()
 }
 
+fn var(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 /// Returns what the signer says of itself inside a signature: who stands behind `sudo`, which CI run it is, or else
 /// which command it was.
 pub fn note(context: &Context) -> String {
-    let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let github = || {
         let (server, repository, run) =
             (var("GITHUB_SERVER_URL")?, var("GITHUB_REPOSITORY")?, var("GITHUB_RUN_ID")?);

@@ -12,6 +12,7 @@ pub mod follow;
 pub mod interrupt;
 pub mod json;
 pub mod launch;
+pub mod missing;
 pub mod nats;
 pub mod out;
 pub mod parts;

@@ -35,7 +35,7 @@ pub use pattern::alert_set;
 pub use reference::{node_schema, project_schema, service_schema, spec_help, spec_markdown};
 pub use told::{TOLD_BYTES_MAX, Told};
 pub use write::{
-    Command, TEMPLATE, json_value, service_text, with_settings, write_new, write_service_file,
+    Command, json_value, service_text, template, with_settings, write_new, write_service_file,
 };
 
 #[cfg(test)]

@@ -13,7 +13,18 @@ use crate::domain::code::Code;
 use crate::domain::template::Template;
 
 /// A commented `smgr.toml` for `smgr init`. Lines that begin with `#` and no blank are settings.
-pub const TEMPLATE: &str = include_str!("template.toml");
+const TEMPLATE: &str = include_str!("template.toml");
+
+/// The line of [`TEMPLATE`] that says as whom a service runs.
+const USER_LINE: &str = "#user = \"web\"";
+
+/// Returns a commented file of a project, for a service that runs as `user` where smgr runs as root.
+pub fn template(user: Option<&str>) -> String {
+    match user {
+        Some(user) => TEMPLATE.replacen(USER_LINE, &format!("user = {}", value(user)), 1),
+        None => TEMPLATE.to_owned(),
+    }
+}
 
 /// What `smgr run` keeps of a service.
 #[derive(Clone, Debug)]
@@ -201,7 +212,9 @@ mod tests {
 
     #[test]
     fn the_template_passes_the_check_as_it_is_and_with_every_setting_switched_on() {
-        assert_eq!(read(Part::Project, TEMPLATE).len(), 1);
+        assert_eq!(read(Part::Project, &template(None)).len(), 1);
+        let by_root = read(Part::Project, &template(Some("ana")));
+        assert_eq!(by_root[0].user.as_ref().unwrap().user, "ana");
         let on = TEMPLATE.lines().map(|line| match line.strip_prefix('#') {
             Some(setting) if !setting.starts_with(' ') => setting,
             _ => line,

@@ -25,7 +25,7 @@ use super::seen::{Fact, Progress, Record, Seen};
 use super::time::UnixMicros;
 
 /// The version of the folding rules. State hashes are compared only between equal versions.
-pub const FOLD_VERSION: u32 = 2;
+pub const FOLD_VERSION: u32 = 3;
 
 /// How many wishes one part of the state holds. The state hash is over the parts as they are cut here; what has to
 /// fit an event is cut further, see [`NodePart::halve`].

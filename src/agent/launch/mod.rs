@@ -76,6 +76,13 @@ pub struct Launch {
     pub degraded: Vec<Degradation>,
 }
 
+/// Says why the account of a service cannot be taken on by this machine, where it cannot.
+pub fn account_fault(spec: &Spec, keeper_is_root: bool) -> Option<String> {
+    let mut accounts = Accounts::new();
+    let found = accounts.identify(spec.user.as_ref(), &spec.supplementary_groups, keeper_is_root);
+    found.err().map(|fault| fault.why)
+}
+
 /// Prepares starts. One for the agent; holds what may be remembered between them.
 #[derive(Debug)]
 pub struct Launcher {

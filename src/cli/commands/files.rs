@@ -104,11 +104,10 @@ fn command(context: &Context, mut exec: Vec<String>) -> Result<config::Command, 
         })?;
         *program = found.display().to_string();
     }
-    let sudo = || std::env::var("SUDO_USER").ok().filter(|user| !user.is_empty());
     Ok(config::Command {
         exec,
         working_dir: folder.display().to_string(),
-        user: context.is_root.then(|| sudo().unwrap_or_else(|| "root".to_owned())),
+        user: context.service_user(),
     })
 }
 

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::cli::args;
 use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
+use crate::cli::missing::missing;
 use crate::cli::out::{Out, error_width};
 use crate::cli::specs::{self, PROJECT_FILE};
 use crate::config::{self, Input, Part};
@@ -129,8 +130,9 @@ pub(super) fn completions(shell: Shell, out: Out) -> ExitCode {
 }
 
 /// Writes a commented smgr.toml.
-pub(super) fn init(out: Out) -> Result<ExitCode, CliError> {
-    config::write_new(Path::new(PROJECT_FILE), config::TEMPLATE)
+pub(super) fn init(context: &Context, out: Out) -> Result<ExitCode, CliError> {
+    let text = config::template(context.service_user().as_deref());
+    config::write_new(Path::new(PROJECT_FILE), &text)
         .map_err(|mistake| specs::mistaken(&[mistake], "nothing was written"))?;
     out.line(&format!("wrote ./{PROJECT_FILE}      next: smgr check, smgr up"));
     Ok(ExitCode::Done)
@@ -140,7 +142,7 @@ pub(super) fn init(out: Out) -> Result<ExitCode, CliError> {
 pub(super) fn check(context: &Context, paths: &[PathBuf], out: Out) -> Result<ExitCode, CliError> {
     let outcome = "nothing was changed";
     let logs = context.service_logs();
-    let loaded = if paths.is_empty() {
+    let mut loaded = if paths.is_empty() {
         let sources = match context.setup()? {
             Some(setup) if specs::project_here().is_none() => setup.specs,
             _ => specs::sources(context, specs::project_here()),
@@ -154,6 +156,7 @@ pub(super) fn check(context: &Context, paths: &[PathBuf], out: Out) -> Result<Ex
         config::assemble(inputs, &specs::options(context, &logs))
             .map_err(|mistakes| specs::mistaken(&mistakes, outcome))?
     };
+    loaded.warnings.extend(missing(context, &loaded));
     let warnings = config::render_warnings(&loaded.warnings, error_width().map(usize::from));
     if out.is_text() && !warnings.is_empty() {
         out.note(warnings.trim_end());

@@ -6,7 +6,7 @@ use super::units::{age, count, moment, size};
 use super::words::{exit_words, in_time, name_of};
 use super::{instance, units};
 use crate::cli::view::{Health, Readiness, View, health, readiness};
-use crate::domain::event::{RunResult, StateName};
+use crate::domain::event::StateName;
 use crate::domain::time::UnixMicros;
 use crate::wire::status::{BusState, Condition, InstanceStatus, NodeStatus, ReleaseStatus};
 
@@ -219,14 +219,14 @@ fn state_note(instance: &InstanceStatus, now: UnixMicros) -> Option<String> {
     });
     match instance.state {
         StateName::Backoff => {
-            let why = ended.or_else(|| instance.reason.clone()).or_else(|| not_started(instance));
+            let why = ended.or_else(|| instance.reason.clone());
             let next = instance
                 .next_attempt_at
                 .map(|at| format!("try {} {}", instance.restarts + 1, in_time(at, now)));
             Some([why, next].into_iter().flatten().collect::<Vec<_>>().join("; "))
         }
         StateName::Failed => {
-            let why = ended.or_else(|| instance.reason.clone()).or_else(|| not_started(instance));
+            let why = ended.or_else(|| instance.reason.clone());
             Some(why.map_or_else(|| "gave up".to_owned(), |why| format!("{why}; gave up")))
         }
         StateName::Running if instance.restarts > 0 => {
@@ -247,12 +247,6 @@ fn state_note(instance: &InstanceStatus, now: UnixMicros) -> Option<String> {
         StateName::Completed => Some(format!("ended {} ago", age(now.ms_since(instance.since)))),
         StateName::Running => None,
     }
-}
-
-/// A start that failed has left no exit; the reason of the kernel stands in the history.
-fn not_started(instance: &InstanceStatus) -> Option<String> {
-    let failed = instance.result == Some(RunResult::Resources);
-    failed.then(|| "could not be started, see smgr history".to_owned())
 }
 
 fn alerts_table(

@@ -260,6 +260,9 @@ codes! {
     SHARED_SOCKET = 450, Invalid, "two sockets listen at one address",
         "Only the first of them could be opened; `[::]` and `0.0.0.0` take their port on all addresses. Two services that \
          are to share the work of one address are instances of one service.";
+    NOT_HERE = 451, Invalid, "a service needs what this machine does not have",
+        "A warning only. The service is not started on this machine as long as it is so; where the file is meant for other \
+         machines, or its program comes later, nothing is wrong.";
 
     EVENT_ALTERED = 501, History, "an event is not what was signed",
         "The named event was changed after it was written, or its place in the tree holds another one. Keep the files \

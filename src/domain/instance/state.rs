@@ -20,7 +20,13 @@ pub struct LastRun {
     pub at: UnixMicros,
     /// What is known of its process; absent when none could be started.
     pub process: Option<LastProcess>,
+    /// Why none could be started: the step and the reason, cut; absent where one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_started: Option<String>,
 }
+
+/// How many characters of the reason why a process could not be started are kept in the state.
+const NOT_STARTED_CHARS_MAX: usize = 160;
 
 /// The process of the last run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -325,8 +331,11 @@ impl LastRun {
     pub(super) fn of(at: UnixMicros, run: Option<RunId>, event: &Event) -> Option<Self> {
         let run = run?;
         match event {
-            Event::InstanceStartFailed(_) => {
-                Some(Self { run, result: RunResult::Resources, at, process: None })
+            Event::InstanceStartFailed(body) => {
+                let why = format!("{}: {}", body.step, body.why);
+                let why = why.chars().take(NOT_STARTED_CHARS_MAX).collect();
+                let result = RunResult::Resources;
+                Some(Self { run, result, at, process: None, not_started: Some(why) })
             }
             Event::InstanceExited(body) => {
                 let process = LastProcess {
@@ -336,7 +345,13 @@ impl LastRun {
                     oom_killed: body.oom_killed,
                     ran_ms: body.ran_ms,
                 };
-                Some(Self { run, result: body.result, at, process: Some(process) })
+                Some(Self {
+                    run,
+                    result: body.result,
+                    at,
+                    process: Some(process),
+                    not_started: None,
+                })
             }
             _ => None,
         }

@@ -257,7 +257,10 @@ fn reason(slot: &Instance) -> Option<String> {
                 Some(Exit::Code(code)) => format!("exited with code {code}"),
                 Some(Exit::Signal { signal, .. }) => format!("ended by signal {signal}"),
                 Some(Exit::Unknown) => "nobody saw its end".to_owned(),
-                None => "it could not be started".to_owned(),
+                None => match &last.not_started {
+                    Some(why) => format!("could not be started: {why}"),
+                    None => "could not be started".to_owned(),
+                },
             })
         }
         State::Waiting { on } => {

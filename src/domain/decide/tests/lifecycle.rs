@@ -169,6 +169,8 @@ fn a_failed_spawn_is_tried_again_after_a_delay() {
         why: "no such file".to_owned(),
     })
     .then(&["instance.start_failed web/0"]);
+    let why = site.at("web").last.as_ref().unwrap().not_started.clone();
+    assert_eq!(why.as_deref(), Some("exec: no such file"));
     site.pass("web").then(&["instance.starting web/0"]);
     assert_eq!(site.spawned("web/0"), Some((2, false)));
 }
