@@ -20,6 +20,7 @@ use smgr::wire::payload::{Audience, Intent, Mode};
 use super::Fleet;
 use crate::support::machine::is_root;
 use crate::support::process::kill_9;
+use crate::support::schema::{PUBLISHED, differences, is_as_published, mistakes, of_answer};
 use crate::support::wait::{PATIENCE, eventually, wait_until};
 
 const SLEEP: &str = "exec = [\"sleep\", \"1000\"]\n";
@@ -52,8 +53,20 @@ struct Answer {
 }
 
 impl Answer {
+    /// Reads it, and demands that it is what the OpenAPI document says.
     fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|why| panic!("{why}: {}", self.body))
+        let document = serde_json::from_str(&self.body);
+        let document: Value = document.unwrap_or_else(|why| panic!("{why}: {}", self.body));
+        if document.get("schema").is_some() {
+            is_as_published(&document);
+        }
+        document
+    }
+
+    /// Reads what has one document a line.
+    fn lines(&self) -> Vec<Value> {
+        let lines = self.body.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines.inspect(is_as_published).collect()
     }
 
     /// Demands an error as RFC 9457 tells it, with the members that all errors of smgr have.
@@ -181,6 +194,7 @@ impl Served {
                     "stream.caught_up" => seen.caught_up = true,
                     _ if data["schema"] == "smgr.stream.v1" => {}
                     _ => {
+                        is_as_published(&data);
                         assert_eq!(data["cursor"].as_str(), seen.cursor.as_deref());
                         seen.ids.push(data["id"].as_str().unwrap().to_owned());
                     }
@@ -554,6 +568,100 @@ fn an_action_runs_on_as_many_nodes_as_its_service_says() {
     told[1..].sort();
     assert_eq!(told, ["n3", "n1", "n3"]);
     served.fleet.up_again();
+}
+
+#[test]
+fn every_document_is_what_the_openapi_document_says_and_one_that_is_not_would_be_found() {
+    let served = Served::of(&["n1", "n2"], &[("n1", "api", SLEEP)]);
+    let [ci, deploy] = ["ci", "deploy"].map(|job| served.token(job));
+    let published = served.ask("GET", "/openapi.json", &[], b"").json();
+    assert_eq!(published, *PUBLISHED);
+    let user = if is_root() { "user = \"root\"\n" } else { "" };
+    let spec =
+        |exec: &str| format!("{user}exec = {exec}\n[rollout]\nmin_healthy_time = \"100ms\"\n");
+    let held = |method: &str, path: &str, answer: &Answer| {
+        let (schema, document) =
+            (of_answer(method, path, &answer.status.to_string()), answer.json());
+        assert!(schema.is_object(), "{path}: {}", answer.status);
+        assert_eq!(differences(schema, &document), Vec::<String>::new(), "{path}: {document:#}");
+        document
+    };
+    let get =
+        |path: &str, asked: &str| held("get", path, &served.ask("GET", asked, &[&deploy], b""));
+
+    // A service that goes well, and one that goes back.
+    let mut last = Value::Null;
+    for (version, exec, end) in [
+        ("1.0", "[\"sleep\", \"1000\"]", "succeeded"),
+        ("2.0", "[\"sh\", \"-c\", \"echo no >&2; exit 3\"]", "rolled_back"),
+    ] {
+        let body = json!({"service": "web", "spec": spec(exec), "version": version}).to_string();
+        let answer = served.ask("POST", "/v1/rollouts", &[&deploy], body.as_bytes());
+        let asked = held("post", "/v1/rollouts", &answer);
+        let of = asked["status_url"].as_str().unwrap().to_owned();
+        last = get("/v1/rollouts/{rollout}", &format!("{of}?wait=1m"));
+        assert_eq!(last["state"], end, "{last:#}");
+        let intent = asked["intent"].as_str().unwrap();
+        get("/v1/intents/{intent}", &format!("/v1/intents/{intent}"));
+        let events = served.ask("GET", &format!("{of}/events"), &[&deploy], b"").lines();
+        assert_eq!(events.last().unwrap()["schema"], "smgr.result.v1");
+    }
+    assert!(last["nodes"][0]["failure"]["exit"]["code"] == 3, "{last:#}");
+    let list = get("/v1/rollouts", "/v1/rollouts");
+    assert_eq!(list["rollouts"][0]["to"]["version"], "2.0");
+    let status = get("/v1/status", "/v1/status");
+    assert!(status["services"].as_array().is_some_and(|it| it.len() >= 2), "{status:#}");
+    get("/v1/nodes/{node}", "/v1/nodes/n1");
+    get("/v1/history", "/v1/history?node=n1");
+    let page = get("/v1/events", "/v1/events");
+    assert!(page["events"].as_array().is_some_and(|it| it.len() > 20));
+    let restarted = served.ask(
+        "POST",
+        "/v1/services/api/restart",
+        &[&ci],
+        br#"{"nodes": ["n1", "n2"], "max_parallel": ["1"]}"#,
+    );
+    held("post", "/v1/services/{service}/{verb}", &restarted);
+    served.ask("GET", "/v1/nodes/n9", &[&ci], b"").problem("n9", (404, "E0603"));
+
+    // What is taken away, added, of another type or another word is a mistake, wherever it stands.
+    let spoil = |of: &Value, place: &str, new: Option<Value>| {
+        let (mut document, (parent, name)) = (of.clone(), place.rsplit_once('/').unwrap());
+        let parent = document.pointer_mut(parent).unwrap_or_else(|| panic!("{place}"));
+        let parent = parent.as_object_mut().unwrap();
+        match new {
+            Some(new) => drop(parent.insert(name.to_owned(), new)),
+            None => drop(parent.remove(name).unwrap_or_else(|| panic!("{place}"))),
+        }
+        assert!(!mistakes(&document).is_empty(), "{place}: {document:#}");
+    };
+    for (document, place, new) in [
+        (&last, "/state", None),
+        (&last, "/facts", None),
+        (&last, "/nodes/0/failure/log_tail", None),
+        (&last, "/as_of/complete", None),
+        (&last, "/schema", Some(json!("smgr.rollout.v2"))),
+        (&last, "/more", Some(json!(1))),
+        (&last, "/asked/by/more", Some(json!(1))),
+        (&last, "/exit_code", Some(json!("10"))),
+        (&last, "/budget/failed", Some(json!(-1))),
+        (&last, "/to/digest", Some(json!("e83d"))),
+        (&last, "/started_at", Some(json!(17))),
+        (&last, "/started_at", Some(json!("yesterday"))),
+        (&last, "/plan/parameters/on_failure", Some(json!("hope"))),
+        (&last, "/deadlines/node_at", Some(json!({"N 1": "2026-11-22T14:02:10.114Z"}))),
+        (&list, "/rollouts/0/by/kind", Some(json!("cat"))),
+        (&list, "/fleet", Some(Value::Null)),
+        (&status, "/instances/0/state", Some(json!("well"))),
+        (&status, "/instances/0/conditions/Ready", Some(json!({"status": "true"}))),
+        (&status, "/nodes/0/conditions/Reachable", None),
+        (&status, "/rollouts/0/service", None),
+        (&status, "/summary/ready", None),
+        (&page, "/events/0/by", None),
+        (&page, "/events/0/data", Some(json!([]))),
+    ] {
+        spoil(document, place, new);
+    }
 }
 
 #[test]
@@ -1015,8 +1123,8 @@ fn a_deploy_over_http_may_start_anew_wait_its_turn_supersede_and_go_on_with_one_
     let manual = spec(sleep, "auto_promote = false\n");
     let waiting = begun(deploy(json!({"spec": manual, "version": "4.0"})));
     let path = format!("/v1/rollouts/{waiting}/events?follow=1");
-    let followed = served.ask("GET", &path, &[&token], b"").body;
-    let last: Value = serde_json::from_str(followed.lines().last().unwrap()).unwrap();
+    let followed = served.ask("GET", &path, &[&token], b"").lines();
+    let last = followed.last().unwrap();
     assert_eq!((&last["type"], &last["exit_code"]), (&json!("result"), &json!(14)), "{last}");
     let answer = served.ask("GET", &format!("/v1/rollouts/{waiting}?wait=1m"), &[&token], b"");
     assert_eq!(answer.header("smgr-exit-code"), Some("14"), "{}", answer.body);

@@ -5,6 +5,7 @@ pub(crate) mod mounts;
 pub(crate) mod nats;
 pub(crate) mod network;
 pub(crate) mod process;
+pub(crate) mod schema;
 pub(crate) mod sweep;
 pub(crate) mod wait;
 pub(crate) mod web;

@@ -12,10 +12,10 @@ use tracing::{error, warn};
 use super::folder::write_whole;
 use super::texts::Reading;
 use crate::config::{self, Input};
+use crate::domain::document::rfc3339;
 use crate::domain::id::{Digest, ServiceId};
 use crate::domain::origin::Layer;
 use crate::domain::overrides::{Override, Overrides, Settings, read_text};
-use crate::domain::rollout::view::rfc3339;
 
 /// Larger than all that is set on a node; more is not read.
 const BYTES_MAX: u64 = 64 << 20;

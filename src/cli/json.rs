@@ -14,12 +14,11 @@ mod rollout;
 pub mod status;
 pub mod stream;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use crate::cli::screen::units::rfc3339;
-use crate::cli::screen::words::{full_key, name_of, signal_name};
-use crate::domain::event::{Actor, Exit};
+use crate::domain::document::{At, Sha256};
 use crate::domain::id::Digest;
+use crate::domain::release::ReleaseId;
 use crate::domain::text::printable;
 use crate::domain::time::UnixMicros;
 
@@ -27,14 +26,17 @@ use crate::domain::time::UnixMicros;
 ///
 /// Characters that could speak to a terminal are written as escapes, so the line is harmless to look at and loses
 /// nothing: JSON allows them nowhere but inside strings.
-pub fn line(document: &Value) -> String {
-    escaped(&document.to_string())
+pub fn line(document: &impl Serialize) -> String {
+    escaped(&serde_json::to_string(document).expect(SERIALIZES))
 }
 
 /// Returns a document for reading, in several lines.
-pub fn pretty(document: &Value) -> String {
-    format!("{document:#}").lines().map(escaped).collect::<Vec<_>>().join("\n")
+pub fn pretty(document: &impl Serialize) -> String {
+    let text = serde_json::to_string_pretty(document).expect(SERIALIZES);
+    text.lines().map(escaped).collect::<Vec<_>>().join("\n")
 }
+
+const SERIALIZES: &str = "invariant: documents have names for keys";
 
 fn escaped(line: &str) -> String {
     let printable = printable(line);
@@ -55,65 +57,23 @@ fn escaped(line: &str) -> String {
     text
 }
 
-fn time(at: Option<UnixMicros>) -> Value {
-    at.map_or(Value::Null, |at| Value::from(rfc3339(at)))
+fn digest(digest: &Digest) -> Sha256 {
+    Sha256(ReleaseId(*digest))
 }
 
-fn digest(digest: &Digest) -> Value {
-    Value::from(format!("sha256:{digest}"))
+fn time(at: Option<UnixMicros>) -> Option<At> {
+    at.map(At)
 }
 
-fn text_or_null(text: &str) -> Value {
-    if text.is_empty() { Value::Null } else { Value::from(text) }
-}
-
-fn actor(actor: &Actor) -> Value {
-    json!({
-        "kind": name_of(&actor.kind),
-        "name": actor.name.as_str(),
-        "key": actor.key.map(full_key),
-        "note": text_or_null(&actor.note),
-        "run_url": actor.run_url(),
-        "commit": actor.commit(),
-    })
-}
-
-fn exit(exit: Exit, oom_killed: bool) -> serde_json::Map<String, Value> {
-    let (known, code, signal, core_dumped) = match exit {
-        Exit::Code(code) => (true, Some(code), None, false),
-        Exit::Signal { signal, core_dumped } => (true, None, Some(signal), core_dumped),
-        Exit::Unknown => (false, None, None, false),
-    };
-    let members = [
-        ("known", Value::from(known)),
-        ("code", Value::from(code)),
-        ("signal", Value::from(signal.map(signal_name))),
-        ("core_dumped", Value::from(core_dumped)),
-        ("oom_killed", Value::from(oom_killed)),
-    ];
-    members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+fn text_or_null(text: &str) -> Option<String> {
+    Some(text.to_owned()).filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::domain::intent::ActorKind;
+    use serde_json::{Value, json};
 
-    #[test]
-    fn a_ci_run_is_named_as_in_the_contract() {
-        let by = |note: &str| {
-            let by = crate::cli::sample::by(ActorKind::Ci, "shop-deploy", note);
-            actor(&by.expect("somebody"))
-        };
-        let run = "https://git.example.com/shop/actions/runs/8412";
-        let told = by(&format!("run {run} commit 77ab0c1"));
-        assert_eq!((&told["run_url"], &told["commit"]), (&json!(run), &json!("77ab0c1")));
-        assert_eq!(by(&format!("http token ci run {run}"))["run_url"], run);
-        for note in ["", "run", "run 8412", "commit", "commit no-hex", "restart"] {
-            let told = by(note);
-            assert!(told["run_url"].is_null() && told["commit"].is_null(), "{told}");
-        }
-    }
+    use super::*;
 
     #[test]
     fn a_line_shows_no_control_character_and_loses_none() {

@@ -3,6 +3,9 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::Serialize;
+use serde_json::json;
+
 use super::args::Output;
 use super::error::CliError;
 use super::json;
@@ -38,8 +41,8 @@ impl Out {
     }
 
     /// Prints one document on a line of its own.
-    pub fn json(self, document: &serde_json::Value) {
-        self.line(&document.to_string());
+    pub fn json(self, document: &impl Serialize) {
+        self.line(&json!(document).to_string());
     }
 
     /// Prints one document over several lines.
@@ -68,7 +71,7 @@ impl Out {
             (true, Some(instead)) => instead.screen.clone(),
             (true, None) => error_text(error, error_width()),
             (false, Some(instead)) => instead.document.to_string(),
-            (false, None) => json::error::error_json(error).to_string(),
+            (false, None) => json!(json::error::error_json(error)).to_string(),
         };
         self.note(text.trim_end());
     }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::client::{Client, Missing, Whom};
 use super::context::Context;
 use super::error::CliError;
+use super::json::error::{NodeResult, ResultDocument};
 use super::screen::words::full_intent;
 use super::wish::Signed;
 use crate::domain::code::{Code, ExitCode};
@@ -184,30 +184,25 @@ impl Verdicts {
     }
 
     /// Returns the last line of `-o json`, the result.
-    pub fn json(&self, wish: &Signed, detach: bool) -> Value {
-        let exit = self.exit(detach);
+    pub fn result(&self, wish: &Signed, detach: bool) -> ResultDocument {
         let worst = self.worst(detach);
-        let changed = self.nodes.values().any(Verdict::changed);
         let cursor = self.nodes.values().filter_map(Verdict::event).next_back();
-        let nodes: serde_json::Map<String, Value> = self
-            .nodes
-            .iter()
-            .map(|(node, verdict)| (node.to_string(), verdict.json(detach)))
-            .collect();
-        json!({
-            "schema": "smgr.result.v1",
-            "type": "result",
-            "rollout": null,
-            "intent": full_intent(wish.id),
-            "state": worst.map_or("unknown", Verdict::state),
-            "exit_code": exit.number(),
-            "changed": changed,
-            "cursor": cursor.map(ToString::to_string),
-            "why": worst.and_then(Verdict::why),
-            "answered": self.nodes_that(|it| !it.is_silent() && *it != Verdict::NotStarted).len(),
-            "missing": self.silent(),
-            "nodes": nodes,
-        })
+        let nodes = self.nodes.iter().map(|(node, it)| (node.clone(), it.result(detach)));
+        ResultDocument {
+            intent: Some(full_intent(wish.id)),
+            changed: Some(self.nodes.values().any(Verdict::changed)),
+            cursor: cursor.map(ToString::to_string),
+            why: worst.and_then(Verdict::why),
+            answered: self.nodes_that(|it| !it.is_silent() && *it != Verdict::NotStarted).len(),
+            missing: self.silent().into_iter().cloned().collect(),
+            nodes: Some(nodes.collect()),
+            ..ResultDocument::new(worst.map_or("unknown", Verdict::state), self.exit(detach))
+        }
+    }
+
+    /// Returns the nodes that were not asked, as a result names them.
+    pub fn not_started(&self) -> Vec<NodeId> {
+        self.nodes_that(|it| *it == Verdict::NotStarted).into_iter().cloned().collect()
     }
 }
 
@@ -351,15 +346,15 @@ impl Verdict {
         }
     }
 
-    fn json(&self, detach: bool) -> Value {
-        json!({
-            "state": self.state(),
-            "exit_code": self.exit(detach).number(),
-            "changed": self.changed(),
-            "code": self.code(),
-            "why": self.why(),
-            "event": self.event().map(ToString::to_string),
-        })
+    fn result(&self, detach: bool) -> NodeResult {
+        NodeResult {
+            state: self.state(),
+            exit_code: self.exit(detach).number(),
+            changed: self.changed(),
+            code: self.code(),
+            why: self.why(),
+            event: self.event().map(ToString::to_string),
+        }
     }
 }
 

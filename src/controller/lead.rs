@@ -6,11 +6,12 @@ use super::queries::refused;
 use super::task::{Controller, Promise};
 use crate::config::{self, Mistake};
 use crate::domain::code::Code;
+use crate::domain::document::rfc3339;
 use crate::domain::event::Outcome;
 use crate::domain::id::{Generation, IntentId, NodeId, ServiceId};
 use crate::domain::intent::{Action, RolloutCommand, Verb};
 use crate::domain::release::ReleaseId;
-use crate::domain::rollout::view::{kind_of, rfc3339, rollout_name};
+use crate::domain::rollout::view::{kind_of, rollout_name};
 use crate::domain::rollout::{
     Command, Input, NodeReport, Observed, OnConflict, Opening, Parameters, Plan, PlanError,
     PlanRequest, Rejection, Retry, Rollout, RolloutFact, Verdict, Why,

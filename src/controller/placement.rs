@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Value, json};
 use tracing::warn;
 
 use super::rollouts::Driven;
@@ -12,6 +11,7 @@ use crate::domain::controller::{PlacementHeld, PlacementOrdered};
 use crate::domain::event::{Context, Event};
 use crate::domain::id::{IntentId, NodeId, ServiceId};
 use crate::domain::release::Step;
+use crate::domain::rollout::view::PlacementView;
 use crate::domain::rollout::{Held, Known, Moves, Place, Verdict, Wished};
 use crate::head::clock;
 
@@ -73,13 +73,13 @@ impl Placements {
     }
 
     /// Returns what moves by a wish, for whoever looks at its rollout.
-    pub(super) fn json(&self, intent: IntentId) -> Value {
-        let Some(moves) = self.last.get(&intent).filter(|it| **it != Moves::default()) else {
-            return Value::Null;
-        };
-        let held = moves.held.as_ref().map(|held| self.words(intent, held));
-        json!({
-            "gaining": moves.gain, "losing": moves.lose, "waiting": moves.waiting, "held": held,
+    pub(super) fn view(&self, intent: IntentId) -> Option<PlacementView> {
+        let moves = self.last.get(&intent).filter(|it| **it != Moves::default())?;
+        Some(PlacementView {
+            gaining: moves.gain.clone(),
+            losing: moves.lose.clone(),
+            waiting: moves.waiting.clone(),
+            held: moves.held.as_ref().map(|held| self.words(intent, held)),
         })
     }
 

@@ -3,19 +3,22 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_bytes::ByteBuf;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::queries::{Asker, refused};
 use super::rollouts::Driven;
 use super::task::Controller;
 use crate::domain::code::Code;
+use crate::domain::document::{AsOf, At, By, Sha256};
 use crate::domain::event::Actor;
 use crate::domain::id::IntentId;
 use crate::domain::intent::{ActorKind, Verb};
 use crate::domain::rollout::ReleaseId;
-use crate::domain::rollout::view::{AsOfView, At, RolloutView, kind_of, rollout_name};
+use crate::domain::rollout::view::{
+    ReleaseView, RolloutRow, RolloutView, RolloutsView, kind_of, rollout_name,
+};
 use crate::domain::time::UnixMicros;
 use crate::head::clock;
 use crate::wire::payload::Reply;
@@ -48,12 +51,13 @@ impl Controller {
     pub(super) fn list_rollouts(&self, to: Asker) {
         let mut rows: Vec<_> = self.rollouts.all.iter().filter_map(|it| self.row(it)).collect();
         rows.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-        let rollouts: Vec<Value> = rows.into_iter().map(|(_, row)| row).collect();
-        let document = json!({
-            "schema": "smgr.rollouts.v1", "fleet": self.setup.fleet, "as_of": self.as_of(),
-            "rollouts": rollouts,
-        });
-        self.reply_pieces(to, document.to_string().into_bytes());
+        let document = RolloutsView {
+            schema: RolloutsView::SCHEMA,
+            fleet: self.setup.fleet.clone(),
+            as_of: self.as_of(),
+            rollouts: rows.into_iter().map(|(_, row)| row).collect(),
+        };
+        self.reply_pieces(to, written(&document));
     }
 
     /// Answers with one rollout, when more of it is known than the asker has seen, or it has waited long enough.
@@ -92,7 +96,7 @@ impl Controller {
     fn answer_with(&mut self, watchers: impl IntoIterator<Item = Watcher>) {
         let mut pictures: BTreeMap<IntentId, Option<Vec<u8>>> = BTreeMap::new();
         for Watcher { to, rollout, .. } in watchers {
-            let view = || self.view(rollout).map(|view| view.to_string().into_bytes());
+            let view = || self.view(rollout).as_ref().map(written);
             match pictures.entry(rollout).or_insert_with(view) {
                 Some(bytes) => self.reply_pieces(to, bytes.clone()),
                 None => {
@@ -178,26 +182,26 @@ impl Controller {
         }
     }
 
-    fn as_of(&self) -> AsOfView {
+    fn as_of(&self) -> AsOf {
         let now = clock::now();
         let missing_nodes = self.projection.away(now);
-        AsOfView {
-            at: At(now.at),
-            source: self.setup.controller.clone(),
-            cursor: self.cursor(self.arrivals.durable_count()).to_string(),
-            behind_ms: 0,
+        AsOf {
+            at: Some(At(now.at)),
+            source: Some(self.setup.controller.clone()),
+            cursor: Some(self.cursor(self.arrivals.durable_count()).to_string()),
+            behind_ms: Some(0),
             complete: missing_nodes.is_empty(),
             missing_nodes,
         }
     }
 
     /// Returns the object `smgr.rollout.v1`, from the facts that are on the disk.
-    pub(super) fn view(&self, rollout: IntentId) -> Option<Value> {
+    pub(super) fn view(&self, rollout: IntentId) -> Option<RolloutView> {
         let driven = self.rollouts.all.get(&rollout)?;
         let told: Vec<_> = driven.told().iter().collect();
         let mut view = RolloutView::at(driven.on_disk()?, &told)?;
         let version = |release: ReleaseId| self.version_of(release);
-        view.fleet = Some(self.setup.fleet.to_string());
+        view.fleet = Some(self.setup.fleet.clone());
         view.as_of = Some(self.as_of());
         view.to.version = version(view.to.digest.0);
         if let Some(from) = &mut view.from {
@@ -214,16 +218,8 @@ impl Controller {
             link.at = event.and_then(said).map(At);
         }
         self.add_tails(&mut view);
-        let mut value = serde_json::to_value(&view).ok()?;
-        if let Value::Object(object) = &mut value {
-            if let Some(by) = view.asked.by.as_ref() {
-                object["asked"]["by"] = by_json(by);
-            }
-            object.insert("id".to_owned(), json!(rollout.to_string()));
-            object.insert("facts".to_owned(), json!(driven.told().len()));
-            object.insert("placement".to_owned(), self.placements.json(rollout));
-        }
-        Some(value)
+        view.placement = self.placements.view(rollout);
+        Some(view)
     }
 
     /// Returns the generation that the last rollout before this one left behind.
@@ -243,33 +239,37 @@ impl Controller {
     }
 
     /// Returns when a rollout was planned, and its line in a list.
-    fn row(&self, (intent, driven): (&IntentId, &Driven)) -> Option<(UnixMicros, Value)> {
+    fn row(&self, (intent, driven): (&IntentId, &Driven)) -> Option<(UnixMicros, RolloutRow)> {
         let state = driven.on_disk()?;
         let plan = state.plan();
         let (begin, planned) = driven.story.planned()?;
-        let release = |of: ReleaseId| json!({"digest": format!("sha256:{of}"), "version": self.version_of(of)});
+        let release =
+            |of: ReleaseId| ReleaseView { digest: Sha256(of), version: self.version_of(of) };
         let ended = state.verdict().and(driven.told().last()).map(|record| At(record.at));
-        let row = json!({
-            "rollout": rollout_name(*intent), "id": intent.to_string(), "service": plan.service,
-            "kind": kind_of(plan), "state": state.state(), "exit_code": state.exit_code(),
-            "asked_at": At(begin), "ended_at": ended, "targets": plan.size(),
-            "generation": plan.generation.0,
-            "release": (kind_of(plan) == "deploy").then(|| format!("sha256:{}", plan.release)),
-            "back_to": plan.back_to.map(|release| format!("sha256:{release}")),
-            "from": plan.back_to.map(release), "to": release(plan.release),
-            "by": planned.by.as_ref().map(by_json),
-        });
+        let row = RolloutRow {
+            rollout: rollout_name(*intent),
+            id: intent.to_string(),
+            service: plan.service.clone(),
+            kind: kind_of(plan),
+            state: state.state(),
+            exit_code: state.exit_code(),
+            asked_at: At(begin),
+            ended_at: ended,
+            targets: plan.size(),
+            generation: plan.generation.0,
+            release: (kind_of(plan) == "deploy").then_some(Sha256(plan.release)),
+            back_to: plan.back_to.map(Sha256),
+            from: plan.back_to.map(release),
+            to: release(plan.release),
+            by: planned.by.as_ref().map(By::from),
+        };
         Some((begin, row))
     }
 }
 
-/// Returns who asked.
-fn by_json(by: &Actor) -> Value {
-    json!({
-        "kind": by.kind, "name": by.name, "note": by.note,
-        "key": by.key.map(|key| format!("k-{key}")),
-        "run_url": by.run_url(), "commit": by.commit(),
-    })
+/// Returns a document as it is sent.
+fn written(document: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(document).expect("invariant: documents have names for keys")
 }
 
 /// Returns when somebody is answered who has seen so many facts and waits until then, where so many were told, and whether

@@ -43,6 +43,7 @@ pub mod seen;
 
 pub mod tree;
 
+pub mod document;
 pub mod rollout;
 pub mod selector;
 

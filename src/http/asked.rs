@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
@@ -69,7 +69,7 @@ pub(super) struct Deploy {
     /// The spec: the text of a file of services.d.
     spec: Option<String>,
     /// What the spec runs, where nodes can fetch it.
-    artifact: Option<At>,
+    artifact: Option<ArtifactAt>,
     /// What people call the release.
     #[serde(default)]
     version: String,
@@ -89,13 +89,37 @@ pub(super) struct Deploy {
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct At {
+struct ArtifactAt {
     /// `http://…` or `file:/…`.
     url: String,
     /// SHA-256 of its bytes, in hex.
     sha256: String,
     /// How many they are.
     bytes: u64,
+}
+
+/// A wish for the controllers was taken: where its way can be followed.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct AskedDocument {
+    /// Which document this is.
+    #[cfg_attr(test, schemars(extend("const" = Self::SCHEMA)))]
+    schema: &'static str,
+    /// The rollout: `r-` and the beginning of its id.
+    id: String,
+    /// The wish.
+    intent: String,
+    /// Whether it began by this; otherwise it was taken before.
+    changed: bool,
+    /// Where the rollout can be read.
+    status_url: String,
+    /// Where its events can be followed.
+    events_url: String,
+}
+
+impl AskedDocument {
+    /// The word by which the document is known.
+    pub(super) const SCHEMA: &'static str = "smgr.asked.v1";
 }
 
 /// What a token asks of the controllers.
@@ -313,9 +337,13 @@ async fn led(
     arrives(&shared.access, &event).await?;
     let rollout = rollout_name(rollout_of(&intent).unwrap_or(id));
     let place = format!("/v1/rollouts/{rollout}");
-    let document = json!({
-        "schema": "smgr.asked.v1", "id": rollout, "intent": full_intent(id), "changed": changed,
-        "status_url": place, "events_url": format!("{place}/events?follow=1"),
+    let document = json!(AskedDocument {
+        schema: AskedDocument::SCHEMA,
+        events_url: format!("{place}/events?follow=1"),
+        id: rollout,
+        intent: full_intent(id),
+        changed,
+        status_url: place,
     });
     kept.result = Some(document.clone());
     let requests = shared.requests.clone();
@@ -460,7 +488,7 @@ async fn manifest_of(access: &Access, deploy: Deploy) -> Result<Manifest, Proble
     match (release, spec) {
         (Some(release), None) => known_manifest(access, &service, &release).await,
         (None, Some(spec)) if spec.len() <= SPEC_BYTES_MAX => {
-            let artifact = artifact.map(|At { url, sha256, bytes }| {
+            let artifact = artifact.map(|ArtifactAt { url, sha256, bytes }| {
                 let digest = sha256.strip_prefix("sha256:").unwrap_or(&sha256).parse();
                 let sha256 = digest.map_err(|_| {
                     Problem::new(Code::USAGE, "`artifact.sha256` is written in 64 hex digits")

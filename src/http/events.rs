@@ -10,7 +10,8 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -20,7 +21,7 @@ use super::reading::{
 };
 use super::serve::Shared;
 use crate::cli::json;
-use crate::cli::json::event::{Beside, event_json};
+use crate::cli::json::event::{Beside, EventDocument, event_json};
 use crate::cli::json::stream::{Control, control_json};
 use crate::cli::time;
 use crate::domain::code::Code;
@@ -43,9 +44,31 @@ pub(super) const STUCK: Duration = Duration::from_secs(30);
 /// Pages that wait for a follower.
 pub(super) const PAGES: usize = 2;
 
+/// A page of the stream, as it is answered.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct EventsDocument {
+    /// Which document this is.
+    #[cfg_attr(test, schemars(extend("const" = Self::SCHEMA)))]
+    schema: &'static str,
+    /// In the order in which they reached this controller.
+    events: Vec<EventDocument>,
+    /// What to send back as `since` for the next page; null where there was nothing yet.
+    cursor: Option<String>,
+    /// The last place of the stream.
+    head: String,
+    /// Up to here events may have been told before: the cursor was another controller's.
+    again_until: Option<String>,
+}
+
+impl EventsDocument {
+    /// The word by which the document is known.
+    pub(super) const SCHEMA: &'static str = "smgr.events.v1";
+}
+
 /// One page of the stream.
 pub(super) struct Page {
-    pub(super) events: Vec<(EventId, Value)>,
+    pub(super) events: Vec<(EventId, EventDocument)>,
     /// The last place of the page, with those that were left out.
     pub(super) last: Option<EventId>,
     pub(super) head: EventId,
@@ -78,13 +101,13 @@ pub(super) async fn events(
             let wait = wait.unwrap_or_default().min(WAIT_MAX);
             let page = page(&shared, since.clone(), wait, service.as_ref()).await?;
             let cursor = page.last.as_ref().or(since.as_ref()).map(ToString::to_string);
-            let document = json!({
-                "schema": "smgr.events.v1",
-                "events": page.events.into_iter().map(|(_, event)| event).collect::<Vec<_>>(),
-                "cursor": cursor,
-                "head": page.head.to_string(),
-                "again_until": page.again.map(|until| until.to_string()),
-            });
+            let document = EventsDocument {
+                schema: EventsDocument::SCHEMA,
+                events: page.events.into_iter().map(|(_, event)| event).collect(),
+                cursor,
+                head: page.head.to_string(),
+                again_until: page.again.map(|until| until.to_string()),
+            };
             Ok(json_response(StatusCode::OK, &document))
         }
     }

@@ -4,22 +4,26 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::asked::Deploy;
+use super::asked::{AskedDocument, Deploy};
+use super::events::EventsDocument;
+use super::problem::ProblemDocument;
 use super::routes::{ROUTES, Route, Sent};
 use super::wishes::{ENVELOPE, Wish};
+use crate::cli::json::error::ResultDocument;
+use crate::cli::json::history::HistoryDocument;
+use crate::cli::json::status::StatusDocument;
+use crate::domain::rollout::view::{RolloutView, RolloutsView};
 
 fn document() -> Value {
+    let schemas = schemas();
     let mut paths = Map::new();
     for route in ROUTES {
         let place = paths.entry(route.path).or_insert_with(|| json!({}));
-        place[route.method] = operation(route);
+        place[route.method] = operation(route, &schemas);
     }
-    let mut schemas = Map::new();
-    schemas.extend(schema_of::<Wish>("Wish"));
-    schemas.extend(schema_of::<Deploy>("Deploy"));
-    schemas.insert("Problem".to_owned(), problem());
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -36,24 +40,57 @@ fn document() -> Value {
     })
 }
 
-/// Returns the schema of a type under its name, and those that it refers to.
-fn schema_of<T: schemars::JsonSchema>(name: &str) -> Map<String, Value> {
-    let settings = schemars::generate::SchemaSettings::draft2020_12()
+/// Returns the schemas of everything that is sent or answered, and of what that consists of, by name.
+fn schemas() -> Map<String, Value> {
+    let settings = SchemaSettings::draft2020_12()
         .with(|settings| settings.definitions_path = "/components/schemas".into());
-    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
-    let mut parts = schema.as_object_mut().map(std::mem::take).unwrap_or_default();
-    parts.remove("$schema");
-    // They lie where they are referred to.
-    let mut beside = parts.remove("components").unwrap_or_default();
-    let mut schemas = match beside["schemas"].take() {
-        Value::Object(definitions) => definitions,
-        _ => Map::new(),
-    };
-    schemas.insert(name.to_owned(), Value::Object(parts));
+    let mut sent = settings.clone().for_deserialize().into_generator();
+    sent.subschema_for::<Wish>();
+    sent.subschema_for::<Deploy>();
+    let mut answered = settings.for_serialize().into_generator();
+    answered.subschema_for::<AskedDocument>();
+    answered.subschema_for::<EventsDocument>();
+    answered.subschema_for::<HistoryDocument>();
+    answered.subschema_for::<ProblemDocument>();
+    answered.subschema_for::<ResultDocument>();
+    answered.subschema_for::<RolloutView>();
+    answered.subschema_for::<RolloutsView>();
+    answered.subschema_for::<StatusDocument>();
+    let mut schemas = sent.take_definitions(true);
+    for (name, schema) in answered.take_definitions(true) {
+        let known = schemas.insert(name.clone(), schema.clone());
+        assert!(known.is_none_or(|known| known == schema), "two types are called {name}");
+    }
+    schemas.sort_keys();
     schemas
 }
 
-fn operation(route: &Route) -> Value {
+/// Returns where the schema of a document stands, which is known by its `schema` member.
+fn place_of(document: &str, schemas: &Map<String, Value>) -> Value {
+    let is_it = |schema: &Value| schema["properties"]["schema"]["const"] == document;
+    let found = schemas.iter().find(|(_, schema)| is_it(schema));
+    let (name, _) = found.unwrap_or_else(|| panic!("no type makes {document}"));
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+/// Returns what answers of one status hold, by their kinds.
+fn content(answers: &[(&str, &str)], schemas: &Map<String, Value>) -> Map<String, Value> {
+    let mut kinds: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+    for (kind, document) in answers {
+        let places = kinds.entry(kind).or_default();
+        if !document.is_empty() {
+            places.push(place_of(document, schemas));
+        }
+    }
+    let content = |mut places: Vec<Value>| match places.len() {
+        0 => json!({}),
+        1 => json!({"schema": places.remove(0)}),
+        _ => json!({"schema": {"oneOf": places}}),
+    };
+    kinds.into_iter().map(|(kind, places)| (kind.to_owned(), content(places))).collect()
+}
+
+fn operation(route: &Route, schemas: &Map<String, Value>) -> Value {
     let parameter = |place: &str, name: &str, what: &str| {
         json!({
             "name": name, "in": place, "required": place == "path", "description": what,
@@ -66,37 +103,24 @@ fn operation(route: &Route) -> Value {
         .chain(route.query.iter().map(|(name, what)| parameter("query", name, what)))
         .chain(route.headers.iter().map(|(name, what)| parameter("header", name, what)))
         .collect();
-    let mut kinds: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (kind, schema) in route.answers {
-        kinds.entry(kind).or_default().push(schema);
-    }
-    let content: Map<String, Value> = kinds
-        .into_iter()
-        .map(|(kind, schemas)| {
-            let name = match schemas[..] {
-                [""] => return (kind.to_owned(), json!({})),
-                [schema] => json!({"const": schema}),
-                _ => json!({"enum": schemas}),
-            };
-            let schema =
-                json!({"type": "object", "properties": {"schema": name}, "required": ["schema"]});
-            (kind.to_owned(), json!({"schema": schema}))
-        })
-        .collect();
     let mut responses = json!({
         "default": {
             "description": "A problem; nothing changed.",
             "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
         },
     });
-    if !content.is_empty() {
-        responses["200"] = json!({"description": "As asked.", "content": content});
-    }
-    if route.answers.iter().any(|(_, schema)| *schema == "smgr.result.v1") {
-        responses["202"] = json!({
-            "description": "Still running, or some nodes did not answer: ask again at `Location`.",
-            "content": content,
-        });
+    let answers = route.answers.iter().copied();
+    // A wish for the controllers is answered when it is durable; a result, also while some of it goes on.
+    let (taken, told): (Vec<_>, Vec<_>) = answers.partition(|(_, it)| *it == AskedDocument::SCHEMA);
+    let results = told.iter().copied().filter(|(_, it)| *it == ResultDocument::SCHEMA);
+    let later: Vec<_> = results.chain(taken).collect();
+    let (at_once, goes_on) =
+        ("As asked.", "It goes on, or some nodes did not answer: see `Location`.");
+    for (status, what, answers) in [("200", at_once, told), ("202", goes_on, later)] {
+        if !answers.is_empty() {
+            let content = content(&answers, schemas);
+            responses[status] = json!({"description": what, "content": content});
+        }
     }
     let mut operation = json!({
         "summary": route.what, "parameters": parameters, "responses": responses,
@@ -124,30 +148,6 @@ fn operation(route: &Route) -> Value {
         }
     }
     operation
-}
-
-fn problem() -> Value {
-    let text = |what: &str| json!({"type": "string", "description": what});
-    let or_null = |what: &str| json!({"type": ["string", "null"], "description": what});
-    json!({
-        "type": "object",
-        "description": "RFC 9457, with the members of smgr.error.v1.",
-        "properties": {
-            "type": text("urn:smgr:error:CODE."),
-            "title": text("What the code means."),
-            "status": {"type": "integer"},
-            "detail": text("What happened."),
-            "schema": {"const": "smgr.error.v1"},
-            "code": {"type": "string", "pattern": "^E[0-9]{4}$"},
-            "exit_code": {"type": "integer", "description": "How the command line would end."},
-            "what": text("As `detail`."),
-            "where": or_null("Which node, which file."),
-            "because": {"type": "array", "items": {"type": "string"}},
-            "hint": or_null("What can be done."),
-            "next": text("The command to type next."),
-        },
-        "required": ["type", "title", "status", "detail", "schema", "code", "exit_code", "what"],
-    })
 }
 
 #[test]

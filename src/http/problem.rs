@@ -2,10 +2,11 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::cli::error::CliError;
-use crate::cli::json::error::error_json;
+use crate::cli::json::error::{ErrorDocument, error_json};
 use crate::controller::AskError;
 use crate::domain::code::{Code, ExitCode};
 use crate::domain::text::printable;
@@ -43,20 +44,32 @@ impl Problem {
         self
     }
 
-    fn document(&self) -> Value {
-        let mut document = json!({
-            "type": format!("urn:smgr:error:{}", self.error.code),
-            "title": self.error.code.title(),
-            "status": self.status.as_u16(),
-            "detail": self.error.what,
-        });
-        if let (Value::Object(document), Value::Object(error)) =
-            (&mut document, error_json(&self.error))
-        {
-            document.extend(error);
+    fn document(&self) -> ProblemDocument {
+        ProblemDocument {
+            r#type: format!("urn:smgr:error:{}", self.error.code),
+            title: self.error.code.title(),
+            status: self.status.as_u16(),
+            detail: self.error.what.clone(),
+            error: error_json(&self.error),
         }
-        document
     }
+}
+
+/// A problem as RFC 9457 has it, with the members of `smgr.error.v1`.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(rename = "Problem"))]
+pub(super) struct ProblemDocument {
+    /// `urn:smgr:error:` and the code.
+    r#type: String,
+    /// What the code means.
+    title: &'static str,
+    /// That of the answer.
+    status: u16,
+    /// What happened.
+    detail: String,
+    #[serde(flatten)]
+    error: ErrorDocument,
 }
 
 impl From<CliError> for Problem {
@@ -82,7 +95,8 @@ impl From<Refusal> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let kind = (header::CONTENT_TYPE, "application/problem+json");
-        let mut response = (self.status, [kind], self.document().to_string()).into_response();
+        let mut response =
+            (self.status, [kind], json!(self.document()).to_string()).into_response();
         tell_exit(&mut response, self.error.exit().number());
         if self.status == StatusCode::UNAUTHORIZED {
             let scheme = axum::http::HeaderValue::from_static("Bearer");
@@ -140,7 +154,7 @@ mod tests {
     #[test]
     fn a_problem_has_what_the_rfc_names_and_what_every_error_of_smgr_has() {
         let problem = Problem::new(Code::NOT_GRANTED, "`ci` may not stop `web` on `n1`");
-        let document = problem.document();
+        let document = json!(problem.document());
         assert_eq!(document["type"], "urn:smgr:error:E0323");
         assert_eq!((&document["status"], &document["exit_code"]), (&json!(403), &json!(7)));
         assert_eq!(

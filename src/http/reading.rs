@@ -7,7 +7,8 @@ use std::time::Duration;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::problem::Problem;
 use super::rollouts::rows;
@@ -15,7 +16,7 @@ use super::serve::Shared;
 use crate::cli::error::CliError;
 use crate::cli::json;
 use crate::cli::json::fleet::fleet_json;
-use crate::cli::json::history::history_json;
+use crate::cli::json::history::{HistoryAsOf, HistoryDocument, history_json};
 use crate::cli::screen::history::{Choice, History};
 use crate::cli::screen::names::Names;
 use crate::cli::selector::Selector;
@@ -136,12 +137,12 @@ pub(super) async fn history(
             break last.as_ref() == Some(&head);
         }
     };
-    let mut document = history_json(&history);
-    document["as_of"] = json!({
-        "source": shared.access.controller().as_str(),
-        "cursor": last.as_ref().map(ToString::to_string),
-        "complete": is_complete,
-    });
+    let as_of = HistoryAsOf {
+        source: shared.access.controller().clone(),
+        cursor: last.as_ref().map(ToString::to_string),
+        complete: is_complete,
+    };
+    let document = HistoryDocument { as_of: Some(as_of), ..history_json(&history) };
     Ok(json_response(StatusCode::OK, &document))
 }
 
@@ -170,7 +171,7 @@ pub(super) fn event_of(envelope: &[u8]) -> Result<EventRecord, Problem> {
 }
 
 /// Returns a document.
-pub(super) fn json_response(status: StatusCode, document: &Value) -> Response {
+pub(super) fn json_response(status: StatusCode, document: &impl Serialize) -> Response {
     let kind = (header::CONTENT_TYPE, "application/json");
     (status, [kind, NOT_KEPT], json::line(document) + "\n").into_response()
 }

@@ -160,8 +160,9 @@ pub(super) async fn events(
                 () = sender.closed() => return,
             };
             let Ok(read) = read else { return };
-            let of_it = read.events.iter().filter(|(_, event)| event["rollout"] == name.as_str());
-            let mut lines: String = of_it.map(|(_, event)| json::line(event) + "\n").collect();
+            let events = read.events.iter().map(|(_, event)| event);
+            let of_it = events.filter(|event| event.rollout.as_ref() == Some(&name));
+            let mut lines: String = of_it.map(|event| json::line(event) + "\n").collect();
             after = read.last.or(after);
             let caught_up = after.as_ref().is_none_or(|after| after.seq >= read.head.seq);
             let result = ended.take().filter(|_| caught_up).map(|view| json::line(&result(&view)));

@@ -8,10 +8,16 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
 
+use super::asked::AskedDocument;
+use super::events::EventsDocument;
 use super::problem::Problem;
 use super::serve::Shared;
 use super::{events, metrics, reading, rollouts, wishes};
+use crate::cli::json::error::ResultDocument;
+use crate::cli::json::history::HistoryDocument;
+use crate::cli::json::status::StatusDocument;
 use crate::domain::code::Code;
+use crate::domain::rollout::view::{RolloutView, RolloutsView};
 
 /// The document that a test keeps equal to the table and the types.
 const OPENAPI: &str = include_str!("../../schemas/openapi.json");
@@ -117,7 +123,7 @@ pub(super) const ROUTES: &[Route] = &[
         query: &[("selector", "SERVICE, SERVICE/INSTANCE or SERVICE@NODE.")],
         headers: &[],
         body: Sent::Nothing,
-        answers: &[(JSON, "smgr.status.v1")],
+        answers: &[(JSON, StatusDocument::SCHEMA)],
         handler: || get(reading::status),
     },
     Route {
@@ -128,7 +134,7 @@ pub(super) const ROUTES: &[Route] = &[
         query: &[],
         headers: &[],
         body: Sent::Nothing,
-        answers: &[(JSON, "smgr.status.v1")],
+        answers: &[(JSON, StatusDocument::SCHEMA)],
         handler: || get(reading::node),
     },
     Route {
@@ -143,7 +149,7 @@ pub(super) const ROUTES: &[Route] = &[
         ],
         headers: &[],
         body: Sent::Nothing,
-        answers: &[(JSON, "smgr.history.v1")],
+        answers: &[(JSON, HistoryDocument::SCHEMA)],
         handler: || get(reading::history),
     },
     Route {
@@ -160,7 +166,7 @@ pub(super) const ROUTES: &[Route] = &[
         ],
         headers: &[("Last-Event-ID", "As `since`, and before it: what an EventSource sends.")],
         body: Sent::Nothing,
-        answers: &[(JSON, "smgr.events.v1"), ("text/event-stream", "")],
+        answers: &[(JSON, EventsDocument::SCHEMA), ("text/event-stream", "")],
         handler: || get(events::events),
     },
     Route {
@@ -171,7 +177,7 @@ pub(super) const ROUTES: &[Route] = &[
         query: &[WAIT],
         headers: &[KEY],
         body: Sent::Wish,
-        answers: &[(JSON, "smgr.result.v1")],
+        answers: &[(JSON, ResultDocument::SCHEMA)],
         handler: || post(wishes::service),
     },
     Route {
@@ -182,7 +188,7 @@ pub(super) const ROUTES: &[Route] = &[
         query: &[WAIT],
         headers: &[KEY],
         body: Sent::Wish,
-        answers: &[(JSON, "smgr.result.v1")],
+        answers: &[(JSON, ResultDocument::SCHEMA)],
         handler: || post(wishes::action),
     },
     Route {
@@ -193,7 +199,7 @@ pub(super) const ROUTES: &[Route] = &[
         query: &[WAIT],
         headers: &[],
         body: Sent::Envelope,
-        answers: &[(JSON, "smgr.result.v1"), (JSON, "smgr.asked.v1")],
+        answers: &[(JSON, ResultDocument::SCHEMA), (JSON, AskedDocument::SCHEMA)],
         handler: || post(wishes::envelope),
     },
     Route {
@@ -204,7 +210,7 @@ pub(super) const ROUTES: &[Route] = &[
         query: &[WAIT],
         headers: &[],
         body: Sent::Nothing,
-        answers: &[(JSON, "smgr.result.v1"), (JSON, "smgr.asked.v1")],
+        answers: &[(JSON, ResultDocument::SCHEMA), (JSON, AskedDocument::SCHEMA)],
         handler: || get(wishes::outcome),
     },
     Route {
@@ -215,7 +221,7 @@ pub(super) const ROUTES: &[Route] = &[
         query: &[TURN],
         headers: &[KEY],
         body: Sent::Deploy,
-        answers: &[(JSON, "smgr.asked.v1")],
+        answers: &[(JSON, AskedDocument::SCHEMA)],
         handler: || post(rollouts::deploy),
     },
     Route {
@@ -226,7 +232,7 @@ pub(super) const ROUTES: &[Route] = &[
         query: &[],
         headers: &[],
         body: Sent::Nothing,
-        answers: &[(JSON, "smgr.rollouts.v1")],
+        answers: &[(JSON, RolloutsView::SCHEMA)],
         handler: || get(rollouts::list),
     },
     Route {
@@ -240,7 +246,7 @@ pub(super) const ROUTES: &[Route] = &[
         )],
         headers: &[],
         body: Sent::Nothing,
-        answers: &[(JSON, "smgr.rollout.v1")],
+        answers: &[(JSON, RolloutView::SCHEMA)],
         handler: || get(rollouts::show),
     },
     Route {
@@ -262,7 +268,7 @@ pub(super) const ROUTES: &[Route] = &[
         query: &[TURN],
         headers: &[KEY],
         body: Sent::Nothing,
-        answers: &[(JSON, "smgr.asked.v1")],
+        answers: &[(JSON, AskedDocument::SCHEMA)],
         handler: || post(rollouts::command),
     },
 ];

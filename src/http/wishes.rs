@@ -23,6 +23,7 @@ use super::serve::{Shared, whole_body};
 use crate::cli::commands::place::matching;
 use crate::cli::commands::ramp::{LIFE as RAMP_LIFE, NAMED_MAX, at_a_time, rules, stops};
 use crate::cli::error::CliError;
+use crate::cli::json::error::ResultDocument;
 use crate::cli::screen::words::full_intent;
 use crate::cli::verdict::{Verdict, Verdicts};
 use crate::cli::wish::Signed;
@@ -494,11 +495,12 @@ async fn bring(
         return Err(refused);
     }
     let audience = Audience::Nodes(nodes);
-    let mut result = verdicts.json(&Signed { id, audience, bytes }, false);
-    if has_turns {
-        result["not_started"] = json!(verdicts.nodes_that(|it| *it == Verdict::NotStarted));
-        result["later"] = json!(later);
-    }
+    let result = verdicts.result(&Signed { id, audience, bytes }, false);
+    let result = json!(ResultDocument {
+        not_started: has_turns.then(|| verdicts.not_started()),
+        later: has_turns.then(|| later.clone()),
+        ..result
+    });
     let is_over = |verdict: &Verdict| matches!(verdict, Verdict::Ended(..) | Verdict::NotStarted);
     if later.is_empty() && verdicts.nodes.values().all(is_over) {
         kept.result = Some(result.clone());

@@ -9,7 +9,7 @@ use crate::cli::args::{ConfigSet, ConfigUnset, Over, Waiting};
 use crate::cli::client::Whom;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::json::error::{WaitResult, result_json};
+use crate::cli::json::error::ResultDocument;
 use crate::cli::out::Out;
 use crate::cli::selector::Selector;
 use crate::cli::specs;
@@ -80,15 +80,11 @@ pub(super) async fn unset(
         let keys = unset.into_iter().collect::<Vec<_>>().join(", ");
         match out.is_text() {
             true => out.line(&format!("{service}: {keys} is not set for a time: nothing to do")),
-            false => out.json(&result_json(&WaitResult {
-                state: "done",
-                exit: ExitCode::Done,
+            false => out.json(&ResultDocument {
                 changed: Some(false),
-                cursor: None,
-                why: None,
                 answered: 1,
-                missing: &[],
-            })),
+                ..ResultDocument::new("done", ExitCode::Done)
+            }),
         }
         return Ok(ExitCode::Done);
     }

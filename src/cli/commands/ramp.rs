@@ -4,7 +4,6 @@ mod rules;
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 pub(crate) use self::rules::rules;
@@ -14,6 +13,7 @@ use crate::cli::client::{Client, Whom};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::interrupt::Interrupts;
+use crate::cli::json::error::ResultDocument;
 use crate::cli::out::{Out, width};
 use crate::cli::screen::outcome::{Act, ramp_text};
 use crate::cli::screen::words::full_intent;
@@ -104,7 +104,7 @@ pub(super) async fn over(
     let exit = ramp.verdicts.exit(waiting.detach);
     match out.is_text() {
         true => out.data(&ramp_text(&action, &ramp.verdicts, began.elapsed())),
-        false => out.json(&ramp.json(waiting.detach)),
+        false => out.json(&ramp.result(waiting.detach)),
     }
     Ok(exit)
 }
@@ -185,13 +185,14 @@ impl Ramp<'_> {
         carry_out(context, whom, &mut self.client, &wish, detach).await
     }
 
-    fn json(&self, detach: bool) -> Value {
-        let Some((signed, _)) = &self.wishes.signed else { return Value::Null };
-        let mut result = self.verdicts.json(signed, detach);
-        result["intent"] = json!(self.wishes.intents.first());
-        result["intents"] = json!(self.wishes.intents);
-        result["not_started"] = json!(self.verdicts.nodes_that(|it| *it == Verdict::NotStarted));
-        result
+    fn result(&self, detach: bool) -> Option<ResultDocument> {
+        let (signed, _) = self.wishes.signed.as_ref()?;
+        Some(ResultDocument {
+            intent: self.wishes.intents.first().cloned(),
+            intents: Some(self.wishes.intents.clone()),
+            not_started: Some(self.verdicts.not_started()),
+            ..self.verdicts.result(signed, detach)
+        })
     }
 }
 

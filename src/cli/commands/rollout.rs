@@ -6,7 +6,7 @@ mod watch;
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::place;
 use crate::cli::args::{RolloutArgs, Waiting};
@@ -14,6 +14,7 @@ use crate::cli::client::Client;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::interrupt::{Interrupted, Interrupts};
+use crate::cli::json::error::ResultDocument;
 use crate::cli::out::Out;
 use crate::cli::screen::rollout::{detached_text, list_text, rollout_text};
 use crate::config;
@@ -188,11 +189,12 @@ impl Ready {
 fn detached(name: &str, id: IntentId, out: Out) -> ExitCode {
     match out.is_text() {
         true => out.data(&detached_text(name)),
-        false => out.json(&json!({
-            "schema": "smgr.result.v1", "type": "result", "rollout": name, "intent": id.to_string(),
-            "state": "planned", "exit_code": 0, "changed": true, "cursor": null, "why": null,
-            "answered": 0, "missing": [],
-        })),
+        false => out.json(&ResultDocument {
+            rollout: Some(name.to_owned()),
+            intent: Some(id.to_string()),
+            changed: Some(true),
+            ..ResultDocument::new("planned", ExitCode::Done)
+        }),
     }
     ExitCode::Done
 }
@@ -377,18 +379,18 @@ pub(super) async fn rollout(
     let wish = client.request(action, Audience::Nodes(client.controllers()))?;
     let changed = send(&mut client, &wish).await?;
     let now = view(&mut client, &name, (0, 0)).await?;
-    let (name, state) = (&now["rollout"], &now["state"]);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (name, state) = (text(&now["rollout"]), text(&now["state"]));
     match out.is_text() {
-        true => {
-            let (name, state) = (name.as_str().unwrap_or_default(), state.as_str());
-            let state = state.unwrap_or_default().replace('_', " ");
-            out.line(&format!("{name}  {state}"));
-        }
-        false => out.json(&json!({
-            "schema": "smgr.result.v1", "type": "result", "rollout": name, "state": state,
-            "intent": wish.id.to_string(), "exit_code": 0, "changed": changed,
-            "cursor": now["as_of"]["cursor"], "why": null, "answered": 1, "missing": [],
-        })),
+        true => out.line(&format!("{name}  {}", state.replace('_', " "))),
+        false => out.json(&ResultDocument {
+            rollout: Some(name),
+            intent: Some(wish.id.to_string()),
+            changed: Some(changed),
+            cursor: now["as_of"]["cursor"].as_str().map(str::to_owned),
+            answered: 1,
+            ..ResultDocument::new(state, ExitCode::Done)
+        }),
     }
     Ok(ExitCode::Done)
 }

@@ -135,7 +135,7 @@ pub(super) async fn wish_after(
     }
     let exit = verdicts.exit(waiting.detach);
     if !out.is_text() {
-        out.json(&verdicts.json(&signed, waiting.detach));
+        out.json(&verdicts.result(&signed, waiting.detach));
         return Ok(exit);
     }
     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -209,7 +209,7 @@ pub(super) async fn outcome(
         return Ok(Ok(verdicts));
     }
     if !out.is_text() {
-        out.json(&verdicts.json(&signed, waiting.detach));
+        out.json(&verdicts.result(&signed, waiting.detach));
     }
     if let [(_, Verdict::Refused(error))] = verdicts.nodes.iter().collect::<Vec<_>>()[..] {
         return Err(error.clone());

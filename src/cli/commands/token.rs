@@ -8,10 +8,10 @@ use crate::cli::error::CliError;
 use crate::cli::fleet::Fleet;
 use crate::cli::json;
 use crate::cli::out::Out;
-use crate::cli::screen::units::rfc3339;
 use crate::cli::time;
 use crate::controller::tokens::{TOKENS_MAX, Tokens};
 use crate::domain::code::{Code, ExitCode};
+use crate::domain::document::rfc3339;
 use crate::domain::id::{NodeId, Principal};
 use crate::head::enrol::{Member, job_key};
 

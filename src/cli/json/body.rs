@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::event::Beside;
-use super::{controller, digest, exit, release, rollout, time};
+use super::{controller, digest, release, rollout, time};
 use crate::cli::screen::event::after;
 use crate::cli::screen::words::{full_intent, name_of, signal_name};
+use crate::domain::document::ExitView;
 use crate::domain::event::{
     Event, InstanceExited, Next, Outcome, PartStarted, RunResult, StateName, Usage,
 };
@@ -65,7 +66,7 @@ pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
         }),
         Event::ActionEnded(it) => json!({
             "intent": full_intent(it.intent), "action": it.action.as_str(),
-            "exit": exit(it.exit, false), "timed_out": it.timed_out, "ran_ms": it.ran_ms,
+            "exit": ExitView::of(it.exit, false), "timed_out": it.timed_out, "ran_ms": it.ran_ms,
         }),
         Event::AlertFired(it) => json!({
             "alert": it.alert, "severity": it.severity, "summary": it.summary,
@@ -202,7 +203,7 @@ fn exited(it: &InstanceExited, beside: &Beside<'_>) -> Value {
     };
     let log = it.tail.as_ref().map(|_| log(beside));
     json!({
-        "result": name_of(&it.result), "exit": exit(it.exit, it.oom_killed), "usage": usage(&it.usage),
+        "result": name_of(&it.result), "exit": ExitView::of(it.exit, it.oom_killed), "usage": usage(&it.usage),
         "log": log, "pid": it.pid, "ran_ms": it.ran_ms, "restarts": it.restarts,
         "next": next(it.next), "then": it.then.map(next), "next_attempt_at": time(next_attempt_at), "delay_ms": it.delay_ms,
     })
@@ -230,7 +231,7 @@ fn next(next: Next) -> &'static str {
 fn part_started(it: &PartStarted) -> Value {
     json!({
         "version": it.version, "pid": it.pid, "uid": it.uid, "boot": it.boot.to_string(),
-        "after": it.after.map(|after| exit(after, false)), "away_ms": it.away_ms,
+        "after": it.after.map(|after| ExitView::of(after, false)), "away_ms": it.away_ms,
     })
 }
 
@@ -282,6 +283,6 @@ pub(super) fn outcome(outcome: &Outcome) -> Value {
     };
     json!({
         "state": state, "changed": changed, "code": code, "why": why,
-        "exit": ended.map(|ended| exit(ended, false)),
+        "exit": ended.map(|ended| ExitView::of(ended, false)),
     })
 }

@@ -1,12 +1,13 @@
 //! `smgr.event.v1`, and the same inside a CloudEvent.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{actor, body, time};
+use super::{body, time};
 use crate::cli::screen::event::{cause_id, intent_of, rollout_of, severity, summary};
-use crate::cli::screen::units::rfc3339;
 use crate::cli::screen::words::full_intent;
-use crate::domain::id::{EventId, FleetId};
+use crate::domain::document::{At, By};
+use crate::domain::id::{EventId, FleetId, NodeId, ServiceId};
 use crate::wire::payload::{Body, EventRecord};
 
 /// The domain that CloudEvents types begin with, reversed.
@@ -23,41 +24,99 @@ pub struct Beside<'a> {
     pub log_cursor: Option<&'a str>,
 }
 
+/// One event.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct EventDocument {
+    /// Which document this is.
+    #[cfg_attr(test, schemars(extend("const" = Self::SCHEMA)))]
+    pub schema: &'static str,
+    /// Its name for ever: `ORIGIN/EPOCH/SEQ`.
+    pub id: String,
+    /// Its place in this stream.
+    pub cursor: String,
+    /// Whose log it stands in.
+    pub origin: NodeId,
+    /// In which stretch of it.
+    pub epoch: String,
+    /// As which entry.
+    pub seq: u64,
+    /// When, by the wall clock.
+    pub at: At,
+    /// When, by the boot-time clock, in microseconds.
+    pub mono_us: u64,
+    /// The beginning of the boot's id.
+    pub boot: String,
+    /// `noun.past_tense`.
+    pub r#type: String,
+    /// `info`, `warning`, `error`.
+    pub severity: &'static str,
+    /// On which node it happened, or which controller did it.
+    pub node: NodeId,
+    /// Which service it is about.
+    pub service: Option<ServiceId>,
+    /// Which slot of it.
+    pub instance: Option<u16>,
+    /// Which start of the slot.
+    pub run: Option<u64>,
+    /// Of which rollout.
+    pub rollout: Option<String>,
+    /// By which wish.
+    pub intent: Option<String>,
+    /// On whose authority.
+    pub by: Option<By>,
+    /// The event or wish that led to it.
+    pub cause: Option<String>,
+    /// One line for people.
+    pub summary: String,
+    /// By type; null where this version cannot read it.
+    #[cfg_attr(test, schemars(with = "Option<serde_json::Map<String, Value>>"))]
+    pub data: Option<Value>,
+    /// Whether it was written later than it happened, since the log was unavailable; absent where it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late: Option<bool>,
+    /// When it was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recorded_at: Option<At>,
+}
+
+impl EventDocument {
+    /// The word by which the document is known.
+    pub const SCHEMA: &'static str = "smgr.event.v1";
+}
+
 /// Returns the object of one event. A type or body that this version cannot read is shown with `data` null.
-pub fn event_json(record: &EventRecord, beside: &Beside<'_>) -> Value {
+pub fn event_json(record: &EventRecord, beside: &Beside<'_>) -> EventDocument {
     let event = match record.event() {
         Ok(Body::Known(event)) => Some(event),
         Ok(Body::Unknown) | Err(_) => None,
     };
     let id = record.id().to_string();
-    let mut object = json!({
-        "schema": "smgr.event.v1",
-        "id": id,
-        "cursor": beside.cursor.map_or(id, ToString::to_string),
-        "origin": record.origin.as_str(),
-        "epoch": record.epoch.token(),
-        "seq": record.seq.0,
-        "at": rfc3339(record.at),
-        "mono_us": record.mono_ns / 1000,
-        "boot": format!("b-{}", &record.boot.to_string()[..4]),
-        "type": record.kind,
-        "severity": severity(event.as_ref()),
-        "node": record.origin.as_str(),
-        "service": record.service.as_ref().map(|service| service.as_str()),
-        "instance": record.index,
-        "run": record.run.map(|run| run.0),
-        "rollout": rollout_of(event.as_ref()),
-        "intent": intent_of(record, event.as_ref()).map(full_intent),
-        "by": record.by.as_ref().map(actor),
-        "cause": cause_id(record),
-        "summary": summary(record, event.as_ref()),
-        "data": event.as_ref().map(|event| body::data(event, beside)),
-    });
-    if let (Some(at), Value::Object(object)) = (record.recorded_at, &mut object) {
-        object.insert("late".to_owned(), true.into());
-        object.insert("recorded_at".to_owned(), time(Some(at)));
+    EventDocument {
+        schema: EventDocument::SCHEMA,
+        cursor: beside.cursor.map_or_else(|| id.clone(), ToString::to_string),
+        id,
+        origin: record.origin.clone(),
+        epoch: record.epoch.token(),
+        seq: record.seq.0,
+        at: At(record.at),
+        mono_us: record.mono_ns / 1000,
+        boot: format!("b-{}", &record.boot.to_string()[..4]),
+        r#type: record.kind.clone(),
+        severity: severity(event.as_ref()),
+        node: record.origin.clone(),
+        service: record.service.clone(),
+        instance: record.index,
+        run: record.run.map(|run| run.0),
+        rollout: rollout_of(event.as_ref()),
+        intent: intent_of(record, event.as_ref()).map(full_intent),
+        by: record.by.as_ref().map(By::from),
+        cause: cause_id(record),
+        summary: summary(record, event.as_ref()),
+        data: event.as_ref().map(|event| body::data(event, beside)),
+        late: record.recorded_at.map(|_| true),
+        recorded_at: time(record.recorded_at),
     }
-    object
 }
 
 /// Returns the event as a CloudEvent 1.0 in its JSON format.
@@ -74,7 +133,7 @@ pub fn cloud_event(
         "id": record.id().to_string(),
         "source": format!("/smgr/{fleet}/{}", record.origin),
         "type": format!("{domain}.smgr.{}.v1", record.kind),
-        "time": rfc3339(record.at),
+        "time": At(record.at),
         "datacontenttype": "application/json",
     });
     if let Value::Object(members) = &mut wrapped {
@@ -84,7 +143,7 @@ pub fn cloud_event(
             None => service.to_string(),
         });
         members.extend(subject.map(|subject| ("subject".to_owned(), subject.into())));
-        members.insert("data".to_owned(), event_json(record, beside));
+        members.insert("data".to_owned(), json!(event_json(record, beside)));
     }
     wrapped
 }
@@ -95,6 +154,10 @@ mod tests {
     use crate::cli::sample;
     use crate::domain::event::{Event, Exit, Next, RunResult};
     use crate::domain::time::UnixMicros;
+
+    fn event_json(record: &EventRecord, beside: &Beside<'_>) -> Value {
+        json!(super::event_json(record, beside))
+    }
 
     #[test]
     fn an_exit_is_told_as_the_contract_shows_it() {

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::status::status_json;
+use super::status::{ControllersView, IntakeView, OriginRow, StatusDocument, status_json};
 use super::time;
 use crate::cli::view::View;
-use crate::domain::id::NodeId;
+use crate::domain::document::{AsOf, At};
 use crate::domain::time::UnixMicros;
-use crate::wire::status::FleetStatus;
+use crate::wire::status::{FleetNode, FleetStatus};
 
 /// Returns the rollouts that say something of how it is now: those under way, and the last of each service.
 pub fn lasting(rollouts: &[Value]) -> Vec<&Value> {
@@ -34,56 +34,61 @@ pub fn fleet_json(
     rollouts: &[Value],
     view: &View<'_>,
     now: UnixMicros,
-) -> Value {
+) -> StatusDocument {
     let mut document = status_json(view, now);
     let rollouts = lasting(rollouts);
-    let last_of = |service: &Value| rollouts.iter().find(|row| row["service"] == *service);
-    for service in document["services"].as_array_mut().into_iter().flatten() {
-        service["last_rollout"] =
-            last_of(&service["service"]).map_or(Value::Null, |row| row["rollout"].clone());
+    for service in &mut document.services {
+        let last = rollouts.iter().find(|row| row["service"] == service.service.as_str());
+        service.last_rollout = last.and_then(|row| row["rollout"].as_str()).map(str::to_owned);
     }
-    document["summary"]["rollouts_active"] =
-        rollouts.iter().filter(|row| row["ended_at"].is_null()).count().into();
-    document["rollouts"] = json!(rollouts);
-    document["fleet"] = fleet.fleet.as_str().into();
-    document["as_of"] = json!({
-        "at": time(Some(fleet.at)),
-        "source": fleet.controller.as_str(),
-        "cursor": fleet.cursor.to_string(),
-        "behind_ms": behind_ms(fleet, now),
-        "complete": view.missing.is_empty(),
-        "missing_nodes": view.missing.iter().map(NodeId::as_str).collect::<Vec<_>>(),
-    });
-    document["controllers"] = json!({
-        "leader": fleet.leader.as_ref().map(NodeId::as_str),
-        "term": fleet.term,
-        "standby": fleet.standby.iter().map(NodeId::as_str).collect::<Vec<_>>(),
-    });
-    let intake = &fleet.intake;
-    document["intake"] = json!({
-        "live": intake.live, "fetched": intake.fetched, "repeats": intake.repeats,
-        "gaps": intake.gaps, "unsigned": intake.unsigned, "foreign": intake.foreign,
-        "forked": intake.forked,
-        "logs": fleet.nodes.iter().map(|node| json!({
-            "origin": node.node.as_str(),
-            "last_seen_at": time(node.last_seen),
-            "reachable": node.reachable,
-            "head": node.head.as_ref().map(ToString::to_string),
-            "told": node.told.as_ref().map(ToString::to_string),
-            "doubt": node.doubt,
-        })).collect::<Vec<_>>(),
-    });
-    document
+    document.summary.rollouts_active =
+        rollouts.iter().filter(|row| row["ended_at"].is_null()).count();
+    StatusDocument {
+        rollouts: rollouts.into_iter().cloned().collect(),
+        fleet: Some(fleet.fleet.clone()),
+        as_of: AsOf {
+            at: Some(At(fleet.at)),
+            source: Some(fleet.controller.clone()),
+            cursor: Some(fleet.cursor.to_string()),
+            behind_ms: Some(behind_ms(fleet, now)),
+            complete: view.missing.is_empty(),
+            missing_nodes: view.missing.to_vec(),
+        },
+        controllers: Some(ControllersView {
+            leader: fleet.leader.clone(),
+            term: fleet.term,
+            standby: fleet.standby.clone(),
+        }),
+        intake: Some(IntakeView {
+            counts: fleet.intake,
+            logs: fleet.nodes.iter().map(origin).collect(),
+        }),
+        ..document
+    }
+}
+
+fn origin(node: &FleetNode) -> OriginRow {
+    OriginRow {
+        origin: node.node.clone(),
+        last_seen_at: time(node.last_seen),
+        reachable: node.reachable,
+        head: node.head.as_ref().map(ToString::to_string),
+        told: node.told.as_ref().map(ToString::to_string),
+        doubt: node.doubt.clone(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::cli::sample;
     use crate::cli::selector::Selector;
     use crate::cli::view::Picture;
     use crate::domain::code::ExitCode;
-    use crate::wire::status::{FleetNode, Intake};
+    use crate::domain::id::NodeId;
+    use crate::wire::status::Intake;
 
     /// Two nodes that run the same: the second is not heard any more.
     fn fleet() -> FleetStatus {
@@ -121,7 +126,7 @@ mod tests {
         let (fleet, now) = (fleet(), sample::at("14:07:40.180"));
         let picture = Picture::of(&fleet);
         let view = View { in_fleet: true, ..picture.view() };
-        let document = fleet_json(&fleet, &[], &view, now);
+        let document = json!(fleet_json(&fleet, &[], &view, now));
         let count = |of: &Value, name: &str| of[name].as_u64().unwrap();
         let known = sample::node().instances.len() as u64;
         let summary = &document["summary"];

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{digest, exit, time};
+use super::{digest, time};
 use crate::cli::screen::words::name_of;
-use crate::domain::rollout::{Failure, ReleaseId, RolloutEvent, RolloutFact, Why};
+use crate::domain::document::{ExitView, Sha256};
+use crate::domain::rollout::{Failure, RolloutEvent, RolloutFact, Why};
 
 /// Returns what a fact says beside its head.
 pub(super) fn data(fact: &RolloutFact) -> Value {
@@ -21,10 +22,9 @@ pub(super) fn data(fact: &RolloutFact) -> Value {
 }
 
 fn own(event: &RolloutEvent) -> Value {
-    let release = |id: &ReleaseId| digest(&id.0);
     match event {
         RolloutEvent::Planned(it) => json!({
-            "from": it.plan.back_to.as_ref().map(release), "to": release(&it.plan.release),
+            "from": it.plan.back_to.map(Sha256), "to": Sha256(it.plan.release),
             "plan": digest(&it.digest), "generation": it.plan.generation.0, "reason": it.reason,
             "waves": it.waves.iter().map(|wave| json!({
                 "kind": name_of(&wave.kind), "nodes": wave.nodes,
@@ -55,7 +55,7 @@ fn own(event: &RolloutEvent) -> Value {
         RolloutEvent::NodeSeen(it) => json!({"node": it.node, "until": time(Some(it.grace_until))}),
         RolloutEvent::NodeLost(it) => json!({"node": it.node, "counted": it.counted}),
         RolloutEvent::NodeReturned(it) => json!({
-            "node": it.node, "to": it.to.as_ref().map(release), "took_ms": it.took_ms,
+            "node": it.node, "to": it.to.map(Sha256), "took_ms": it.took_ms,
             "kept_serving": it.kept_serving,
         }),
         RolloutEvent::ReturnFailed(it) => {
@@ -84,7 +84,7 @@ fn own(event: &RolloutEvent) -> Value {
         }
         RolloutEvent::Resumed(it) => json!({"until": time(Some(it.until))}),
         RolloutEvent::RollbackStarted(it) => json!({
-            "to": release(&it.to), "waves": it.waves, "then": it.then.as_str(), "origin": it.origin,
+            "to": Sha256(it.to), "waves": it.waves, "then": it.then.as_str(), "origin": it.origin,
         }),
         RolloutEvent::Stopping(it) => json!({
             "then": it.then.as_str(), "no_way_back": it.no_way_back, "until": time(Some(it.until)),
@@ -103,7 +103,7 @@ fn own(event: &RolloutEvent) -> Value {
 fn failure(it: &Failure) -> Value {
     json!({
         "instance": it.instance.as_ref().map(ToString::to_string), "result": it.result, "why": it.why,
-        "exit": it.exit.map(|it| exit(it, false)), "ran_ms": it.ran_ms, "phase": it.phase,
+        "exit": it.exit.map(|it| ExitView::of(it, false)), "ran_ms": it.ran_ms, "phase": it.phase,
         "tail_bytes": it.tail.as_ref().map(|tail| tail.bytes),
     })
 }

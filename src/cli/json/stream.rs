@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cli::screen::units::rfc3339;
+use crate::domain::document::rfc3339;
 use crate::domain::id::{EventId, NodeId};
 use crate::domain::time::UnixMicros;
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::units::{rfc3339, size, span};
+use super::units::{size, span};
 use super::words::{exit_words, name_of};
 use crate::domain::code::Code;
+use crate::domain::document::rfc3339;
 use crate::domain::event::Event;
 use crate::domain::release::{Manifest, Phase, ReleaseFailed, ReleaseId, Step};
 use crate::wire::codec;

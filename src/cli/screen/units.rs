@@ -64,11 +64,6 @@ pub fn count(number: u64, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
-/// Returns `2026-11-22T14:07:40.000Z`, the form of JSON.
-pub fn rfc3339(at: UnixMicros) -> String {
-    written(at, "%Y-%m-%dT%H:%M:%S.%3fZ")
-}
-
 /// Returns `14:07:40Z`.
 pub fn clock(at: UnixMicros) -> String {
     written(at, "%H:%M:%SZ")
@@ -131,13 +126,13 @@ mod tests {
     #[test]
     fn times_are_utc_and_any_number_has_one() {
         let at = UnixMicros(1_795_356_460_123_456);
-        assert_eq!(rfc3339(at), "2026-11-22T14:07:40.123Z");
+        assert_eq!(date_time_ms(at), "2026-11-22 14:07:40.123Z");
         assert_eq!(
             (clock(at).as_str(), date_time(at).as_str()),
             ("14:07:40Z", "2026-11-22 14:07:40")
         );
         assert_eq!(moment(at, at.plus_ms(36_000_000)), "2026-11-22 14:07:40Z");
-        assert_eq!(rfc3339(UnixMicros(0)), "1970-01-01T00:00:00.000Z");
-        assert_eq!(rfc3339(UnixMicros(u64::MAX)), "9999-12-30T22:00:00.999Z");
+        assert_eq!(date_time_ms(UnixMicros(0)), "1970-01-01 00:00:00.000Z");
+        assert_eq!(date_time_ms(UnixMicros(u64::MAX)), "9999-12-30 22:00:00.999Z");
     }
 }

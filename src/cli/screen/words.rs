@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::units::{age, span};
 use crate::domain::event::{Actor, Exit, Next, Outcome, RunResult};
-use crate::domain::id::{IntentId, Kid};
+use crate::domain::id::IntentId;
 use crate::domain::intent::{Action, ActorKind, RolloutCommand};
 use crate::domain::signal::Signal;
 use crate::domain::time::UnixMicros;
@@ -84,11 +84,6 @@ pub(crate) fn short_intent(intent: IntentId) -> String {
 /// Returns the full name of an intent.
 pub(crate) fn full_intent(intent: IntentId) -> String {
     format!("i-{intent}")
-}
-
-/// Returns the full name of a key.
-pub(crate) fn full_key(key: Kid) -> String {
-    format!("k-{key}")
 }
 
 /// Returns who: `alice`, `local root (sudo by bob)`, `policy`.

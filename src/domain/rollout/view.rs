@@ -8,16 +8,16 @@ mod why;
 
 use std::collections::BTreeMap;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 pub use self::fold::kind_of;
 use super::event::{RolloutEvent, Why};
 use super::plan::WaveKind;
-use super::{Amount, HealthCheck, OnFailure, ReleaseId};
-use crate::domain::event::{Actor, Detached, Exit};
-use crate::domain::id::{EventId, NodeId, ServiceId};
+use super::{Amount, HealthCheck, OnFailure};
+use crate::domain::document::{AsOf, At, By, ExitView, Sha256};
+use crate::domain::event::Detached;
+use crate::domain::id::{EventId, FleetId, NodeId, ServiceId};
 use crate::domain::origin::Origin;
-use crate::domain::signal::Signal;
 use crate::domain::time::UnixMicros;
 
 /// A fact of a rollout with its place in the log and its time.
@@ -31,46 +31,9 @@ pub struct Record {
     pub event: RolloutEvent,
 }
 
-/// A point in time, written as JSON has it: `2026-11-22T14:02:10.114Z`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct At(pub UnixMicros);
-
-impl Serialize for At {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&rfc3339(self.0))
-    }
-}
-
-/// Returns a time as RFC 3339 has it, UTC, to the millisecond.
-pub fn rfc3339(at: UnixMicros) -> String {
-    let (seconds, ms) = (at.millis() / 1000, at.millis() % 1000);
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    // Years are counted from March, so that the leap day is the last of its year.
-    let day = days + 719_468;
-    let era = day / 146_097;
-    let of_era = day % 146_097;
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let date = of_year - (153 * month + 2) / 5 + 1;
-    let (month, leap) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    let year = year + era * 400 + leap;
-    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
-}
-
-/// A digest, written as JSON has it: `sha256:` and hex.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Sha256(pub ReleaseId);
-
-impl Serialize for Sha256 {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("sha256:{}", self.0))
-    }
-}
-
 /// A release, with its version where that is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseView {
     /// Its id.
     pub digest: Sha256,
@@ -80,22 +43,25 @@ pub struct ReleaseView {
 
 /// The object `smgr.rollout.v1`, as far as the events tell it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RolloutView {
-    /// `smgr.rollout.v1`.
+    /// Which document this is.
+    #[cfg_attr(test, schemars(extend("const" = Self::SCHEMA)))]
     pub schema: &'static str,
     /// `r-` and the beginning of the wish's id.
     pub rollout: String,
-    /// Filled in by the controller.
-    pub fleet: Option<String>,
+    /// Which fleet; filled in by the controller.
+    pub fleet: Option<FleetId>,
     /// Which service.
     pub service: ServiceId,
     /// `deploy`, `remove`, `configure`.
     pub kind: &'static str,
-    /// See [`super::Rollout::state`].
+    /// `planned awaiting_approval canary awaiting_promotion rolling paused rolling_back stopping`, and final `succeeded rolled_back
+    /// rollback_failed stopped aborted superseded`.
     pub state: &'static str,
     /// Null until final.
     pub exit_code: Option<u8>,
-    /// See [`super::Rollout::waits_for`].
+    /// The command that a person is awaited with: `approve`, `promote`, `resume`, `abort`.
     pub waits_for: Option<&'static str>,
     /// Null until final.
     pub changed: Option<bool>,
@@ -115,8 +81,8 @@ pub struct RolloutView {
     pub duration_ms: Option<u64>,
     /// The controllers that led it, in their order.
     pub led_by: Vec<NodeId>,
-    /// Filled in by the controller.
-    pub as_of: Option<AsOfView>,
+    /// How fresh it is; filled in by the controller.
+    pub as_of: Option<AsOf>,
     /// What was to be done.
     pub plan: PlanView,
     /// How much of the budgets is used.
@@ -135,10 +101,92 @@ pub struct RolloutView {
     pub unreachable: Vec<NodeId>,
     /// What they ran at its end.
     pub on_at_end: Option<Vec<OnView>>,
+    /// The whole id of the wish.
+    pub id: String,
+    /// How many facts this is made from: who has seen so many can wait for the next.
+    pub facts: usize,
+    /// What moves since it succeeded, by its wish that stands; filled in by the controller.
+    pub placement: Option<PlacementView>,
+}
+
+impl RolloutView {
+    /// The word by which the document is known.
+    pub const SCHEMA: &'static str = "smgr.rollout.v1";
+}
+
+/// What a wish that succeeded moves: nodes that joined, left, or have other labels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PlacementView {
+    /// Nodes that get the service.
+    pub gaining: Vec<NodeId>,
+    /// Nodes from which it is taken.
+    pub losing: Vec<NodeId>,
+    /// Nodes whose turn has not come.
+    pub waiting: Vec<NodeId>,
+    /// Why nothing more moves.
+    pub held: Option<String>,
+}
+
+/// The rollouts that are remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RolloutsView {
+    /// Which document this is.
+    #[cfg_attr(test, schemars(extend("const" = Self::SCHEMA)))]
+    pub schema: &'static str,
+    /// Which fleet.
+    pub fleet: FleetId,
+    /// How fresh it is.
+    pub as_of: AsOf,
+    /// Newest first.
+    pub rollouts: Vec<RolloutRow>,
+}
+
+impl RolloutsView {
+    /// The word by which the document is known.
+    pub const SCHEMA: &'static str = "smgr.rollouts.v1";
+}
+
+/// A rollout in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RolloutRow {
+    /// `r-` and the beginning of the wish's id.
+    pub rollout: String,
+    /// The whole id of the wish.
+    pub id: String,
+    /// Which service.
+    pub service: ServiceId,
+    /// `deploy`, `remove`, `configure`.
+    pub kind: &'static str,
+    /// As the rollout itself says it.
+    pub state: &'static str,
+    /// 14 while a person is awaited; null while it goes on.
+    pub exit_code: Option<u8>,
+    /// When it was planned.
+    pub asked_at: At,
+    /// When it ended.
+    pub ended_at: Option<At>,
+    /// How many nodes it is about.
+    pub targets: usize,
+    /// Of the step forward.
+    pub generation: u64,
+    /// The release of a deploy.
+    pub release: Option<Sha256>,
+    /// The release to go back to.
+    pub back_to: Option<Sha256>,
+    /// The same with its version.
+    pub from: Option<ReleaseView>,
+    /// The release that is wanted.
+    pub to: ReleaseView,
+    /// Who asked.
+    pub by: Option<By>,
 }
 
 /// The generations of a rollout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GenerationView {
     /// Before it; filled in by the controller.
     pub before: Option<u64>,
@@ -150,38 +198,23 @@ pub struct GenerationView {
 
 /// Who asked for a rollout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AskedView {
     /// Who.
-    pub by: Option<Actor>,
+    pub by: Option<By>,
     /// `i-` and the beginning of the wish's id.
     pub intent: String,
     /// When it was planned.
     pub at: At,
     /// Why, in their words.
     pub reason: String,
-    /// Filled in by the controller.
+    /// The ticket it was asked with; filled in by the controller.
     pub ticket: Option<String>,
-}
-
-/// How fresh a view is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct AsOfView {
-    /// When.
-    pub at: At,
-    /// Whose.
-    pub source: NodeId,
-    /// The place in its stream.
-    pub cursor: String,
-    /// How far it may lie behind.
-    pub behind_ms: u64,
-    /// Whether all nodes were heard.
-    pub complete: bool,
-    /// Those that were not.
-    pub missing_nodes: Vec<NodeId>,
 }
 
 /// A plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlanView {
     /// `p-` and the beginning of its digest.
     pub plan: String,
@@ -199,12 +232,13 @@ pub struct PlanView {
 
 /// The way back, as it was known beforehand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RollbackView {
     /// Whether there is one.
     pub possible: bool,
     /// Whereto.
     pub to: Option<Sha256>,
-    /// Filled in by the controller.
+    /// What people call that; filled in by the controller.
     pub version: Option<String>,
     /// Why there is none.
     pub reason: Option<String>,
@@ -212,6 +246,7 @@ pub struct RollbackView {
 
 /// A wave of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlannedWaveView {
     /// Its number.
     pub wave: u16,
@@ -223,6 +258,7 @@ pub struct PlannedWaveView {
 
 /// The parameters that decide how a rollout ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ParametersView {
     /// How many nodes may fail.
     pub max_failures: usize,
@@ -246,6 +282,7 @@ pub struct ParametersView {
 
 /// How much of the budgets is used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BudgetView {
     /// Nodes that failed and count.
     pub failed: usize,
@@ -259,6 +296,7 @@ pub struct BudgetView {
 
 /// The deadlines that run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DeadlinesView {
     /// When the rollout stands still.
     pub progress_at: Option<At>,
@@ -268,6 +306,7 @@ pub struct DeadlinesView {
 
 /// How far a wave is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WaveView {
     /// Its number.
     pub wave: u16,
@@ -281,12 +320,14 @@ pub struct WaveView {
 
 /// How far a node is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NodeView {
     /// Which node.
     pub node: NodeId,
     /// In which wave; 0 for a node that joined late.
     pub wave: u16,
-    /// One of the node states of the contract.
+    /// `not_started starting healthy failed unreachable interrupted rolling_back rolled_back rollback_failed skipped
+    /// late_join`.
     pub state: &'static str,
     /// The release before.
     pub from: Option<Sha256>,
@@ -313,6 +354,7 @@ pub struct NodeView {
 
 /// Why a node failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FailureView {
     /// `web/0@n3`.
     pub instance: Option<String>,
@@ -339,47 +381,19 @@ pub struct FailureView {
     pub differences: Vec<DifferenceView>,
 }
 
-/// How a process ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ExitView {
-    /// Whether anybody saw it.
-    pub known: bool,
-    /// The exit code.
-    pub code: Option<i32>,
-    /// The signal: `KILL`.
-    pub signal: Option<String>,
-    /// Whether a core was written.
-    pub core_dumped: bool,
-    /// Whether it was killed for want of memory.
-    pub oom_killed: bool,
-}
-
-impl ExitView {
-    /// Returns it as events tell it.
-    pub fn of(exit: Exit, oom_killed: bool) -> Self {
-        let none = Self { known: true, code: None, signal: None, core_dumped: false, oom_killed };
-        match exit {
-            Exit::Code(code) => Self { code: Some(code), ..none },
-            Exit::Signal { signal, core_dumped } => {
-                let name = Signal::from_number(signal)
-                    .map_or_else(|| signal.to_string(), |signal| signal.to_string());
-                Self { signal: Some(name), core_dumped, ..none }
-            }
-            Exit::Unknown => Self { known: false, ..none },
-        }
-    }
-}
-
 /// A key that has another value elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DifferenceView {
     /// Which key.
     pub key: String,
-    /// The value on the node that failed, as TOML.
+    /// The value on the node that failed.
+    #[cfg_attr(test, schemars(with = "serde_json::Value"))]
     pub here: String,
     /// Where it comes from.
     pub here_origin: Option<Origin>,
     /// The value on the other node.
+    #[cfg_attr(test, schemars(with = "serde_json::Value"))]
     pub there: String,
     /// Where it comes from.
     pub there_origin: Option<Origin>,
@@ -387,6 +401,7 @@ pub struct DifferenceView {
 
 /// One link of the chain of causes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WhyView {
     /// When; null for a node's own event, which the node's log dates.
     pub at: Option<At>,
@@ -406,10 +421,11 @@ pub struct WhyView {
 
 /// Which nodes run a release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OnView {
     /// Which release.
     pub digest: Sha256,
-    /// Filled in by the controller.
+    /// What people call it; filled in by the controller.
     pub version: Option<String>,
     /// Which nodes.
     pub nodes: Vec<NodeId>,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{Ready, add_tails, document, exit_of, read};
@@ -12,7 +12,8 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::interrupt::Interrupts;
 use crate::cli::json;
-use crate::cli::json::event::{Beside, event_json};
+use crate::cli::json::error::ResultDocument;
+use crate::cli::json::event::{Beside, EventDocument, event_json};
 use crate::cli::out::Out;
 use crate::cli::screen::rollout::{Progress, next_commands, under_way};
 use crate::domain::code::{Code, ExitCode};
@@ -173,7 +174,7 @@ impl Events {
                 let event =
                     event_json(&record, &Beside { cursor: Some(&cursor), ..Beside::default() });
                 if is_about(&event, view) {
-                    is_last |= event["type"] == "rollout.ended";
+                    is_last |= event.r#type == "rollout.ended";
                     out.line(&json::line(&event));
                 }
                 self.after = Some(cursor);
@@ -190,10 +191,10 @@ fn cursor_of(document: &Value) -> Option<EventId> {
     document["as_of"]["cursor"].as_str()?.parse().ok()
 }
 
-fn is_about(event: &Value, view: &Value) -> bool {
-    let kind = event["type"].as_str().unwrap_or_default();
-    let is_of_node = ["instance.", "release."].iter().any(|begin| kind.starts_with(begin));
-    event["rollout"] == view["rollout"] || is_of_node && event["service"] == view["service"]
+fn is_about(event: &EventDocument, view: &Value) -> bool {
+    let is_of_node = ["instance.", "release."].iter().any(|begin| event.r#type.starts_with(begin));
+    let is_of_service = event.service.as_ref().is_some_and(|it| view["service"] == it.as_str());
+    event.rollout.as_deref() == view["rollout"].as_str() || is_of_node && is_of_service
 }
 
 fn facts_of(view: &Value) -> u32 {
@@ -230,14 +231,20 @@ async fn next(client: &mut Client, ask: &Ask, deadline: Option<Instant>) -> Resu
 }
 
 /// Returns the last line of `-o jsonl`, of a rollout that is over or waits for a person.
-pub(crate) fn result(view: &Value) -> Value {
-    let why = view["why"].as_array().and_then(|why| why.first()).map(|link| link["text"].clone());
-    json!({
-        "schema": "smgr.result.v1", "type": "result", "rollout": view["rollout"],
-        "intent": view["id"], "state": view["state"],
-        "exit_code": exit_of(view).number(),
-        "changed": view["changed"], "cursor": view["as_of"]["cursor"], "why": why,
-        "answered": view["nodes"].as_array().map_or(0, Vec::len), "missing": view["unreachable"],
-        "rolled_back_to": (view["state"] == "rolled_back").then(|| &view["from"]["version"]),
-    })
+pub(crate) fn result(view: &Value) -> ResultDocument {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let list = |name: &str| view[name].as_array().map(Vec::as_slice).unwrap_or_default();
+    let has_returned = view["state"] == "rolled_back";
+    let version = Some(&view["from"]["version"]).filter(|_| has_returned);
+    ResultDocument {
+        rollout: text(&view["rollout"]),
+        intent: text(&view["id"]),
+        changed: view["changed"].as_bool(),
+        cursor: text(&view["as_of"]["cursor"]),
+        why: list("why").first().and_then(|link| text(&link["text"])),
+        answered: list("nodes").len(),
+        missing: list("unreachable").iter().filter_map(|it| it.as_str()?.parse().ok()).collect(),
+        rolled_back_to: Some(version.and_then(text)),
+        ..ResultDocument::new(text(&view["state"]).unwrap_or_default(), exit_of(view))
+    }
 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{
-    AskedView, At, BudgetView, DeadlinesView, ExitView, FailureView, GenerationView, NodeView,
-    OnView, ParametersView, PlanView, PlannedWaveView, Record, ReleaseView, RollbackView,
-    RolloutView, Sha256, WaveView, rollout_name, written,
+    AskedView, BudgetView, DeadlinesView, FailureView, GenerationView, NodeView, OnView,
+    ParametersView, PlanView, PlannedWaveView, Record, ReleaseView, RollbackView, RolloutView,
+    WaveView, rollout_name, written,
 };
+use crate::domain::document::{At, By, ExitView, Sha256};
 use crate::domain::id::NodeId;
 use crate::domain::rollout::event::{Planned, RolloutEvent, Why};
 use crate::domain::rollout::input::Failure;
@@ -163,7 +164,7 @@ impl Fold {
         let verdict = rollout.verdict();
         let asked = plan.generation.0;
         RolloutView {
-            schema: "smgr.rollout.v1",
+            schema: RolloutView::SCHEMA,
             rollout: rollout_name(plan.intent),
             fleet: None,
             service: plan.service.clone(),
@@ -180,7 +181,7 @@ impl Fold {
                 now: if self.back { asked.saturating_add(1) } else { asked },
             },
             asked: AskedView {
-                by: planned.by.clone(),
+                by: planned.by.as_ref().map(By::from),
                 intent: written(&planned.cause, records).unwrap_or_default(),
                 at: At(records[0].at),
                 reason: planned.reason.clone(),
@@ -200,6 +201,9 @@ impl Fold {
             on_at_end: verdict.is_some().then(|| on.clone()),
             on,
             nodes,
+            id: plan.intent.to_string(),
+            facts: records.len(),
+            placement: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The chain of causes: from where a rollout stands back to what began it.
 
-use super::{At, Record, WhyView, written};
+use super::{Record, WhyView, written};
+use crate::domain::document::At;
 use crate::domain::id::NodeId;
 use crate::domain::origin::Origin;
 use crate::domain::rollout::event::{Ended, RolloutEvent, Verdict, Why};
