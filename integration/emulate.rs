@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::support::nats::NatsServer;
+use crate::support::web::certificate;
 
 const WITHIN: Duration = Duration::from_secs(60);
 
@@ -62,4 +63,22 @@ fn emulated_nodes_answer_by_name_and_are_led_through_a_rollout() {
     assert!(deploy.status.success(), "{deploy:?}");
     let last = String::from_utf8(deploy.stdout).unwrap();
     assert!(last.contains("on 12 of 12 nodes"), "{last}");
+}
+
+#[test]
+fn emulated_nodes_find_an_encrypted_bus() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, key) = (certificate("server.pem"), certificate("server.key"));
+    let server = NatsServer::start_with(&format!(
+        "tls {{ cert_file: {file:?}, key_file: {key:?}, handshake_first: true }}"
+    ));
+    std::fs::create_dir(folder.path().join("state")).unwrap();
+    std::fs::copy(certificate("authority.pem"), folder.path().join("state/bus-ca.pem")).unwrap();
+    let words = ["emulate", "--nodes", "3", "--bus", &server.url().replace("nats://", "tls://")];
+    let mut fleet = smgr(&folder).args(words).stdout(Stdio::piped()).spawn().map(Running).unwrap();
+    let mut line = String::new();
+    BufReader::new(fleet.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("3 nodes listen"), "{line}");
+    let ping = run(&folder, &["ping"]);
+    assert!(ping.status.success(), "{ping:?}");
 }

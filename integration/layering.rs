@@ -61,7 +61,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
             "web",
             "http",
         ],
-        &["rustix", "libc", "tokio", "toml_edit", "sha2"],
+        &["rustix", "libc", "tokio", "toml_edit", "sha2", "rcgen"],
     ),
 ];
 
@@ -78,6 +78,7 @@ const GUARDED: &[&str] = &[
     "rmp_serde",
     "ed25519_dalek",
     "sha2",
+    "rcgen",
 ];
 
 const MODULES: &[&str] = &[

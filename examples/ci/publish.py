@@ -4,6 +4,7 @@
     smgr sign --for 10m action run shop cache-clear zone=img --node n1 > wish       # where the key is
     publish.py --as ana --server nats://127.0.0.1:4222 wish                         # in the job
     publish.py --as operator --nkey ~/.local/state/smgr/keys/operator.nk wish       # at the bus of `smgr up`
+    publish.py --server tls://bus:4222 --ca bus-ca.pem …                            # and of `smgr up --listen`
 
 Nodes judge the signature, so whoever runs this can do what the wish says, once, and nothing else. The same bytes may
 be sent any number of times: a node carries them out at most once and answers again with the first outcome, so a job
@@ -22,6 +23,7 @@ import base64
 import hashlib
 import json
 import secrets
+import ssl
 import sys
 from urllib.parse import unquote, urlsplit
 
@@ -161,11 +163,11 @@ class Plain:
     """The few words of the NATS protocol that this needs, for where no client library is installed."""
 
     @classmethod
-    async def connect(cls, server, key=None):
+    async def connect(cls, server, tls, key=None):
         self, url = cls(), urlsplit(server)
-        if url.scheme != "nats":
-            raise OSError("without nats-py only nats://[USER:PASSWORD@]HOST:PORT is spoken")
-        self.reader, self.writer = await asyncio.open_connection(url.hostname, url.port or 4222)
+        if url.scheme not in ("nats", "tls"):
+            raise OSError("without nats-py only nats:// and tls://[USER:PASSWORD@]HOST:PORT are spoken")
+        self.reader, self.writer = await asyncio.open_connection(url.hostname, url.port or 4222, ssl=tls)
         info = json.loads((await self.reader.readline()).removeprefix(b"INFO "))
         words = {"verbose": False, "headers": True, "no_responders": True}
         if url.username:
@@ -200,9 +202,10 @@ class Library:
     """The same by nats-py."""
 
     @classmethod
-    async def connect(cls, server):
+    async def connect(cls, server, tls):
         self = cls()
-        self.nats = await nats.connect(server, connect_timeout=5, allow_reconnect=False)
+        how = {"tls": tls, "tls_handshake_first": True} if tls else {}
+        self.nats = await nats.connect(server, connect_timeout=5, allow_reconnect=False, **how)
         return self
 
     async def subscribe(self, subject, took):
@@ -273,10 +276,13 @@ async def carry(wish, intent, options):
             await news.wait()
             news.clear()
 
+    is_encrypted = options.server.startswith("tls://")
+    # The handshake comes first, and the server proves its name before it hears a word.
+    tls = ssl.create_default_context(cafile=options.ca) if is_encrypted else None
     if options.nkey:
-        bus = await Plain.connect(options.server, NKey(options.nkey))
+        bus = await Plain.connect(options.server, tls, NKey(options.nkey))
     else:
-        bus = await (Library if nats else Plain).connect(options.server)
+        bus = await (Library if nats else Plain).connect(options.server, tls)
     await bus.subscribe(f"{inbox}.*", took)
     for name, subject in subjects.items():
         await bus.publish(subject, wish, f"{inbox}.{name}")
@@ -296,7 +302,8 @@ def main():
     )
     option = parser.add_argument
     option("wish", help="a file with what `smgr sign` printed, base64 or not; - is stdin")
-    option("--server", default="nats://127.0.0.1:4222", help="the bus: nats://USER:PASSWORD@HOST:PORT")
+    option("--server", default="nats://127.0.0.1:4222", help="the bus: nats:// or tls://USER:PASSWORD@HOST:PORT")
+    option("--ca", metavar="FILE", help="who vouches for a bus at tls://: bus-ca.pem of its state folder [default: the system's]")
     option("--nkey", metavar="FILE", help="the seed of the bus user, where the bus knows users by NKeys")
     option("--as", dest="principal", required=True, metavar="NAME", help="who signed; only this name's inbox is answered")
     option("--timeout", type=float, default=120, metavar="SECONDS", help="how long to wait; nothing is cancelled then")

@@ -44,7 +44,7 @@ impl Apart {
         let state = fleet.machine.state();
         let listen = SocketAddr::from((Network::address(1), 4222));
         let text = format!(
-            r#"{{"v": 1, "nodes": ["n1"], "controllers": ["c1", "c2"], "listen": "{listen}"}}"#
+            r#"{{"v": 1, "nodes": ["n1"], "controllers": ["c1", "c2"], "listen": "{listen}", "tls": true}}"#
         );
         fs::write(state.join("fleet.json"), text).unwrap();
         for name in ["c1", "c2"] {

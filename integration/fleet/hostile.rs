@@ -35,6 +35,7 @@ pub(super) fn a_persons_access(node: &StateFolder) -> BusOptions {
     let person = people.into_iter().find(|holder| holder.class == KeyClass::Human).unwrap();
     let setup = smgr::agent::setup::NodeSetup::read(node).unwrap().bus.unwrap();
     let mut options = BusOptions::new(setup.urls, InboxPrefix(person.name.clone()), "stranger");
+    options.tls.ca = setup.ca;
     options.credentials = Credentials::read(setup.operator_nkey.unwrap()).unwrap();
     options
 }
@@ -44,6 +45,7 @@ fn a_controllers_access(controller: &StateFolder) -> BusOptions {
     let setup = ControllerSetup::read(controller).unwrap();
     let name = setup.controller.as_str().parse().unwrap();
     let mut options = BusOptions::new(setup.urls, InboxPrefix(name), "hostile");
+    options.tls.ca = setup.ca;
     options.credentials = Credentials::read(setup.nkey.unwrap()).unwrap();
     options
 }

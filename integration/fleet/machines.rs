@@ -37,9 +37,18 @@ pub(super) fn tell(machine: &Machine, code: i32, line: &[&str], input: &str) -> 
 /// A fleet of one node whose bus others reach.
 pub(super) fn open_fleet() -> Fleet {
     let fleet = Fleet::new();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    fleet.machine.exits(0, &["up", "--nodes", "1", "--listen", &free.to_string(), "-d"]);
+    open(&fleet);
     fleet
+}
+
+/// Brings a fleet of one node up whose bus others reach.
+pub(super) fn open(fleet: &Fleet) {
+    fleet.machine.exits(0, &["up", "--nodes", "1", "--listen", &free_address(), "-d"]);
+}
+
+/// Returns an address of this machine at which nobody listens.
+pub(super) fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 /// Takes a machine in under a name, without starting it.

@@ -62,6 +62,7 @@ impl Rig {
             nkey: None,
             operator_nkey: None,
             own_server: false,
+            ca: None,
         });
         setup.write(&state_folder).unwrap();
 

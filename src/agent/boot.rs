@@ -199,7 +199,7 @@ fn bus_config(bus: &BusSetup, setup: &NodeSetup) -> anyhow::Result<BusConfig> {
     Ok(BusConfig {
         urls: bus.urls.clone(),
         credentials,
-        ca: None,
+        ca: bus.ca.clone(),
         client: None,
         principal: setup.node.as_str().parse()?,
         retain_events: bus.own_server.then(|| setup.fleet.clone()),

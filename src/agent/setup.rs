@@ -87,12 +87,15 @@ pub struct BusSetup {
     pub operator_nkey: Option<PathBuf>,
     /// Whether the server is the service `nats` of this node.
     pub own_server: bool,
+    /// Who vouches for a server at `tls://`, as a PEM file; absent: the authorities of the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
 }
 
 impl BusSetup {
     /// Describes a bus whose server and operator are elsewhere.
-    pub fn elsewhere(urls: Vec<String>, nkey: Option<PathBuf>) -> Self {
-        Self { urls, nkey, operator_nkey: None, own_server: false }
+    pub fn elsewhere(urls: Vec<String>, nkey: Option<PathBuf>, ca: Option<PathBuf>) -> Self {
+        Self { urls, nkey, operator_nkey: None, own_server: false, ca }
     }
 }
 

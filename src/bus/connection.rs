@@ -79,11 +79,11 @@ pub enum DialError {
     #[error("the bus cannot be reached with these options")]
     Options(#[from] InvalidOptions),
     /// No server answered, or the one that did turned us away.
-    #[error("failed to connect to the bus at {urls}")]
-    Connect { urls: String, source: async_nats::ConnectError },
+    #[error("failed to connect to the bus at {tried}")]
+    Connect { tried: String, source: async_nats::ConnectError },
     /// The server is there and not usable.
-    #[error("the bus at {urls} is not usable: {why}")]
-    Unusable { urls: String, why: String },
+    #[error("the bus at {tried} is not usable: {why}")]
+    Unusable { tried: String, why: String },
 }
 
 /// Says why a message was not handed to the bus.
@@ -122,9 +122,7 @@ impl Connection {
         };
         match settled {
             BusState::Up { .. } => Ok(connection),
-            BusState::Down { why } => {
-                Err(DialError::Unusable { urls: options.urls.join(", "), why })
-            }
+            BusState::Down { why } => Err(DialError::Unusable { tried: options.tried(), why }),
         }
     }
 
@@ -165,7 +163,7 @@ impl Connection {
         let client = connect
             .connect(&options.urls[..])
             .await
-            .map_err(|source| DialError::Connect { urls: options.urls.join(", "), source })?;
+            .map_err(|source| DialError::Connect { tried: options.tried(), source })?;
         let (state, reader) = watch::channel(BusState::connecting());
         let watcher = Watcher {
             client: client.clone(),
@@ -364,7 +362,13 @@ impl Watcher {
                 Event::Closed => down("the connection was closed"),
                 Event::ClientError(ClientError::Other(why)) if !self.state.borrow().is_up() => {
                     // All that the client says of a refused connection.
-                    let why = if why == "IO error" { "no server answers there" } else { &*why };
+                    let why = match (&*why, self.encrypted) {
+                        ("IO error", false) => "no server answers there",
+                        ("IO error", true) => {
+                            "no server answers there that its authority vouches for"
+                        }
+                        (why, _) => why,
+                    };
                     down(&format!("cannot connect: {why}"))
                 }
                 Event::ServerError(why) => {

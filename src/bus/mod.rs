@@ -17,6 +17,8 @@ pub use connection::{
     BusState, Connection, Delivered, DialError, SendError, SubscribeError, Subscription,
 };
 pub use lease::{Hold, LeaseError, Leases, lease_bucket_name};
-pub use options::{BusOptions, Credentials, InvalidOptions, ReadCredentialsError, TlsFiles};
+pub use options::{
+    BusOptions, Credentials, InvalidOptions, ReadCredentialsError, TlsFiles, host_of, vouches,
+};
 pub use retained::{EnsureStreamError, ensure_event_stream, event_stream_name};
 pub use server::{SERVER_VERSION_FLOOR, ServerVersion};

@@ -4,7 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use async_nats::ConnectOptions;
+use async_nats::rustls::RootCertStore;
+use async_nats::rustls::pki_types::CertificateDer;
+use async_nats::rustls::pki_types::pem::PemObject as _;
+use async_nats::{ConnectOptions, ServerAddr};
 
 use crate::wire::subject::InboxPrefix;
 
@@ -116,6 +119,17 @@ impl BusOptions {
         Ok(first)
     }
 
+    /// Names what is tried, for people: the servers, and who has to vouch for them.
+    pub(super) fn tried(&self) -> String {
+        let urls = self.urls.join(", ");
+        match &self.tls.ca {
+            Some(ca) if self.encrypted().unwrap_or_default() => {
+                format!("{urls}, for which {} has to vouch", ca.display())
+            }
+            Some(_) | None => urls,
+        }
+    }
+
     /// Returns what the client library needs, without the callbacks.
     pub(super) fn connect_options(&self) -> Result<ConnectOptions, InvalidOptions> {
         let mut options = ConnectOptions::new()
@@ -173,6 +187,19 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// Returns the host that the url of a bus names.
+pub fn host_of(url: &str) -> Option<String> {
+    let address: ServerAddr = url.parse().ok()?;
+    Some(address.host().to_owned()).filter(|host| !host.is_empty())
+}
+
+/// Says whether a text holds certificates of authorities in PEM, and no other.
+pub fn vouches(pem: &str) -> bool {
+    let mut roots = RootCertStore::empty();
+    let mut certificates = CertificateDer::pem_slice_iter(pem.as_bytes());
+    certificates.all(|it| it.is_ok_and(|it| roots.add(it).is_ok())) && !roots.is_empty()
+}
+
 /// Cuts what might be a password out of a url that goes into an error.
 fn shown(url: &str) -> String {
     let tail = url.rsplit_once('@').map_or(url, |(_, tail)| tail);
@@ -203,6 +230,30 @@ mod tests {
                 "{url}"
             );
         }
+    }
+
+    #[test]
+    fn the_host_of_a_url_is_what_a_certificate_has_to_name() {
+        for (url, host) in [
+            ("tls://bus.example.com:4222", Some("bus.example.com")),
+            ("tls://10.0.0.1:4222", Some("10.0.0.1")),
+            ("tls://[fd00::1]:4222", Some("fd00::1")),
+            ("tls://bus", Some("bus")),
+            ("tls://", None),
+            ("tls://:4222", None),
+        ] {
+            assert_eq!(host_of(url).as_deref(), host, "{url}");
+        }
+    }
+
+    #[test]
+    fn only_whole_certificates_vouch() {
+        let pem = include_str!("../../integration/support/tls/authority.pem");
+        assert!(vouches(pem) && vouches(&format!("{pem}{pem}")));
+        for damaged in ["", "x", &pem[..pem.len() / 2], &pem.replacen("MII", "MMM", 1)] {
+            assert!(!vouches(damaged), "{damaged}");
+        }
+        assert!(!vouches(include_str!("../../integration/support/tls/server.key")));
     }
 
     #[test]

@@ -516,7 +516,7 @@ pub struct Up {
     /// Serve the figures of this machine's node for Prometheus here from now on, or `off`; a port alone is one of 127.0.0.1
     #[arg(long, value_name = "IP:PORT", value_parser = metrics)]
     pub metrics: Option<Metrics>,
-    /// Let the bus of the fleet listen here for nodes on other machines, from now on
+    /// Let the bus of the fleet listen here for nodes on other machines, encrypted, from now on
     #[arg(long, value_name = "IP:PORT")]
     pub listen: Option<SocketAddr>,
 }

@@ -103,6 +103,12 @@ impl Context {
         }
     }
 
+    /// Returns who vouches for a bus that is named and not set up: whoever names one at `tls://` may leave the certificate of
+    /// its authority in the state folder.
+    pub fn told_bus_ca(&self) -> Option<PathBuf> {
+        Some(self.folder.bus_ca()).filter(|path| path.exists())
+    }
+
     /// Reads the node's set-up; `None` where no node was ever set up.
     ///
     /// # Errors

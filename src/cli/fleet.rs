@@ -3,7 +3,7 @@
 //! The first node has the state folder itself, and with it the keys of the operator, the bus and the controllers as
 //! services; the others have folders inside it. So every command means the same with a fleet as with one node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
@@ -43,6 +43,12 @@ pub struct Fleet {
     /// Where the bus listens for other machines; absent: on the loopback alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
+    /// Whether the bus is encrypted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
+    /// By which names others reach an encrypted bus, besides where it listens.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub names: BTreeSet<String>,
     /// What is said of nodes, by which they are selected.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<NodeId, BTreeMap<String, String>>,
@@ -128,6 +134,8 @@ impl Fleet {
                 controllers: vec!["c1".parse().expect("a constant that is a name")],
                 machines: BTreeMap::new(),
                 listen: None,
+                tls: false,
+                names: BTreeSet::new(),
                 labels: BTreeMap::new(),
                 jobs: BTreeMap::new(),
             }));
@@ -137,6 +145,13 @@ impl Fleet {
             return Err(CliError::new(Code::USAGE, what).next(format!("smgr node remove {node}")));
         }
         Ok(Some(Self { nodes, ..before }))
+    }
+
+    /// Lets other machines reach the bus there, from its next start on. It is encrypted, wherever that is, unless some reach it
+    /// in clear already: these know nobody who vouches for it, and would be locked out.
+    pub fn listen_at(&mut self, address: SocketAddr) {
+        self.tls |= self.listen.is_none() && self.machines.is_empty();
+        self.listen = Some(address);
     }
 
     /// Says something of nodes, over what was said of them before.
@@ -229,4 +244,34 @@ fn path(context: &Context) -> PathBuf {
 
 fn folder(context: &Context, member: &NodeId) -> PathBuf {
     context.folder.root().join("fleet").join(member.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fleet(more: &str) -> Fleet {
+        let text = format!(r#"{{"v": 1, "nodes": ["n1"], "controllers": ["c1"]{more}}}"#);
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_bus_that_others_reach_in_clear_stays_so_and_every_other_one_is_encrypted() {
+        let at = "10.0.0.1:4222".parse().unwrap();
+        let machine =
+            r#"{"node": "KEY", "local": "KEY", "bus": ""}"#.replace("KEY", &"0".repeat(64));
+        for (more, is_encrypted) in [
+            (String::new(), true),
+            (r#", "listen": "10.0.0.2:4222""#.to_owned(), false),
+            (r#", "listen": "10.0.0.2:4222", "tls": true"#.to_owned(), true),
+            // They came through a tunnel.
+            (format!(r#", "machines": {{"web-1": {machine}}}"#), false),
+        ] {
+            let mut fleet = fleet(&more);
+            fleet.listen_at(at);
+            assert_eq!((fleet.listen, fleet.tls), (Some(at), is_encrypted), "{more}");
+            fleet.listen_at(at);
+            assert_eq!(fleet.tls, is_encrypted, "{more}: again");
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! The nats-server of one machine: found, never downloaded, and supervised like every other service.
 
+mod authority;
+
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs::DirBuilder;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -27,6 +29,10 @@ use crate::wire::subject::{EVERY_INBOX, InboxPrefix, all_of};
 
 /// The port that is taken when it is free, because people expect it there.
 const PORT: u16 = 4222;
+
+/// How long the server waits for the handshake of a client, in seconds. As long as a client waits for the server: when a
+/// whole fleet comes back at once, all of them shake hands.
+const HANDSHAKE_S: u8 = 5;
 
 /// A server that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +111,8 @@ pub struct Members {
     pub others: Vec<Other>,
     /// Where other machines reach the server; `None` is the loopback alone, at a port that is free.
     pub listen: Option<SocketAddr>,
+    /// By which names they reach it besides, where it is encrypted; `None` is a bus in clear.
+    pub encrypted: Option<BTreeSet<String>>,
     /// Those who command it, who are the other.
     pub people: Vec<Principal>,
 }
@@ -139,7 +147,7 @@ impl Members {
         let holders = ring.iter().filter(|(_, holder)| commands(holder.class));
         let people: BTreeSet<_> = holders.map(|(_, holder)| holder.name.clone()).collect();
         let people = people.into_iter().collect();
-        Self { fleet, node, others: Vec::new(), listen: None, people }
+        Self { fleet, node, others: Vec::new(), listen: None, encrypted: None, people }
     }
 
     /// What it takes to read an object of the store of artifacts.
@@ -275,23 +283,37 @@ pub fn prepare(
     let store = folder.bus_store();
     DirBuilder::new().recursive(true).mode(0o700).create(&store).map_err(write)?;
     std::fs::create_dir_all(folder.internal_services()).map_err(write)?;
-    write_whole(&config, server_config(at, &store, &users).as_bytes(), 0o600).map_err(write)?;
+    if let Some(names) = &members.encrypted {
+        authority::vouch(folder, at.ip(), names)?;
+    }
+    let is_encrypted = members.encrypted.is_some();
+    let mut text = server_config(at, &store, &users);
+    if is_encrypted {
+        text.push_str(&encryption(&folder.bus_certificate()));
+    }
+    write_whole(&config, text.as_bytes(), 0o600).map_err(write)?;
     let spec = folder.internal_services().join(format!("{}.toml", *BUS_SERVICE));
     let text = service_spec(&found.program, &config, user);
     write_whole(&spec, text.as_bytes(), 0o600).map_err(write)?;
     Ok(BusSetup {
-        urls: vec![url_of(at)],
+        urls: vec![url(is_encrypted, reached_here(at))],
         nkey: Some(node),
         operator_nkey: Some(operator),
         own_server: true,
+        ca: is_encrypted.then(|| folder.bus_ca()),
     })
 }
 
-/// Returns how this machine reaches a server that listens there.
-fn url_of(listen: SocketAddr) -> String {
+/// Returns the url of a server.
+pub fn url(is_encrypted: bool, at: impl Display) -> String {
+    format!("{}://{at}", if is_encrypted { "tls" } else { "nats" })
+}
+
+/// Returns where this machine reaches a server that listens there.
+fn reached_here(listen: SocketAddr) -> SocketAddr {
     match listen.ip().is_unspecified() {
-        true => format!("nats://127.0.0.1:{}", listen.port()),
-        false => format!("nats://{listen}"),
+        true => (Ipv4Addr::LOCALHOST, listen.port()).into(),
+        false => listen,
     }
 }
 
@@ -361,6 +383,15 @@ fn server_config(listen: SocketAddr, store: &Path, users: &[(String, Permissions
     }
     text.push_str("  ]\n}\n");
     text
+}
+
+/// The handshake comes before the first word of the server, so that nobody between can talk a client out of it.
+fn encryption(certificate: &Path) -> String {
+    let file = quoted(certificate);
+    format!(
+        "tls {{\n  cert_file: {file}\n  key_file: {file}\n  min_version: \"1.3\"\n  handshake_first: true\n  \
+         timeout: {HANDSHAKE_S}\n}}\n"
+    )
 }
 
 fn service_spec(program: &Path, config: &Path, user: Option<&str>) -> String {
@@ -515,7 +546,7 @@ mod tests {
     fn members() -> Members {
         let (fleet, node) = ("local".parse().unwrap(), "n1".parse().unwrap());
         let people = vec!["ana".parse().unwrap()];
-        Members { fleet, node, others: Vec::new(), listen: None, people }
+        Members { fleet, node, others: Vec::new(), listen: None, encrypted: None, people }
     }
 
     #[test]

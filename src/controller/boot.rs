@@ -238,6 +238,7 @@ fn bus_options(setup: &ControllerSetup) -> anyhow::Result<BusOptions> {
     let inbox = InboxPrefix(setup.controller.as_str().parse()?);
     let name = format!("smgr controller {}", setup.controller);
     let mut options = BusOptions::new(setup.urls.clone(), inbox, name);
+    options.tls.ca.clone_from(&setup.ca);
     if let Some(path) = &setup.nkey {
         options.credentials = Credentials::read(path)?;
     }

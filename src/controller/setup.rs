@@ -33,6 +33,9 @@ pub struct ControllerSetup {
     /// The file with its NKey seed; `None` shows no credentials.
     #[serde(default)]
     pub nkey: Option<PathBuf>,
+    /// Who vouches for a server at `tls://`, as a PEM file; absent: the authorities of the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
     /// How long the lease holds when it is not renewed, in milliseconds.
     #[serde(default = "lease_ms")]
     pub lease_ms: u64,
@@ -74,6 +77,7 @@ impl ControllerSetup {
             controller,
             urls,
             nkey: None,
+            ca: None,
             lease_ms: LEASE_MS,
             http: None,
             checks: None,

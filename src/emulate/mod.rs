@@ -22,6 +22,7 @@ pub use specs::Specs;
 
 use std::io;
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +77,8 @@ pub struct Load {
 pub struct Bus {
     /// `nats://HOST:PORT` or `tls://HOST:PORT`.
     pub urls: Vec<String>,
+    /// Who vouches for a server at `tls://`, as a PEM file; `None` means the authorities of the system.
+    pub ca: Option<PathBuf>,
 }
 
 /// Says why nodes cannot be emulated.
@@ -177,7 +180,9 @@ fn serve(
         let mut running = JoinSet::new();
         for (name, signer) in nodes {
             let principal = name.as_str().parse().map_err(|_| EmulateError::Name(name.clone()))?;
-            let options = BusOptions::new(bus.urls.clone(), InboxPrefix(principal), name.as_str());
+            let inbox = InboxPrefix(principal);
+            let mut options = BusOptions::new(bus.urls.clone(), inbox, name.as_str());
+            options.tls.ca.clone_from(&bus.ca);
             let node = EmulatedNode::new(fleet.clone(), name, signer);
             let (connecting, listening) = (connecting.clone(), listening.clone());
             running.spawn(async move {

@@ -85,6 +85,16 @@ impl StateFolder {
         self.root.join("nats.conf")
     }
 
+    /// Returns the certificate and the key of an encrypted one, which only that server reads.
+    pub fn bus_certificate(&self) -> PathBuf {
+        self.root.join("nats.pem")
+    }
+
+    /// Returns who vouches for the server of the bus, for everybody who connects to it.
+    pub fn bus_ca(&self) -> PathBuf {
+        self.root.join("bus-ca.pem")
+    }
+
     /// Returns what it keeps.
     pub fn bus_store(&self) -> PathBuf {
         self.root.join("nats")
@@ -178,7 +188,9 @@ impl StateFolder {
             keep(&folder, gid, 0o750)?;
         }
         give(&self.bus_store(), uplink.0, uplink.1)?;
-        keep(&self.bus_config(), uplink.1, mode(0o640, 0o600))?;
+        for file in [self.bus_config(), self.bus_certificate()] {
+            keep(&file, uplink.1, mode(0o640, 0o600))?;
+        }
         keep(&self.setup(), gid, mode(0o640, 0o600))?;
         keep(&self.keys(), gid, mode(0o710, 0o700))?;
         keep(&self.run(), gid, 0o711)?;

@@ -116,10 +116,13 @@ impl Apart {
     fn delete_streams(&self) -> usize {
         let network = self.network.path(1);
         let seed = fs::read_to_string(self.fleet.folder("c1").join("keys/controller.nk")).unwrap();
+        let ca = self.fleet.machine.state().join("bus-ca.pem");
         let delete = async || {
             let connect = ConnectOptions::with_nkey(seed.trim().to_owned())
+                .tls_first()
+                .add_root_certificates(ca.clone())
                 .custom_inbox_prefix(InboxPrefix("c1".parse().unwrap()).to_string());
-            let url = format!("nats://{}:4222", Network::address(1));
+            let url = format!("tls://{}:4222", Network::address(1));
             let jetstream = jetstream::new(connect.connect(url).await.unwrap());
             let names: Vec<String> = jetstream.stream_names().try_collect().await.unwrap();
             for name in &names {

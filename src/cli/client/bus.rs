@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::agent::setup::NodeSetup;
 use crate::bus::{Answers, BusOptions, BusState, Connection, Credentials, NobodyListens};
-use crate::cli::context::Context;
+use crate::cli::context::{Context, short};
 use crate::cli::error::CliError;
 use crate::cli::wish::{Caller, Signed};
 use crate::domain::code::Code;
@@ -60,6 +60,7 @@ impl Road {
         }
         let inbox = InboxPrefix(caller.principal()?);
         let mut options = BusOptions::new(urls, inbox, "smgr command line");
+        options.tls.ca = bus.and_then(|bus| bus.ca.clone()).or_else(|| context.told_bus_ca());
         // A fleet answers faster than its answers are verified, and what finds no room is lost.
         options.incoming_max = options.incoming_max.max(caller.ring.iter().count());
         let told = bus.and_then(|bus| bus.operator_nkey.clone());
@@ -67,9 +68,19 @@ impl Road {
             options.credentials = Credentials::read(path)
                 .map_err(|error| CliError::from_error(Code::BUS_REFUSED, &error))?;
         }
-        let connection = Connection::dial(&options)
-            .await
-            .map_err(|error| CliError::from_error(Code::BUS_UNREACHABLE, &error))?;
+        let connection = Connection::dial(&options).await.map_err(|error| {
+            let told = CliError::from_error(Code::BUS_UNREACHABLE, &error);
+            match (options.encrypted(), &options.tls.ca) {
+                (Ok(true), None) => told.hint(format!(
+                    "who vouches for the bus of a fleet is in its bus-ca.pem, of which a copy belongs to {}",
+                    short(&context.folder.bus_ca())
+                )),
+                (Ok(false), Some(_)) => {
+                    told.hint("the bus of this fleet is encrypted: tls://HOST:PORT")
+                }
+                (Ok(_) | Err(_), _) => told,
+            }
+        })?;
         Ok(Self { connection, fleet: caller.fleet.clone() })
     }
 

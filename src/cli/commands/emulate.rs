@@ -43,7 +43,7 @@ pub(in crate::cli) fn run(
         return Err(CliError::new(Code::BUS_OFF, "emulated nodes need a bus")
             .hint("start one and name it: nats-server -js, then --bus nats://127.0.0.1:4222"));
     };
-    let bus = Bus { urls: vec![url] };
+    let bus = Bus { urls: vec![url], ca: context.told_bus_ca() };
     let (fleet, nodes) = prepare(context, args, &bus)?;
     let count = nodes.len();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -105,17 +105,17 @@ fn prepare(context: &Context, args: &Emulate, bus: &Bus) -> Result<(Arc<Fleet>, 
         .collect();
     enrol(&enrolment).map_err(|error| from_keys(&error))?;
     for controller in &enrolment.controllers {
-        let setup = ControllerSetup::new(fleet.clone(), controller.name.clone(), bus.urls.clone());
+        let (urls, ca) = (bus.urls.clone(), bus.ca.clone());
         // What was set beside the bus stays, such as the length of the lease.
-        let setup = match ControllerSetup::read(&controller.folder) {
-            Ok(known) => ControllerSetup { urls: setup.urls, ..known },
-            Err(_) => setup,
-        };
+        let known = ControllerSetup::read(&controller.folder).unwrap_or_else(|_| {
+            ControllerSetup::new(fleet.clone(), controller.name.clone(), Vec::new())
+        });
+        let setup = ControllerSetup { urls, ca, ..known };
         setup.write(&controller.folder).map_err(unwritten)?;
     }
     let mut setup =
         NodeSetup::new(fleet.clone(), name('n', 1), SpecSources::default(), context.service_logs());
-    setup.bus = Some(BusSetup::elsewhere(bus.urls.clone(), None));
+    setup.bus = Some(BusSetup::elsewhere(bus.urls.clone(), None, bus.ca.clone()));
     setup.write(folder).map_err(unwritten)?;
     let (trust, ring, digest) = load_named_trust(folder).map_err(|error| from_keys(&error))?;
     let boot = clock::boot_id()

@@ -17,7 +17,7 @@ use super::service::{Place, outcome};
 use super::up::fleet::service_of;
 use super::up::{divide, members};
 use crate::agent::setup::{BUS_SERVICE, BusSetup, NodeSetup};
-use crate::bus::BusOptions;
+use crate::bus::{BusOptions, host_of, vouches};
 use crate::cli::args::{NodeCommand, Waiting};
 use crate::cli::client::Whom;
 use crate::cli::context::{Context, host_name, short};
@@ -65,6 +65,9 @@ struct Welcome {
     fleet: FleetId,
     node: NodeId,
     urls: Vec<String>,
+    /// Who vouches for an encrypted bus, in PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ca: Option<String>,
     /// The public root key, in hex.
     root: String,
     /// The trust envelope, in base 64.
@@ -130,8 +133,7 @@ async fn admit(
     }
     let (before, _lock) = own_fleet(context)?;
     let mut fleet = before.clone();
-    let url = url.map_or_else(|| url_for_others(&fleet), Ok)?;
-    let urls = vec![checked(url)?];
+    let urls = vec![url_for_others(&mut fleet, url)?];
     let (trust, ring) = load_trust(&context.folder).map_err(|error| from_keys(&error))?;
     let mut holders = ring.iter().map(|(_, holder)| holder);
     let is_taken =
@@ -179,11 +181,14 @@ async fn admit(
     let root = read_root(&context.folder).map_err(|error| from_keys(&error))?;
     let root = root.map(|root| Digest(root.to_bytes()).to_string()).unwrap_or_default();
     let id = context.setup()?.map(|setup| setup.fleet);
+    let ca = context.folder.bus_ca();
+    let ca = fleet.tls.then(|| std::fs::read_to_string(&ca).map_err(|error| unread(&ca, &error)));
     let welcome = Welcome {
         schema: WELCOME.to_owned(),
         fleet: id.ok_or_else(|| no_fleet(context))?,
         node: name.clone(),
         urls,
+        ca: ca.transpose()?,
         root,
         trust: BASE64_STANDARD.encode(trust),
     };
@@ -240,9 +245,14 @@ fn join(context: &Context, path: &Path, out: Out) -> Result<ExitCode, CliError> 
     if urls.is_empty() {
         return Err(bad("names no bus"));
     }
-    for (path, bytes) in
-        [(folder.root_pin(), hex_line(root).as_bytes()), (folder.trust(), trust.as_slice())]
-    {
+    let ca = welcome.ca.filter(|pem| vouches(pem));
+    if ca.is_none() && urls.iter().any(|url| url.starts_with("tls://")) {
+        return Err(bad("does not say who vouches for the bus"));
+    }
+    let pin = hex_line(root);
+    let files = [(folder.root_pin(), pin.as_bytes()), (folder.trust(), trust.as_slice())];
+    let vouching = ca.as_ref().map(|pem| (folder.bus_ca(), pem.as_bytes()));
+    for (path, bytes) in files.into_iter().chain(vouching) {
         write_whole(&path, bytes, 0o644).map_err(|error| unwritten(&path, &error))?;
     }
     let sources = specs::sources(context, None);
@@ -253,7 +263,8 @@ fn join(context: &Context, path: &Path, out: Out) -> Result<ExitCode, CliError> 
         context.service_logs(),
     );
     let nkey = folder.keys().join("node.nk");
-    setup.bus = Some(BusSetup::elsewhere(urls.clone(), Some(nkey)));
+    let ca = ca.map(|_| folder.bus_ca());
+    setup.bus = Some(BusSetup::elsewhere(urls.clone(), Some(nkey), ca));
     setup.write(folder).map_err(|error| unwritten(&folder.setup(), &error))?;
     divide(context)?;
     out.note(&format!(
@@ -358,12 +369,24 @@ fn no_fleet(context: &Context) -> CliError {
         .hint("it begins with one node and a controller: smgr up --nodes 1 --listen ADDRESS:4222")
 }
 
-fn url_for_others(fleet: &Fleet) -> Result<String, CliError> {
+/// Returns how others reach the bus: as they were told, by a name that its certificate has from here on, or where it listens.
+fn url_for_others(fleet: &mut Fleet, told: Option<String>) -> Result<String, CliError> {
+    let hint = format!("--url {}", nats::url(fleet.tls, "HOST:4222"));
+    if let Some(url) = told {
+        let url = checked(url)?;
+        if url.starts_with("tls://") != fleet.tls {
+            let what = if fleet.tls { "is encrypted" } else { "is not encrypted" };
+            let error = CliError::new(Code::USAGE, format!("the bus of this fleet {what}"));
+            return Err(error.hint(hint));
+        }
+        fleet.names.extend(host_of(&url).filter(|_| fleet.tls));
+        return Ok(url);
+    }
     match fleet.listen {
-        Some(listen) if !listen.ip().is_unspecified() => Ok(format!("nats://{listen}")),
+        Some(listen) if !listen.ip().is_unspecified() => Ok(nats::url(fleet.tls, listen)),
         Some(_) => {
             Err(CliError::new(Code::USAGE, "the bus listens on all addresses of this machine")
-                .hint("say how the new node reaches it: --url nats://HOST:4222"))
+                .hint(format!("say how the new node reaches it: {hint}")))
         }
         None => Err(CliError::new(
             Code::MEMBERSHIP,

@@ -28,6 +28,15 @@ another, SMGR_NATS_SERVER=off none), supervises it as the service `nats`, listen
   smgr up --bus nats://bus.example.com:4222     with a server of yours
   smgr restart web --node n1 --via bus          over the bus, even to this machine
 
+`smgr up --nodes 1 --listen 10.0.0.1:4222` lets other machines reach it, by TLS 1.3. smgr makes
+the certificates; the welcome of `smgr node admit` brings the one of the authority. It is
+bus-ca.pem in the state folder, and what stock NATS clients need too. For a server of yours at
+tls:// the authorities of the system count, or those in a bus-ca.pem that you put there.
+
+A bus that listened in clear before stays so, since its nodes know no authority. To encrypt it:
+smgr down, write \"tls\": true into fleet.json of the state folder, smgr up -d; then each other
+machine joins again (smgr down there, request, admit, join, smgr up -d).
+
 Whoever holds the bus can hold messages back and nothing more: every wish is verified on
 the node, against the keys and grants that it holds.
 ";
@@ -213,7 +222,8 @@ pub(super) fn backup(context: &Context, file: &Path, out: Out) -> Result<ExitCod
         .map_err(|error| failed(&keys, &error))?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .collect();
-    paths.extend([context.folder.root_pin(), context.folder.trust(), context.folder.setup()]);
+    let folder = &context.folder;
+    paths.extend([folder.root_pin(), folder.trust(), folder.setup(), folder.bus_ca()]);
     paths.sort();
     let mut files = serde_json::Map::new();
     for path in paths.iter().filter(|path| path.is_file()) {

@@ -52,7 +52,9 @@ const QUIET: Duration = Duration::from_millis(200);
 /// Begins a node here, or goes on with one whose `smgr up` was killed.
 pub(super) async fn up(context: &Context, args: Up, out: Out) -> Result<ExitCode, CliError> {
     if let Some(mut wanted) = Fleet::wanted(context, args.fleet)? {
-        wanted.listen = args.listen.or(wanted.listen);
+        if let Some(address) = args.listen {
+            wanted.listen_at(address);
+        }
         wanted.label(&args.labels)?;
         if args.set_up_only {
             return fleet::set_up(context, &wanted, out);
@@ -268,6 +270,7 @@ fn bus(
             nkey: told("node.nk"),
             operator_nkey: told("operator.nk"),
             own_server: false,
+            ca: context.told_bus_ca(),
         }));
     }
     if before.as_ref().is_some_and(|bus| !bus.own_server) {

@@ -148,6 +148,9 @@ pub(super) async fn up(
             out.note(&format!("{} serves http://{http}/openapi.json", controller.name));
         }
     }
+    if let Some(listen) = fleet.listen.filter(|_| !fleet.tls) {
+        out.note(&format!("the bus at {listen} is not encrypted; how it becomes so: smgr help bus"));
+    }
     if !is_controlled {
         out.note("the controller is not ready; the nodes do not need it: smgr status controller");
     }
@@ -319,7 +322,7 @@ fn prepare(context: &Context, fleet: &Fleet, http: Option<u16>) -> Result<Loaded
     }
     for (node, member) in fleet.contexts(context).iter().zip(nodes).skip(1) {
         let nkey = member.folder.keys().join("node.nk");
-        let bus = BusSetup::elsewhere(bus.urls.clone(), Some(nkey));
+        let bus = BusSetup::elsewhere(bus.urls.clone(), Some(nkey), bus.ca.clone());
         let sources = specs::sources(node, None);
         set_up_node(node, member, &enrolment, sources, Some(bus))?;
     }
@@ -337,8 +340,7 @@ pub(super) fn set_up(context: &Context, fleet: &Fleet, out: Out) -> Result<ExitC
     };
     let enrolment = super::members::enrolment(context, fleet)?;
     enrol(&enrolment).map_err(|error| from_keys(&error))?;
-    let (urls, own_server) = (vec![url.clone()], false);
-    let bus = BusSetup { urls, nkey: None, operator_nkey: None, own_server };
+    let bus = BusSetup::elsewhere(vec![url.clone()], None, context.told_bus_ca());
     for controller in &enrolment.controllers {
         set_up_controller(context, controller, &enrolment, (&bus, None, None))?;
         out.line(&format!("smgr controller --state {}", controller.folder.root().display()));
@@ -384,6 +386,7 @@ fn set_up_controller(
         ControllerSetup { checks, ..ControllerSetup::new(fleet, name, Vec::new()) }
     });
     setup.urls.clone_from(&bus.urls);
+    setup.ca.clone_from(&bus.ca);
     setup.nkey = nkey;
     if let Some(port) = http {
         setup.http = Some((Ipv4Addr::LOCALHOST, port).into());

@@ -54,6 +54,7 @@ pub(in crate::cli::commands) fn enrol_all(
     let nodes = &enrolment.nodes;
     let mut members = Members::of(enrolment.fleet.clone(), nodes[0].name.clone(), &enrolled.ring);
     members.listen = fleet.listen;
+    members.encrypted = fleet.tls.then(|| fleet.names.clone());
     members.others.extend(nodes[1..].iter().map(|it| here(it, "node.nk", false)));
     members.others.extend(enrolment.controllers.iter().map(|it| here(it, "controller.nk", true)));
     members.others.extend(fleet.machines.iter().map(|(name, machine)| Other {
