@@ -2,6 +2,7 @@
 #![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -127,6 +128,39 @@ fn the_bus_of_a_machine_has_the_account_of_the_uplink_and_carries_commands() {
     machine.exits(0, &["up", "-d"]);
     connected(&machine);
     machine.exits(0, &["audit", "verify"]);
+}
+
+#[test]
+fn the_key_of_an_encrypted_bus_is_for_its_account_and_that_of_its_authority_for_root_alone() {
+    if !is_root() {
+        eprintln!("skipped: only root can become others");
+        return;
+    }
+    if !mounts::has_own() {
+        return mounts::again_with_own(
+            module_path!(),
+            "the_key_of_an_encrypted_bus_is_for_its_account_and_that_of_its_authority_for_root_alone",
+        );
+    }
+    let temp = tempfile::tempdir().unwrap();
+    fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    add_accounts(temp.path());
+    let program = temp.path().join("nats-server");
+    fs::copy(nats::program(), &program).unwrap();
+    let state = temp.path().join("state");
+    let mut machine = Machine::at(temp, state);
+    machine.env("SMGR_NATS_SERVER", &program);
+    let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    machine.exits(0, &["up", "--nodes", "1", "--listen", &listen, "-d"]);
+    assert_eq!(uid_of(machine.ready("nats")), Some(UPLINK));
+    assert!(machine.exits(0, &["ping", "--via", "bus"]).contains("n1"));
+    let may = |file: &str| {
+        [AGENT, UPLINK, STRANGER].map(|uid| may_read(uid, &machine.state().join(file)))
+    };
+    assert_eq!(may("keys/bus-ca.key"), [false, false, false]);
+    assert_eq!(may("nats.pem"), [false, true, false]);
+    assert_eq!(may("bus-ca.pem"), [true, true, true]);
+    machine.exits(0, &["down"]);
 }
 
 /// Waits until the node is on its bus; returns its address.

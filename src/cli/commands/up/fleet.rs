@@ -149,7 +149,9 @@ pub(super) async fn up(
         }
     }
     if let Some(listen) = fleet.listen.filter(|_| !fleet.tls) {
-        out.note(&format!("the bus at {listen} is not encrypted; how it becomes so: smgr help bus"));
+        out.note(&format!(
+            "the bus at {listen} is not encrypted; how it becomes so: smgr help bus"
+        ));
     }
     if !is_controlled {
         out.note("the controller is not ready; the nodes do not need it: smgr status controller");
