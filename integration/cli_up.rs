@@ -417,18 +417,6 @@ fn what_init_writes_passes_the_check_whoever_asked_for_it() {
 }
 
 #[test]
-fn what_a_spec_names_and_this_machine_does_not_have_is_a_warning() {
-    let machine = Machine::new();
-    machine.service("web", "exec = [\"/no/such/web\"]\nenv_files = [\"/nowhere/web.env\"]\n");
-    machine.service("hello", "exec = [\"sleep\", \"1000\"]\n");
-    let said = machine.exits(0, &["check"]);
-    for part in ["no program `/no/such/web`", "no file `/nowhere/web.env`", "web.toml:", "E0451"] {
-        assert!(said.contains(part), "{part}: {said}");
-    }
-    assert!(!said.contains("hello.toml"), "{said}");
-}
-
-#[test]
 fn a_mistake_in_a_spec_starts_nothing() {
     let machine = Machine::new();
     fs::write(machine.temp.path().join("smgr.toml"), "[service.web]\nexce = [\"x\"]\n").unwrap();

@@ -329,6 +329,18 @@ fn a_group_without_a_file_is_only_a_name_and_a_file_without_a_group_is_a_warning
 }
 
 #[test]
+fn what_a_spec_names_and_this_machine_does_not_have_is_a_warning() {
+    let machine = Machine::new();
+    machine.service("web", "exec = [\"/no/such/web\"]\nenv_files = [\"/nowhere/web.env\"]\n");
+    machine.service("hello", "exec = [\"sleep\", \"1000\"]\n");
+    let said = machine.exits(0, &["check"]);
+    for part in ["no program `/no/such/web`", "no file `/nowhere/web.env`", "web.toml:", "E0451"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("hello.toml"), "{said}");
+}
+
+#[test]
 fn a_removed_service_leaves_no_override_of_nothing() {
     let machine = shop();
     let override_of_web = machine.state().join("config/override.d/web.toml");

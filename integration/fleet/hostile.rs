@@ -304,8 +304,36 @@ fn what_is_no_key_of_a_service_is_unset_nowhere() {
         set: Default::default(),
         unset: ["stop.timeuot".to_owned()].into(),
         until: None,
+        node: false,
     };
     let reply = answer_to(&a_persons_access(&n1), &n2(), once_on_n2(&n1, unset));
     let Reply::Refused { why, .. } = &reply else { panic!("{reply:?}") };
     assert!(why.contains("`stop.timeuot` is no key"), "{why}");
+
+    // For a part of the fleet it is refused before anything is planned: nodes take from an order what others judged.
+    wait_until("the controller knows who has it", || {
+        let status = fleet.status();
+        status["instances"].as_array().into_iter().flatten().any(|it| it["service"] == "web")
+    });
+    fleet.machine.exits(0, &["config", "set", "web", "stop.timeout=4s", "--select", "name=n2"]);
+    let wish = last_wish(&StateFolder::new(fleet.folder("c1")));
+    let mut wish: Intent = envelope::read_kept(&wish, Kind::Intent).unwrap();
+    (wish.id, wish.iat) = (IntentId([8; 16]), clock::now().at);
+    let Action::Configure { generation: Some(generation), set, unset, .. } = &mut wish.action
+    else {
+        panic!("{wish:?}")
+    };
+    generation.0 += 10;
+    set.clear();
+    unset.insert("stop.timeuot".to_owned());
+    let key = load_key(&KeyName::Operator.path(&n1)).unwrap();
+    let options = a_persons_access(&n1);
+    let (fleet_id, principal) = ("local".parse().unwrap(), options.inbox.0.clone());
+    let subject = Subject::Request { fleet: fleet_id, principal };
+    let wish = envelope::seal(Kind::Intent, &codec::encode(&wish), &key);
+    let reply = answer_to(&options, &subject, wish);
+    let Reply::Refused { why, .. } = &reply else { panic!("{reply:?}") };
+    assert!(why.contains("`stop.timeuot` is no key"), "{why}");
+    let rollouts = fleet.machine.json(&["rollout", "list"]);
+    assert_eq!(rollouts["rollouts"].as_array().map(Vec::len), Some(1), "{rollouts}");
 }

@@ -16,6 +16,7 @@ mod placement;
 mod rollouts;
 mod selection;
 mod set_back;
+mod setting;
 mod tls;
 mod told;
 

@@ -127,15 +127,18 @@ mod tests {
         let set = |keys: &[(&str, &str)]| -> Settings {
             keys.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
         };
-        let (fleet, temporary) =
-            (set(&[("env.A", "1"), ("stop.timeout", "4s")]), set(&[("env.A", "2")]));
+        let fleet = set(&[("env.A", "1"), ("stop.timeout", "4s")]);
+        let (node, temporary) = (set(&[("env.A", "3")]), set(&[("env.A", "2")]));
         let mut overrides = Overrides::default();
-        for (number, set, until) in [(1, &fleet, None), (2, &temporary, Some(UnixMicros(0)))] {
-            let layer = if until.is_some() { Layer::Temporary } else { Layer::Fleet };
+        for (number, layer, set, until) in [
+            (1, Layer::Fleet, &fleet, None),
+            (2, Layer::Temporary, &temporary, Some(UnixMicros(0))),
+            (3, Layer::Node, &node, None),
+        ] {
             let body = ConfigChanged {
                 intent: IntentId([number; 16]),
                 layer,
-                generation: until.is_none().then_some(Generation(1)),
+                generation: (layer == Layer::Fleet).then_some(Generation(1)),
                 set: set.keys().cloned().collect(),
                 unset: Default::default(),
                 text: text_of(set).1,
@@ -144,16 +147,19 @@ mod tests {
             overrides.change(&body, Some(&"ana".parse().unwrap()));
         }
         let texts = Texts::new(folder.path().to_owned());
-        let (text, digest) = text_of(&fleet);
-        texts.keep(&BTreeMap::from([(digest, text.as_str())])).unwrap();
+        for set in [&fleet, &node] {
+            let (text, digest) = text_of(set);
+            texts.keep(&BTreeMap::from([(digest, text.as_str())])).unwrap();
+        }
         let overrides = BTreeMap::from([("web".parse().unwrap(), overrides)]);
         let new = (text_of(&temporary).1, &temporary);
         let all = all_set(&overrides, &texts.reading(), Some(new));
         let shown: Vec<_> = all.iter().map(|it| (it.layer.number(), it.event.as_str())).collect();
         let end = "i-02020202 by ana until 1970-01-01T00:00:00.000Z";
-        assert_eq!(shown, [(6, "i-01010101 by ana"), (8, end)]);
+        assert_eq!(shown, [(6, "i-01010101 by ana"), (7, "i-03030303 by ana"), (8, end)]);
         write_down(folder.path(), &all);
         let read: Vec<String> = written_down(folder.path()).into_iter().map(|it| it.text).collect();
-        assert!(read[0].contains("timeout = \"4s\"") && read[1].contains("A = \"2\""), "{read:?}");
+        assert!(read[0].contains("timeout = \"4s\"") && read[1].contains("A = \"3\""), "{read:?}");
+        assert!(read[2].contains("A = \"2\""), "{read:?}");
     }
 }

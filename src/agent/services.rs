@@ -498,22 +498,20 @@ impl Agent {
     }
 }
 
-/// Checks that a wish sets no more what is a key. That it is not set any more is remembered for ever, so a wish that nobody
-/// judged yet may not name anything. What comes in an order was judged when it was wished, maybe by a version that knew more
-/// keys than this one, and what was set by one is known.
+/// Checks that a wish sets no more what is a key. What comes in an order was judged by the controllers when it was wished,
+/// maybe by a version that knew more keys than this one.
 fn check_unset(
     node: &Node,
     service: &ServiceId,
     unset: &BTreeSet<String>,
     order: Option<&OrderMark>,
 ) -> Result<(), Refused> {
-    let known = node.overrides().get(service);
-    let is_any =
-        |key: &String| config::keys::is_known(key) || known.is_some_and(|known| known.knows(key));
-    match unset.iter().find(|key| order.is_none() && !is_any(key)) {
-        Some(key) => Err(Refused::new(Code::BAD_PARAMETER, format!("`{key}` is no key"))),
-        None => Ok(()),
+    if order.is_some() {
+        return Ok(());
     }
+    let known = node.overrides().get(service);
+    config::keys::check_unset(unset, |key| known.is_some_and(|known| known.knows(key)))
+        .map_err(|why| Refused::new(Code::BAD_PARAMETER, why))
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ pub enum Part {
     Override,
     /// The body of one service that was deployed, with the digest of its artifact.
     Release(ReleaseId, Option<Digest>),
-    /// What a signed wish set of one service, in layer fleet or temporary.
+    /// What a signed wish set of one service, in layer fleet, node or temporary.
     Set(Layer),
 }
 
@@ -333,6 +333,12 @@ impl Assembler {
     }
 
     fn finish(mut self, options: &Options) -> Result<Loaded, Vec<Mistake>> {
+        // Before the files: of one layer what comes last counts, and a machine's file is its last word.
+        for (name, layer, settings) in std::mem::take(&mut self.set) {
+            if let Some(draft) = self.drafts.get_mut(&name) {
+                draft.layers.push((layer, settings));
+            }
+        }
         for (name, whole, settings) in std::mem::take(&mut self.overrides) {
             match self.drafts.get_mut(&name) {
                 Some(draft) => draft.layers.push((Layer::Node, settings)),
@@ -342,11 +348,6 @@ impl Assembler {
                     let hint = "rename the file, or take it away";
                     self.mistakes.push(mistake.hint(near(&name, self.drafts.keys(), hint)));
                 }
-            }
-        }
-        for (name, layer, settings) in std::mem::take(&mut self.set) {
-            if let Some(draft) = self.drafts.get_mut(&name) {
-                draft.layers.push((layer, settings));
             }
         }
         let names: BTreeSet<ServiceId> = self.drafts.keys().cloned().collect();

@@ -6,6 +6,8 @@
 mod node;
 mod service;
 
+use std::collections::BTreeSet;
+
 pub use node::NODE;
 pub use service::SERVICE;
 
@@ -240,6 +242,18 @@ pub fn find(table: &'static [Key], path: &[&str]) -> Found {
 pub fn is_known(key: &str) -> bool {
     let path: Vec<&str> = key.split('.').collect();
     !path.contains(&"") && !matches!(find(SERVICE, &path), Found::Nothing)
+}
+
+/// Checks that what is set no more is a key, or was set, maybe by a version that knew more keys than this one. That it is not
+/// set any more is remembered for ever, so it may not be just anything.
+///
+/// # Errors
+/// What is none.
+pub fn check_unset(unset: &BTreeSet<String>, was_set: impl Fn(&str) -> bool) -> Result<(), String> {
+    match unset.iter().find(|key| !is_known(key) && !was_set(key)) {
+        Some(key) => Err(format!("`{key}` is no key of a service")),
+        None => Ok(()),
+    }
 }
 
 /// Says whether the names in the block at `path` are chosen by the writer.

@@ -56,6 +56,11 @@ impl Effective {
         super::write::json_value(&self.value)
     }
 
+    /// Returns where it was set, and where whatever it hides was, the highest layer first.
+    pub fn origins(&self) -> impl Iterator<Item = &Origin> {
+        std::iter::once(&self.origin).chain(self.hides.iter().map(|(_, origin)| origin))
+    }
+
     /// Says whether somebody set it in a layer above the release: for a part of the fleet, this node, or a time.
     pub fn is_overridden(&self) -> bool {
         self.origin.layer > Layer::Release

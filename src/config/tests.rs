@@ -298,6 +298,27 @@ fn layers_merge_tables_replace_the_rest_and_every_value_knows_its_origin() {
 }
 
 #[test]
+fn of_layer_7_the_file_of_the_machine_counts_before_what_a_wish_set() {
+    let web: ServiceId = "web".parse().unwrap();
+    let set = [("umask", "0077"), ("stop.timeout", "4s")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let wish = set_layer(Layer::Node, "i-1 by ana", &web, &set).unwrap();
+    let file = layered(Part::Override, "/etc/smgr/override.d", "web", "umask = \"0027\"\n");
+    let service = body("web", "exec = [\"a\"]");
+    for inputs in [[&service, &wish, &file], [&file, &wish, &service]] {
+        let loaded = assemble(inputs.map(Input::clone).into(), &Options::default()).unwrap();
+        let effective = &loaded.services[&web].effective;
+        let said = |it: &Effective| {
+            let origin = &it.origin;
+            format!("{} {origin} ({})", it.value, origin.layer.number())
+        };
+        assert_eq!(said(&effective["umask"]), "\"0027\" /etc/smgr/override.d/web.toml:1 (7)");
+        assert_eq!(effective["umask"].hides[0].1.to_string(), "i-1 by ana");
+        assert_eq!(said(&effective["stop.timeout"]), "\"4s\" i-1 by ana (7)");
+    }
+}
+
+#[test]
 fn a_service_waits_for_so_many_others_and_no_more() {
     let on = |count: usize| -> Vec<Input> {
         let name = |number: usize| format!("{}{number}", "n".repeat(50));

@@ -46,7 +46,7 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     fn of(intent: IntentId, action: &'a Action) -> Result<Self, Refused> {
         match action {
-            Action::Configure { service, generation: Some(generation), .. } => {
+            Action::Configure { service, generation: Some(generation), node: false, .. } => {
                 Ok(Self::without_release(service, *generation, ReleaseId::of(&intent.0)))
             }
             Action::Deploy {
@@ -200,6 +200,9 @@ impl Controller {
             let why = format!("with {} bytes it does not fit an order", bytes.len());
             return Err((Code::TOO_LARGE, why));
         }
+        if let Action::Configure { unset, .. } = &intent.action {
+            self.may_unset(service, unset, &targets)?;
+        }
         let (targets, parameters) = match &intent.action {
             Action::Deploy { release, .. } => {
                 let manifest =
@@ -311,6 +314,19 @@ impl Controller {
         let last = plans.find(|plan| kind_of(plan) == "deploy");
         let parameters = last.map(|plan| plan.parameters.clone()).unwrap_or_default();
         Ok((targets, parameters.without_release()))
+    }
+
+    /// Checks that a wish sets no more what is a key: a node takes it from an order as it is.
+    fn may_unset(
+        &self,
+        service: &ServiceId,
+        unset: &BTreeSet<String>,
+        targets: &BTreeSet<NodeId>,
+    ) -> Result<(), Refused> {
+        let nodes = targets.iter().filter_map(|node| self.projection.node(node));
+        let known: Vec<_> = nodes.filter_map(|node| node.overrides().get(service)).collect();
+        config::keys::check_unset(unset, |key| known.iter().any(|known| known.knows(key)))
+            .map_err(|why| (Code::BAD_PARAMETER, why))
     }
 
     /// Returns what an earlier rollout of the same release has done already.

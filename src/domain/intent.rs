@@ -94,12 +94,12 @@ pub enum Action {
         /// The number of this wish among those for the service; an older one is refused.
         generation: Generation,
     },
-    /// Set keys of a service, or set them no more: for a part of the fleet, or for a time.
+    /// Set keys of a service, or set them no more: for a part of the fleet, for the node itself, or for a time.
     Configure {
         /// Which service.
         service: ServiceId,
-        /// For a part of the fleet: the number of the wish; of two that set one key the higher one counts. Absent: for a
-        /// time.
+        /// For a part of the fleet: the number of the wish; of two that set one key the higher one counts. Absent: for the
+        /// node itself, or for a time.
         generation: Option<Generation>,
         /// What is set, by key: a value as TOML, or else a text. Facts leave the values out and name their digest.
         #[serde(deserialize_with = "each_once")]
@@ -108,6 +108,9 @@ pub enum Action {
         unset: BTreeSet<String>,
         /// Until when, where it is for a time.
         until: Option<UnixMicros>,
+        /// Whether it is for each node itself that is meant: without a number and without an end.
+        #[serde(default, skip_serializing_if = "is_no")]
+        node: bool,
     },
     /// Say how a rollout goes on. Controllers take it, and no node.
     Rollout {
@@ -287,12 +290,22 @@ impl Action {
         }
     }
 
+    /// Returns the layer of a configuration in which it changes something.
+    pub fn layer(&self) -> Option<Layer> {
+        let Self::Configure { generation, node, .. } = self else { return None };
+        Some(match (generation, node) {
+            (Some(_), _) => Layer::Fleet,
+            (None, true) => Layer::Node,
+            (None, false) => Layer::Temporary,
+        })
+    }
+
     /// Returns what a wish with this id changes of a configuration.
     pub fn config_change(&self, intent: IntentId) -> Option<ConfigChanged> {
         let Self::Configure { generation, set, unset, until, .. } = self else { return None };
         Some(ConfigChanged {
             intent,
-            layer: if generation.is_some() { Layer::Fleet } else { Layer::Temporary },
+            layer: self.layer()?,
             generation: *generation,
             set: set.keys().cloned().collect(),
             unset: unset.clone(),

@@ -18,13 +18,16 @@ use super::id::{BootId, Digest, Generation, InstanceId, IntentId, NodeId, RunId,
 use super::input::{Decision, Input, World};
 use super::instance::{Firing, IllegalEvent, Instance, State};
 use super::intent::Action;
-use super::overrides::{Override, Overrides};
+use super::overrides::Overrides;
 use super::rejection::Rejection;
 use super::release::trial::Releases;
 use super::seen::{Fact, Progress, Record, Seen};
 use super::time::UnixMicros;
 
 /// The version of the folding rules. State hashes are compared only between equal versions.
+///
+/// From 3 on what is set of the node itself is folded apart; older rules count it among what is set for a part of the fleet;
+/// and why a process could not be started is kept.
 pub const FOLD_VERSION: u32 = 3;
 
 /// How many wishes one part of the state holds. The state hash is over the parts as they are cut here; what has to
@@ -174,25 +177,15 @@ impl NodePart {
                 let rest = awaiting.split_off(awaiting.len() / 2);
                 Ok((Self::Awaiting(id, awaiting), Self::Awaiting(id, rest)))
             }
-            Self::Overrides(id, mut all) if all.fleet.len() + all.temporary.len() > 1 => {
-                let fleet = split(&mut all.fleet);
-                let temporary = split(&mut all.temporary);
-                let rest = Overrides { fleet, temporary };
-                Ok((Self::Overrides(id.clone(), all), Self::Overrides(id, rest)))
+            Self::Overrides(id, mut all) => match all.halve() {
+                Some(rest) => Ok((Self::Overrides(id.clone(), all), Self::Overrides(id, rest))),
+                None => Err(Box::new(Self::Overrides(id, all))),
+            },
+            part @ (Self::Head(_) | Self::Firing(..) | Self::Awaiting(..) | Self::Releases(..)) => {
+                Err(Box::new(part))
             }
-            part @ (Self::Head(_)
-            | Self::Firing(..)
-            | Self::Awaiting(..)
-            | Self::Releases(..)
-            | Self::Overrides(..)) => Err(Box::new(part)),
         }
     }
-}
-
-/// Takes the second half out; of one all of it stays.
-fn split(all: &mut BTreeMap<String, Override>) -> BTreeMap<String, Override> {
-    let middle = all.keys().nth(all.len().div_ceil(2)).cloned();
-    middle.map(|key| all.split_off(&key)).unwrap_or_default()
 }
 
 /// Takes the alerts out of the last slot, when it has any.
@@ -439,10 +432,8 @@ impl Node {
             NodePart::Releases(id, known) => {
                 self.releases.insert(id, known);
             }
-            NodePart::Overrides(id, mut more) => {
-                let known = self.overrides.entry(id).or_default();
-                known.fleet.append(&mut more.fleet);
-                known.temporary.append(&mut more.temporary);
+            NodePart::Overrides(id, more) => {
+                self.overrides.entry(id).or_default().append(more);
             }
             NodePart::Slots(id, slots) => {
                 if let Some(service) = self.services.get_mut(&id) {

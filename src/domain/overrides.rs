@@ -1,5 +1,5 @@
-//! What somebody set of a service by a signed wish: for a part of the fleet, or for a time. What is set lies beside the
-//! log, by digest, since it may hold values of the environment; facts name keys.
+//! What somebody set of a service by a signed wish: for a part of the fleet, for the node itself, or for a time. What is set
+//! lies beside the log, by digest, since it may hold values of the environment; facts name keys.
 
 #[cfg(test)]
 pub(crate) mod samples;
@@ -57,7 +57,7 @@ pub fn read_text(text: &str) -> Option<Settings> {
 pub struct ConfigChanged {
     /// The wish.
     pub intent: IntentId,
-    /// `fleet` or `temporary`.
+    /// `fleet`, `node` or `temporary`.
     pub layer: Layer,
     /// The number of the wish for a part of the fleet: of two that set one key the higher one counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,6 +108,9 @@ pub struct Overrides {
     /// For a part of the fleet, by key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fleet: BTreeMap<String, Override>,
+    /// For the node itself, by key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node: BTreeMap<String, Override>,
     /// For a time, by key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub temporary: BTreeMap<String, Override>,
@@ -115,7 +118,7 @@ pub struct Overrides {
 
 impl Overrides {
     /// Takes in what was set, and says whether that changes anything. Wishes for the fleet come in any order: for each key
-    /// the highest number counts.
+    /// the highest number counts. Of all others the last one does.
     pub fn change(&mut self, body: &ConfigChanged, by: Option<&Principal>) -> bool {
         let before = self.clone();
         let generation = body.generation.unwrap_or_default();
@@ -129,15 +132,20 @@ impl Overrides {
         let set = body.set.iter().map(|key| (key, Some(body.text)));
         let all = set.chain(body.unset.iter().map(|key| (key, None)));
         for (key, text) in all {
-            match (body.layer, text) {
-                (Layer::Temporary, None) => drop(self.temporary.remove(key)),
-                (Layer::Temporary, _) => drop(self.temporary.insert(key.clone(), of(text))),
+            let known = match body.layer {
+                Layer::Node => &mut self.node,
+                Layer::Temporary => &mut self.temporary,
                 _ => {
                     let known = self.fleet.get(key).map(|known| known.generation);
                     if known.is_none_or(|known| known < generation) {
                         self.fleet.insert(key.clone(), of(text));
                     }
+                    continue;
                 }
+            };
+            match text {
+                Some(_) => drop(known.insert(key.clone(), of(text))),
+                None => drop(known.remove(key)),
             }
         }
         *self != before
@@ -154,16 +162,41 @@ impl Overrides {
         self.temporary.values().filter_map(|it| it.until).min()
     }
 
-    /// Returns the keys that are set, the fleet's first, each with what says so.
+    /// Returns the keys that are set, those of the lowest layer first, each with what says so.
     pub fn in_force(&self) -> impl Iterator<Item = (Layer, &String, &Override)> {
         let fleet = self.fleet.iter().map(|(key, it)| (Layer::Fleet, key, it));
+        let node = self.node.iter().map(|(key, it)| (Layer::Node, key, it));
         let temporary = self.temporary.iter().map(|(key, it)| (Layer::Temporary, key, it));
-        fleet.chain(temporary).filter(|(.., it)| it.text.is_some())
+        fleet.chain(node).chain(temporary).filter(|(.., it)| it.text.is_some())
     }
 
     /// Says whether anything was said of a key.
     pub fn knows(&self, key: &str) -> bool {
-        self.fleet.contains_key(key) || self.temporary.contains_key(key)
+        [&self.fleet, &self.node, &self.temporary].iter().any(|known| known.contains_key(key))
+    }
+
+    /// Takes half of the keys out; `None` when there is nothing to cut between.
+    pub fn halve(&mut self) -> Option<Self> {
+        let count = self.fleet.len() + self.node.len() + self.temporary.len();
+        let mut rest = Self::default();
+        let mut missing = count / 2;
+        for (from, to) in [
+            (&mut self.temporary, &mut rest.temporary),
+            (&mut self.node, &mut rest.node),
+            (&mut self.fleet, &mut rest.fleet),
+        ] {
+            let first = from.keys().nth(from.len().saturating_sub(missing)).cloned();
+            *to = first.map(|key| from.split_off(&key)).unwrap_or_default();
+            missing -= to.len();
+        }
+        (count > 1).then_some(rest)
+    }
+
+    /// Takes in what was cut from it.
+    pub fn append(&mut self, mut more: Self) {
+        self.fleet.append(&mut more.fleet);
+        self.node.append(&mut more.node);
+        self.temporary.append(&mut more.temporary);
     }
 
     /// Says whether a wish for the fleet has been heeded, by this one or a newer one.
@@ -231,6 +264,49 @@ mod tests {
         assert_eq!(keys(&overrides), [(8, "env.B")]);
         overrides.change(&change(Layer::Temporary, 9, &[], &["env.B"]), None);
         assert_eq!((overrides.next_end(), keys(&overrides)), (None, vec![]));
+    }
+
+    #[test]
+    fn of_what_is_set_of_the_node_itself_the_last_word_counts_and_no_other_layer_is_touched() {
+        let mut overrides = Overrides::default();
+        for layer in [Layer::Fleet, Layer::Node, Layer::Temporary] {
+            overrides.change(&change(layer, 4, &["env.A"], &[]), None);
+        }
+        overrides.change(&change(Layer::Node, 2, &["env.A", "env.B"], &[]), None);
+        assert_eq!(overrides.node["env.A"].intent, IntentId([2; 16]));
+        let all = [(6, "env.A"), (7, "env.A"), (7, "env.B"), (8, "env.A")];
+        assert_eq!(keys(&overrides), all);
+        let unset = change(Layer::Node, 3, &[], &["env.A"]);
+        assert!(overrides.change(&unset, None));
+        assert!(!overrides.change(&unset, None), "that was so");
+        assert_eq!(keys(&overrides), [(6, "env.A"), (7, "env.B"), (8, "env.A")]);
+        assert_eq!((overrides.knows("env.B"), overrides.knows("env.C")), (true, false));
+    }
+
+    #[test]
+    fn it_is_cut_in_two_down_to_single_keys_whatever_their_layers_and_joined_again() {
+        for (fleet, node, temporary) in [(1, 0, 1), (1, 1, 1), (0, 3, 0), (5, 0, 2), (0, 1, 4)] {
+            let mut whole = Overrides::default();
+            let counts =
+                [(Layer::Fleet, fleet), (Layer::Node, node), (Layer::Temporary, temporary)];
+            for (layer, count) in counts {
+                let names: Vec<String> =
+                    (0..count).map(|number| format!("env.A{number}")).collect();
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                whole.change(&change(layer, 1, &names, &[]), None);
+            }
+            let (mut pieces, mut single) = (vec![whole.clone()], Vec::new());
+            while let Some(mut piece) = pieces.pop() {
+                match piece.halve() {
+                    Some(rest) => pieces.extend([piece, rest]),
+                    None => single.push(piece),
+                }
+            }
+            assert_eq!(single.len(), fleet + node + temporary);
+            let mut joined = Overrides::default();
+            single.into_iter().for_each(|piece| joined.append(piece));
+            assert_eq!(joined, whole);
+        }
     }
 
     #[test]

@@ -19,9 +19,9 @@ pub enum ConfigCommand {
         /// Files or folders [default: what `up` would load]
         paths: Vec<PathBuf>,
     },
-    /// Change keys: of this machine in its override file, for a part of the fleet, or for a time
+    /// Change keys: of this machine in its override file, of a node that is named, for a part of the fleet, or for a time
     Set(ConfigSet),
-    /// Set keys no more that were set for a part of the fleet or for a time
+    /// Set keys no more that were set by wishes: for a part of the fleet, for one node, or for a time
     Unset(ConfigUnset),
 }
 
@@ -33,7 +33,7 @@ pub struct ConfigUnset {
     /// `limits.memory`: keys that were set
     #[arg(required = true, value_name = "KEY")]
     pub keys: Vec<String>,
-    /// What was set for these nodes of the fleet [default: what was set here for a time]
+    /// What was set for these nodes of the fleet [default: what was set for one node, else what was set there for a time]
     #[arg(long, value_name = "NODES")]
     pub select: Option<NodeSelector>,
     /// What was set there for a time, and not what has no end
@@ -46,7 +46,7 @@ pub struct ConfigUnset {
 /// What to change.
 #[derive(Clone, Debug, Args)]
 pub struct ConfigSet {
-    /// SERVICE, or SERVICE@NODE with --for
+    /// SERVICE, or SERVICE@NODE
     pub service: Selector,
     /// `limits.memory=1GiB`: a key of the spec, and a value as TOML or else as a text
     #[arg(required = true, value_name = "KEY=VALUE", value_parser = super::pair)]

@@ -95,13 +95,8 @@ fn here(context: &Context, service: &ServiceId) -> Result<LoadedService, CliErro
     Ok(loaded.services.remove(service).expect("invariant: it was found"))
 }
 
-/// Refuses one instance of a service, and a service of another node.
-pub(super) fn whole_service_here(context: &Context, selector: &Selector) -> Result<(), CliError> {
-    only_here(context, selector.node.as_ref())?;
-    whole_service(selector)
-}
-
-fn whole_service(selector: &Selector) -> Result<(), CliError> {
+/// Refuses one instance of a service.
+pub(super) fn whole_service(selector: &Selector) -> Result<(), CliError> {
     let service = &selector.service;
     match selector.index {
         None => Ok(()),
@@ -154,7 +149,7 @@ pub(super) async fn plan(
     services: &[ServiceId],
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    only_here(context, None)?;
+    only_here(context)?;
     let setup = context.setup()?.ok_or_else(|| not_up(context))?;
     let plan = Plan::make(context, &setup, services).await?;
     match out.is_text() {
@@ -177,13 +172,13 @@ pub(super) fn described<'a>(
 }
 
 /// Refuses another node than this machine's, whose files are elsewhere.
-pub(super) fn only_here(context: &Context, node: Option<&NodeId>) -> Result<(), CliError> {
-    let nodes: Vec<&NodeId> = node.into_iter().chain(&context.global.nodes).collect();
+pub(super) fn only_here(context: &Context) -> Result<(), CliError> {
+    let nodes = &context.global.nodes;
     if nodes.is_empty() {
         return Ok(());
     }
     let own = context.own_node()?;
-    match nodes.iter().find(|node| ***node != own) {
+    match nodes.iter().find(|node| **node != own) {
         None => Ok(()),
         Some(other) => Err(CliError::not_yet("the configuration of another node")
             .at(other.to_string())

@@ -1,12 +1,12 @@
-//! config set --select, config set --for, config unset: what signed wishes set of a service, for a part of the fleet or for
-//! a time.
+//! config set --select, config set --for, config set SERVICE@NODE, config unset: what signed wishes set of a service, for a
+//! part of the fleet, for a time, or for one node.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::service::{selection, whole_service, wish};
 use super::{place, ramp, release};
 use crate::cli::args::{ConfigSet, ConfigUnset, Over, Waiting};
-use crate::cli::client::Whom;
+use crate::cli::client::{Client, Whom};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::json::error::ResultDocument;
@@ -14,9 +14,9 @@ use crate::cli::out::Out;
 use crate::cli::selector::Selector;
 use crate::cli::specs;
 use crate::cli::time::now;
-use crate::config;
+use crate::config::{self, Effective};
 use crate::domain::code::{Code, ExitCode};
-use crate::domain::id::ServiceId;
+use crate::domain::id::{Generation, ServiceId};
 use crate::domain::intent::Action;
 use crate::domain::origin::Layer;
 use crate::domain::overrides::LIFE_MS_MAX;
@@ -26,14 +26,21 @@ use crate::domain::time::UnixMicros;
 /// What one command changes.
 struct Change {
     service: ServiceId,
+    layer: Layer,
     set: BTreeMap<String, String>,
     unset: BTreeSet<String>,
     /// Until when; absent where something is unset, or has no end.
     until: Option<UnixMicros>,
-    is_temporary: bool,
 }
 
-/// Sets keys for a part of the fleet, or for a time.
+impl Change {
+    fn action(self, generation: Option<Generation>) -> Action {
+        let Self { service, layer, set, unset, until } = self;
+        Action::Configure { service, generation, set, unset, until, node: layer == Layer::Node }
+    }
+}
+
+/// Sets keys for a part of the fleet, for a time, or of the node that is named.
 pub(super) async fn set(
     context: &Context,
     args: &ConfigSet,
@@ -53,12 +60,26 @@ pub(super) async fn set(
         }
         life => life.map(|ms| now().plus_ms(ms)),
     };
-    let is_temporary = until.is_some();
-    let change = Change { service, set, unset: BTreeSet::new(), until, is_temporary };
-    carry_out(context, change, (&args.service, args.select.as_ref()), args.waiting, out).await
+    let layer = match (until, &args.select) {
+        (Some(_), _) => Layer::Temporary,
+        (None, Some(_)) => Layer::Fleet,
+        (None, None) => Layer::Node,
+    };
+    let keys: Vec<String> = set.keys().cloned().collect();
+    let change = Change { service: service.clone(), layer, set, unset: BTreeSet::new(), until };
+    if let Some(select) = &args.select {
+        return over(context, change, (&args.service, select), args.waiting, out).await;
+    }
+    let place = place::of(context, Some(&args.service), "config set").await?;
+    let whom = Whom::new(context, place);
+    let exit = wish(context, &whom, change.action(None), args.waiting, out).await?;
+    if exit == ExitCode::Done && layer == Layer::Node && out.is_text() && !args.waiting.detach {
+        say_what_is_above(context, &whom, &service, &keys, out).await;
+    }
+    Ok(exit)
 }
 
-/// Sets keys no more that were set for a part of the fleet, or for a time.
+/// Sets keys no more that were set for a part of the fleet, for a time, or of one node.
 pub(super) async fn unset(
     context: &Context,
     args: &ConfigUnset,
@@ -71,73 +92,102 @@ pub(super) async fn unset(
         let what = format!("`{key}` is no key: a value is not given");
         return Err(CliError::new(Code::USAGE, what));
     }
-    if let Some(key) = unset.iter().find(|key| !config::keys::is_known(key)) {
-        let what = format!("`{key}` is no key of a service");
-        return Err(CliError::new(Code::USAGE, what).next("smgr help spec"));
+    config::keys::check_unset(&unset, |_| false)
+        .map_err(|what| CliError::new(Code::USAGE, what).next("smgr help spec"))?;
+    let of = |layer, unset| Change { service, layer, set: BTreeMap::new(), unset, until: None };
+    if let Some(select) = &args.select {
+        let layer = if args.temporary { Layer::Temporary } else { Layer::Fleet };
+        let change = of(layer, unset);
+        return over(context, change, (&args.service, select), args.waiting, out).await;
     }
-    let is_temporary = args.temporary || args.select.is_none();
-    if args.select.is_none() && !is_any_set(context, &args.service, &unset).await? {
-        let keys = unset.into_iter().collect::<Vec<_>>().join(", ");
-        match out.is_text() {
-            true => out.line(&format!("{service}: {keys} is not set for a time: nothing to do")),
-            false => out.json(&ResultDocument {
-                changed: Some(false),
-                answered: 1,
-                ..ResultDocument::new("done", ExitCode::Done)
-            }),
-        }
+    let place = place::of(context, Some(&args.service), "config unset").await?;
+    let whom = Whom::new(context, place);
+    let there = layers_there(context, &whom, &args.service.service, &unset).await?;
+    let layer = match &there {
+        _ if args.temporary => Layer::Temporary,
+        // Whatever is there has an end.
+        Some(there) if !there.contains(&Layer::Node) => Layer::Temporary,
+        _ => Layer::Node,
+    };
+    if there.is_some_and(|there| !there.contains(&layer)) {
+        nothing_to_do(args, &unset, out);
         return Ok(ExitCode::Done);
     }
-    let change = Change { service, set: BTreeMap::new(), unset, until: None, is_temporary };
-    carry_out(context, change, (&args.service, args.select.as_ref()), args.waiting, out).await
+    wish(context, &whom, of(layer, unset).action(None), args.waiting, out).await
 }
 
-/// Says whether any of the keys is set for a time on the one node that is meant, or nobody can tell.
-async fn is_any_set(
-    context: &Context,
-    selector: &Selector,
-    keys: &BTreeSet<String>,
-) -> Result<bool, CliError> {
-    let named: BTreeSet<_> = context.global.nodes.iter().chain(&selector.node).cloned().collect();
-    let node = match named.len() {
-        0 => context.own_node()?,
-        1 => named.into_iter().next().expect("invariant: there is one"),
-        _ => return Ok(true),
+fn nothing_to_do(args: &ConfigUnset, keys: &BTreeSet<String>, out: Out) {
+    if !out.is_text() {
+        return out.json(&ResultDocument {
+            changed: Some(false),
+            answered: 1,
+            ..ResultDocument::new("done", ExitCode::Done)
+        });
+    }
+    let (service, keys) = (&args.service, keys.iter().cloned().collect::<Vec<_>>().join(", "));
+    let so = match args.temporary {
+        true => "is not set for a time",
+        false => "is set by no wish for one node or for a time",
     };
-    let set = super::status::set_on(context, node, &selector.service).await;
-    Ok(set.is_none_or(|set| {
-        let is_set =
-            |key: &String| set.get(key).is_some_and(|it| it["origin"]["layer"] == "temporary");
-        keys.iter().any(is_set)
+    out.line(&format!("{service}: {keys} {so}: nothing to do"));
+}
+
+/// Returns the layers in which wishes set any of the keys on the one node that is meant; `None` when nobody can tell.
+async fn layers_there(
+    context: &Context,
+    whom: &Whom,
+    service: &ServiceId,
+    keys: &BTreeSet<String>,
+) -> Result<Option<BTreeSet<Layer>>, CliError> {
+    let node = match (whom.only(), whom.nodes().next()) {
+        (Some(only), _) => only.clone(),
+        (None, None) => context.own_node()?,
+        (None, Some(_)) => return Ok(None),
+    };
+    let told = Client::configuration(context, &node, service).await.ok();
+    Ok(told.map(|told| {
+        let set = keys.iter().filter_map(|key| told.keys.get(key)).flat_map(Effective::origins);
+        set.filter(|origin| origin.event.is_some()).map(|origin| origin.layer).collect()
     }))
 }
 
-async fn carry_out(
+/// Says of which keys something else counts than what was just set of a node: the file there, or what is set for a time.
+async fn say_what_is_above(
+    context: &Context,
+    whom: &Whom,
+    service: &ServiceId,
+    keys: &[String],
+    out: Out,
+) {
+    for node in whom.nodes() {
+        let Ok(told) = Client::configuration(context, node, service).await else { continue };
+        let known = keys.iter().filter_map(|key| Some((key, &told.keys.get(key)?.origin)));
+        for (key, origin) in known {
+            if origin.layer == Layer::Temporary || origin.event.is_none() {
+                let number = origin.layer.number();
+                out.note(&format!("note: on {node} {key} stays as {origin} ({number}) says"));
+            }
+        }
+    }
+}
+
+/// Changes keys on selected nodes.
+async fn over(
     context: &Context,
     change: Change,
-    (selector, select): (&Selector, Option<&NodeSelector>),
+    (selector, select): (&Selector, &NodeSelector),
     waiting: Waiting,
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    let Change { service, set, unset, until, is_temporary } = change;
-    if let Some(select) = select.filter(|_| !is_temporary) {
-        let make = |service, generation| Action::Configure {
-            service,
-            generation: Some(generation),
-            set,
-            unset,
-            until: None,
-        };
+    if change.layer == Layer::Fleet {
+        let make = |_, generation| change.action(Some(generation));
         let whence = (selector.clone(), select.clone());
         return release::over_fleet(context, whence, make, waiting, out).await;
     }
-    let action = Action::Configure { service, generation: None, set, unset, until };
-    let over = Over { select: select.cloned(), max_parallel: Vec::new() };
-    if let Some(select) = selection(context, selector, &over)? {
-        return ramp::over(context, (select, &over), action, waiting, out).await;
-    }
-    let whom = Whom::new(context, place::of(context, Some(selector), "config set").await?);
-    wish(context, &whom, action, waiting, out).await
+    let over = Over { select: Some(select.clone()), max_parallel: Vec::new() };
+    // Unless a node is named as well.
+    selection(context, selector, &over)?;
+    ramp::over(context, (select, &over), change.action(None), waiting, out).await
 }
 
 /// Says what is wrong with keys and values by themselves, before anything is signed.

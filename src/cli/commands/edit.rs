@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::config::{described, document, is_in_force, only_here, whole_service_here};
+use super::config::{described, document, is_in_force, only_here, whole_service};
 use crate::agent::setup::SpecSources;
 use crate::cli::args::ConfigSet;
 use crate::cli::context::{Context, short};
@@ -26,7 +26,7 @@ pub(super) async fn edit(
     service: &ServiceId,
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    only_here(context, None)?;
+    only_here(context)?;
     let sources = specs::sources_here(context)?;
     let logs = context.service_logs();
     let loaded = specs::load(context, &sources, &logs, "nothing was changed");
@@ -96,15 +96,16 @@ pub(super) async fn set(
     args: &ConfigSet,
     out: Out,
 ) -> Result<ExitCode, CliError> {
-    if args.select.is_some() || args.life.is_some() {
+    let is_named = args.service.node.is_some() || !context.global.nodes.is_empty();
+    if args.select.is_some() || args.life.is_some() || is_named {
         return super::configure::set(context, args, out).await;
     }
     let service = &args.service.service;
     if args.waiting.detach {
-        let what = "a file is written at once: --detach is for --select and --for";
+        let what = "a file is written at once: --detach is for --select, --for and SERVICE@NODE";
         return Err(CliError::new(Code::USAGE, what));
     }
-    whole_service_here(context, &args.service)?;
+    whole_service(&args.service)?;
     let sources = specs::sources_here(context)?;
     let loaded = specs::load(context, &sources, &context.service_logs(), "nothing was changed")?;
     let path = place(&sources, service, described(&loaded, service)?)?;

@@ -50,14 +50,16 @@ The configuration of a service is the sum of eight layers; later ones win.
   4  group        groups.d/GROUP.toml
   5  release      the spec that was deployed
   6  fleet        smgr config set web KEY=VALUE --select env=prod
-  7  node         override.d/NAME.toml: smgr config set web KEY=VALUE, smgr edit web
+  7  node         override.d/NAME.toml: smgr config set web KEY=VALUE, smgr edit web;
+                  below the file, from anywhere: smgr config set web@n2 KEY=VALUE
   8  temporary    smgr config set web KEY=VALUE --for 2h
 
-Layers 6 and 8 are signed wishes: each node checks them, refuses what would be no valid spec,
-and goes on by them at once. What stands in files holds after: smgr apply.
+--select, SERVICE@NODE and --for are signed wishes: each node checks them, refuses what would be no
+valid spec, and goes on by them at once. What stands in files holds after: smgr apply.
 
   smgr config show web --origin --hidden        what holds, who said so, what it hides
-  smgr config unset web KEY --select env=prod   set it no more; without --select: what has an end
+  smgr config unset web KEY --select env=prod   set it no more
+  smgr config unset web@n2 KEY                  the same for one node, or for a time
 ";
 
 const PLACEMENT: &str = "\

@@ -11,6 +11,7 @@ use crate::domain::event::{
     Event, InstanceExited, Next, Outcome, PartStarted, RunResult, StateName, Usage,
 };
 use crate::domain::intent::Action;
+use crate::domain::origin::Layer;
 
 /// Returns what an event says beside its head.
 pub(super) fn data(event: &Event, beside: &Beside<'_>) -> Value {
@@ -259,8 +260,8 @@ fn action(action: &Action) -> Value {
         }),
         Action::Remove { generation, .. } => json!({"generation": generation.0}),
         Action::Configure { generation, set, unset, until, .. } => json!({
-            "generation": generation.map(|it| it.0), "set": set.keys().collect::<Vec<_>>(),
-            "unset": unset, "until": time(*until),
+            "layer": action.layer().map(Layer::number), "generation": generation.map(|it| it.0),
+            "set": set.keys().collect::<Vec<_>>(), "unset": unset, "until": time(*until),
         }),
         Action::Start { .. }
         | Action::Stop { .. }

@@ -24,7 +24,7 @@ impl Turn<'_> {
 
     /// Says whether what a wish sets can be kept, as far as this can be told without reading it as a spec.
     pub(super) fn may_configure(&self, action: &Action) -> Result<(), Rejection> {
-        let Action::Configure { service, generation, set, unset, until } = action else {
+        let Action::Configure { service, generation, set, unset, until, node } = action else {
             return Ok(());
         };
         let bad = |name: &str, why| Err(Rejection::BadParameter { name: name.to_owned(), why });
@@ -38,8 +38,12 @@ impl Turn<'_> {
             _ if set.keys().any(|key| unset.contains(key)) => {
                 bad("set", "a key is set and unset at once")
             }
+            (Some(_), _) if *node => bad("node", "what is set of the node itself has no number"),
+            (_, Some(_)) if *node => bad("until", "what is set of the node itself has no end"),
             (Some(_), Some(_)) => bad("until", "what is set for a part of the fleet has no end"),
-            (None, None) if !set.is_empty() => bad("until", "what is set for a time has an end"),
+            (None, None) if !set.is_empty() && !node => {
+                bad("until", "what is set for a time has an end")
+            }
             (None, Some(until)) if *until <= self.now() => bad("until", "that time is over"),
             (None, Some(until)) if *until > latest => bad("until", "it is longer than 7 days"),
             // A release on trial is judged by the spec that it began with.

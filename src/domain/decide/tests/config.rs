@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::release::deploy;
 use super::site::*;
 use crate::domain::effect::{Act, Timer};
 use crate::domain::id::Generation;
@@ -19,6 +20,7 @@ fn set(generation: Option<u64>, key: &str, until: Option<UnixMicros>) -> Action 
         set: BTreeMap::from([(key.to_owned(), "secret".to_owned())]),
         unset: BTreeSet::new(),
         until,
+        node: false,
     }
 }
 
@@ -29,7 +31,16 @@ fn unset(generation: Option<u64>, key: &str) -> Action {
         set: BTreeMap::new(),
         unset: BTreeSet::from([key.to_owned()]),
         until: None,
+        node: false,
     }
+}
+
+/// The same of the node itself.
+fn here(mut action: Action) -> Action {
+    if let Action::Configure { node, .. } = &mut action {
+        *node = true;
+    }
+    action
 }
 
 fn keys(site: &Site) -> Vec<(u8, String)> {
@@ -105,6 +116,37 @@ fn what_was_set_for_longer_since_does_not_end_with_the_first() {
 }
 
 #[test]
+fn what_is_set_of_the_node_itself_has_no_end_and_outlives_the_agent_until_it_is_taken_back() {
+    let (mut site, _) = for_an_hour();
+    site.wish(here(set(None, "env.A", None)));
+    assert!(loads(&site) && timer(&site).is_none());
+    assert!(!format!("{:?}", site.last.events).contains("secret"), "{:?}", site.last.events);
+    let both = vec![(7, "env.A".to_owned()), (8, "env.A".to_owned())];
+    assert_eq!(keys(&site), both);
+    assert_eq!((site.replayed(), site.restored()), (site.node.clone(), site.node.clone()));
+    // An agent that died before it read the files reads them when it is back.
+    site.tell(Input::Reconcile(kept(1, true, vec![kept_run("web", 1, None)])));
+    assert!(loads(&site));
+    assert_eq!(keys(&site), both);
+    site.wish(unset(None, "env.A"));
+    assert_eq!(keys(&site), [(7, "env.A".to_owned())], "what is set for a time is another layer");
+    site.wish(here(unset(None, "env.A")));
+    assert!(loads(&site) && keys(&site).is_empty());
+}
+
+#[test]
+fn while_a_release_is_on_trial_nothing_is_set() {
+    let mut site = Site::running(spec());
+    site.wish(deploy(1, "a"));
+    for (number, wish) in (60..).zip([set(Some(1), "env.A", None), here(set(None, "env.A", None))])
+    {
+        let wish = site.wish_of(number, wish);
+        let refused = site.try_tell(Input::Wish(wish)).err();
+        assert_eq!(refused, Some(Rejection::Busy));
+    }
+}
+
+#[test]
 fn what_cannot_be_set_is_refused() {
     let mut site = Site::running(spec());
     let now = site.now;
@@ -116,6 +158,7 @@ fn what_cannot_be_set_is_refused() {
         set: BTreeMap::new(),
         unset: BTreeSet::new(),
         until: None,
+        node: false,
     };
     let long = set(None, &"a".repeat(20_000), Some(now.plus_ms(1)));
     let wishes = [
@@ -123,6 +166,8 @@ fn what_cannot_be_set_is_refused() {
         (set(None, "env.A", Some(past)), "until"),
         (set(None, "env.A", Some(year)), "until"),
         (set(Some(1), "env.A", Some(now.plus_ms(1))), "until"),
+        (here(set(None, "env.A", Some(now.plus_ms(1)))), "until"),
+        (here(set(Some(1), "env.A", None)), "node"),
         (none, "set"),
         (long, "set"),
     ];
