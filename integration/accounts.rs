@@ -151,9 +151,11 @@ fn the_key_of_an_encrypted_bus_is_for_its_account_and_that_of_its_authority_for_
     let mut machine = Machine::at(temp, state);
     machine.env("SMGR_NATS_SERVER", &program);
     let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    machine.exits(0, &["up", "--nodes", "1", "--listen", &listen, "-d"]);
+    // The second node has its parts, with the same accounts, in a folder of its own.
+    machine.exits(0, &["up", "--nodes", "2", "--listen", &listen, "-d"]);
     assert_eq!(uid_of(machine.ready("nats")), Some(UPLINK));
-    assert!(machine.exits(0, &["ping", "--via", "bus"]).contains("n1"));
+    let said = machine.exits(0, &["ping", "--via", "bus"]);
+    assert!(said.contains("n1") && said.contains("n2"), "{said}");
     let may = |file: &str| {
         [AGENT, UPLINK, STRANGER].map(|uid| may_read(uid, &machine.state().join(file)))
     };

@@ -74,8 +74,9 @@ fn what_does_not_end_in_its_time_is_killed_with_all_that_it_started() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// A shell that ends at its signal, and leaves processes behind that end at theirs.
-fn leaves_rest(machine: &Machine) {
+/// A shell that ends at its signal, and leaves processes behind that end at theirs. By `seconds` they are told from those of
+/// other tests.
+fn leaves_rest(machine: &Machine, seconds: u32) {
     let script = machine.folder().join("rest.sh");
     let wrote = wrote(machine);
     let rest = format!(
@@ -83,33 +84,33 @@ fn leaves_rest(machine: &Machine) {
         wrote.display()
     );
     fs::write(&script, rest).unwrap();
-    let exec = format!("sh {} & sleep 27182818", script.display());
+    let exec = format!("sh {} & sleep {seconds}", script.display());
     machine.service("web", &format!("exec = [\"/bin/sh\", \"-c\", \"{exec}\"]\n{UP}"));
 }
 
 /// Stops the service; what its main process left behind was asked to end, and nobody waited for the timeout of 30 s.
-fn stops_at_once(machine: &Machine) {
+fn stops_at_once(machine: &Machine, seconds: u32) {
     machine.ready("web");
     let began = Instant::now();
     machine.exits(0, &["stop", "web"]);
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(words(&wrote(machine)).last().map(String::as_str), Some("rest"));
-    let left = crate::support::process::processes_with("sleep 27182818");
+    let left = crate::support::process::processes_with(&format!("sleep {seconds}"));
     assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
 fn what_a_main_process_leaves_behind_in_a_stop_is_asked_to_end() {
     let machine = Machine::new();
-    leaves_rest(&machine);
+    leaves_rest(&machine, 27_182_818);
     machine.exits(0, &["up", "-d"]);
-    stops_at_once(&machine);
+    stops_at_once(&machine, 27_182_818);
 }
 
 #[test]
 fn what_a_main_process_leaves_behind_is_asked_to_end_without_cgroups_too() {
     let machine = Machine::new();
-    leaves_rest(&machine);
+    leaves_rest(&machine, 27_182_819);
     machine.exits(0, &["up", "-d"]);
     machine.ready("web");
     machine.exits(0, &["down"]);
@@ -120,7 +121,7 @@ fn what_a_main_process_leaves_behind_is_asked_to_end_without_cgroups_too() {
         .spawn()
         .unwrap();
     eventually("it answers", || machine.smgr(&["ping"]).status.success().then_some(()));
-    stops_at_once(&machine);
+    stops_at_once(&machine, 27_182_819);
     machine.exits(0, &["down"]);
     launcher.wait().unwrap();
 }

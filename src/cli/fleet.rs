@@ -230,7 +230,7 @@ impl Fleet {
 
 /// Returns the state folders of all nodes of this machine as they lie there, whatever `fleet.json` says.
 pub fn folders(context: &Context) -> Vec<Context> {
-    let inside = std::fs::read_dir(context.folder.root().join("fleet"));
+    let inside = std::fs::read_dir(context.folder.members());
     let inside = inside.into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
     let mut others: Vec<PathBuf> = inside.filter(|it| it.join("node.json").exists()).collect();
     others.sort();
@@ -243,7 +243,7 @@ fn path(context: &Context) -> PathBuf {
 }
 
 fn folder(context: &Context, member: &NodeId) -> PathBuf {
-    context.folder.root().join("fleet").join(member.as_str())
+    context.folder.members().join(member.as_str())
 }
 
 #[cfg(test)]

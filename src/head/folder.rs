@@ -100,6 +100,11 @@ impl StateFolder {
         self.root.join("nats")
     }
 
+    /// Returns where the folders of the other members of a fleet on one machine are.
+    pub fn members(&self) -> PathBuf {
+        self.root.join("fleet")
+    }
+
     /// Returns the log files of services, where the set-up names no other folder.
     pub fn service_logs(&self) -> PathBuf {
         self.root.join("logs")
@@ -194,6 +199,8 @@ impl StateFolder {
         keep(&self.setup(), gid, mode(0o640, 0o600))?;
         keep(&self.keys(), gid, mode(0o710, 0o700))?;
         keep(&self.run(), gid, 0o711)?;
+        // The accounts of the other members pass through it to folders of their own.
+        keep(&self.members(), gid, mode(0o711, 0o700))?;
         keep(&self.root, gid, mode(0o755, 0o700))
     }
 }
