@@ -96,6 +96,8 @@ fn what_is_set_of_a_node_from_another_holds_there_until_it_is_taken_back() {
     let said = fleet.said(0, "config unset web@n2 stop.timeout");
     assert!(said.contains("nothing to do"), "{said}");
     fleet.said(2, "config unset web@n2 stop.timeuot");
+    let said = fleet.said(2, "config unset web stop.timeout --node n1 --node n2");
+    assert!(said.contains("--temporary"), "{said}");
 
     // Whoever names a node means the same wherever it is typed: no file of this machine is written.
     fleet.said(0, "config set job@n1 env.MODE=slow");

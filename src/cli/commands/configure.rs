@@ -102,12 +102,15 @@ pub(super) async fn unset(
     }
     let place = place::of(context, Some(&args.service), "config unset").await?;
     let whom = Whom::new(context, place);
-    let there = layers_there(context, &whom, &args.service.service, &unset).await?;
+    let there = match layers_there(context, &whom, &args.service.service, &unset).await {
+        // It is known what is meant; only whether there is anything to do is not.
+        Err(_) if args.temporary => None,
+        there => Some(there?),
+    };
     let layer = match &there {
-        _ if args.temporary => Layer::Temporary,
+        Some(there) if !args.temporary && there.contains(&Layer::Node) => Layer::Node,
         // Whatever is there has an end.
-        Some(there) if !there.contains(&Layer::Node) => Layer::Temporary,
-        _ => Layer::Node,
+        _ => Layer::Temporary,
     };
     if there.is_some_and(|there| !there.contains(&layer)) {
         nothing_to_do(args, &unset, out);
@@ -132,23 +135,28 @@ fn nothing_to_do(args: &ConfigUnset, keys: &BTreeSet<String>, out: Out) {
     out.line(&format!("{service}: {keys} {so}: nothing to do"));
 }
 
-/// Returns the layers in which wishes set any of the keys on the one node that is meant; `None` when nobody can tell.
+/// Returns the layers in which wishes set any of the keys on the one node that is meant.
+///
+/// # Errors
+/// When several are meant, which may differ, and when the node does not tell.
 async fn layers_there(
     context: &Context,
     whom: &Whom,
     service: &ServiceId,
     keys: &BTreeSet<String>,
-) -> Result<Option<BTreeSet<Layer>>, CliError> {
+) -> Result<BTreeSet<Layer>, CliError> {
     let node = match (whom.only(), whom.nodes().next()) {
         (Some(only), _) => only.clone(),
         (None, None) => context.own_node()?,
-        (None, Some(_)) => return Ok(None),
+        (None, Some(_)) => {
+            let what = "what wishes set of several nodes may lie in other layers on each";
+            return Err(CliError::new(Code::USAGE, what)
+                .hint("name one node, or say --temporary for what was set with --for"));
+        }
     };
-    let told = Client::configuration(context, &node, service).await.ok();
-    Ok(told.map(|told| {
-        let set = keys.iter().filter_map(|key| told.keys.get(key)).flat_map(Effective::origins);
-        set.filter(|origin| origin.event.is_some()).map(|origin| origin.layer).collect()
-    }))
+    let told = Client::configuration(context, &node, service).await?;
+    let set = keys.iter().filter_map(|key| told.keys.get(key)).flat_map(Effective::origins);
+    Ok(set.filter(|origin| origin.event.is_some()).map(|origin| origin.layer).collect())
 }
 
 /// Says of which keys something else counts than what was just set of a node: the file there, or what is set for a time.

@@ -306,6 +306,13 @@ async fn put_in_force(
     (before, fleet): (&Fleet, &Fleet),
     out: Out,
 ) -> Result<Option<Interrupted>, CliError> {
+    let bus = context.setup()?.and_then(|setup| setup.bus).filter(|bus| bus.own_server);
+    let is_other = |bus: &BusSetup| bus.urls.iter().any(|it| it.starts_with("tls://")) != fleet.tls;
+    if alive(context).is_some() && bus.as_ref().is_some_and(is_other) {
+        let what =
+            "whether the bus is encrypted was changed, which takes effect when all of it starts";
+        return Err(CliError::new(Code::ALREADY_UP, what).next("smgr down, smgr up -d"));
+    }
     // First who belongs to it, then what follows: cut short, the next `admit` or `up` goes on from there.
     fleet.write(context)?;
     if let Err(error) = members::enrol_all(context, fleet) {
